@@ -1,0 +1,8 @@
+"""What is learned: segmentation networks in plain torch and MONAI layers."""
+
+from __future__ import annotations
+
+from .r2unet import R2UNet
+from .upernet import UPerNet
+
+__all__ = ["R2UNet", "UPerNet"]

@@ -1,0 +1,204 @@
+"""Layers and checks that both networks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from monai.networks.layers.factories import Act, Conv, Dropout, Norm, split_args
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+GROUP_NORM = ("group", {"num_groups": 8})
+RELU = ("relu", {"inplace": True})
+
+MAX_HEADS = 3
+
+
+class ChannelBias(nn.Module):
+    """One learned offset per channel: what a convolution without a norm needs in the norm's place.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: number of channels.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, channels, *(1,) * spatial_dims))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.bias
+
+
+def group_count(channels: int, num_groups: int) -> int:
+    """The largest divisor of ``channels`` not above ``num_groups`` that leaves two channels to a group.
+
+    A group of a single channel is instance norm, which is undefined on a map of one voxel.
+    """
+    limit = max(1, min(num_groups, channels // 2))
+    return next(n for n in range(limit, 0, -1) if channels % n == 0)
+
+
+def make_norm(norm: str | tuple | None, spatial_dims: int, channels: int) -> nn.Module:
+    """A MONAI norm by name; group norm with a group count that fits ``channels`` (see `group_count`).
+
+    ``None`` gives a `ChannelBias`, so that every convolution before it can go without a bias.
+    """
+    if norm is None:
+        return ChannelBias(spatial_dims, channels)
+    name, args = split_args(norm)
+    name = str(name).upper()
+    args = dict(args)
+    if name == Norm.GROUP:
+        args["num_groups"] = group_count(channels, int(args.get("num_groups", 8)))
+        args["num_channels"] = channels
+    elif name == Norm.LAYER:
+        # MONAI's "layer" is torch's LayerNorm over the last axes, which needs a fixed size. Over channels and
+        # space at once, the same idea is a group norm of one group.
+        return Norm[Norm.GROUP, spatial_dims](num_groups=1, num_channels=channels)
+    elif name in (Norm.INSTANCE, Norm.INSTANCE_NVFUSER):
+        args.setdefault("affine", True)
+        args["num_features"] = channels
+    elif name == Norm.LOCALRESPONSE:
+        args.setdefault("size", 5)
+    else:
+        args["num_features"] = channels
+    return Norm[name, spatial_dims](**args)
+
+
+def make_act(act: str | tuple | None) -> nn.Module:
+    """A MONAI activation by name; ``None`` is the identity."""
+    if act is None:
+        return nn.Identity()
+    name, args = split_args(act)
+    return Act[name](**args)
+
+
+def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
+    """Dropout of whole channels, as neighbouring voxels of one map carry the same information."""
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout is a probability in [0, 1); got {dropout}.")
+    return Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout > 0 else nn.Identity()
+
+
+def make_conv(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> nn.Module:
+    """A convolution that keeps the size at stride 1 (odd kernels)."""
+    return Conv[Conv.CONV, spatial_dims](
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        stride=stride if isinstance(stride, int) else tuple(stride),
+        padding=kernel_size // 2,
+        groups=groups,
+        bias=bias,
+    )
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution (no bias), norm, activation."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int | Sequence[int] = 1,
+        norm: str | tuple | None = GROUP_NORM,
+        act: str | tuple | None = RELU,
+    ) -> None:
+        super().__init__(
+            make_conv(spatial_dims, in_channels, out_channels, kernel_size, stride),
+            make_norm(norm, spatial_dims, out_channels),
+            make_act(act),
+        )
+
+
+def keeps_statistics(norm: nn.Module) -> bool:
+    """Whether a norm layer has running statistics, and so a state that must not be shared between maps."""
+    return any(True for _ in norm.buffers())
+
+
+def as_strides(
+    strides: int | Sequence[int | Sequence[int]], spatial_dims: int, count: int, where: str
+) -> list[tuple[int, ...]]:
+    """One stride tuple per level out of an int for all, or a sequence of ints and tuples.
+
+    Raises:
+        ValueError: if the number of levels, the length of a tuple or a value does not fit.
+    """
+    levels: list[int | Sequence[int]] = [strides] * count if isinstance(strides, int) else list(strides)
+    if len(levels) != count:
+        raise ValueError(f"strides needs {count} entries ({where}); got {len(levels)}: {strides}.")
+    result = [(s,) * spatial_dims if isinstance(s, int) else tuple(int(v) for v in s) for s in levels]
+    for stride in result:
+        if len(stride) != spatial_dims or min(stride) < 1:
+            raise ValueError(
+                f"each entry of strides is a positive int or a tuple of {spatial_dims} of them; got {stride}."
+            )
+    return result
+
+
+def total_strides(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The product of all strides, per axis."""
+    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
+
+
+def head_count(deep_supervision: bool | int, available: int) -> int:
+    """Number of output heads, the main one included: 1 without deep supervision, up to 3 by default.
+
+    Raises:
+        ValueError: if more heads are asked for than the network has levels.
+    """
+    if deep_supervision is True:
+        return min(MAX_HEADS, available)
+    count = max(1, int(deep_supervision))
+    if count > available:
+        raise ValueError(f"deep_supervision={count} asks for more heads than the {available} levels there are.")
+    return count
+
+
+def check_dims(spatial_dims: int) -> None:
+    """Raises ValueError unless ``spatial_dims`` is 2 or 3."""
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims is 2 or 3; got {spatial_dims}.")
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch norms normalise by the batch without updating their running statistics."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(n.momentum, n.num_batches_tracked) for n in norms]
+    for n in norms:
+        n.momentum, n.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for n, (momentum, tracked) in zip(norms, before, strict=True):
+            n.momentum, n.num_batches_tracked = momentum, tracked
+
+
+def run_checkpointed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """``module(x)``, its activations recomputed in the backward pass instead of stored (arXiv 1604.06174).
+
+    The second pass leaves running statistics alone: otherwise each batch would count twice in them.
+    """
+    if not any(isinstance(m, _BatchNorm) for m in module.modules()):
+        return checkpoint(module, x, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _frozen_statistics(module)
+
+    return checkpoint(module, x, use_reentrant=False, context_fn=contexts)

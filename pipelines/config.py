@@ -1,0 +1,259 @@
+"""What a bundle's config says, seen from inside a run, and the checks that MONAI leaves out."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import os
+import pydoc
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator
+from monai.utils import look_up_option  # noqa: F401  (MONAI's own spelling help, used by its locator)
+
+# Ids that MONAI and its tools read without a reference from inside the config.
+ENTRY_POINTS = {
+    "_meta_",
+    "imports",
+    "initialize",
+    "finalize",
+    "run",
+    "training",
+    "evaluating",
+    "inferring",
+    "bundle_root",
+    "device",
+    "dataset_dir",
+    "dataset",
+    "network_def",
+    "network",
+    "preprocessing",
+    "postprocessing",
+    "evaluator",
+    "inferer",
+    "handlers",
+    "key_metric",
+    "val_interval",
+    "train",
+    "validate",
+    "loss",
+    "optimizer",
+    "lr_scheduler",
+    "displayable_configs",
+    "output_dir",
+    "save_execute_config",
+    "tracking_uri",
+    "experiment_name",
+}
+REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+DEBUG = "SEGBUNDLES_DEBUG"
+
+
+class ConfigError(ValueError):
+    """The config or an override asks for something that does not exist."""
+
+
+class ExecutedConfig:
+    """The config of the bundle run that is going on, overrides included.
+
+    Args:
+        parser: MONAI's parser of that run.
+    """
+
+    def __init__(self, parser: ConfigParser) -> None:
+        self.parser = parser
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The merged config as written, with its references and expressions."""
+        return {key: value for key, value in self.parser.get().items() if key != "_meta_"}
+
+    def resolved(self, key: str) -> Any:
+        """The value of an id with its references and expressions evaluated, components left as dicts."""
+        value = self.parser.get(key)
+        if isinstance(value, Mapping):
+            return {name: self.resolved(f"{key}#{name}") for name in value}
+        if isinstance(value, str) and (value.startswith(("$", "@"))):
+            value = self.parser.get_parsed_content(key)
+        return _plain(value)
+
+    def knobs(self) -> dict[str, Any]:
+        """The values at the top level that a person turns: everything that is not a component."""
+        names = [key for key, value in self.raw.items() if _is_knob(value) and key not in ("imports", "run")]
+        return {name: self.resolved(name) for name in names}
+
+    def flat(self, limit: int = 250) -> dict[str, str]:
+        """Every leaf of the config under its dotted id, as written, except knobs, which are resolved."""
+        leaves: dict[str, str] = {}
+        for key, value in self.raw.items():
+            for name, leaf in _leaves(key, value):
+                leaves[name[:limit]] = leaf if isinstance(leaf, str) else json.dumps(leaf)
+        for key, value in self.knobs().items():
+            leaves[key] = value if isinstance(value, str) else json.dumps(value)
+        return leaves
+
+    def digest(self, without: tuple[str, ...] = ()) -> str:
+        """sha256 of the config as written, top-level ids in `without` left out."""
+        kept = {key: value for key, value in self.raw.items() if key not in without}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def executed_config() -> ExecutedConfig:
+    """The config that is being evaluated right now, for expressions in a bundle's JSON.
+
+    MONAI hands an expression the values that it references but not the config itself, so this looks up the
+    call stack for the parser that is evaluating it.
+
+    Raises:
+        ConfigError: called from outside of a bundle.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigParser):
+            return ExecutedConfig(owner)
+        frame = frame.f_back
+    raise ConfigError("executed_config() only works inside a bundle config, as in '$pipelines.executed_config()'")
+
+
+def preflight() -> None:
+    """Check the config of the bundle run that is going on, before anything is built.
+
+    MONAI accepts an unknown id in silence, keeps `--x true` and `--x None` as strings, turns '#' inside
+    strings into its own separator, and reports a wrong keyword in a component with a page of traceback.
+    From here on an error that the user can mend is one sentence on stderr, exit status 1; set
+    SEGBUNDLES_DEBUG=1 to see the traceback.
+
+    Raises:
+        ConfigError: naming every finding.
+    """
+    sys.excepthook = _one_sentence
+    config = executed_config()
+    findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]
+    if findings:
+        raise ConfigError("the config cannot run: " + "; ".join(findings))
+
+
+def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
+    known = set(ENTRY_POINTS)
+    for value in _strings(raw):
+        known.update(REFERENCE.findall(value))
+    for key in raw:
+        if key not in known:
+            close = difflib.get_close_matches(key, sorted(set(raw) - {key} | known), n=1)
+            hint = f", did you mean '{close[0]}'?" if close else f"; known are {', '.join(sorted(_knob_names(raw)))}"
+            yield f"nothing uses '{key}'{hint}"
+
+
+def _wrong_words(config: ExecutedConfig) -> Iterator[str]:
+    for key, value in config.raw.items():
+        if isinstance(value, str) and value in ("true", "True", "false", "False", "None", "null"):
+            python = {"true": "True", "false": "False", "null": "None"}.get(value, value)
+            yield f"'{key}' is the text '{value}'; write --{key} '${python}' for the value"
+        if isinstance(value, str) and "::" in value and not value.startswith(("$", "@", "%")):
+            yield (
+                f"'{key}' is '{value}': MONAI reads '#' as its own separator, so a path must not contain it; "
+                "rename or link the folder"
+            )
+
+
+def _wrong_keywords(raw: Any, where: str = "") -> Iterator[str]:
+    if isinstance(raw, Mapping):
+        target = raw.get("_target_")
+        if isinstance(target, str) and not target.startswith(("$", "@", "%")):
+            yield from _check_component(raw, target, where)
+        for key, value in raw.items():
+            yield from _wrong_keywords(value, f"{where}#{key}" if where else str(key))
+    elif isinstance(raw, list):
+        for index, value in enumerate(raw):
+            yield from _wrong_keywords(value, f"{where}#{index}")
+
+
+def _check_component(raw: Mapping[str, Any], target: str, where: str) -> Iterator[str]:
+    found = pydoc.locate(target) if "." in target else ComponentLocator().get_component_module_name(target)
+    if found is None:
+        yield f"'{where}' names '{target}', which does not exist"
+        return
+    if isinstance(found, (str, list)):
+        return
+    try:
+        signature = inspect.signature(found)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        return
+    for key in raw:
+        if not (key.startswith("_") and key.endswith("_")) and key not in signature.parameters:
+            close = difflib.get_close_matches(key, signature.parameters, n=1)
+            hint = f", did you mean '{close[0]}'?" if close else ""
+            yield f"'{where}#{key}': {target} takes no '{key}'{hint}"
+
+
+def _knob_names(raw: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in raw.items() if _is_knob(value) and key not in ("imports", "run")]
+
+
+def _is_knob(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, (int, float)) for item in value)
+    return not isinstance(value, Mapping) and not (isinstance(value, str) and value.startswith(("$", "@", "%")))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(f"{name}.{key}", item)
+    elif isinstance(value, list) and not _is_knob(value):
+        for index, item in enumerate(value):
+            yield from _leaves(f"{name}.{index}", item)
+    else:
+        yield name, value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def user_error(error: BaseException | None) -> BaseException | None:
+    """The error that the user can mend, in the chain behind what MONAI raised, or None.
+
+    ValueErrors and RuntimeErrors of this project carry a sentence meant for the user.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        module = type(error).__module__
+        if module.split(".")[0] in ("pipelines", "transforms", "networks"):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    known = user_error(error)
+    if known is None or os.environ.get(DEBUG):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"error: {known}", file=sys.stderr)

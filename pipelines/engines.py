@@ -1,0 +1,300 @@
+"""The training step and the evaluation step, on MONAI's supervised engines.
+
+MONAI's own trainer ties mixed precision to CUDA and to a gradient scaler; these engines take a precision by
+name on any device, clip, accumulate, average weights, and stop on a loss that is not finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.utils.enums import CommonKeys as Keys
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines.metrics import case_dice
+from pipelines.preprocess import Preprocess, require_same_grid
+from transforms.geometry import Geometry
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the iteration and the cases of the batch."""
+
+
+def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
+    """Automatic mixed precision by name, on any device.
+
+    Raises:
+        ValueError: the precision is not one of fp32, bf16, fp16.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS[precision]
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def prepare_patches(
+    batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image and label of a batch on the device, as plain tensors (a compiled model refuses MetaTensor)."""
+    pair = []
+    for key in (Keys.IMAGE, Keys.LABEL):
+        value = batch[key]
+        value = value.as_tensor() if isinstance(value, MetaTensor) else value
+        pair.append(value.to(device, non_blocking=non_blocking, **kwargs))
+    return pair[0], pair[1]
+
+
+class SegTrainer(SupervisedTrainer):
+    """One training iteration: precision, accumulation, clipping, schedule, weight averaging.
+
+    Args:
+        device, max_epochs, train_data_loader, network, optimizer, loss_function: as in MONAI's
+            SupervisedTrainer. `loss_function` gets logits in float32 and integer labels (B, 1, *spatial).
+        precision: "fp32", "bf16" or "fp16"; fp16 scales the loss and skips steps that overflow.
+        lr_scheduler: stepped once per optimiser step; None keeps the learning rate.
+        max_grad_norm: gradients are scaled down to this L2 norm; None only measures it.
+        average: `torch.optim.swa_utils.AveragedModel` of `network`, updated after every optimiser step.
+        channels_last: keep weights and patches in channels-last memory.
+        compile: torch.compile the network.
+        check_interval: on CUDA the loss is fetched to look for NaN once in so many iterations, since each
+            look waits for the device; on a CPU it is looked at every time.
+
+    Raises:
+        NonFiniteLossError: from `run`, when the loss is NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Any,
+        network: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: Callable,
+        precision: str = "fp32",
+        lr_scheduler: Any | None = None,
+        max_grad_norm: float | None = None,
+        average: torch.nn.Module | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        compile_kwargs: dict | None = None,
+        accumulation_steps: int = 1,
+        check_interval: int = 10,
+        train_handlers: Sequence | None = None,
+        prepare_batch: Callable = prepare_patches,
+        **kwargs: Any,
+    ) -> None:
+        device = torch.device(device)
+        if channels_last:
+            network = network.to(memory_format=_channels_last_format(network))
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            prepare_batch=prepare_batch,
+            train_handlers=train_handlers,
+            compile=compile,
+            compile_kwargs=compile_kwargs,
+            accumulation_steps=accumulation_steps,
+            non_blocking=device.type == "cuda",
+            optim_set_to_none=True,
+            decollate=False,
+            **kwargs,
+        )
+        autocast(device, precision)
+        self.precision = precision
+        self.lr_scheduler = lr_scheduler
+        self.max_grad_norm = max_grad_norm
+        self.average = average
+        self.channels_last = channels_last
+        self.check_interval = 1 if device.type == "cpu" else max(1, check_interval)
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.grad_norm: torch.Tensor | None = None
+        self._unchecked: list[tuple[int, torch.Tensor, Any]] = []
+
+    def _iteration(self, engine: SegTrainer, batchdata: dict[str, Any]) -> dict:  # type: ignore[override]
+        inputs, targets = engine.prepare_batch(
+            batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
+        )
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=_channels_last_format(inputs))
+        output = {Keys.IMAGE: inputs, Keys.LABEL: targets}
+        engine.state.output = output
+        first, last, window = self._accumulation(engine)
+        engine.network.train()
+        if first:
+            engine.optimizer.zero_grad(set_to_none=True)
+        wait = isinstance(engine.network, DistributedDataParallel) and not last
+        with engine.network.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
+            with autocast(engine.state.device, self.precision):
+                output[Keys.PRED] = engine.inferer(inputs, engine.network)
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            loss = engine.loss_function(output[Keys.PRED].float(), targets).mean()
+            output[Keys.LOSS] = loss
+            engine.fire_event(IterationEvents.LOSS_COMPLETED)
+            self._require_finite(engine, loss.detach(), batchdata)
+            self.grad_scaler.scale(loss / window).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if last:
+            self._step(engine)
+        output[Keys.LOSS] = loss.detach()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _accumulation(self, engine: Engine) -> tuple[bool, bool, int]:
+        """First and last iteration of an accumulation window, and the window's length."""
+        length = engine.state.epoch_length or 1
+        inside = (engine.state.iteration - 1) % length
+        steps = self.accumulation_steps
+        start = inside - inside % steps
+        window = min(steps, length - start)
+        return inside == start, inside == start + window - 1, window
+
+    def _step(self, engine: SegTrainer) -> None:
+        self.grad_scaler.unscale_(engine.optimizer)
+        limit = self.max_grad_norm if self.max_grad_norm is not None else float("inf")
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), limit).detach()
+        before = self.grad_scaler.get_scale()
+        self.grad_scaler.step(engine.optimizer)
+        self.grad_scaler.update()
+        skipped = self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() < before
+        if self.lr_scheduler is not None and not skipped:
+            self.lr_scheduler.step()
+        if self.average is not None and not skipped:
+            self.average.update_parameters(unwrapped(engine.network))
+
+    def _require_finite(self, engine: Engine, loss: torch.Tensor, batch: Mapping[str, Any]) -> None:
+        self._unchecked.append((engine.state.iteration, loss, batch.get("case", "unknown")))
+        end = engine.state.iteration % (engine.state.epoch_length or 1) == 0
+        if len(self._unchecked) < self.check_interval and not end:
+            return
+        pending, self._unchecked = self._unchecked, []
+        for iteration, value, cases in pending:
+            if not bool(torch.isfinite(value)):
+                named = ", ".join(cases) if isinstance(cases, (list, tuple)) else str(cases)
+                raise NonFiniteLossError(
+                    f"the loss became {float(value)} at iteration {iteration} (epoch {engine.state.epoch}) on "
+                    f"patches of the cases: {named}; look at those images, or lower learning_rate, or train "
+                    f"with --precision fp32"
+                )
+
+
+class SegEvaluator(SupervisedEvaluator):
+    """Sliding-window prediction of whole cases and Dice on the grid of each case's own file.
+
+    The data loader gives one case at a time: "image" (1, C, *grid) float32, "label" (1, *file shape)
+    integer classes, "geometry" (see `transforms.geometry.Geometry.to_dict`), "case".
+
+    After a run `state.cases` holds one record per case ({"case": id, "dice": {class name: value}}) and
+    `state.metrics` the means: "val_mean_dice" over the classes and "val_dice_<class>" each. A class that
+    neither the reference nor the prediction of a case has is NaN there and left out of the means.
+
+    Args:
+        preprocess: the definition that made the images; brings predictions back.
+        class_names: names of the foreground classes 1, 2, ... in order.
+        precision: "fp32", "bf16" or "fp16" for the network's forward.
+        on_prediction: called with (item, MetaTensor label map) after each case, e.g. to save it.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        val_data_loader: Any,
+        network: torch.nn.Module,
+        preprocess: Preprocess,
+        class_names: Sequence[str],
+        inferer: Inferer,
+        precision: str = "fp32",
+        on_prediction: Callable[[Mapping[str, Any], MetaTensor], None] | None = None,
+        val_handlers: Sequence | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            device=torch.device(device),
+            val_data_loader=val_data_loader,
+            network=network,
+            inferer=inferer,
+            val_handlers=val_handlers,
+            decollate=False,
+            **kwargs,
+        )
+        self.preprocess = preprocess
+        self.class_names = list(class_names)
+        self.precision = precision
+        self.on_prediction = on_prediction
+        self.state.cases = []
+
+    def run(self, global_epoch: int = 1) -> None:
+        self.state.cases = []
+        super().run(global_epoch)
+
+    def predict(self, item: Mapping[str, Any]) -> MetaTensor:
+        """Classes (1, *file shape) of one case on the grid of its file."""
+        image = item["image"].to(self.state.device)
+        self.network.eval()
+        with torch.inference_mode(), autocast(self.state.device, self.precision):
+            logits = self.inferer(image, self.network)
+        return self.preprocess.restore(logits[0], Geometry.from_dict(item["geometry"]))
+
+    def _iteration(self, engine: SegEvaluator, batchdata: Mapping[str, Any]) -> dict:  # type: ignore[override]
+        labels = self.predict(batchdata)
+        if self.on_prediction is not None:
+            self.on_prediction(batchdata, labels)
+        output: dict[str, Any] = {Keys.IMAGE: batchdata["image"], Keys.PRED: labels}
+        engine.state.output = output
+        if "label" in batchdata:
+            reference = batchdata["label"]
+            name = f"the label of case {batchdata['case']}"
+            require_same_grid(name, reference, Geometry.from_dict(batchdata["geometry"]))
+            scores = case_dice(labels[0], reference[0], len(self.class_names) + 1)
+            named = dict(zip(self.class_names, scores[1:].tolist(), strict=True))
+            engine.state.cases.append({"case": batchdata["case"], "dice": named})
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+
+def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
+    """The network itself behind DistributedDataParallel and torch.compile."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    return getattr(network, "_orig_mod", network)
+
+
+def averaged(network: torch.nn.Module, decay: float | None) -> torch.nn.Module | None:
+    """An exponential moving average of the weights, or None without a decay.
+
+    The decay rises with the number of steps, min(decay, (1 + n) / (10 + n)), so that the average forgets the
+    random start of a short training too.
+    """
+    if decay is None:
+        return None
+
+    @torch.no_grad()
+    def blend(average: Any, current: Any, count: Any) -> None:
+        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(average, current, weight)
+
+    return torch.optim.swa_utils.AveragedModel(unwrapped(network), multi_avg_fn=blend, use_buffers=False)
+
+
+def _channels_last_format(value: torch.nn.Module | torch.Tensor) -> torch.memory_format:
+    if isinstance(value, torch.Tensor):
+        dims = value.ndim
+    else:
+        dims = max((p.ndim for p in value.parameters()), default=4)
+    return torch.channels_last_3d if dims == 5 else torch.channels_last

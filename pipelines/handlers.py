@@ -1,0 +1,138 @@
+"""What hangs on the engines: validation every few epochs and the progress that a person sees."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import ValidationHandler
+from monai.utils.enums import CommonKeys as Keys
+from tqdm import tqdm
+
+from pipelines.metrics import summarise
+
+logger = logging.getLogger(__name__)
+
+
+class Validation(ValidationHandler):
+    """Run the evaluator every `interval` epochs and after the last one, cases shared out over the ranks.
+
+    Afterwards the evaluator's `state.cases` and `state.metrics` hold the results of all ranks, on every rank.
+
+    Args:
+        interval: epochs between validations; 0 never validates.
+        validator: a `SegEvaluator`, or None where the dataset has no validation cases.
+    """
+
+    def __init__(self, interval: int, validator: Any | None = None) -> None:
+        if interval < 0:
+            raise ValueError(f"val_interval is {interval}; give the epochs between validations, or 0 for none")
+        super().__init__(interval=max(1, interval), validator=validator)
+        self.off = interval == 0
+
+    def attach(self, engine: Engine) -> None:
+        if not self.off:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.epoch % self.interval != 0 and engine.state.epoch != engine.state.max_epochs:
+            return
+        if self.validator is not None:
+            validate(self.validator, engine.state.epoch)
+
+
+def validate(evaluator: Any, epoch: int = 1) -> dict[str, Any]:
+    """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
+
+    Returns:
+        The summary, see `pipelines.metrics.summarise`.
+    """
+    evaluator.state.cases = []
+    if len(evaluator.data_loader) > 0:
+        evaluator.run(epoch)
+    cases: list[dict[str, Any]] = evaluator.state.cases
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, cases)
+        cases = sorted((case for part in gathered for case in part), key=lambda case: case["case"])
+    evaluator.state.cases = cases
+    summary = summarise(cases, evaluator.class_names)
+    evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
+        f"val_dice_{name}": row["mean"] for name, row in summary["classes"].items()
+    }
+    return summary
+
+
+class Progress:
+    """A bar per training: epoch, iteration, loss; a plain line per epoch where there is no terminal.
+
+    Args:
+        evaluator: its last mean Dice is shown with the epoch.
+    """
+
+    def __init__(self, evaluator: Any | None = None) -> None:
+        self.evaluator = evaluator
+        self._bar: tqdm | None = None
+        self._losses: list[torch.Tensor] = []
+        self._started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=engine.state.iteration, unit="step", dynamic_ncols=True)
+
+    def _epoch_start(self, engine: Engine) -> None:
+        self._losses = []
+        self._started = time.monotonic()
+
+    def _iteration(self, engine: Engine) -> None:
+        loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
+        self._losses.append(loss)
+        if self._bar is not None:
+            self._bar.update()
+            # Reading a loss waits for the GPU; the bar does not need every one.
+            if engine.state.iteration % 10 == 0 or loss.device.type == "cpu":
+                self._bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
+                self._bar.set_postfix(loss=f"{float(loss):.3f}")
+
+    def _epoch(self, engine: Engine) -> None:
+        mean = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
+        seconds = time.monotonic() - self._started
+        line = f"epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {mean:.4f}  {seconds:.0f} s"
+        metrics = self.evaluator.state.metrics if self.evaluator is not None else {}
+        if metrics and self.evaluator.state.epoch == engine.state.epoch:
+            line += f"  validation Dice {metrics['val_mean_dice']:.4f}"
+        if self._bar is not None:
+            self._bar.write(line)
+        else:
+            logger.info(line)
+
+    def _close(self, engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self._close(engine)
+        raise error
+
+
+def mean_loss(losses: Sequence[torch.Tensor]) -> float:
+    """Mean of the losses of this rank's iterations, averaged over the ranks."""
+    value = torch.stack(list(losses)).double().mean()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value = value / torch.distributed.get_world_size()
+    return float(value)

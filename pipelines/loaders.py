@@ -1,0 +1,115 @@
+"""What engines iterate over: batches of patches for training, whole cases for everything else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.dataset import PatchDataset, PatchSampler
+from pipelines.patches import PatchStore
+from pipelines.preprocess import Preprocess
+from transforms.readers import read_label
+
+
+class VolumeDataset(Dataset):
+    """Preprocessed images with, where there is one, the label map on the grid of its file.
+
+    An item holds "image": float32 (1, C, *grid), "geometry": plain dict, "case": id, "path": the image's
+    path, and "label": MetaTensor (1, *file shape) of integer classes when the case has a label.
+
+    Args:
+        data: cases: "image", optionally "label" (paths), "case" (id).
+        preprocess: the definition of preprocessing.
+        root: folder of a patch store; given, images come preprocessed out of it (built at once if missing).
+        labels: label values that the dataset names; others are an error, see `PatchStore`.
+        num_workers: processes that build the store.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        preprocess: Preprocess,
+        root: str | os.PathLike[str] | None = None,
+        labels: Mapping[int, str] | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        self.data = list(data)
+        self.preprocess = preprocess
+        self.store: PatchStore | None = None
+        if root is not None and self.data:
+            self.store = PatchStore(root, preprocess, self.data, labels, num_workers).build()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.data[index]
+        if self.store is not None:
+            case = self.store.case(index)
+            codes, geometry, intensity = case.read([slice(None)] * len(case.spatial_shape)), case.geometry, case.intensity
+        else:
+            prepared = self.preprocess.image(item["image"])
+            codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
+        result: dict[str, Any] = {
+            "image": self.preprocess.normalise(codes, intensity)[None],
+            "geometry": geometry,
+            "case": item["case"],
+            "path": item["image"],
+        }
+        if item.get("label"):
+            result["label"] = read_label(item["label"])
+        return result
+
+
+def only_item(batch: Sequence[Any]) -> Any:
+    """Collate for batches of one whole case: the case itself."""
+    return batch[0]
+
+
+def shard(items: Sequence[Any]) -> list[Any]:
+    """The part of `items` that this process of a distributed run works on."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return list(items)[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+    return list(items)
+
+
+def volume_loader(dataset: VolumeDataset, num_workers: int = 0) -> DataLoader:
+    """One case at a time, in order."""
+    return DataLoader(dataset, batch_size=1, num_workers=num_workers, collate_fn=only_item)
+
+
+def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str = "auto") -> DataLoader:
+    """Batches of patches, shared out over the ranks, with workers that stay alive between epochs."""
+    workers = loader_workers(num_workers)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=PatchSampler(dataset),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def loader_workers(requested: int | str) -> int:
+    """Number of worker processes: the number asked for, or with "auto" what the machine suggests.
+
+    None on a machine of few cores, where workers would only take time from the training; else up to 8,
+    leaving a core to the process itself.
+    """
+    if requested != "auto":
+        return int(requested)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return 0 if share <= 2 else min(8, share - 1)
+
+
+def steps_per_epoch(num_patches: int, batch_size: int, accumulation: int = 1) -> int:
+    """Optimiser steps of one epoch, the same on every rank."""
+    share = num_patches // int(os.environ.get("WORLD_SIZE", "1"))
+    iterations = -(-share // batch_size)
+    return -(-iterations // accumulation)

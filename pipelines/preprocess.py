@@ -1,0 +1,206 @@
+"""From a file to the network's grid and back: the only definition of preprocessing.
+
+The patch store, validation, evaluation and inference all call this class, so a model meets the same voxels
+wherever it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from transforms.geometry import (
+    Box,
+    Geometry,
+    GeometryError,
+    cropped,
+    cut,
+    labels_from_probabilities,
+    orient,
+    resample,
+    resample_labels,
+    resampled,
+    spacing_of,
+    to_oriented,
+)
+from transforms.intensity import CTWindow, ZScore
+from transforms.readers import ImageError, read_image, read_label
+
+PathLike = str | os.PathLike
+VERSION = 1
+
+
+class Prepared(NamedTuple):
+    """An image on the network's grid.
+
+    Attributes:
+        codes: int16 (C, X, Y, Z) or (C, X, Y), see `Preprocess.normalise`.
+        geometry: how this grid lies on the file's.
+        intensity: what `normalise` needs to know of this image, plain JSON types.
+    """
+
+    codes: np.ndarray
+    geometry: Geometry
+    intensity: dict[str, Any]
+
+
+class Preprocess:
+    """Orientation to RAS, foreground crop, resampling and intensity, with the way back.
+
+    Args:
+        spacing: millimetres per voxel along R, A, S (one number, or one per axis; None keeps the file's).
+        window: (lower, upper) HU, clipped and scaled to [-1, 1]; None normalises each image to zero mean and
+            unit deviation, for images without physical units.
+        crop_above: cut the image to the box around all voxels above this value (HU; for a CT -500 is the
+            patient and the table), so that air costs nothing. None keeps the whole image.
+        crop_margin: millimetres kept around that box.
+        channels: number of channels every image must have.
+    """
+
+    def __init__(
+        self,
+        spacing: Sequence[float | None] | float | None = None,
+        window: Sequence[float] | None = (-1000.0, 1000.0),
+        crop_above: float | None = None,
+        crop_margin: float = 10.0,
+        channels: int = 1,
+    ) -> None:
+        self.spacing = (
+            spacing if spacing is None or isinstance(spacing, (int, float)) else tuple(s for s in spacing)
+        )
+        self.intensity: CTWindow | ZScore = CTWindow(*window) if window is not None else ZScore()
+        self.crop_above = crop_above
+        self.crop_margin = float(crop_margin)
+        self.channels = int(channels)
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that changes the prepared voxels, as plain JSON types."""
+        spacing = list(self.spacing) if isinstance(self.spacing, tuple) else self.spacing
+        return {
+            "version": VERSION,
+            "orientation": "RAS",
+            "spacing": spacing,
+            "intensity": self.intensity.parameters(),
+            "crop_above": self.crop_above,
+            "crop_margin": self.crop_margin,
+            "channels": self.channels,
+        }
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Preprocess:
+        """The definition that `parameters()` described.
+
+        Raises:
+            ValueError: it was written by another version of this class.
+        """
+        if parameters["version"] != VERSION:
+            raise ValueError(f"preprocessing version {parameters['version']} is not the {VERSION} of this code")
+        intensity = parameters["intensity"]
+        window = (intensity["lower"], intensity["upper"]) if intensity["kind"] == "ct_window" else None
+        return cls(
+            spacing=parameters["spacing"],
+            window=window,
+            crop_above=parameters["crop_above"],
+            crop_margin=parameters["crop_margin"],
+            channels=parameters["channels"],
+        )
+
+    def image(self, path: PathLike) -> Prepared:
+        """Read an image (a file or a folder of DICOM slices) and bring it to the network's grid.
+
+        Raises:
+            ImageError: the file cannot be read with certainty; the message names it.
+        """
+        return self.volume(read_image(path), os.fspath(path))
+
+    def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
+        """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""
+        if volume.shape[0] != self.channels:
+            raise ImageError(
+                f"{name} has {volume.shape[0]} channels but {self.channels} are expected; "
+                "give one file per channel count, or set the number of channels of the bundle"
+            )
+        affine = volume.affine.numpy() if isinstance(volume, MetaTensor) else np.eye(4)
+        try:
+            geometry = orient(volume.shape[1:], affine)
+            values = to_oriented(volume.as_tensor(), geometry)
+            if self.crop_above is not None:
+                geometry = cropped(geometry, self._foreground(values, geometry))
+                values = cut(values, geometry.crop)
+            geometry = resampled(geometry, self.spacing)
+        except GeometryError as error:
+            raise ImageError(f"{name}: {error}") from error
+        values = resample(values.float(), geometry.grid)
+        codes, record = self.intensity.encode(values)
+        return Prepared(codes.numpy(), geometry, record)
+
+    def label(self, path: PathLike, geometry: Geometry) -> np.ndarray:
+        """Read a label map and bring it to the grid of its image; uint8 or uint16 (X, Y, Z).
+
+        Raises:
+            ImageError: the label map does not lie on the grid of the image's file.
+        """
+        labels = read_label(path)
+        require_same_grid(os.fspath(path), labels, geometry)
+        return self.label_volume(labels.as_tensor(), geometry)
+
+    def label_volume(self, labels: torch.Tensor, geometry: Geometry) -> np.ndarray:
+        """(1, *file shape) integer classes to the prepared grid (*geometry.grid)."""
+        dtype = torch.uint8 if int(labels.max()) <= 255 else torch.int32
+        oriented = cut(to_oriented(labels.to(dtype), geometry), geometry.crop)[0]
+        result = resample_labels(oriented, geometry.grid).numpy()
+        return result if dtype == torch.uint8 else result.astype(np.uint16)
+
+    def normalise(self, codes: np.ndarray | torch.Tensor, intensity: Mapping[str, Any]) -> torch.Tensor:
+        """Codes of a patch or a volume to the float32 values that the network sees, same shape."""
+        return self.intensity.decode(torch.as_tensor(codes), intensity)
+
+    def padding_code(self, intensity: Mapping[str, Any]) -> int:
+        """The code of what lies outside the image (air)."""
+        return self.intensity.padding(intensity)
+
+    def padding_value(self, intensity: Mapping[str, Any]) -> float:
+        """What the network sees outside the image."""
+        code = torch.tensor([self.padding_code(intensity)], dtype=torch.int16)
+        return float(self.normalise(code, intensity)[0])
+
+    def restore(self, logits: torch.Tensor, geometry: Geometry) -> MetaTensor:
+        """Logits (C, *geometry.grid) to classes (1, *file shape) on the grid of the file.
+
+        Equal to softmax, linear interpolation to the file's grid and the largest class per voxel.
+        """
+        labels = labels_from_probabilities(torch.softmax(logits.float(), 0), geometry)
+        return MetaTensor(labels, affine=torch.as_tensor(np.asarray(geometry.affine)))
+
+    def _foreground(self, values: torch.Tensor, geometry: Geometry) -> Box:
+        spacing = spacing_of(np.asarray(geometry.affine), geometry.spatial_dims)
+        inside = (values > self.crop_above).amax(0)
+        if not bool(inside.any()):
+            return geometry.crop
+        box = []
+        for axis in range(inside.ndim):
+            hit = torch.nonzero(inside.amax(dim=[other for other in range(inside.ndim) if other != axis]))
+            margin = round(self.crop_margin / spacing[geometry.axes[axis]])
+            box.append((max(0, int(hit[0]) - margin), min(inside.shape[axis], int(hit[-1]) + 1 + margin)))
+        return tuple(box)
+
+
+def require_same_grid(name: str, labels: MetaTensor, geometry: Geometry) -> None:
+    """Raise ImageError unless `labels` has the shape and (within 1% of a voxel) the affine of the image."""
+    if labels.shape[0] != 1:
+        raise ImageError(f"{name} has {labels.shape[0]} channels; a label map has one integer per voxel")
+    if tuple(labels.shape[1:]) != geometry.shape:
+        raise ImageError(f"{name} has shape {tuple(labels.shape[1:])} but its image has {geometry.shape}")
+    affine = np.asarray(geometry.affine)
+    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in geometry.shape), *([0] * (3 - len(geometry.shape))), 1]])
+    shift = np.abs((labels.affine.numpy() - affine) @ corners.T).max()
+    tolerance = 0.01 * min(spacing_of(affine, geometry.spatial_dims))
+    if shift > max(tolerance, 1e-3):
+        raise ImageError(
+            f"{name} lies {shift:.3g} mm away from its image; resample the label map onto the image's grid"
+        )

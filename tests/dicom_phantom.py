@@ -1,0 +1,284 @@
+"""A known field of Hounsfield units in world space, written as a DICOM CT series or as other files.
+
+The field is a function of millimetres (RAS+), so that a reader is right exactly when the values it returns, at the
+places where its affine puts them, are those of the field: no second reader is needed to compare with.
+
+A series is a list of pydicom data sets, one a slice, in the order of their positions. What is to be wrong with it is
+done to that list by the small functions below (or by hand), and :func:`write_series` writes it.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydicom import config
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    RTStructureSetStorage,
+    generate_uid,
+)
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def hounsfield(world: np.ndarray) -> np.ndarray:
+    """Return the field at points in mm (RAS+, shape ``(..., 3)``): smooth, between -1000 and 1000, nowhere symmetric."""
+    x, y, z = np.moveaxis(np.asarray(world, dtype=np.float64), -1, 0)
+    return (
+        300 * np.sin(0.031 * x + 0.4)
+        + 250 * np.sin(0.043 * y - 0.2)
+        + 200 * np.cos(0.037 * z + 0.9)
+        + 0.7 * z % 50
+    )
+
+
+def world_grid(shape: Sequence[int], affine: np.ndarray) -> np.ndarray:
+    """Return the centres of all voxels in mm, ``(*shape, 3)``."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
+    return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def rotation(degrees: Sequence[float]) -> np.ndarray:
+    """Return the rotation about x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        turn = np.eye(3)
+        i, j = [k for k in range(3) if k != axis]
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """Geometry and encoding of a series.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Columns, rows, slices.
+    spacing : tuple of float
+        mm between columns, rows and slices (the last along the normal).
+    axes : numpy.ndarray
+        3x3, columns: direction of growing column, row and slice index in LPS+.
+    origin : tuple of float
+        First voxel in LPS+ mm.
+    slopes, intercepts : sequence of float
+        Modality LUT, repeated over the slices.
+    tilt : float
+        Gantry tilt in degrees: slices shift along the columns as they go on.
+    bits : int
+        BitsStored.
+    signed : bool
+        PixelRepresentation.
+    """
+
+    shape: tuple[int, int, int] = (12, 9, 7)
+    spacing: tuple[float, float, float] = (0.8, 0.9, 2.5)
+    axes: np.ndarray = field(default_factory=lambda: np.eye(3))
+    origin: tuple[float, float, float] = (-31.5, 12.25, -100.75)
+    slopes: Sequence[float] = (1.0,)
+    intercepts: Sequence[float] = (-1024.0,)
+    tilt: float = 0.0
+    bits: int = 16
+    signed: bool = False
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4x4, voxel (column, row, slice) to mm, RAS+."""
+        lps = np.eye(4)
+        lps[:3, :3] = self.axes * np.asarray(self.spacing)
+        lps[:3, 2] += np.tan(np.radians(self.tilt)) * self.spacing[2] * self.axes[:, 1]
+        lps[:3, 3] = self.origin
+        return LPS @ lps
+
+    def slices(self) -> list[FileDataset]:
+        """Return the series, in the order of position."""
+        rng = random.Random(0)
+        series, study, frame = (
+            generate_uid(entropy_srcs=[name, repr(self)]) for name in ("series", "study", "frame")
+        )
+        world = world_grid(self.shape, self.affine)
+        result = []
+        for index in range(self.shape[2]):
+            slope = self.slopes[index % len(self.slopes)]
+            intercept = self.intercepts[index % len(self.intercepts)]
+            stored = np.rint((hounsfield(world[:, :, index]) - intercept) / slope)
+            image = _blank(CTImageStorage, f"{series}.{index + 1}")
+            image.Modality = "CT"
+            image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+            image.SeriesInstanceUID, image.StudyInstanceUID, image.FrameOfReferenceUID = series, study, frame
+            image.SeriesDescription = "phantom"
+            image.InstanceNumber = rng.randrange(10_000)  # decides nothing
+            image.ImagePositionPatient = [_decimal(v) for v in (LPS @ self.affine @ [0, 0, index, 1])[:3]]
+            image.ImageOrientationPatient = [_decimal(v) for v in self.axes[:, :2].T.ravel()]
+            image.PixelSpacing = [_decimal(self.spacing[1]), _decimal(self.spacing[0])]
+            image.SliceThickness = _decimal(self.spacing[2])
+            image.RescaleSlope, image.RescaleIntercept = _decimal(slope), _decimal(intercept)
+            image.RescaleType = "HU"
+            image.SamplesPerPixel = 1
+            image.PhotometricInterpretation = "MONOCHROME2"
+            image.BitsAllocated, image.BitsStored, image.HighBit = 16, self.bits, self.bits - 1
+            image.PixelRepresentation = int(self.signed)
+            low, high = (
+                (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+            )
+            assert low <= stored.min(), "the phantom needs other bits, slope or intercept"
+            assert stored.max() <= high, "the phantom needs other bits, slope or intercept"
+            set_pixels(image, stored.T.astype(np.int64) & (2**self.bits - 1))
+            result.append(image)
+        return result
+
+
+def _decimal(value: float) -> str:
+    return f"{float(value):.12f}"[:16]  # a decimal string has 16 characters
+
+
+def _blank(sop_class: UID, instance: str) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = sop_class
+    meta.MediaStorageSOPInstanceUID = UID(instance)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SOPClassUID, image.SOPInstanceUID = sop_class, UID(instance)
+    return image
+
+
+def set_pixels(image: FileDataset, stored: np.ndarray) -> None:
+    """Put ``(rows, columns)`` stored values into a slice, 16 bits each."""
+    image.Rows, image.Columns = stored.shape
+    image.PixelData = stored.astype("<u2").tobytes()
+    image["PixelData"].VR = "OW"
+
+
+def write_series(
+    folder: Path,
+    slices: Sequence[FileDataset],
+    seed: int | None = None,
+    syntax: UID = ExplicitVRLittleEndian,
+) -> list[Path]:
+    """Write slices as files and return their paths, in the order given; names are shuffled when a seed is given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = list(range(len(slices)))
+    if seed is not None:
+        random.Random(seed).shuffle(numbers)
+    paths = []
+    for number, image in zip(numbers, slices, strict=True):
+        path = folder / f"IM{number:04d}.dcm"
+        image = copy.deepcopy(image)
+        if syntax.is_encapsulated:
+            image.compress(syntax, generate_instance_uid=False)
+        else:
+            image.file_meta.TransferSyntaxUID = syntax
+        before, config.settings.writing_validation_mode = (
+            config.settings.writing_validation_mode,
+            config.IGNORE,
+        )
+        try:  # wrong values are the point of some tests
+            image.save_as(
+                path, implicit_vr=syntax.is_implicit_VR, little_endian=True, enforce_file_format=True
+            )
+        finally:
+            config.settings.writing_validation_mode = before
+        paths.append(path)
+    return paths
+
+
+# --- what can be wrong with a series ---------------------------------------------------------------------------------
+
+
+def without(slices: list[FileDataset], *indices: int) -> list[FileDataset]:
+    """Leave slices out."""
+    return [image for index, image in enumerate(slices) if index not in indices]
+
+
+def changed(slices: list[FileDataset], index: int | None, **values: object) -> list[FileDataset]:
+    """Set attributes of one slice (None: of all); a value of None deletes the attribute."""
+    result = copy.deepcopy(slices)
+    for image in result if index is None else [result[index]]:
+        for keyword, value in values.items():
+            if value is None:
+                delattr(image, keyword)
+            else:
+                setattr(image, keyword, value)
+    return result
+
+
+def moved(slices: list[FileDataset], index: int, shift: Sequence[float]) -> list[FileDataset]:
+    """Shift the position of one slice by mm (LPS+)."""
+    position = np.asarray(slices[index].ImagePositionPatient, dtype=float) + np.asarray(shift)
+    return changed(slices, index, ImagePositionPatient=[_decimal(v) for v in position])
+
+
+def duplicated(slices: list[FileDataset], index: int, same_instance: bool = True) -> list[FileDataset]:
+    """Add a slice a second time: the same image, or another one at the same place (a second phase)."""
+    twin = copy.deepcopy(slices[index])
+    if not same_instance:
+        twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = UID(f"{twin.SOPInstanceUID}.2")
+    return [*slices, twin]
+
+
+def second_series(slices: list[FileDataset]) -> list[FileDataset]:
+    """Add the whole series again on the same grid under another SeriesInstanceUID."""
+    other = changed(
+        slices, None, SeriesInstanceUID=f"{slices[0].SeriesInstanceUID}.9", SeriesDescription="other kernel"
+    )
+    for image in other:
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = UID(f"{image.SOPInstanceUID}.9")
+    return [*slices, *other]
+
+
+def localizer(slices: list[FileDataset]) -> list[FileDataset]:
+    """Add a scout view with the same SeriesInstanceUID: a sagittal plane."""
+    scout = copy.deepcopy(slices[0])
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    scout.SOPInstanceUID = scout.file_meta.MediaStorageSOPInstanceUID = UID(f"{scout.SOPInstanceUID}.7")
+    return [scout, *slices]
+
+
+def other_size(slices: list[FileDataset], index: int) -> list[FileDataset]:
+    """Give one slice twice as many rows."""
+    result = copy.deepcopy(slices)
+    image = result[index]
+    set_pixels(image, np.zeros((2 * image.Rows, image.Columns), dtype=np.uint16))
+    return result
+
+
+def jittered(slices: list[FileDataset], scale: float, seed: int = 0) -> list[FileDataset]:
+    """Add noise to the direction cosines of every slice."""
+    rng = np.random.default_rng(seed)
+    result = copy.deepcopy(slices)
+    for image in result:
+        noisy = np.asarray(image.ImageOrientationPatient, dtype=float) + rng.uniform(-scale, scale, 6)
+        image.ImageOrientationPatient = [_decimal(v) for v in noisy]
+    return result
+
+
+def multi_frame(slices: list[FileDataset]) -> list[FileDataset]:
+    """Pack all slices into one enhanced CT (only what a reader needs in order to recognise it)."""
+    image = copy.deepcopy(slices[0])
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    image.NumberOfFrames = len(slices)
+    image.PixelData = b"".join(item.PixelData for item in slices)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
+        delattr(image, keyword)
+    return [image]
+
+
+def structure_set(slices: list[FileDataset]) -> list[FileDataset]:
+    """Add an RTSTRUCT to the folder."""
+    other = _blank(RTStructureSetStorage, f"{slices[0].SOPInstanceUID}.5")
+    other.Modality = "RTSTRUCT"
+    other.SeriesInstanceUID = f"{slices[0].SeriesInstanceUID}.5"
+    return [*slices, other]

@@ -1,0 +1,80 @@
+"""Intensities: what is stored of an image (int16 codes) and what the network sees of it (float32).
+
+Both halves live in one class, so that training patches out of the store and whole volumes in inference go
+through the same arithmetic: `encode` once per image, `decode` on whatever is cut from the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+class CTWindow:
+    """Clip Hounsfield units to [lower, upper], store whole HU, show the network [-1, 1].
+
+    Args:
+        lower: HU that becomes -1; air outside the image is this value too.
+        upper: HU that becomes +1.
+
+    Raises:
+        ValueError: the window is empty or leaves int16.
+    """
+
+    def __init__(self, lower: float, upper: float) -> None:
+        if not -32768 <= lower < upper <= 32767:
+            raise ValueError(f"the CT window [{lower}, {upper}] HU must rise and fit into 16 bits")
+        self.lower = float(lower)
+        self.upper = float(upper)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"kind": "ct_window", "lower": self.lower, "upper": self.upper}
+
+    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        """(C, *spatial) HU to int16 codes of the same shape; nothing needs to be remembered."""
+        return volume.clamp(self.lower, self.upper).round_().to(torch.int16), {}
+
+    def decode(self, codes: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+        """Codes (C, *spatial) to float32 in [-1, 1]."""
+        return codes.float().sub_(self.lower).mul_(2.0 / (self.upper - self.lower)).sub_(1.0)
+
+    def padding(self, record: Mapping[str, Any]) -> int:
+        return round(self.lower)
+
+
+class ZScore:
+    """Zero mean and unit deviation per channel over the voxels that are not the image's minimum.
+
+    For images without physical units (MR, photographs). Codes count thousandths of a deviation.
+    """
+
+    STEP = 1e-3
+    LIMIT = 32.0
+
+    def parameters(self) -> dict[str, Any]:
+        return {"kind": "z_score", "step": self.STEP, "limit": self.LIMIT}
+
+    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        """(C, *spatial) to int16 codes and the mean and deviation of every channel."""
+        codes = torch.empty(volume.shape, dtype=torch.int16)
+        record: dict[str, Any] = {"mean": [], "deviation": [], "padding": []}
+        for channel, values in enumerate(volume.double()):
+            inside = values[values > values.min()]
+            inside = inside if inside.numel() > 1 else values
+            mean = inside.mean()
+            deviation = inside.std().clamp_min(1e-8) if inside.numel() > 1 else torch.tensor(1.0)
+            scaled = ((values - mean) / deviation).clamp(-self.LIMIT, self.LIMIT)
+            codes[channel] = (scaled / self.STEP).round().to(torch.int16)
+            record["mean"].append(float(mean))
+            record["deviation"].append(float(deviation))
+            record["padding"].append(int(codes[channel].min()))
+        return codes, record
+
+    def decode(self, codes: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+        """Codes (C, *spatial) to float32 deviations from the mean."""
+        return codes.float().mul_(self.STEP)
+
+    def padding(self, record: Mapping[str, Any]) -> int:
+        return min(record["padding"])

@@ -1,0 +1,111 @@
+"""Label maps to files, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import secrets
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from transforms.errors import ImageError
+from transforms.pictures import write_picture
+
+__all__ = ["write_label"]
+
+_QFORM_TOLERANCE = 0.01
+"""Largest distance in voxels, at the corners, between the affine and the qform, which cannot hold a shear."""
+_COMPRESSION = 3
+
+
+def write_label(path: str | Path, label: MetaTensor | torch.Tensor) -> Path:
+    """Write a label map.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.nii.gz``, ``.nii``, or ``.png`` (2D). Missing folders are made; a file of that name is replaced.
+    label : MetaTensor
+        ``(1, X, Y, Z)`` or ``(1, X, Y)`` whole numbers from 0 to 65535, with a 4x4 affine from voxel index to
+        millimetres in RAS+. Stored as uint8 if all values fit, else as uint16.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ImageError
+        If values, shape, affine or file ending cannot be stored truly.
+
+    Notes
+    -----
+    NIfTI gets sform and qform with code 1 (scanner); only the sform if the affine is sheared, which a quaternion
+    cannot say. The file appears by a rename in its folder, so that nobody ever sees half of it.
+    """
+    path = Path(path)
+    array = _whole_numbers(path, label)
+    name = path.name.lower()
+    if name.endswith(".png"):
+        if array.ndim != 2:
+            raise ImageError(
+                f"{path}: a PNG holds a 2D label map, this one has size {array.shape}; write .nii.gz."
+            )
+    elif not name.endswith((".nii", ".nii.gz")):
+        raise ImageError(
+            f"{path}: label maps are written as .nii.gz, .nii or .png; choose one of these endings."
+        )
+    elif not isinstance(label, MetaTensor):
+        raise ImageError(
+            f"{path}: the label map carries no affine (it is no MetaTensor), so it has no place in space."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        if name.endswith(".png"):
+            write_picture(part, array)
+        else:
+            _write_nifti(part, array, np.asarray(label.affine, dtype=np.float64), packed=name.endswith(".gz"))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _whole_numbers(path: Path, label: torch.Tensor) -> np.ndarray:
+    array = (label.as_tensor() if isinstance(label, MetaTensor) else label).detach().cpu().numpy()
+    if array.ndim not in (3, 4) or array.shape[0] != 1 or array.size == 0:
+        raise ImageError(
+            f"{path}: a label map has the shape (1, X, Y) or (1, X, Y, Z), this one {array.shape}."
+        )
+    array = array[0]
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 65535) or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        raise ImageError(
+            f"{path}: label values lie between {low} and {high}; they must be whole numbers from 0 to 65535."
+        )
+    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+
+
+def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, packed: bool) -> None:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ImageError(f"{path}: the affine {affine.tolist()} is no invertible 4x4 matrix.")
+    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    size = np.array(array.shape + (1,) * (3 - array.ndim)) - 1
+    corners = np.vstack([np.array(np.meshgrid(*([0, n] for n in size))).reshape(3, -1), np.ones((1, 8))])
+    if np.abs(np.linalg.inv(affine) @ (image.get_qform() - affine) @ corners).max() > _QFORM_TOLERANCE:
+        image.set_qform(None, code=0)
+    with path.open("wb") as stream:
+        if packed:
+            with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as zipped:  # same labels, same bytes
+                image.to_stream(zipped)
+        else:
+            image.to_stream(stream)
