@@ -176,6 +176,7 @@ class ResNetEncoder(nn.Module):
         block = Bottleneck if spec.bottleneck else BasicBlock
         where = "first convolution, max pooling, stages 2 to 4"
         level_strides = as_strides(2 if strides is None else strides, spatial_dims, 5, where)
+        self.first_stride: tuple[int, ...] = level_strides[0]
         widths = [spec.stem * 2**i for i in range(4)]
         self.channels: list[int] = [width * block.expansion for width in widths]
         self.reductions: list[tuple[int, ...]] = [total_strides(level_strides[: i + 2]) for i in range(4)]
@@ -337,7 +338,9 @@ def _unwrap(content: Any, source: str) -> dict[str, torch.Tensor]:
     raise ValueError(f"{source} holds no state dict: expected a mapping of names to tensors.")
 
 
-def _strip_prefix(state: dict[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _strip_prefix(
+    state: dict[str, torch.Tensor], target: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Take off the prefix under which the file keeps the encoder, found by the first convolution's name."""
     prefixes = sorted((k[: -len("conv1.weight")] for k in state if k.endswith("conv1.weight")), key=len)
     best = max(prefixes, key=lambda p: sum(p + name in state for name in target), default="")

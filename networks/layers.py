@@ -166,7 +166,9 @@ def head_count(deep_supervision: bool | int, available: int) -> int:
         return min(MAX_HEADS, available)
     count = max(1, int(deep_supervision))
     if count > available:
-        raise ValueError(f"deep_supervision={count} asks for more heads than the {available} levels there are.")
+        raise ValueError(
+            f"deep_supervision={count} asks for more heads than the {available} levels there are."
+        )
     return count
 
 

@@ -146,7 +146,10 @@ class RecurrentResidualUnit(nn.Module):
         self.residual = residual
         self.scaled = residual and layer_scale is not None
         self.layers = nn.Sequential(
-            *(RecurrentConv(spatial_dims, channels, num_steps, recurrence, norm, act, dropout) for _ in range(2))
+            *(
+                RecurrentConv(spatial_dims, channels, num_steps, recurrence, norm, act, dropout)
+                for _ in range(2)
+            )
         )
         if self.scaled:
             self.scale = nn.Parameter(torch.full((1, channels, *(1,) * spatial_dims), layer_scale or 0.0))
@@ -226,7 +229,9 @@ class _DownStage(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         pooled = max(stride) > 1
-        self.pool = Pool[Pool.MAX, spatial_dims](kernel_size=stride, stride=stride) if pooled else nn.Identity()
+        self.pool = (
+            Pool[Pool.MAX, spatial_dims](kernel_size=stride, stride=stride) if pooled else nn.Identity()
+        )
         self.project = make_conv(spatial_dims, in_channels, channels, kernel_size=1, bias=True)
         self.unit = unit
 
@@ -302,7 +307,9 @@ class R2UNet(nn.Module):
             raise ValueError(f"features needs two levels or more; got {tuple(features)}.")
         if upsample not in ("deconv", "nontrainable"):
             raise ValueError(f'upsample is "deconv" or "nontrainable"; got {upsample!r}.')
-        level_strides = as_strides(strides, spatial_dims, len(features) - 1, "one between each two of features")
+        level_strides = as_strides(
+            strides, spatial_dims, len(features) - 1, "one between each two of features"
+        )
         self.size_divisor = list(total_strides(level_strides))
         self.num_heads = head_count(deep_supervision, len(features) - 1)
         self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
@@ -369,7 +376,9 @@ class R2UNet(nn.Module):
         """Raise ValueError if a spatial size is no multiple of `size_divisor`."""
         divisors = self.size_divisor
         if x.dim() != len(divisors) + 2:
-            raise ValueError(f"R2UNet takes {len(divisors) + 2} axes, batch and channels first; got {x.dim()}.")
+            raise ValueError(
+                f"R2UNet takes {len(divisors) + 2} axes, batch and channels first; got {x.dim()}."
+            )
         fits = True
         for i, d in enumerate(divisors):
             if x.shape[i + 2] % d != 0:

@@ -25,7 +25,6 @@ from .layers import (
     head_count,
     make_conv,
     make_dropout,
-    total_strides,
 )
 
 __all__ = ["PyramidPooling", "Refinement", "UPerHead", "UPerNet"]
@@ -82,7 +81,9 @@ class PyramidPooling(nn.Module):
     ) -> None:
         super().__init__()
         if not pool_scales or min(pool_scales) < 1:
-            raise ValueError(f"pool_scales needs one or more positive numbers of bins; got {tuple(pool_scales)}.")
+            raise ValueError(
+                f"pool_scales needs one or more positive numbers of bins; got {tuple(pool_scales)}."
+            )
         self.pool_scales: list[int] = list(pool_scales)
         self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         name = "" if norm is None else str(split_args(norm)[0]).upper()
@@ -93,7 +94,9 @@ class PyramidPooling(nn.Module):
                 for s in pool_scales
             ]
         )
-        self.fuse = ConvNormAct(spatial_dims, in_channels + channels * len(pool_scales), channels, 3, 1, norm, act)
+        self.fuse = ConvNormAct(
+            spatial_dims, in_channels + channels * len(pool_scales), channels, 3, 1, norm, act
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, in_channels, *spatial)`` to ``(B, channels, *spatial)``."""
@@ -135,7 +138,9 @@ class UPerHead(nn.Module):
         self.laterals = nn.ModuleList(
             [ConvNormAct(spatial_dims, c, channels, 1, norm=norm, act=act) for c in finer]
         )
-        self.smooth = nn.ModuleList([ConvNormAct(spatial_dims, channels, channels, norm=norm, act=act) for _ in finer])
+        self.smooth = nn.ModuleList(
+            [ConvNormAct(spatial_dims, channels, channels, norm=norm, act=act) for _ in finer]
+        )
         self.fuse = ConvNormAct(spatial_dims, channels * len(in_channels), channels, norm=norm, act=act)
 
     def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -272,15 +277,20 @@ class UPerNet(nn.Module):
         self.head = UPerHead(spatial_dims, self.encoder.channels, channels, scales, norm, act)
         width = channels
         if refine:
-            stride = self.encoder.conv1.stride
+            stride = self.encoder.first_stride
             self.refinement = Refinement(spatial_dims, in_channels, channels, stride, norm, act)
             width = Refinement.widths[1]
         self.dropout = make_dropout(dropout, spatial_dims)
         self.classifiers = nn.ModuleList(
-            [make_conv(spatial_dims, channels if i else width, out_channels, 1, bias=True) for i in range(self.num_heads)]
+            [
+                make_conv(spatial_dims, channels if i else width, out_channels, 1, bias=True)
+                for i in range(self.num_heads)
+            ]
         )
         self.reset_parameters()
-        self.encoder_report = str(load_encoder_weights(self.encoder, encoder_weights)) if encoder_weights else ""
+        self.encoder_report = (
+            str(load_encoder_weights(self.encoder, encoder_weights)) if encoder_weights else ""
+        )
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:

@@ -4,6 +4,7 @@ from pipelines.cases import load_dataset
 from pipelines.checkpoints import TrainedModel
 from pipelines.config import executed_config, preflight
 from pipelines.dataset import PatchDataset, PatchSampler
+from pipelines.distributed import distributed, rank_device, start_distributed, stop_distributed
 from pipelines.engines import SegEvaluator, SegTrainer, averaged
 from pipelines.evaluation import Evaluation, labelled
 from pipelines.handlers import Progress, Validation
@@ -33,6 +34,7 @@ __all__ = [
     "Validation",
     "VolumeDataset",
     "averaged",
+    "distributed",
     "evaluated_network",
     "executed_config",
     "find_inputs",
@@ -42,8 +44,11 @@ __all__ = [
     "open_dataset",
     "patch_loader",
     "preflight",
+    "rank_device",
     "seed_everything",
     "shard",
+    "start_distributed",
     "steps_per_epoch",
+    "stop_distributed",
     "volume_loader",
 ]

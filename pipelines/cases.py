@@ -641,6 +641,8 @@ def grid_difference(first: Header, second: Header) -> str:
     """Say how two grids differ, or return "" when they are equal within `GRID_TOLERANCE` voxels."""
     if first.shape != second.shape:
         return f"size {first.shape} against {second.shape}"
+    if np.array_equal(first.affine, second.affine):
+        return ""
     size = first.shape + (1,) * (3 - len(first.shape))
     corners = np.array(
         [[x, y, z, 1] for x in (0, size[0] - 1) for y in (0, size[1] - 1) for z in (0, size[2] - 1)]

@@ -50,7 +50,9 @@ class Checkpoints:
         if not path.is_file():
             return None
         state = load_tensors(path)
-        same = state.get("work") == self.work and not state.get("finished", False)
+        if not isinstance(state, dict) or "work" not in state:
+            raise CheckpointError(f"{path} is not the state of a training; move it away")
+        same = state["work"] == self.work and not state.get("finished", False)
         return state if same and state["epoch"] < epochs else None
 
     def set_aside(self) -> Path | None:
@@ -144,7 +146,7 @@ class TrainedModel:
             self.patch_size = tuple(int(n) for n in self.card["patch_size"])
             self.preprocess = Preprocess.from_parameters(self.card["preprocessing"])
             definition, expected = self.card["network"], self.card["sha256"]
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{beside} is not the description of a trained model: {error!r}") from error
         if sha256_of(path) != expected:
             raise CheckpointError(
@@ -153,7 +155,10 @@ class TrainedModel:
             )
         parser = ConfigParser({"network": definition})
         self.network: torch.nn.Module = parser.get_parsed_content("network")
-        self.network.load_state_dict(load_tensors(path))
+        try:
+            self.network.load_state_dict(load_tensors(path))
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit the network of {beside.name}: {error}") from error
         self.network.eval()
 
     @property

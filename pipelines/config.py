@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import dis
 import hashlib
 import inspect
 import json
@@ -16,7 +17,6 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
-from monai.utils import look_up_option  # noqa: F401  (MONAI's own spelling help, used by its locator)
 
 # Ids that MONAI and its tools read without a reference from inside the config.
 ENTRY_POINTS = {
@@ -54,6 +54,7 @@ ENTRY_POINTS = {
 }
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 DEBUG = "SEGBUNDLES_DEBUG"
+OURS = ("networks", "transforms", "pipelines")
 
 
 class ConfigError(ValueError):
@@ -79,7 +80,9 @@ class ExecutedConfig:
         """The value of an id with its references and expressions evaluated, components left as dicts."""
         value = self.parser.get(key)
         if isinstance(value, Mapping):
-            return {name: self.resolved(f"{key}#{name}") for name in value}
+            return {name: self.resolved(f"{key}::{name}") for name in value}
+        if isinstance(value, (list, tuple)):
+            return [self.resolved(f"{key}::{index}") for index in range(len(value))]
         if isinstance(value, str) and (value.startswith(("$", "@"))):
             value = self.parser.get_parsed_content(key)
         return _plain(value)
@@ -94,9 +97,9 @@ class ExecutedConfig:
         leaves: dict[str, str] = {}
         for key, value in self.raw.items():
             for name, leaf in _leaves(key, value):
-                leaves[name[:limit]] = leaf if isinstance(leaf, str) else json.dumps(leaf)
+                leaves[name[:limit]] = leaf if isinstance(leaf, str) else json.dumps(leaf, default=str)
         for key, value in self.knobs().items():
-            leaves[key] = value if isinstance(value, str) else json.dumps(value)
+            leaves[key] = value if isinstance(value, str) else json.dumps(value, default=str)
         return leaves
 
     def digest(self, without: tuple[str, ...] = ()) -> str:
@@ -157,11 +160,12 @@ def _wrong_words(config: ExecutedConfig) -> Iterator[str]:
         if isinstance(value, str) and value in ("true", "True", "false", "False", "None", "null"):
             python = {"true": "True", "false": "False", "null": "None"}.get(value, value)
             yield f"'{key}' is the text '{value}'; write --{key} '${python}' for the value"
-        if isinstance(value, str) and "::" in value and not value.startswith(("$", "@", "%")):
-            yield (
-                f"'{key}' is '{value}': MONAI reads '#' as its own separator, so a path must not contain it; "
-                "rename or link the folder"
-            )
+        for name, leaf in _leaves(key, value):
+            if isinstance(leaf, str) and "::" in leaf and not leaf.startswith(("$", "@", "%")):
+                yield (
+                    f"'{name}' is '{leaf}': MONAI reads '#' as its own separator, so a path must not contain it; "
+                    "rename or link the folder"
+                )
 
 
 def _wrong_keywords(raw: Any, where: str = "") -> Iterator[str]:
@@ -177,23 +181,43 @@ def _wrong_keywords(raw: Any, where: str = "") -> Iterator[str]:
 
 
 def _check_component(raw: Mapping[str, Any], target: str, where: str) -> Iterator[str]:
-    found = pydoc.locate(target) if "." in target else ComponentLocator().get_component_module_name(target)
+    module = None if "." in target else ComponentLocator().get_component_module_name(target)
+    module = module[0] if isinstance(module, list) else module
+    found = pydoc.locate(f"{module}.{target}" if module else target)
     if found is None:
         yield f"'{where}' names '{target}', which does not exist"
         return
-    if isinstance(found, (str, list)):
-        return
-    try:
-        signature = inspect.signature(found)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+    accepted = _keywords(found)
+    if accepted is None:
         return
     for key in raw:
-        if not (key.startswith("_") and key.endswith("_")) and key not in signature.parameters:
-            close = difflib.get_close_matches(key, signature.parameters, n=1)
+        if not (key.startswith("_") and key.endswith("_")) and key not in accepted:
+            close = difflib.get_close_matches(key, sorted(accepted), n=1)
             hint = f", did you mean '{close[0]}'?" if close else ""
             yield f"'{where}#{key}': {target} takes no '{key}'{hint}"
+
+
+def _keywords(target: Any) -> set[str] | None:
+    """The keyword arguments that a class or function takes; None if that cannot be said.
+
+    A constructor with **kwargs hands them on to the next class, as in `SegTrainer`.
+    """
+    owners = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    accepted: set[str] = set()
+    for owner in owners:
+        function = vars(owner).get("__init__") if inspect.isclass(owner) else owner
+        if function is None:
+            continue
+        if owner is object:
+            return None
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        accepted |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return accepted - {"self"}
+    return None
 
 
 def _knob_names(raw: Mapping[str, Any]) -> list[str]:
@@ -239,16 +263,26 @@ def _plain(value: Any) -> Any:
 def user_error(error: BaseException | None) -> BaseException | None:
     """The error that the user can mend, in the chain behind what MONAI raised, or None.
 
-    ValueErrors and RuntimeErrors of this project carry a sentence meant for the user.
+    Error classes of this project, and ValueErrors that it raises itself, carry a sentence meant for the user.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         module = type(error).__module__
-        if module.split(".")[0] in ("pipelines", "transforms", "networks"):
+        if module.split(".")[0] in OURS or (type(error) is ValueError and _raised_by_us(error)):
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether a `raise` of this project made the error, not a library that it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] not in OURS:
+        return False
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -139,8 +139,9 @@ class SegTrainer(SupervisedTrainer):
         engine.network.train()
         if first:
             engine.optimizer.zero_grad(set_to_none=True)
-        wait = isinstance(engine.network, DistributedDataParallel) and not last
-        with engine.network.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
+        shared = getattr(engine.network, "_orig_mod", engine.network)
+        wait = isinstance(shared, DistributedDataParallel) and not last
+        with shared.no_sync() if wait else contextlib.nullcontext():
             with autocast(engine.state.device, self.precision):
                 output[Keys.PRED] = engine.inferer(inputs, engine.network)
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -270,9 +271,12 @@ class SegEvaluator(SupervisedEvaluator):
 
 def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
     """The network itself behind DistributedDataParallel and torch.compile."""
-    if isinstance(network, DistributedDataParallel):
-        network = network.module
-    return getattr(network, "_orig_mod", network)
+    while True:
+        inner = network.module if isinstance(network, DistributedDataParallel) else network
+        inner = getattr(inner, "_orig_mod", inner)
+        if inner is network:
+            return network
+        network = inner
 
 
 def averaged(network: torch.nn.Module, decay: float | None) -> torch.nn.Module | None:

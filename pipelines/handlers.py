@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -71,6 +72,8 @@ def validate(evaluator: Any, epoch: int = 1) -> dict[str, Any]:
 class Progress:
     """A bar per training: epoch, iteration, loss; a plain line per epoch where there is no terminal.
 
+    In a distributed training only rank 0 speaks.
+
     Args:
         evaluator: its last mean Dice is shown with the epoch.
     """
@@ -82,6 +85,8 @@ class Progress:
         self._started = 0.0
 
     def attach(self, engine: Engine) -> None:
+        if int(os.environ.get("RANK", "0")) != 0:
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)

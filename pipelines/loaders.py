@@ -79,7 +79,9 @@ def shard(items: Sequence[Any]) -> list[Any]:
 
 def volume_loader(dataset: VolumeDataset, num_workers: int = 0) -> DataLoader:
     """One case at a time, in order."""
-    return DataLoader(dataset, batch_size=1, num_workers=num_workers, collate_fn=only_item)
+    return DataLoader(
+        dataset, batch_size=1, num_workers=num_workers, collate_fn=only_item, generator=torch.Generator()
+    )
 
 
 def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str = "auto") -> DataLoader:
@@ -92,6 +94,9 @@ def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str 
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # A loader draws a seed for its workers, persistent ones once and others every epoch. From the default
+        # generator it would shift dropout, and a resumed training would differ from one never stopped.
+        generator=torch.Generator(),
     )
 
 

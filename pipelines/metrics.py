@@ -22,9 +22,15 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ")
-    pairs = reference.reshape(-1).long() * num_classes + prediction.reshape(-1).long()
-    if pairs.numel() and (int(pairs.max()) >= num_classes**2 or int(prediction.max()) >= num_classes):
-        raise ValueError(f"a label map holds a class of {num_classes} or more; there are {num_classes} classes")
+    # torch has no max() of uint16, the type of label maps with more than 256 classes.
+    rows, columns = reference.reshape(-1).long(), prediction.reshape(-1).long()
+    for values in (rows, columns):
+        if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < num_classes):
+            raise ValueError(
+                f"a label map holds classes {int(values.min())} to {int(values.max())}; there are {num_classes}, "
+                f"0 to {num_classes - 1}"
+            )
+    pairs = rows * num_classes + columns
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -62,7 +68,7 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) ->
 
 def table(summary: Mapping[str, Any]) -> str:
     """The summary as a short plain-text table, one line per class."""
-    width = max(5, *(len(name) for name in summary["classes"]))
+    width = max([5, *(len(name) for name in summary["classes"])])
     lines = [f"{'class':<{width}}  Dice mean  median     min  cases"]
     for name, row in summary["classes"].items():
         lines.append(

@@ -12,12 +12,10 @@ from typing import Any
 from pipelines.engines import SegEvaluator
 from pipelines.files import replacing
 from transforms.errors import ImageError
+from transforms.readers import PICTURE_SUFFIXES, image_suffix
 from transforms.writers import write_label
 
 logger = logging.getLogger(__name__)
-
-VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
 class PredictionError(ValueError):
@@ -40,7 +38,7 @@ def find_inputs(path: str | os.PathLike | None) -> list[dict[str, str]]:
         found = [path]
     elif path.is_dir():
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-        found = [e for e in entries if e.is_file() and e.name.lower().endswith(VOLUMES + PICTURES)]
+        found = [e for e in entries if e.is_file() and image_suffix(e)]
         if not found:
             found = [path] if any(e.is_file() for e in entries) else [e for e in entries if e.is_dir()]
     else:
@@ -79,6 +77,9 @@ class Prediction:
             PredictionError: at the end, naming every case that failed and why.
         """
         dataset: Any = self.evaluator.data_loader.dataset  # type: ignore[union-attr]
+        for case in dataset.data:
+            if self._target(case["case"], case["image"]).resolve() == Path(case["image"]).resolve():
+                raise PredictionError(f"the result would replace the image {case['image']}; choose another --output")
         written: list[Path] = []
         failed: list[str] = []
         for index in range(len(dataset)):
@@ -89,8 +90,7 @@ class Prediction:
                 logger.error("%s", error)
                 continue
             labels = self.evaluator.predict(item)
-            ending = ".png" if item["path"].lower().endswith(PICTURES) else ".nii.gz"
-            written.append(write_label(self.output / f"{item['case']}{ending}", labels))
+            written.append(write_label(self._target(item["case"], item["path"]), labels))
             print(f"{item['path']} -> {written[-1]}")
         if written:
             with replacing(self.output / "labels.json") as temporary:
@@ -101,10 +101,11 @@ class Prediction:
             raise PredictionError(f"{len(failed)} of {total} cases could not be read: " + "; ".join(failed))
         return written
 
+    def _target(self, case: str, image: str) -> Path:
+        return self.output / f"{case}{'.png' if image_suffix(image) in PICTURE_SUFFIXES else '.nii.gz'}"
+
 
 def _case_id(path: Path) -> str:
-    name = path.resolve().name
-    for ending in sorted(VOLUMES + PICTURES, key=len, reverse=True):
-        if path.is_file() and name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return name
+    # A link names its case itself: stores of large files link to names that are digests.
+    name = Path(os.path.abspath(path)).name
+    return name[: len(name) - len(image_suffix(path))] if path.is_file() else name

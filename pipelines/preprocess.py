@@ -7,13 +7,14 @@ wherever it runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from pipelines.cases import check_label_values, grid_difference
 from transforms.geometry import (
     Box,
     Geometry,
@@ -29,7 +30,7 @@ from transforms.geometry import (
     to_oriented,
 )
 from transforms.intensity import CTWindow, ZScore
-from transforms.readers import ImageError, read_image, read_label
+from transforms.readers import Header, ImageError, read_image, read_label
 
 PathLike = str | os.PathLike
 VERSION = 1
@@ -116,7 +117,7 @@ class Preprocess:
         Raises:
             ImageError: the file cannot be read with certainty; the message names it.
         """
-        return self.volume(read_image(path), os.fspath(path))
+        return self.volume(read_image(path, channels=self.channels), os.fspath(path))
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
         """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""
@@ -139,19 +140,33 @@ class Preprocess:
         codes, record = self.intensity.encode(values)
         return Prepared(codes.numpy(), geometry, record)
 
-    def label(self, path: PathLike, geometry: Geometry) -> np.ndarray:
+    def label(
+        self, path: PathLike, geometry: Geometry, named: Collection[int] | None = None
+    ) -> np.ndarray:
         """Read a label map and bring it to the grid of its image; uint8 or uint16 (X, Y, Z).
+
+        Args:
+            named: the label values that the dataset names; None allows every one.
 
         Raises:
             ImageError: the label map does not lie on the grid of the image's file.
+            DatasetError: it holds a value that the dataset does not name.
         """
         labels = read_label(path)
         require_same_grid(os.fspath(path), labels, geometry)
+        if named is not None:
+            # On the file's own grid: a few wrong voxels would vanish in resampling.
+            check_label_values(_values(labels.numpy()), {value: "" for value in named}, os.fspath(path))
         return self.label_volume(labels.as_tensor(), geometry)
 
     def label_volume(self, labels: torch.Tensor, geometry: Geometry) -> np.ndarray:
         """(1, *file shape) integer classes to the prepared grid (*geometry.grid)."""
-        dtype = torch.uint8 if int(labels.max()) <= 255 else torch.int32
+        # torch can move uint16 but hardly compute with it.
+        labels = labels if labels.dtype == torch.uint8 else labels.to(torch.int32)
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high > 65535:
+            raise ImageError(f"label values {low} to {high} are no class ids; they must lie between 0 and 65535")
+        dtype = torch.uint8 if high <= 255 else torch.int32
         oriented = cut(to_oriented(labels.to(dtype), geometry), geometry.crop)[0]
         result = resample_labels(oriented, geometry.grid).numpy()
         return result if dtype == torch.uint8 else result.astype(np.uint16)
@@ -190,17 +205,23 @@ class Preprocess:
         return tuple(box)
 
 
+def _values(labels: np.ndarray) -> np.ndarray:
+    """The values that occur; counting is several times faster than numpy's sort where it is possible."""
+    return np.unique(labels) if labels.dtype.kind == "i" else np.flatnonzero(np.bincount(labels.ravel()))
+
+
 def require_same_grid(name: str, labels: MetaTensor, geometry: Geometry) -> None:
-    """Raise ImageError unless `labels` has the shape and (within 1% of a voxel) the affine of the image."""
+    """Raise ImageError unless `labels` lies on the grid of the image's file.
+
+    The tolerance is that of the check at the start of a training, `pipelines.cases.grid_difference`.
+    """
     if labels.shape[0] != 1:
         raise ImageError(f"{name} has {labels.shape[0]} channels; a label map has one integer per voxel")
-    if tuple(labels.shape[1:]) != geometry.shape:
-        raise ImageError(f"{name} has shape {tuple(labels.shape[1:])} but its image has {geometry.shape}")
-    affine = np.asarray(geometry.affine)
-    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in geometry.shape), *([0] * (3 - len(geometry.shape))), 1]])
-    shift = np.abs((labels.affine.numpy() - affine) @ corners.T).max()
-    tolerance = 0.01 * min(spacing_of(affine, geometry.spatial_dims))
-    if shift > max(tolerance, 1e-3):
+    difference = grid_difference(
+        Header(geometry.shape, 1, np.asarray(geometry.affine)),
+        Header(tuple(labels.shape[1:]), 1, labels.affine.numpy()),
+    )
+    if difference:
         raise ImageError(
-            f"{name} lies {shift:.3g} mm away from its image; resample the label map onto the image's grid"
+            f"{name} does not lie on the grid of its image ({difference}); resample it onto that grid"
         )

@@ -20,10 +20,11 @@ def lr_schedule(
         kind: "poly", (1 - t)**power (Liu et al., ParseNet, arXiv 1506.04579, section 4); "cosine",
             (1 + cos(pi t)) / 2 (Loshchilov and Hutter, SGDR, arXiv 1608.03983, eq. 5); "constant".
         total_steps: optimiser steps of the whole training, warm-up included.
-        warmup_steps: steps over which the rate rises linearly from 1/warmup_steps of its value.
+        warmup_steps: steps over which the rate rises linearly from 1/warmup_steps of its value; in a training
+            that is shorter than this, all steps but the last.
 
     Raises:
-        ValueError: the kind is unknown, or the warm-up is not shorter than the training.
+        ValueError: the kind is unknown.
     """
     if kind not in ("poly", "cosine", "constant"):
         raise ValueError(f"the schedule '{kind}' is unknown; choose poly, cosine or constant")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import json
 import logging
@@ -23,6 +22,11 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows: start the first two trainings one after the other there
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +92,14 @@ class Tracking:
             self._client = MlflowClient(self.uri)
             experiment = self._experiment_id()
         if continue_run is not None:
-            with contextlib.suppress(MlflowException):
-                self.run_id = self._client.get_run(continue_run).info.run_id
-                self._client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+            try:
+                self._client.update_run(continue_run, status=RunStatus.to_string(RunStatus.RUNNING))
+                self.run_id = continue_run
+            except MlflowException as error:
+                logger.warning("MLflow run %s cannot go on, a new one begins: %s", continue_run, error)
         if self.run_id is None:
-            tags = {"mlflow.user": _user(), "mlflow.source.name": " ".join(sys.argv), "mlflow.source.type": "LOCAL"}
+            command = " ".join(sys.argv)[:5000]
+            tags = {"mlflow.user": _user(), "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
             run = self._client.create_run(experiment, run_name=self.run_name, tags=tags)
             self.run_id = run.info.run_id
         self._thread = threading.Thread(target=self._write_queue, name="mlflow-writer", daemon=True)
@@ -155,7 +162,10 @@ class Tracking:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
-        self._client.set_terminated(self.run_id, status)
+        try:
+            self._client.set_terminated(self.run_id, status)
+        except Exception as error:
+            raise TrackingError(f"MLflow at {self.uri} did not take that the run is {status}: {error}") from error
 
     def __enter__(self) -> Tracking:
         if threading.current_thread() is threading.main_thread():
@@ -165,19 +175,30 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        try:
+            if error is None:
+                self.finish("FINISHED")
+        except (KeyboardInterrupt, Terminated) as interruption:
+            error = interruption
+        finally:
+            # From here on a second signal ends the process at once.
+            for number, handler in self._handlers.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            self._handlers.clear()
         if error is None:
-            self.finish("FINISHED")
-        elif isinstance(error, (KeyboardInterrupt, Terminated)):
-            self.finish("KILLED")
-        else:
-            with contextlib.suppress(Exception):  # the training's own error matters more than this tag
+            return
+        killed = isinstance(error, (KeyboardInterrupt, Terminated))
+        try:
+            if not killed:
                 self.tags({"error": f"{type(error).__name__}: {error}"})
-            self.finish("FAILED")
+            self.finish("KILLED" if killed else "FAILED")
+        except Exception as failure:
+            # What ended the training matters more than what MLflow says to it.
+            logger.warning("the MLflow run %s stays open: %s", self.run_id, failure)
         if isinstance(error, Terminated):
             raise SystemExit(128 + signal.SIGTERM) from None
+        if kind is None:
+            raise error
 
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -210,13 +231,15 @@ class Tracking:
                     items.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
                 except queue.Empty:
                     break
-            batch = [
-                Metric(_key(name), float(value), item[0], item[1])
-                for item in items
-                if isinstance(item, tuple)
-                for name, value in item[2].items()
-            ]
+            batch: list[Any] = []
+            # Whatever goes wrong, the thread stays: `flush` waits for it.
             try:
+                batch = [
+                    Metric(_key(name), float(value), item[0], item[1])
+                    for item in items
+                    if isinstance(item, tuple)
+                    for name, value in item[2].items()
+                ]
                 for first in range(0, len(batch), 1000):
                     self._client.log_batch(self.run_id, metrics=batch[first : first + 1000])
             except Exception as error:
@@ -231,27 +254,38 @@ class Tracking:
 def code_version() -> dict[str, str]:
     """Tags that say which code ran: git commit, branch and whether it had uncommitted changes."""
     found: dict[str, str] = {}
+    if not _in_repository():
+        return {"mlflow.source.git.commit": "unknown: not a git checkout"}
     commands = {
         "mlflow.source.git.commit": ["rev-parse", "HEAD"],
         "mlflow.source.git.branch": ["rev-parse", "--abbrev-ref", "HEAD"],
         "git.dirty": ["status", "--porcelain", "--untracked-files=no"],
     }
     for tag, arguments in commands.items():
-        try:
-            result = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True)
-        except FileNotFoundError:
-            return {"mlflow.source.git.commit": "unknown: git is not installed"}
+        result = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True)
         if result.returncode == 0:
             found[tag] = result.stdout.strip()
     if "git.dirty" in found:
         found["git.dirty"] = "true" if found["git.dirty"] else "false"
-    return found or {"mlflow.source.git.commit": "unknown: not a git checkout"}
+    return found
+
+
+def _in_repository() -> bool:
+    """Whether git tracks this very file: an installed copy may lie inside somebody else's repository."""
+    command = ["git", "-C", str(REPOSITORY), "ls-files", "--error-unmatch", str(Path(__file__).resolve())]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def environment() -> dict[str, str]:
     """Tags that say where it ran: host, device, versions."""
     names = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "nibabel", "SimpleITK", "blosc2")
-    tags = {f"version.{name}": metadata.version(name) for name in names}
+    tags = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # conda calls some of them otherwise
+            tags[f"version.{name}"] = metadata.version(name)
     tags["version.python"] = platform.python_version()
     tags["host"] = platform.node()
     tags["host.cpus"] = str(os.cpu_count())
@@ -298,5 +332,6 @@ def _sqlite_lock(uri: str) -> Iterator[None]:
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     with Path(f"{database}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield

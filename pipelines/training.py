@@ -135,7 +135,10 @@ class Training:
             self.checkpoints.restore(self.trainer, state)
             self.best, self._history = float(state["best"]), list(state["history"])
             logger.info("going on after epoch %d of %d (%s)", state["epoch"], epochs, self.checkpoints.folder)
-        elif self._first:
+        # Every rank has looked for `last.pt` before rank 0 moves it.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state is None and self._first:
             moved = self.checkpoints.set_aside()
             if moved is not None:
                 logger.info("the files of the training before this one are now in %s", moved)

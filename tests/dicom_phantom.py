@@ -106,7 +106,7 @@ class Phantom:
         """Return the series, in the order of position."""
         rng = random.Random(0)
         series, study, frame = (
-            generate_uid(entropy_srcs=[name, repr(self)]) for name in ("series", "study", "frame")
+            generate_uid(entropy_srcs=[name, repr(self)])[:50] for name in ("series", "study", "frame")
         )
         world = world_grid(self.shape, self.affine)
         result = []

@@ -311,9 +311,9 @@ def _is_dicom(path: Path) -> bool:
 def _scan(folder: Path) -> list[_Slice]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder.")
-    files, subfolders = [], []
-    for entry in sorted(folder.iterdir()):
-        (subfolders if entry.is_dir() else files).append(entry)
+    entries = sorted(folder.iterdir())
+    subfolders = [entry for entry in entries if entry.is_dir()]
+    files = [entry for entry in entries if not entry.is_dir()]
     slices = [item for item in _parallel(_read_header, files) if item is not None]
     nested = _nested_dicom(subfolders)
     if not slices:
@@ -365,14 +365,13 @@ def _read_header(path: Path) -> _Slice | None:
             header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
             if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
                 return None
-            for (
-                keyword
-            ) in _TAGS:  # values are parsed when first asked for: now, where an error can name the file
+            for keyword in _TAGS:  # parsed when first asked for: now, where an error can name the file
                 header.get(keyword)
-            return _Slice(path, header, UID(header.file_meta.TransferSyntaxUID), size, stream.tell())
-        except (
-            Exception
-        ) as error:  # a parser of damaged bytes raises whatever it likes; the file has to be named
+            syntax = UID(header.file_meta.TransferSyntaxUID)
+            if not syntax.is_transfer_syntax:
+                raise ValueError(f"unknown transfer syntax {syntax}")
+            return _Slice(path, header, syntax, size, stream.tell())
+        except Exception as error:  # a parser of damaged bytes raises whatever it likes
             raise ImageError(
                 f"{path}: the DICOM header is damaged ({error}); copy the series again."
             ) from error

@@ -119,7 +119,7 @@ def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
     if dims == 3:
         for file_axis, (world_axis, direction) in enumerate(nib.orientations.io_orientation(affine)):
             axes[int(world_axis)] = file_axis
-            flips[int(world_axis)] = direction < 0
+            flips[int(world_axis)] = bool(direction < 0)
     oriented = tuple(int(shape[axis]) for axis in axes)
     return Geometry(
         shape=tuple(int(n) for n in shape),

@@ -70,7 +70,8 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor) -> Path:
         if name.endswith(".png"):
             write_picture(part, array)
         else:
-            _write_nifti(part, array, np.asarray(label.affine, dtype=np.float64), packed=name.endswith(".gz"))
+            affine = np.asarray(label.affine, dtype=np.float64)  # type: ignore[union-attr]
+            _write_nifti(part, array, affine, packed=name.endswith(".gz"))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -55,21 +55,23 @@ class Block(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
+# bottleneck, blocks per stage, groups, width of a group
+RESNETS = {
+    "resnet18": (False, (2, 2, 2, 2), 1, 64),
+    "resnet34": (False, (3, 4, 6, 3), 1, 64),
+    "resnet50": (True, (3, 4, 6, 3), 1, 64),
+    "resnet101": (True, (3, 4, 23, 3), 1, 64),
+    "resnext50_32x4d": (True, (3, 4, 6, 3), 32, 4),
+    "resnext101_32x4d": (True, (3, 4, 23, 3), 32, 4),
+}
+
+
 class ReferenceResNet(nn.Module):
     """ResNet/ResNeXt with a classifier, in the layout and with the names of torchvision."""
 
-    TABLE = {
-        "resnet18": (False, (2, 2, 2, 2), 1, 64),
-        "resnet34": (False, (3, 4, 6, 3), 1, 64),
-        "resnet50": (True, (3, 4, 6, 3), 1, 64),
-        "resnet101": (True, (3, 4, 23, 3), 1, 64),
-        "resnext50_32x4d": (True, (3, 4, 6, 3), 32, 4),
-        "resnext101_32x4d": (True, (3, 4, 23, 3), 32, 4),
-    }
-
     def __init__(self, name: str, dims: int = 2, in_channels: int = 3, num_classes: int = 10):
         super().__init__()
-        bottleneck, counts, groups, base_width = self.TABLE[name]
+        bottleneck, counts, groups, base_width = RESNETS[name]
         self.conv1 = CONV[dims](in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = BATCH_NORM[dims](64)
         self.maxpool = MAX_POOL[dims](3, 2, 1)

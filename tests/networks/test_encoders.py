@@ -109,7 +109,9 @@ def test_first_convolution_adapts_to_the_channels(resnet18, channels):
         lambda s: {"model": {"module." + k: v for k, v in s.items()}, "epoch": 7},
         lambda s: {"state_dict": {"backbone." + k: v for k, v in s.items()}},
         lambda s: {"module.encoder_q." + k: v for k, v in s.items()},
-        lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked") and not k.startswith("fc.")},
+        lambda s: {
+            k: v for k, v in s.items() if not k.endswith("num_batches_tracked") and not k.startswith("fc.")
+        },
         lambda s: {k: v.half() for k, v in s.items()},
     ],
     ids=["wrapped", "data-parallel", "backbone", "momentum-contrast", "bare", "half"],
@@ -186,7 +188,9 @@ def test_strides():
     with torch.no_grad():
         shapes = [tuple(f.shape[2:]) for f in encoder(torch.zeros(1, 1, 64, 48, 12))]
     assert shapes == [(16, 12, 12), (8, 6, 12), (4, 3, 6), (2, 2, 3)]
-    with pytest.raises(ValueError, match=r"strides needs 5 entries \(first convolution, max pooling, stages 2 to 4\)"):
+    with pytest.raises(
+        ValueError, match=r"strides needs 5 entries \(first convolution, max pooling, stages 2 to 4\)"
+    ):
         ResNetEncoder("resnet18", 3, 1, strides=(2, 2))
     with pytest.raises(ValueError, match="a tuple of 3 of them"):
         ResNetEncoder("resnet18", 3, 1, strides=((2, 2), 2, 2, 2, 2))

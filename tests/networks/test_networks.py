@@ -25,7 +25,6 @@ def tiny_encoder(monkeypatch):
     monkeypatch.setitem(ENCODERS, "tiny", TINY)
 
 
-
 @dataclass(frozen=True)
 class Entry:
     build: Callable[..., nn.Module]
@@ -223,7 +222,9 @@ def test_onnx(name, dims, dynamic):
     x = images(name, dims, batch=2)
     shapes = {"x": dynamic_shapes(name, dims)} if dynamic else None
     program = torch.onnx.export(network, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
-    session = runtime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(
+        program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     for image in [x, images(name, dims, steps=1)] if dynamic else [x]:
         (y,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         assert y.dtype == np.float32
@@ -245,8 +246,9 @@ def test_compile_is_one_graph_with_the_same_gradients(name, dims):
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
     actual = compiled(x)
     close(actual, expected, 1e-10)
-    for a, b in zip(torch.autograd.grad((actual * weight).sum(), parameters), gradients, strict=True):
-        close(a, b, 1e-6)
+    # All at once: a shift before a batch norm has no gradient but rounding, and no relative error of its own.
+    recomputed = torch.autograd.grad((actual * weight).sum(), parameters)
+    close(torch.cat([g.flatten() for g in recomputed]), torch.cat([g.flatten() for g in gradients]), 1e-8)
 
 
 @pytest.mark.slow

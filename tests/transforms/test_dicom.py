@@ -284,7 +284,7 @@ def test_tilt_below_the_limit_keeps_its_place_in_the_affine(folder):
 
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.filterwarnings("ignore:End of file reached")
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, DeflatedExplicitVRLittleEndian])
 def test_cut_off_anywhere_is_never_read_wrongly(tmp_path, syntax, data):
     folder = tmp_path / "cut"
@@ -300,6 +300,25 @@ def test_cut_off_anywhere_is_never_read_wrongly(tmp_path, syntax, data):
         return
     assert array.shape == (6, 5, 3)
     assert_in_world(array, affine)
+
+
+@given(position=st.integers(132, 1200), value=st.integers(0, 255))
+@settings(some, max_examples=150)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_headers_raise_nothing_but_image_errors(tmp_path, position, value):
+    folder = tmp_path / "s"
+    if not folder.exists():
+        write_series(folder, Phantom(shape=(6, 5, 3)).slices())
+        shutil.copy(folder / "IM0001.dcm", tmp_path / "whole.dcm")
+    raw = bytearray((tmp_path / "whole.dcm").read_bytes())
+    raw[min(position, len(raw) - 1)] = value
+    (folder / "IM0001.dcm").write_bytes(raw)
+    try:
+        array, affine = read_series(folder)
+    except ImageError:
+        return
+    assert array.shape == (6, 5, 3)
+    assert abs(np.linalg.det(affine)) > 0
 
 
 def test_folders_without_a_series(tmp_path, folder):

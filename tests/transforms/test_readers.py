@@ -269,6 +269,22 @@ def test_cut_off_files_are_never_read_wrongly(tmp_path, name, data):
     np.testing.assert_array_equal(image.numpy()[0], array)  # what was cut off said nothing
 
 
+@given(position=st.integers(0, 347), value=st.integers(0, 255))
+@settings(some, max_examples=150)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_headers_raise_nothing_but_image_errors(tmp_path, position, value):
+    raw = bytearray(nifti(tmp_path / "a.nii", ramp()).read_bytes())
+    raw[position] = value
+    (tmp_path / "b.nii").write_bytes(raw)
+    try:
+        header, image = read_header(tmp_path / "b.nii"), read_image(tmp_path / "b.nii")
+    except ImageError:
+        return
+    assert (header.channels, *header.shape) == tuple(image.shape)
+    assert np.isfinite(image.numpy()).all()
+    assert abs(np.linalg.det(header.affine)) > 0
+
+
 def test_flipped_bit_in_a_gz_is_found_by_its_checksum(tmp_path):
     path = nifti(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 9999, SHAPE).astype(np.int16))
     raw = bytearray(path.read_bytes())

@@ -1,0 +1,50 @@
+# Everything sets itself up: a machine with Python and pip is enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUNDLE ?= r2unet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: train test test-all lint format ui bundles pictures clean
+
+train: $(VENV)/.runtime  ## Train a bundle on the demo CT (BUNDLE=r2unet or upernet)
+	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file bundles/$(BUNDLE)/train.json
+
+test: $(VENV)/.development  ## Every test of less than a minute
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.development  ## The slow proofs too
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.development
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(VENV)/.runtime  ## MLflow's UI on the runs of this folder
+	$(BIN)/mlflow ui
+
+bundles: $(VENV)/.development  ## The standard MONAI bundles as zips in dist/
+	$(BIN)/python -m pipelines.packaging
+
+pictures: $(VENV)/.runtime  ## The pictures of README and docs, out of a trained model
+	$(BIN)/python docs/make_pictures.py
+
+clean:  ## Remove what can be made again; runs, models and data stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.development: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[test]"
+	@touch $@ $(VENV)/.runtime

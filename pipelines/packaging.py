@@ -1,0 +1,120 @@
+"""A flat bundle folder to the standard MONAI bundle: nested configs, code copied in, weights, TorchScript, zip.
+
+The flat folder is the source, since its config is the one a user runs; this writes the layout of the MONAI
+Bundle Specification that other tools (Model Zoo, MONAI Label, Deploy) expect, and proves it with MONAI's own
+verifiers in a process that sees nothing but the bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pipelines.checkpoints import BEST, CARD, TrainedModel
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")
+CODE = ("networks", "transforms", "pipelines")
+
+
+class PackagingError(RuntimeError):
+    """A bundle cannot be packaged; the message says which part is missing or what a verifier said."""
+
+
+def package(source: Path, target: Path, models: Path | None = None) -> Path:
+    """Write the standard bundle of the flat folder `source` as `target/<name>` and `target/<name>.zip`.
+
+    Args:
+        source: a folder of `bundles/`.
+        target: folder for the results; an earlier package of the same name is replaced.
+        models: folder with `model.pt` and `model.json`, by default `models/` in `source`.
+
+    Returns:
+        The zip file.
+
+    Raises:
+        PackagingError: a file is missing, or MONAI's verifiers refuse the result.
+        CheckpointError: there is no trained model, or a damaged one.
+    """
+    missing = [name for name in (*CONFIGS, "README.md", "LICENSE") if not (source / name).is_file()]
+    if missing:
+        raise PackagingError(f"{source} lacks {', '.join(missing)}, so it is not a bundle")
+    models = models or source / "models"
+    trained = TrainedModel(models / BEST)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target) as folder:
+        root = Path(folder) / source.name
+        (root / "configs").mkdir(parents=True)
+        (root / "docs").mkdir()
+        (root / "models").mkdir()
+        for name in CONFIGS:
+            text = (source / name).read_text()
+            # Inside a standard bundle commands run from its own root.
+            (root / "configs" / name).write_text(text.replace(f"bundles/{source.name}/", "configs/").replace(
+                f'"bundles/{source.name}"', '"."'
+            ))
+        _describe(root / "configs" / "metadata.json", trained)
+        shutil.copy(source / "README.md", root / "docs" / "README.md")
+        shutil.copy(source / "LICENSE", root / "LICENSE")
+        for name in (BEST, CARD):
+            shutil.copy(models / name, root / "models" / name)
+        for name in CODE:
+            shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        _verify(root)
+        final = target / source.name
+        if final.exists():
+            shutil.rmtree(final)
+        archive = shutil.make_archive(str(Path(folder) / "bundle"), "zip", folder, source.name)
+        root.rename(final)
+        return Path(archive).replace(target / f"{source.name}.zip")
+
+
+def _describe(path: Path, trained: TrainedModel) -> None:
+    """Metadata of the weights that are packed: classes and validation Dice."""
+    metadata = json.loads(path.read_text())
+    classes = {str(value): name for value, name in sorted(trained.labels.items())}
+    output = metadata["network_data_format"]["outputs"]["pred"]
+    output["num_channels"], output["channel_def"] = len(classes), classes
+    metadata["label_classes"] = "1 channel: " + ", ".join(f"{value} {name}" for value, name in classes.items())
+    metadata["pred_classes"] = f"{len(classes)} channels of logits: " + ", ".join(classes.values())
+    values = [v for case in trained.card.get("validation", []) for v in case["dice"].values() if v is not None]
+    metadata["eval_metrics"] = {"mean_dice": round(sum(values) / len(values), 4)} if values else {}
+    path.write_text(json.dumps(metadata, indent=4) + "\n")
+
+
+def _verify(root: Path) -> None:
+    meta = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    export = ["--ckpt_file", f"models/{BEST}", "--filepath", "models/model.ts"]
+    for command in (
+        ["verify_net_in_out", "--net_id", "network_def", *meta, "--n", "2"],
+        ["ckpt_export", "--net_id", "network_def", *export, *meta],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "monai.bundle", *command], cwd=root, capture_output=True, text=True
+        )
+        if result.returncode != 0:
+            raise PackagingError(f"MONAI's {command[0]} refused the bundle {root.name}:\n{result.stderr[-2000:]}")
+    for cache in root.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build standard MONAI bundles from bundles/.")
+    parser.add_argument("names", nargs="*", help="bundles to build; all trained ones by default")
+    parser.add_argument("--output", type=Path, default=Path("dist"))
+    arguments = parser.parse_args()
+    folders = sorted(path for path in (REPOSITORY / "bundles").iterdir() if (path / "train.json").is_file())
+    names = arguments.names or [path.name for path in folders if (path / "models" / BEST).is_file()]
+    if not names:
+        sys.exit("error: no bundle has a trained model yet; run make train first")
+    for name in names:
+        print(package(REPOSITORY / "bundles" / name, arguments.output))
+
+
+if __name__ == "__main__":
+    main()

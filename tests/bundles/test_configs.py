@@ -1,0 +1,84 @@
+"""The bundle folders: their JSON, MONAI's verifiers, and that no logic is copied between them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+BUNDLES = ["r2unet", "upernet"]
+# What makes a bundle: its network, its name and the knobs tuned for it. Everything else is shared wiring.
+OWN = {"bundle_root", "experiment", "network_def", "epochs", "learning_rate", "patches_per_epoch", "batch_size"}
+FILES = ["train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
+
+
+@pytest.fixture(params=BUNDLES)
+def bundle(request: pytest.FixtureRequest, repository: Path) -> Path:
+    return repository / "bundles" / request.param
+
+
+def test_a_bundle_has_every_file(bundle: Path) -> None:
+    for name in [*FILES, "logging.conf", "README.md", "LICENSE"]:
+        assert (bundle / name).is_file(), name
+
+
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", "multi_gpu.json"])
+def test_bundles_differ_only_in_what_is_their_own(repository: Path, name: str) -> None:
+    first, second = (json.loads((repository / "bundles" / b / name).read_text()) for b in BUNDLES)
+    assert first.keys() == second.keys()
+    assert {key for key in first if first[key] != second[key]} <= OWN
+
+
+def test_json_has_no_duplicate_keys(bundle: Path) -> None:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        keys = [key for key, _ in pairs]
+        assert len(keys) == len(set(keys)), keys
+        return dict(pairs)
+
+    for name in FILES:
+        json.loads((bundle / name).read_text(), object_pairs_hook=unique)
+
+
+def test_model_zoo_ids(bundle: Path) -> None:
+    train = ConfigParser.load_config_file(bundle / "train.json")
+    for key in ("bundle_root", "device", "dataset_dir", "network_def", "network", "initialize", "training"):
+        assert key in train
+    assert train["run"] == "%training"
+    for key in ("trainer", "dataset", "handlers", "inferer"):
+        assert key in train["train"]
+    assert "data" in train["train"]["dataset"]
+    assert "max_epochs" in train["train"]["trainer"]
+    for key in ("evaluator", "dataset", "inferer"):
+        assert key in train["validate"]
+    knobs = ("epochs", "learning_rate", "batch_size", "patch_size", "spacing", "precision", "seed", "experiment")
+    first = list(train).index("device")
+    for key in (*knobs, "run_name"):
+        assert list(train).index(key) < first, f"{key} should be among the knobs at the top"
+
+
+def test_verify_metadata(bundle: Path, repository: Path) -> None:
+    """MONAI's verifier against the keys and types of the MONAI Bundle Specification, "metadata.json file"."""
+    schema = repository / "tests" / "bundles" / "metadata.schema.json"
+    _bundle_command("verify_metadata", "--meta_file", bundle / "metadata.json", "--filepath", schema)
+
+
+def test_metadata_schema_refuses_a_broken_file(bundle: Path, repository: Path, tmp_path: Path) -> None:
+    schema = repository / "tests" / "bundles" / "metadata.schema.json"
+    broken = json.loads((bundle / "metadata.json").read_text())
+    broken["network_data_format"]["outputs"]["pred"].pop("num_channels")
+    (tmp_path / "metadata.json").write_text(json.dumps(broken))
+    with pytest.raises(subprocess.CalledProcessError):
+        _bundle_command("verify_metadata", "--meta_file", tmp_path / "metadata.json", "--filepath", schema)
+
+
+def test_verify_net_in_out(bundle: Path, lungs_like: Path) -> None:
+    arguments = ["--meta_file", bundle / "metadata.json", "--config_file", bundle / "train.json"]
+    _bundle_command(
+        "verify_net_in_out", "--net_id", "network_def", *arguments, "--n", 1, "--dataset_dir", lungs_like
+    )
+
+
+def _bundle_command(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "monai.bundle", *map(str, arguments)], check=True, capture_output=True)

@@ -1,0 +1,274 @@
+"""The training step and the evaluation step."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+
+from pipelines.engines import NonFiniteLossError, SegEvaluator, SegTrainer, averaged, unwrapped
+from pipelines.loaders import VolumeDataset, volume_loader
+from pipelines.losses import SegLoss
+from pipelines.preprocess import Preprocess
+from pipelines.schedule import lr_schedule
+from pipelines.sliding_window import SlidingWindow
+from tests.pipelines.small import NAMES, Oracle, Tiny, write_ct
+from transforms.readers import ImageError, read_label
+
+
+def batches(count, size, spatial=(8, 8, 8), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count * size, 1, *spatial, generator=generator)
+    labels = (images > 0.3).to(torch.uint8) + (images > 1).to(torch.uint8)
+    names = [f"case{i}" for i in range(count * size)]
+    parts = (images.split(size), labels.split(size), [names[i * size : (i + 1) * size] for i in range(count)])
+    return [{"image": i, "label": l, "case": c} for i, l, c in zip(*parts, strict=True)]
+
+
+def trainer(data, epochs=2, lr=0.1, seed=0, dims=3, scheduled=False, network=None, **options):
+    torch.manual_seed(seed)
+    network = network or Tiny(3, dims, dropout=0.0, norm="group")
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
+    if scheduled:
+        options["lr_scheduler"] = lr_schedule(optimizer, "poly", epochs * len(data))
+    if "ema" in options:
+        options["average"] = averaged(network, options.pop("ema"))
+    return SegTrainer("cpu", epochs, data, network, optimizer, SegLoss(), **options)
+
+
+def weights(engine):
+    return torch.cat([p.detach().flatten() for p in unwrapped(engine.network).parameters()])
+
+
+def test_accumulated_batches_equal_a_big_one():
+    big = trainer(batches(2, 6), scheduled=False)
+    small = trainer(batches(6, 2), accumulation_steps=3)
+    big.run()
+    small.run()
+    torch.testing.assert_close(weights(small), weights(big), atol=2e-6, rtol=1e-4)
+    assert (small.state.iteration, big.state.iteration) == (12, 4)
+
+
+def test_a_last_short_window_of_accumulation_counts_in_full():
+    data = batches(5, 2)
+    engine = trainer(data, epochs=1, accumulation_steps=3)
+    engine.run()
+    merged = [
+        {"image": torch.cat([b["image"] for b in part]), "label": torch.cat([b["label"] for b in part])}
+        for part in (data[:3], data[3:])
+    ]
+    reference = trainer(merged, epochs=1)
+    reference.run()
+    torch.testing.assert_close(weights(engine), weights(reference), atol=2e-6, rtol=1e-4)
+
+
+def test_the_schedule_steps_with_the_optimiser_and_not_with_the_iterations():
+    engine = trainer(batches(5, 2), epochs=2, accumulation_steps=3)
+    engine.lr_scheduler = lr_schedule(engine.optimizer, "poly", 4, power=1.0)
+    seen = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.optimizer.param_groups[0]["lr"]))
+    engine.run()
+    expected = [0.1, 0.1, 0.075, 0.075, 0.05, 0.05, 0.05, 0.025, 0.025, 0.0]
+    assert seen == pytest.approx(expected)
+
+
+def test_gradients_are_scaled_down_to_the_norm():
+    data = batches(1, 4)
+    free, clipped = trainer(data, epochs=1), trainer(data, epochs=1, max_grad_norm=0.01)
+    start = weights(free)
+    free.run()
+    clipped.run()
+    assert float(free.grad_norm) == pytest.approx(float(clipped.grad_norm)), "the norm before clipping is reported"
+    assert float((weights(free) - start).norm()) == pytest.approx(0.1 * float(free.grad_norm), rel=1e-3)
+    assert float((weights(clipped) - start).norm()) == pytest.approx(0.1 * 0.01, rel=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_half_precision_learns_as_full_precision_does(precision, dims):
+    data = batches(4, 2, (8,) * dims)
+    inside = []
+
+    class Watch(Tiny):
+        def forward(self, x):
+            result = super().forward(x)
+            inside.append(result.dtype)
+            return result
+
+    full = trainer(data, epochs=5, dims=dims)
+    torch.manual_seed(0)
+    half = trainer(data, epochs=5, dims=dims, precision=precision, network=Watch(3, dims, dropout=0, norm="group"))
+    losses = {}
+    for name, engine in (("full", full), ("half", half)):
+        losses[name] = []
+        engine.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda e, name=name: losses[name].append(e.state.output["loss"])
+        )
+        engine.run()
+    assert set(inside) == {torch.bfloat16 if precision == "bf16" else torch.float16}
+    assert all(loss.dtype == torch.float32 and not loss.requires_grad for loss in losses["half"])
+    assert float(losses["half"][-1]) == pytest.approx(float(losses["full"][-1]), abs=0.05)
+    assert float(losses["half"][-1]) < 0.8 * float(losses["half"][0])
+    assert weights(half).dtype == torch.float32
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out():
+    engine = trainer(batches(2, 2), epochs=1, precision="fp16", scheduled=True, ema=0.9)
+    engine.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    start = weights(engine)
+    engine.run()
+    assert torch.equal(weights(engine), start)
+    assert engine.lr_scheduler.last_epoch == 0
+    assert int(engine.average.n_averaged) == 0
+    assert engine.grad_scaler.get_scale() < 2.0**120
+
+
+def test_an_unknown_precision_is_refused_at_once():
+    with pytest.raises(ValueError, match="'half' is unknown; choose one of fp32, bf16, fp16"):
+        trainer(batches(1, 1), precision="half")
+
+
+def test_the_average_is_that_of_its_formula():
+    engine = trainer(batches(5, 2), epochs=4, ema=0.4, network=Tiny(3, dropout=0.0, norm="batch"))
+    steps = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: steps.append(weights(e).double()))
+    engine.run()
+    expected = steps[0]
+    for n, step in enumerate(steps[1:], start=1):
+        decay = min(0.4, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * step
+    found = torch.cat([p.flatten() for p in engine.average.parameters()])
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        buffers = [dict(n.named_buffers())[f"body.1.{name}"] for n in (engine.average.module, engine.network)]
+        assert torch.equal(*buffers), "running statistics are taken over, not averaged"
+    assert averaged(engine.network, None) is None
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_channels_last_changes_nothing_but_the_memory(dims):
+    data = batches(3, 2, (8,) * dims)
+    seen = []
+
+    class Watch(Tiny):
+        def forward(self, x):
+            # one channel is contiguous in both orders: the first convolution's output tells
+            y = self.body[0](x)
+            seen.append(y.is_contiguous(memory_format=torch.channels_last_3d if dims == 3 else torch.channels_last))
+            return self.body[1:](y)
+
+    plain = trainer(data, dims=dims)
+    torch.manual_seed(0)
+    last = trainer(data, dims=dims, channels_last=True, network=Watch(3, dims, dropout=0, norm="group"))
+    plain.run()
+    last.run()
+    assert all(seen)
+    torch.testing.assert_close(weights(last), weights(plain), atol=1e-5, rtol=1e-4)
+
+
+def test_a_compiled_network_learns_the_same():
+    data = batches(2, 2, (4, 4, 4))
+    plain = trainer(data)
+    compiled = trainer(data, compile=True, compile_kwargs={"backend": "aot_eager"})
+    assert hasattr(compiled.network, "_orig_mod")
+    plain.run()
+    compiled.run()
+    torch.testing.assert_close(weights(compiled), weights(plain), atol=1e-6, rtol=1e-5)
+    assert not any(name.startswith("_orig_mod") for name in unwrapped(compiled.network).state_dict())
+
+
+@pytest.mark.parametrize("interval", [1, 10])
+def test_a_loss_that_is_not_finite_stops_and_names_the_cases(interval):
+    data = batches(4, 2)
+    data[2]["image"][1, 0, 0, 0, 0] = math.nan
+    engine = trainer(data, epochs=3)
+    engine.check_interval = interval  # 10 is what a GPU does
+    with pytest.raises(NonFiniteLossError, match=r"nan at iteration 3 \(epoch 1\) .* case4, case5; .*learning_rate"):
+        engine.run()
+    assert engine.state.iteration == (3 if interval == 1 else 4)
+    if interval == 1:
+        assert torch.isfinite(weights(engine)).all()
+
+
+def test_the_network_is_found_behind_every_wrapper(tmp_path):
+    network = Tiny(2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(copy.deepcopy(network))
+        wrapped = [network, torch.compile(network), parallel, torch.compile(parallel)]
+        for outer in wrapped:
+            assert isinstance(unwrapped(outer), Tiny)
+            assert list(unwrapped(outer).state_dict()) == list(network.state_dict())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# An oblique grid whose axes run P, S, L.
+OBLIQUE = np.array([[0.1, -0.2, -1.5, 30], [-0.8, 0.1, -0.2, -8], [-0.05, 2.1, -0.2, 150], [0, 0, 0, 1]])
+
+
+def evaluator(data, preprocess, classes=3, roi_size=(8, 8, 8), **options):
+    return SegEvaluator(
+        "cpu",
+        volume_loader(VolumeDataset(data, preprocess)),
+        Oracle(classes),
+        preprocess,
+        [NAMES[value] for value in range(1, classes)],
+        SlidingWindow(roi_size),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("roi_size", [(8, 8, 8), (8, 8), (64, 64, 64)])
+def test_who_knows_the_answer_has_dice_one_on_the_files_grid(tmp_path, roi_size, precision):
+    data = [write_ct(tmp_path, "a", affine=OBLIQUE), write_ct(tmp_path, "b", classes=(2,), affine=OBLIQUE)]
+    saved = {}
+    engine = evaluator(
+        data,
+        Preprocess(crop_above=-990, crop_margin=1),
+        classes=4,
+        roi_size=roi_size,
+        precision=precision,
+        on_prediction=lambda item, labels: saved.update({item["case"]: labels}),
+    )
+    engine.run(7)
+    assert [case["case"] for case in engine.state.cases] == ["a", "b"]
+    assert engine.state.cases[0]["dice"]["lung"] == engine.state.cases[0]["dice"]["liver"] == 1.0
+    assert engine.state.cases[1]["dice"]["liver"] == 1.0
+    assert math.isnan(engine.state.cases[1]["dice"]["lung"])
+    assert all(math.isnan(case["dice"]["bone"]) for case in engine.state.cases)
+    assert engine.state.epoch == 7
+    for case in data:
+        reference = read_label(case["label"])
+        assert torch.equal(saved[case["case"]].as_tensor(), reference.as_tensor())
+        np.testing.assert_array_equal(saved[case["case"]].affine, reference.affine)
+    engine.run(8)
+    assert len(engine.state.cases) == 2, "a second run starts its list anew"
+
+
+def test_a_coarser_network_grid_still_scores_on_the_files_grid(tmp_path):
+    data = [write_ct(tmp_path, "a", affine=OBLIQUE)]
+    engine = evaluator(data, Preprocess(spacing=1.6))
+    engine.run()
+    scores = engine.state.cases[0]["dice"]
+    assert 0.8 < scores["liver"] < 1.0
+    assert engine.state.output["pred"].shape == (1, *read_label(data[0]["label"]).shape[1:])
+
+
+def test_the_label_of_another_image_is_refused(tmp_path):
+    data = [write_ct(tmp_path, "a"), write_ct(tmp_path, "b", affine=np.diag([1, 1, 2.0, 1]))]
+    data[0]["label"] = data[1]["label"]
+    with pytest.raises(ImageError, match="the label of case a"):
+        evaluator(data[:1], Preprocess()).run()
+
+
+def test_images_without_a_label_are_predicted_and_not_scored(tmp_path):
+    data = [write_ct(tmp_path, "a")]
+    del data[0]["label"]
+    engine = evaluator(data, Preprocess())
+    engine.run()
+    assert engine.state.cases == []
+    assert engine.state.output["pred"].unique().tolist() == [0, 1, 2]

@@ -1,0 +1,199 @@
+"""One definition from the file to the network and back."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from pipelines.preprocess import Preprocess, require_same_grid
+from transforms.geometry import Geometry
+from transforms.readers import ImageError, read_image, read_label
+
+# An oblique grid far from the origin whose axes run P, S, L.
+OBLIQUE = np.array(
+    [[0.12, -0.2, -1.48, 431.5], [-0.78, 0.1, -0.2, -88.25], [-0.05, 2.1, -0.2, 1507.0], [0, 0, 0, 1]]
+)
+SHAPE = (40, 24, 32)
+
+
+def write(path, array, affine=OBLIQUE):
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.fixture
+def ct(tmp_path):
+    """A body of soft tissue in air with an organ of another density in one corner of it."""
+    values = np.full(SHAPE, -1000, np.int16)
+    values[8:32, 4:20, 6:26] = 40
+    label = np.zeros(SHAPE, np.uint8)
+    label[12:24, 7:17, 9:23] = 2
+    values[label == 2] = 150
+    return write(tmp_path / "ct.nii.gz", values), write(tmp_path / "label.nii.gz", label), values, label
+
+
+def test_an_untouched_ct_keeps_its_hounsfield_units(ct):
+    image, label, values, classes = ct
+    preprocess = Preprocess()
+    prepared = preprocess.image(image)
+    assert prepared.codes.dtype == np.int16
+    assert sorted(prepared.codes.shape[1:]) == sorted(SHAPE)
+    assert np.bincount(prepared.codes.ravel() + 1000).tolist() == np.bincount(values.ravel() + 1000).tolist()
+    network = preprocess.normalise(prepared.codes, prepared.intensity)
+    torch.testing.assert_close(network, torch.from_numpy(prepared.codes) / 1000.0)
+    on_grid = preprocess.label(label, prepared.geometry)
+    assert on_grid.dtype == np.uint8
+    assert (prepared.codes[0][on_grid == 2] == 150).all()
+    assert (on_grid == 2).sum() == (classes == 2).sum()
+    assert preprocess.padding_code(prepared.intensity) == -1000
+    assert preprocess.padding_value(prepared.intensity) == -1.0
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess(),
+        Preprocess(spacing=(2.0, None, 1.0), window=(-160, 240), crop_above=-500, crop_margin=3, channels=1),
+        Preprocess(spacing=1.5, window=None, channels=3),
+    ],
+    ids=["defaults", "ct", "z-score"],
+)
+def test_parameters_make_the_same_definition_through_json(preprocess):
+    parameters = json.loads(json.dumps(preprocess.parameters()))
+    again = Preprocess.from_parameters(parameters)
+    assert again.parameters() == preprocess.parameters()
+    volume = MetaTensor(torch.randn(preprocess.channels, 9, 8, 7) * 500, affine=torch.from_numpy(OBLIQUE))
+    one, two = preprocess.volume(volume), again.volume(volume)
+    np.testing.assert_array_equal(one.codes, two.codes)
+    assert one.geometry == two.geometry
+    assert one.intensity == two.intensity
+    # the store keeps both as JSON
+    assert Geometry.from_dict(json.loads(json.dumps(one.geometry.to_dict()))) == one.geometry
+    assert json.loads(json.dumps(one.intensity)) == one.intensity
+
+
+def test_parameters_of_another_version_are_refused():
+    with pytest.raises(ValueError, match="version 0 is not the 1 of this code"):
+        Preprocess.from_parameters({**Preprocess().parameters(), "version": 0})
+
+
+@pytest.mark.parametrize("spacing", [None, 2.5, (1.0, 3.0, 2.0)])
+@pytest.mark.parametrize("crop_above", [None, -500])
+def test_a_perfect_prediction_comes_back_on_the_files_grid(ct, spacing, crop_above):
+    image, label, _, classes = ct
+    preprocess = Preprocess(spacing=spacing, crop_above=crop_above, crop_margin=2)
+    prepared = preprocess.image(image)
+    on_grid = torch.from_numpy(preprocess.label(label, prepared.geometry)).long()
+    logits = torch.nn.functional.one_hot(on_grid, 3).movedim(-1, 0).float() * 20
+    restored = preprocess.restore(logits, prepared.geometry)
+    assert isinstance(restored, MetaTensor)
+    assert restored.shape == (1, *SHAPE)
+    np.testing.assert_array_equal(restored.affine.numpy(), read_image(image).affine.numpy())
+    found, true = restored[0].numpy() == 2, classes == 2
+    dice = 2 * (found & true).sum() / (found.sum() + true.sum())
+    assert dice == 1.0 if spacing is None else dice > 0.9
+    if spacing is None:
+        np.testing.assert_array_equal(restored[0].numpy(), classes)
+
+
+def test_the_crop_keeps_the_body_and_its_margin(ct):
+    image, label, values, _ = ct
+    whole = Preprocess().image(image)
+    for margin in (0.0, 2.0, 1000.0):
+        prepared = Preprocess(crop_above=-500, crop_margin=margin).image(image)
+        geometry = prepared.geometry
+        box = tuple(slice(a, b) for a, b in geometry.crop)
+        np.testing.assert_array_equal(prepared.codes[0], whole.codes[0][box])
+        assert (prepared.codes > -500).sum() == (values > -500).sum()
+        spacing = np.linalg.norm(OBLIQUE[:3, :3], axis=0)[list(geometry.axes)]
+        body = [20, 24, 16]  # (L, P, S) of the file in the order R, A, S
+        expected = [
+            min(n, b + 2 * round(margin / s))
+            for n, b, s in zip(geometry.oriented_shape, body, spacing, strict=True)
+        ]
+        assert list(geometry.grid) == expected
+        assert Preprocess(crop_above=-500).label(label, geometry).shape == geometry.grid
+
+
+def test_an_image_of_nothing_but_air_stays_whole():
+    volume = MetaTensor(torch.full((1, 5, 6, 7), -1000.0), affine=torch.eye(4))
+    assert Preprocess(crop_above=-500).volume(volume).codes.shape == (1, 5, 6, 7)
+
+
+def test_a_label_on_another_grid_is_refused(ct, tmp_path):
+    image, _, _, classes = ct
+    preprocess = Preprocess()
+    geometry = preprocess.image(image).geometry
+    shifted = OBLIQUE.copy()
+    shifted[0, 3] += 0.8
+    for name, array, affine in (
+        ("shape", classes[:-1], OBLIQUE),
+        ("shifted", classes, shifted),
+        ("flipped", classes, OBLIQUE @ np.diag([-1, 1, 1, 1])),
+        ("spacing", classes, OBLIQUE @ np.diag([1, 1, 1.1, 1])),
+    ):
+        path = write(tmp_path / f"{name}.nii.gz", array, affine)
+        with pytest.raises(ImageError, match=name):
+            preprocess.label(path, geometry)
+    rounded = write(tmp_path / "rounded.nii.gz", classes, OBLIQUE + 1e-6 * np.sign(OBLIQUE) * (OBLIQUE != 1))
+    assert preprocess.label(rounded, geometry).shape == geometry.grid
+
+
+def test_a_label_of_two_channels_is_refused(ct):
+    geometry = Preprocess().image(ct[0]).geometry
+    two = MetaTensor(torch.zeros(2, *SHAPE), affine=torch.from_numpy(OBLIQUE))
+    with pytest.raises(ImageError, match="2 channels; a label map has one integer per voxel"):
+        require_same_grid("a.nii.gz", two, geometry)
+
+
+def test_more_classes_than_a_byte_holds(ct, tmp_path):
+    image, _, _, classes = ct
+    many = classes.astype(np.uint16) * 600
+    path = write(tmp_path / "many.nii.gz", many)
+    assert read_label(path).dtype == torch.uint16
+    preprocess = Preprocess(spacing=2.0)
+    on_grid = preprocess.label(path, preprocess.image(image).geometry)
+    assert on_grid.dtype == np.uint16
+    assert np.unique(on_grid).tolist() == [0, 1200]
+    geometry = Preprocess().image(image).geometry
+    with pytest.raises(ImageError, match="0 to 70000 are no class ids"):
+        preprocess.label(write(tmp_path / "more.nii.gz", classes.astype(np.int32) * 35000), geometry)
+
+
+def test_another_number_of_channels_or_axes_is_refused(ct):
+    volume = MetaTensor(torch.zeros(2, 4, 4, 4), affine=torch.eye(4))
+    with pytest.raises(ImageError, match=r"scan\.nii has 2 channels but 1 are expected"):
+        Preprocess().volume(volume, "scan.nii")
+    with pytest.raises(ImageError, match=r"ct\.nii\.gz: spacing .* has 2 numbers for an image of 3 axes"):
+        Preprocess(spacing=(1.0, 1.0)).image(ct[0])
+
+
+def test_a_colour_picture_goes_there_and_back(tmp_path):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (30, 44, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    mask = np.zeros((30, 44), np.uint8)
+    mask[5:20, 10:40] = 1
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    preprocess = Preprocess(window=None, channels=3)
+    prepared = preprocess.image(tmp_path / "photo.png")
+    assert prepared.codes.shape == (3, 44, 30)
+    network = preprocess.normalise(prepared.codes, prepared.intensity)
+    assert network.mean().abs() < 0.05
+    assert abs(float(network.std()) - 1) < 0.05
+    label = preprocess.label(tmp_path / "mask.png", prepared.geometry)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(label).long(), 2).movedim(-1, 0).float()
+    np.testing.assert_array_equal(preprocess.restore(logits, prepared.geometry)[0].numpy().T, mask)
+
+
+def test_a_volume_and_its_patch_are_normalised_alike(ct):
+    """A patch out of the store meets the very values that inference on the whole volume meets."""
+    for preprocess in (Preprocess(window=(-160, 240)), Preprocess(window=None)):
+        prepared = preprocess.image(ct[0])
+        whole = preprocess.normalise(prepared.codes, prepared.intensity)
+        patch = preprocess.normalise(prepared.codes[:, 2:7, 3:8, 1:6], prepared.intensity)
+        assert torch.equal(patch, whole[:, 2:7, 3:8, 1:6])
