@@ -1,6 +1,6 @@
 """Random patches out of many CT volumes: patches per second and memory, the patch store and its peers.
 
-    python benchmarks/patches.py                    # 10 and 200 cases of 512 x 512 x 120, about 15 minutes
+    python benchmarks/patches.py                    # 10 and 200 cases of 512 x 512 x 120, 10 to 20 minutes
     python benchmarks/patches.py --quick            # 4 and 20 cases of 192 x 192 x 64, about 2 minutes
     python benchmarks/patches.py --layouts          # what chunk and block shapes cost
 

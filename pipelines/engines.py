@@ -98,7 +98,8 @@ class SegTrainer(SupervisedTrainer):
     ) -> None:
         device = torch.device(device)
         if channels_last:
-            network = network.to(memory_format=_channels_last_format(network))
+            # mypy does not know this form of Module.to.
+            network = network.to(memory_format=_channels_last_format(network))  # type: ignore[call-overload]
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -141,7 +142,7 @@ class SegTrainer(SupervisedTrainer):
             engine.optimizer.zero_grad(set_to_none=True)
         shared = getattr(engine.network, "_orig_mod", engine.network)
         wait = isinstance(shared, DistributedDataParallel) and not last
-        with shared.no_sync() if wait else contextlib.nullcontext():
+        with shared.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
             with autocast(engine.state.device, self.precision):
                 output[Keys.PRED] = engine.inferer(inputs, engine.network)
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -177,7 +178,7 @@ class SegTrainer(SupervisedTrainer):
         if self.lr_scheduler is not None and not skipped:
             self.lr_scheduler.step()
         if self.average is not None and not skipped:
-            self.average.update_parameters(unwrapped(engine.network))
+            self.average.update_parameters(unwrapped(engine.network))  # type: ignore[operator]
 
     def _require_finite(self, engine: Engine, loss: torch.Tensor, batch: Mapping[str, Any]) -> None:
         self._unchecked.append((engine.state.iteration, loss, batch.get("case", "unknown")))
@@ -240,7 +241,7 @@ class SegEvaluator(SupervisedEvaluator):
         self.on_prediction = on_prediction
         self.state.cases = []
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         self.state.cases = []
         super().run(global_epoch)
 

@@ -32,7 +32,9 @@ def labelled(data: Dataset, split: str) -> list[dict[str, str]]:
     """
     cases = [case for case in data.as_dicts(split) if case.get("label")]
     if not cases:
-        raise EvaluationError(f"the {split} split of {data.root} has no case with a label; choose another --split")
+        raise EvaluationError(
+            f"the {split} split of {data.root} has no case with a label; choose another --split"
+        )
     return cases
 
 

@@ -32,7 +32,9 @@ class Validation(ValidationHandler):
 
     def __init__(self, interval: int, validator: Any | None = None) -> None:
         if interval < 0:
-            raise ValueError(f"val_interval is {interval}; give the epochs between validations, or 0 for none")
+            raise ValueError(
+                f"val_interval is {interval}; give the epochs between validations, or 0 for none"
+            )
         super().__init__(interval=max(1, interval), validator=validator)
         self.off = interval == 0
 
@@ -117,9 +119,8 @@ class Progress:
         mean = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
         seconds = time.monotonic() - self._started
         line = f"epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {mean:.4f}  {seconds:.0f} s"
-        metrics = self.evaluator.state.metrics if self.evaluator is not None else {}
-        if metrics and self.evaluator.state.epoch == engine.state.epoch:
-            line += f"  validation Dice {metrics['val_mean_dice']:.4f}"
+        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+            line += f"  validation Dice {self.evaluator.state.metrics['val_mean_dice']:.4f}"
         if self._bar is not None:
             self._bar.write(line)
         else:

@@ -50,7 +50,11 @@ class VolumeDataset(Dataset):
         item = self.data[index]
         if self.store is not None:
             case = self.store.case(index)
-            codes, geometry, intensity = case.read([slice(None)] * len(case.spatial_shape)), case.geometry, case.intensity
+            codes, geometry, intensity = (
+                case.read([slice(None)] * len(case.spatial_shape)),
+                case.geometry,
+                case.intensity,
+            )
         else:
             prepared = self.preprocess.image(item["image"])
             codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity

@@ -54,5 +54,7 @@ class SegLoss(torch.nn.Module):
         heads = prediction.unbind(1)
         weights = [0.5**index for index in range(len(heads))]
         total = sum(weights)
-        losses = [weight / total * self.loss(head, target) for weight, head in zip(weights, heads, strict=True)]
+        losses = [
+            weight / total * self.loss(head, target) for weight, head in zip(weights, heads, strict=True)
+        ]
         return torch.stack(losses).sum()

@@ -21,7 +21,9 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
         ValueError: the two differ in shape or hold a class outside 0..num_classes-1.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ")
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ"
+        )
     # torch has no max() of uint16, the type of label maps with more than 256 classes.
     rows, columns = reference.reshape(-1).long(), prediction.reshape(-1).long()
     for values in (rows, columns):
@@ -92,7 +94,9 @@ def write_csv(path: Path, cases: Sequence[Mapping[str, Any]], class_names: Seque
 def write_json(path: Path, cases: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
     """Summary and cases; absent structures are null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan({"summary": summary, "cases": list(cases)}), indent=2) + "\n")
+        temporary.write_text(
+            json.dumps(_without_nan({"summary": summary, "cases": list(cases)}), indent=2) + "\n"
+        )
 
 
 def _without_nan(value: Any) -> Any:

@@ -55,9 +55,9 @@ def package(source: Path, target: Path, models: Path | None = None) -> Path:
         for name in CONFIGS:
             text = (source / name).read_text()
             # Inside a standard bundle commands run from its own root.
-            (root / "configs" / name).write_text(text.replace(f"bundles/{source.name}/", "configs/").replace(
-                f'"bundles/{source.name}"', '"."'
-            ))
+            (root / "configs" / name).write_text(
+                text.replace(f"bundles/{source.name}/", "configs/").replace(f'"bundles/{source.name}"', '"."')
+            )
         _describe(root / "configs" / "metadata.json", trained)
         shutil.copy(source / "README.md", root / "docs" / "README.md")
         shutil.copy(source / "LICENSE", root / "LICENSE")
@@ -80,9 +80,13 @@ def _describe(path: Path, trained: TrainedModel) -> None:
     classes = {str(value): name for value, name in sorted(trained.labels.items())}
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"], output["channel_def"] = len(classes), classes
-    metadata["label_classes"] = "1 channel: " + ", ".join(f"{value} {name}" for value, name in classes.items())
+    metadata["label_classes"] = "1 channel: " + ", ".join(
+        f"{value} {name}" for value, name in classes.items()
+    )
     metadata["pred_classes"] = f"{len(classes)} channels of logits: " + ", ".join(classes.values())
-    values = [v for case in trained.card.get("validation", []) for v in case["dice"].values() if v is not None]
+    values = [
+        v for case in trained.card.get("validation", []) for v in case["dice"].values() if v is not None
+    ]
     metadata["eval_metrics"] = {"mean_dice": round(sum(values) / len(values), 4)} if values else {}
     path.write_text(json.dumps(metadata, indent=4) + "\n")
 
@@ -98,7 +102,9 @@ def _verify(root: Path) -> None:
             [sys.executable, "-m", "monai.bundle", *command], cwd=root, capture_output=True, text=True
         )
         if result.returncode != 0:
-            raise PackagingError(f"MONAI's {command[0]} refused the bundle {root.name}:\n{result.stderr[-2000:]}")
+            raise PackagingError(
+                f"MONAI's {command[0]} refused the bundle {root.name}:\n{result.stderr[-2000:]}"
+            )
     for cache in root.rglob("__pycache__"):
         shutil.rmtree(cache)
 

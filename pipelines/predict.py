@@ -79,7 +79,9 @@ class Prediction:
         dataset: Any = self.evaluator.data_loader.dataset  # type: ignore[union-attr]
         for case in dataset.data:
             if self._target(case["case"], case["image"]).resolve() == Path(case["image"]).resolve():
-                raise PredictionError(f"the result would replace the image {case['image']}; choose another --output")
+                raise PredictionError(
+                    f"the result would replace the image {case['image']}; choose another --output"
+                )
         written: list[Path] = []
         failed: list[str] = []
         for index in range(len(dataset)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +101,9 @@ class Preprocess:
             ValueError: it was written by another version of this class.
         """
         if parameters["version"] != VERSION:
-            raise ValueError(f"preprocessing version {parameters['version']} is not the {VERSION} of this code")
+            raise ValueError(
+                f"preprocessing version {parameters['version']} is not the {VERSION} of this code"
+            )
         intensity = parameters["intensity"]
         window = (intensity["lower"], intensity["upper"]) if intensity["kind"] == "ct_window" else None
         return cls(
@@ -117,7 +120,7 @@ class Preprocess:
         Raises:
             ImageError: the file cannot be read with certainty; the message names it.
         """
-        return self.volume(read_image(path, channels=self.channels), os.fspath(path))
+        return self.volume(read_image(Path(path), channels=self.channels), os.fspath(path))
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
         """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""
@@ -131,7 +134,7 @@ class Preprocess:
             geometry = orient(volume.shape[1:], affine)
             values = to_oriented(volume.as_tensor(), geometry)
             if self.crop_above is not None:
-                geometry = cropped(geometry, self._foreground(values, geometry))
+                geometry = cropped(geometry, self._box_above(self.crop_above, values, geometry))
                 values = cut(values, geometry.crop)
             geometry = resampled(geometry, self.spacing)
         except GeometryError as error:
@@ -140,9 +143,7 @@ class Preprocess:
         codes, record = self.intensity.encode(values)
         return Prepared(codes.numpy(), geometry, record)
 
-    def label(
-        self, path: PathLike, geometry: Geometry, named: Collection[int] | None = None
-    ) -> np.ndarray:
+    def label(self, path: PathLike, geometry: Geometry, named: Collection[int] | None = None) -> np.ndarray:
         """Read a label map and bring it to the grid of its image; uint8 or uint16 (X, Y, Z).
 
         Args:
@@ -152,7 +153,7 @@ class Preprocess:
             ImageError: the label map does not lie on the grid of the image's file.
             DatasetError: it holds a value that the dataset does not name.
         """
-        labels = read_label(path)
+        labels = read_label(Path(path))
         require_same_grid(os.fspath(path), labels, geometry)
         if named is not None:
             # On the file's own grid: a few wrong voxels would vanish in resampling.
@@ -165,7 +166,9 @@ class Preprocess:
         labels = labels if labels.dtype == torch.uint8 else labels.to(torch.int32)
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high > 65535:
-            raise ImageError(f"label values {low} to {high} are no class ids; they must lie between 0 and 65535")
+            raise ImageError(
+                f"label values {low} to {high} are no class ids; they must lie between 0 and 65535"
+            )
         dtype = torch.uint8 if high <= 255 else torch.int32
         oriented = cut(to_oriented(labels.to(dtype), geometry), geometry.crop)[0]
         result = resample_labels(oriented, geometry.grid).numpy()
@@ -192,9 +195,9 @@ class Preprocess:
         labels = labels_from_probabilities(torch.softmax(logits.float(), 0), geometry)
         return MetaTensor(labels, affine=torch.as_tensor(np.asarray(geometry.affine)))
 
-    def _foreground(self, values: torch.Tensor, geometry: Geometry) -> Box:
+    def _box_above(self, threshold: float, values: torch.Tensor, geometry: Geometry) -> Box:
         spacing = spacing_of(np.asarray(geometry.affine), geometry.spatial_dims)
-        inside = (values > self.crop_above).amax(0)
+        inside = (values > threshold).amax(0)
         if not bool(inside.any()):
             return geometry.crop
         box = []

@@ -47,4 +47,6 @@ class SlidingWindow(Inferer):
         else:
             inferer = SlidingWindowInferer(roi_size=self.roi_size, **self.options)
         # Sums of half-precision windows change labels; the accumulator is always float32.
-        return inferer(inputs, lambda window: network(window, *args, **kwargs).float())
+        logits = inferer(inputs, lambda window: network(window, *args, **kwargs).float())
+        assert isinstance(logits, torch.Tensor)
+        return logits

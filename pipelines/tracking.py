@@ -117,7 +117,9 @@ class Tracking:
             from mlflow.entities import Param
 
             known = self._client.get_run(self.run_id).data.params
-            params = [Param(_key(key), str(value)[:6000]) for key, value in values.items() if _key(key) not in known]
+            params = [
+                Param(_key(key), str(value)[:6000]) for key, value in values.items() if _key(key) not in known
+            ]
             for first in range(0, len(params), 100):
                 self._client.log_batch(self.run_id, params=params[first : first + 100])
 
@@ -165,7 +167,9 @@ class Tracking:
         try:
             self._client.set_terminated(self.run_id, status)
         except Exception as error:
-            raise TrackingError(f"MLflow at {self.uri} did not take that the run is {status}: {error}") from error
+            raise TrackingError(
+                f"MLflow at {self.uri} did not take that the run is {status}: {error}"
+            ) from error
 
     def __enter__(self) -> Tracking:
         if threading.current_thread() is threading.main_thread():

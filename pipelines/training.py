@@ -197,7 +197,9 @@ class Training:
         values: dict[str, float] = {"epoch_loss": mean_loss(self._losses), "epoch": float(epoch)}
         values["epoch_seconds"] = seconds
         improved = False
-        validated = self.evaluator is not None and self.evaluator.state.epoch == epoch and self.evaluator.state.cases
+        validated = (
+            self.evaluator is not None and self.evaluator.state.epoch == epoch and self.evaluator.state.cases
+        )
         if validated:
             assert self.evaluator is not None
             metrics = {k: v for k, v in self.evaluator.state.metrics.items() if v == v}
@@ -244,7 +246,10 @@ class Training:
         if "validation" in card:
             names = self.data.class_names[1:]
             cases = [
-                {"case": c["case"], "dice": {k: float("nan") if v is None else v for k, v in c["dice"].items()}}
+                {
+                    "case": c["case"],
+                    "dice": {k: float("nan") if v is None else v for k, v in c["dice"].items()},
+                }
                 for c in card["validation"]
             ]
             summary = summarise(cases, names)

@@ -1,8 +1,20 @@
-"""What happens to one image: readers, geometry, intensity, augmentation, writers."""
+"""What happens to one image: readers, geometry, intensity, augmentation, writers.
 
-from transforms.augment import PatchAugmentation
-from transforms.dicom import DicomSeriesReader
-from transforms.readers import read_header, read_image, read_label
-from transforms.writers import write_label
+The names that bundles use are imported when first asked for, since augmentation needs MONAI's transforms,
+which take seconds to import.
+"""
 
-__all__ = ["DicomSeriesReader", "PatchAugmentation", "read_header", "read_image", "read_label", "write_label"]
+from importlib import import_module
+from typing import Any
+
+_HOME_OF = {"DicomSeriesReader": "dicom", "PatchAugmentation": "augment"}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'transforms' has no attribute '{name}'")
+    value = getattr(import_module(f"transforms.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -10,7 +10,15 @@ from monai.bundle import ConfigParser
 
 BUNDLES = ["r2unet", "upernet"]
 # What makes a bundle: its network, its name and the knobs tuned for it. Everything else is shared wiring.
-OWN = {"bundle_root", "experiment", "network_def", "epochs", "learning_rate", "patches_per_epoch", "batch_size"}
+OWN = {
+    "bundle_root",
+    "experiment",
+    "network_def",
+    "epochs",
+    "learning_rate",
+    "patches_per_epoch",
+    "batch_size",
+}
 FILES = ["train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
 
 
@@ -52,7 +60,16 @@ def test_model_zoo_ids(bundle: Path) -> None:
     assert "max_epochs" in train["train"]["trainer"]
     for key in ("evaluator", "dataset", "inferer"):
         assert key in train["validate"]
-    knobs = ("epochs", "learning_rate", "batch_size", "patch_size", "spacing", "precision", "seed", "experiment")
+    knobs = (
+        "epochs",
+        "learning_rate",
+        "batch_size",
+        "patch_size",
+        "spacing",
+        "precision",
+        "seed",
+        "experiment",
+    )
     first = list(train).index("device")
     for key in (*knobs, "run_name"):
         assert list(train).index(key) < first, f"{key} should be among the knobs at the top"
@@ -81,4 +98,6 @@ def test_verify_net_in_out(bundle: Path, lungs_like: Path) -> None:
 
 
 def _bundle_command(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "monai.bundle", *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "monai.bundle", *map(str, arguments)], check=True, capture_output=True
+    )

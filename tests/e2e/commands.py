@@ -54,7 +54,9 @@ class Workplace:
         assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
         return result
 
-    def bundle(self, bundle: str, config: str, check: bool = True, **overrides: Any) -> subprocess.CompletedProcess:
+    def bundle(
+        self, bundle: str, config: str, check: bool = True, **overrides: Any
+    ) -> subprocess.CompletedProcess:
         """Run another config of a bundle on this folder's model."""
         words = ["-m", "monai.bundle", "run", "--config_file", f"bundles/{bundle}/{config}"]
         given = {"bundle_root": self.root, **overrides}

@@ -57,7 +57,10 @@ def test_evaluate_writes_dice_per_case_and_class(trained: Workplace) -> None:
     trained.bundle("r2unet", "evaluate.json")
     with (trained.root / "evaluation" / "dice.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert {(row["case"], row["class"]) for row in rows} == {("ctchest", "left_lung"), ("ctchest", "right_lung")}
+    assert {(row["case"], row["class"]) for row in rows} == {
+        ("ctchest", "left_lung"),
+        ("ctchest", "right_lung"),
+    }
     report = json.loads((trained.root / "evaluation" / "dice.json").read_text())
     (run,) = trained.runs("r2unet")
     best = max(p.value for p in trained.client.get_metric_history(run.info.run_id, "val_mean_dice"))
@@ -210,7 +213,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
 def test_short_training_on_real_organs(bundle: str, shared_data: Path, tmp_path: Path) -> None:
     place = Workplace(tmp_path)
     settings = {"epochs": 1, "patches_per_epoch": 8, "val_interval": 1, "patch_size": "[64,64,64]"}
-    place.run(place.training(bundle, dataset_dir=shared_data / "openkbp", spacing="[4.0,4.0,2.5]", **settings))
+    place.run(
+        place.training(bundle, dataset_dir=shared_data / "openkbp", spacing="[4.0,4.0,2.5]", **settings)
+    )
     (run,) = place.runs(bundle)
     assert run.info.status == "FINISHED"
     assert {"val_dice_Brainstem", "val_dice_LeftParotid"} <= set(run.data.metrics)

@@ -213,9 +213,10 @@ def test_checkpointing_changes_nothing_but_memory(norm):
     checkpointed = R2UNet(3, 1, 2, (8, 16), norm=norm, dropout=0.2, checkpointing=True)
     checkpointed.load_state_dict(plain.state_dict())
     x = torch.randn(2, 1, 8, 8, 8)
-    saved = {n: saved_activations(lambda n=n: n(x), n) for n in (plain, checkpointed)}
+    saved = {}
     for network in (plain, checkpointed):
         torch.manual_seed(1)
+        saved[network] = saved_activations(lambda n=network: n(x), network)
         network(x).square().mean().backward()
     for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import torch
 
+from pipelines.cases import check_label_values
 from transforms.geometry import Geometry, orient, to_oriented
 from transforms.intensity import CTWindow
 
@@ -50,8 +51,10 @@ class Light:
         codes, intensity = self.window.encode(volume)
         return LightPrepared(codes.numpy(), geometry, intensity)
 
-    def label(self, path, geometry):
+    def label(self, path, geometry, named=None):
         label = np.asarray(nibabel.load(path).dataobj)
+        if named is not None:
+            check_label_values(np.unique(label), dict.fromkeys(named, ""), str(path))
         dtype = np.uint8 if label.max() <= 255 else np.uint16
         return to_oriented(torch.from_numpy(label.astype(np.int32))[None], geometry)[0].numpy().astype(dtype)
 

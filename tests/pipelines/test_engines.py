@@ -24,7 +24,7 @@ def batches(count, size, spatial=(8, 8, 8), seed=0):
     labels = (images > 0.3).to(torch.uint8) + (images > 1).to(torch.uint8)
     names = [f"case{i}" for i in range(count * size)]
     parts = (images.split(size), labels.split(size), [names[i * size : (i + 1) * size] for i in range(count)])
-    return [{"image": i, "label": l, "case": c} for i, l, c in zip(*parts, strict=True)]
+    return [dict(zip(("image", "label", "case"), part, strict=True)) for part in zip(*parts, strict=True)]
 
 
 def trainer(data, epochs=2, lr=0.1, seed=0, dims=3, scheduled=False, network=None, **options):
@@ -68,7 +68,9 @@ def test_the_schedule_steps_with_the_optimiser_and_not_with_the_iterations():
     engine = trainer(batches(5, 2), epochs=2, accumulation_steps=3)
     engine.lr_scheduler = lr_schedule(engine.optimizer, "poly", 4, power=1.0)
     seen = []
-    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.optimizer.param_groups[0]["lr"]))
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda e: seen.append(e.optimizer.param_groups[0]["lr"])
+    )
     engine.run()
     expected = [0.1, 0.1, 0.075, 0.075, 0.05, 0.05, 0.05, 0.025, 0.025, 0.0]
     assert seen == pytest.approx(expected)
@@ -80,7 +82,9 @@ def test_gradients_are_scaled_down_to_the_norm():
     start = weights(free)
     free.run()
     clipped.run()
-    assert float(free.grad_norm) == pytest.approx(float(clipped.grad_norm)), "the norm before clipping is reported"
+    assert float(free.grad_norm) == pytest.approx(float(clipped.grad_norm)), (
+        "the norm before clipping is reported"
+    )
     assert float((weights(free) - start).norm()) == pytest.approx(0.1 * float(free.grad_norm), rel=1e-3)
     assert float((weights(clipped) - start).norm()) == pytest.approx(0.1 * 0.01, rel=1e-2)
 
@@ -99,7 +103,9 @@ def test_half_precision_learns_as_full_precision_does(precision, dims):
 
     full = trainer(data, epochs=5, dims=dims)
     torch.manual_seed(0)
-    half = trainer(data, epochs=5, dims=dims, precision=precision, network=Watch(3, dims, dropout=0, norm="group"))
+    half = trainer(
+        data, epochs=5, dims=dims, precision=precision, network=Watch(3, dims, dropout=0, norm="group")
+    )
     losses = {}
     for name, engine in (("full", full), ("half", half)):
         losses[name] = []
@@ -156,7 +162,9 @@ def test_channels_last_changes_nothing_but_the_memory(dims):
         def forward(self, x):
             # one channel is contiguous in both orders: the first convolution's output tells
             y = self.body[0](x)
-            seen.append(y.is_contiguous(memory_format=torch.channels_last_3d if dims == 3 else torch.channels_last))
+            seen.append(
+                y.is_contiguous(memory_format=torch.channels_last_3d if dims == 3 else torch.channels_last)
+            )
             return self.body[1:](y)
 
     plain = trainer(data, dims=dims)
@@ -185,7 +193,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_cases(interval):
     data[2]["image"][1, 0, 0, 0, 0] = math.nan
     engine = trainer(data, epochs=3)
     engine.check_interval = interval  # 10 is what a GPU does
-    with pytest.raises(NonFiniteLossError, match=r"nan at iteration 3 \(epoch 1\) .* case4, case5; .*learning_rate"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"nan at iteration 3 \(epoch 1\) .* case4, case5; .*learning_rate"
+    ):
         engine.run()
     assert engine.state.iteration == (3 if interval == 1 else 4)
     if interval == 1:
@@ -194,7 +204,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_cases(interval):
 
 def test_the_network_is_found_behind_every_wrapper(tmp_path):
     network = Tiny(2)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
     try:
         parallel = torch.nn.parallel.DistributedDataParallel(copy.deepcopy(network))
         wrapped = [network, torch.compile(network), parallel, torch.compile(parallel)]

@@ -30,7 +30,8 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path, error):
             temporary.write_text("half")
             raise error
 
-    pytest.raises(error, fail)
+    with pytest.raises(error):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

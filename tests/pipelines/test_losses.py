@@ -8,7 +8,9 @@ from pipelines.losses import SegLoss
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4)])
-@pytest.mark.parametrize("options", [{}, {"include_background": True}, {"batch_dice": True}, {"dice_weight": 0.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"include_background": True}, {"batch_dice": True}, {"dice_weight": 0.3}]
+)
 def test_heads_weigh_half_as_much_each(shape, options):
     generator = torch.Generator().manual_seed(0)
     heads = torch.randn(2, 3, 4, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -23,7 +25,9 @@ def test_heads_weigh_half_as_much_each(shape, options):
         smooth_dr=1e-5,
     )
     loss = SegLoss(**options)
-    expected = sum(weight * monai(heads[:, h], target.long()) for h, weight in enumerate([4 / 7, 2 / 7, 1 / 7]))
+    expected = sum(
+        weight * monai(heads[:, h], target.long()) for h, weight in enumerate([4 / 7, 2 / 7, 1 / 7])
+    )
     torch.testing.assert_close(loss(heads, target), expected)
     torch.testing.assert_close(loss(heads[:, 0], target), monai(heads[:, 0], target.long()))
     torch.testing.assert_close(loss(heads[:, :1], target), loss(heads[:, 0], target))

@@ -109,7 +109,9 @@ def test_a_linear_field_lies_at_the_prepared_affine(affine, seed, spacing):
     gradient = random.normal(size=3) * 10
     field = np.tensordot(gradient, world(affine, shape), axes=1)
     geometry = orient(shape, affine)
-    crop = tuple((int(random.integers(0, 3)), n - int(random.integers(0, 3))) for n in geometry.oriented_shape)
+    crop = tuple(
+        (int(random.integers(0, 3)), n - int(random.integers(0, 3))) for n in geometry.oriented_shape
+    )
     geometry = resampled(cropped(geometry, crop), spacing)
     values = resample(cut(to_oriented(torch.from_numpy(field)[None].float(), geometry), crop), geometry.grid)
     expected = np.tensordot(gradient, world(geometry.prepared_affine, geometry.grid), axes=1)
@@ -155,7 +157,9 @@ def test_nothing_changes_where_nothing_is_asked():
 def test_upsampling_is_that_of_torch():
     volume = torch.randn(3, 5, 7, 4, generator=torch.Generator().manual_seed(0))
     grid = (11, 14, 9)
-    reference = torch.nn.functional.interpolate(volume[None], size=grid, mode="trilinear", align_corners=False)[0]
+    reference = torch.nn.functional.interpolate(
+        volume[None], size=grid, mode="trilinear", align_corners=False
+    )[0]
     torch.testing.assert_close(resample(volume, grid), reference, atol=1e-5, rtol=1e-5)
 
 
@@ -174,7 +178,9 @@ def test_every_input_voxel_counts_and_constants_stay(have, want):
     weights = axis_weights(have, want)
     torch.testing.assert_close(weights.sum(1), torch.ones(want))
     assert (weights.sum(0) > 0).all()
-    torch.testing.assert_close(resample(torch.full((1, have, 3), -871.0), (want, 3)), torch.full((1, want, 3), -871.0))
+    torch.testing.assert_close(
+        resample(torch.full((1, have, 3), -871.0), (want, 3)), torch.full((1, want, 3), -871.0)
+    )
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -256,7 +262,9 @@ def test_restored_labels_of_many_classes(classes, dtype):
 def test_a_picture_is_restored():
     geometry = resampled(orient((10, 14), np.eye(4)), 2.0)
     probabilities = torch.rand(3, *geometry.grid)
-    assert torch.equal(labels_from_probabilities(probabilities, geometry, 50).long(), naive(probabilities, geometry))
+    assert torch.equal(
+        labels_from_probabilities(probabilities, geometry, 50).long(), naive(probabilities, geometry)
+    )
 
 
 def test_geometry_survives_json():
