@@ -10,11 +10,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 train: $(VENV)/.runtime  ## Train a bundle on the demo CT (BUNDLE=r2unet or upernet)
 	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file bundles/$(BUNDLE)/train.json
 
+# Two test processes of one thread each: threads of several processes on few cores only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.development  ## Every test of less than a minute
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.development  ## The slow proofs too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
@@ -26,7 +29,7 @@ format: $(VENV)/.development
 	$(BIN)/ruff format .
 
 ui: $(VENV)/.runtime  ## MLflow's UI on the runs of this folder
-	$(BIN)/mlflow ui
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui
 
 bundles: $(VENV)/.development  ## The standard MONAI bundles as zips in dist/
 	$(BIN)/python -m pipelines.packaging

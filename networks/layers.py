@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from monai.networks.layers.factories import Act, Conv, Dropout, Norm, split_args
+from monai.networks.layers.factories import Act, Dropout, Norm, split_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -85,6 +86,35 @@ def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
     return Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout > 0 else nn.Identity()
 
 
+class _Float32OnTinyMaps(nn.Module):
+    """Mixed into torch's convolutions: on a CPU, train in float32 where the kernel is longer than the map.
+
+    There the bfloat16 weight gradient of oneDNN (torch 2.13) reads and writes out of bounds: values of 1e30 at
+    random, or a crash of the process. Measured against float32 on random shapes, 2D and 3D; every wrong one had
+    an axis shorter than the kernel. Such maps are the smallest of a network, so float32 costs next to nothing.
+    """
+
+    kernel_size: Any
+    _conv_forward: Any
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():  # a scripted network is one that has been trained
+            sizes = zip(x.shape[2:], self.kernel_size, strict=True)
+            if self.training and x.device.type == "cpu" and any(size < kernel for size, kernel in sizes):
+                with torch.autocast("cpu", enabled=False):
+                    bias = None if self.bias is None else self.bias.float()
+                    return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+class Conv2d(_Float32OnTinyMaps, nn.Conv2d):
+    """`torch.nn.Conv2d`, safe in bfloat16 on a CPU."""
+
+
+class Conv3d(_Float32OnTinyMaps, nn.Conv3d):
+    """`torch.nn.Conv3d`, safe in bfloat16 on a CPU."""
+
+
 def make_conv(
     spatial_dims: int,
     in_channels: int,
@@ -95,7 +125,8 @@ def make_conv(
     bias: bool = False,
 ) -> nn.Module:
     """A convolution that keeps the size at stride 1 (odd kernels)."""
-    return Conv[Conv.CONV, spatial_dims](
+    kind: Any = {2: Conv2d, 3: Conv3d}[spatial_dims]
+    return kind(
         in_channels,
         out_channels,
         kernel_size=kernel_size,

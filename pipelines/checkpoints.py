@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pydoc
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ class TrainedModel:
                 f"{path} is not the file that {beside.name} describes (sha256 differs); the two must come from "
                 "the same training"
             )
+        _require_plain(definition, beside)
         parser = ConfigParser({"network": definition})
         self.network: torch.nn.Module = parser.get_parsed_content("network")
         try:
@@ -175,6 +177,28 @@ class TrainedModel:
                 f"the dataset's labels {dict(labels)} are not those of the model {self.labels}; evaluate on a "
                 "dataset with the labels of the training"
             )
+
+
+def _require_plain(definition: Mapping[str, Any], path: Path) -> None:
+    """Refuse a network definition that could run code: it comes with a model, perhaps a stranger's."""
+    target = pydoc.locate(str(definition.get("_target_")))
+    if not (isinstance(target, type) and issubclass(target, torch.nn.Module)):
+        raise CheckpointError(
+            f"{path} names '{definition.get('_target_')}', which is not a network that is installed"
+        )
+    texts = [text for text in _texts(definition) if text.startswith(("$", "@", "%"))]
+    if texts:
+        raise CheckpointError(
+            f"{path} holds an expression, '{texts[0]}'; a model's description is plain values"
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def load_tensors(path: str | os.PathLike) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class Tracking:
         """Open a new run, or go on with the one named; returns its id (None when not enabled)."""
         if not self.enabled:
             return None
+        # MLflow reports its use to its makers unless told not to; patient networks should stay silent.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.entities import RunStatus
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient

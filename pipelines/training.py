@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -65,8 +66,8 @@ def evaluated_network(network: torch.nn.Module, average: torch.nn.Module | None)
 class Training:
     """Runs the trainer as one MLflow run, with checkpoints after every epoch.
 
-    The same command after an interruption goes on from the last epoch in the same MLflow run; a changed
-    config, or one that had finished, starts anew and moves the earlier files to `previous/`.
+    The same command after an interruption goes on from the last epoch in the same MLflow run; with a changed
+    config or dataset, or after a finished training, it starts anew and moves the earlier files to `previous/`.
 
     Args:
         trainer: with its handlers; validation is one of them.
@@ -101,7 +102,13 @@ class Training:
         self.preprocess = preprocess
         self.tracking = tracking
         self.config = config
-        self.checkpoints = Checkpoints(folder, config.digest(FREE))
+        # Other data or another number of processes is other work: its epochs would not be these.
+        work = {
+            "config": config.digest(FREE),
+            "data": data.digest(),
+            "processes": os.environ.get("WORLD_SIZE", "1"),
+        }
+        self.checkpoints = Checkpoints(folder, hashlib.sha256(json.dumps(work).encode()).hexdigest())
         self.resume = resume
         self.log_interval = max(1, log_interval)
         self.best = float("-inf")

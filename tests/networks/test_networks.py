@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from networks import R2UNet, UPerNet
 from networks.encoders import ENCODERS, EncoderSpec
+from networks.layers import make_conv
 
 CLASSES = 3
 TINY = EncoderSpec(bottleneck=True, blocks=(1, 2, 1, 1), groups=2, group_width=32, stem=8)
@@ -285,3 +286,19 @@ def test_bfloat16(name, dims):
     pure = make(name, dims).bfloat16()(x.bfloat16())
     assert pure.dtype == torch.bfloat16
     close(pure, expected, 0.05)
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (2, 4, 4), (1, 6, 1), (4, 2, 4), (3, 3, 3), (6, 1), (2, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weight_gradient_in_bf16_on_maps_smaller_than_the_kernel(size: tuple[int, ...], stride: int) -> None:
+    """torch's own convolution gives garbage here on a CPU, which then spreads as NaN through a training."""
+    torch.manual_seed(0)
+    conv = make_conv(len(size), 16, 16, stride=stride)
+    x = torch.randn(2, 16, *size)
+    expected = conv(x)
+    upstream = torch.randn_like(expected)
+    (wanted,) = torch.autograd.grad(expected, conv.weight, upstream)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = conv(x)
+    (gradient,) = torch.autograd.grad(found, conv.weight, upstream.to(found.dtype))
+    torch.testing.assert_close(gradient.float(), wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))

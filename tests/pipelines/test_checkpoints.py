@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -256,3 +257,25 @@ def test_a_missing_file_says_how_to_get_one(straight, tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(CheckpointError, match=rf"{name} is missing\); train one first"):
         TrainedModel(path)
+
+
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ({"_target_": "subprocess.Popen", "args": "true"}, "not a network"),
+        ({"_target_": "torch.nn.Conv2d", "in_channels": "$__import__('os').getpid()"}, "expression"),
+        ({"_target_": "no.such.Network"}, "not a network"),
+    ],
+)
+def test_a_strangers_model_card_cannot_run_code(definition: dict, said: str, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "model.pt")
+    card = {
+        "network": definition,
+        "labels": {"0": "background", "1": "a"},
+        "preprocessing": Preprocess().parameters(),
+        "patch_size": [32, 32, 32],
+        "sha256": sha256_of(tmp_path / "model.pt"),
+    }
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match=said):
+        TrainedModel(tmp_path / "model.pt")

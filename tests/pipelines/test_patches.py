@@ -253,7 +253,8 @@ def test_one_error_names_every_broken_case_and_keeps_the_good_ones(tmp_path):
     assert message.startswith("2 cases cannot be preprocessed:")
     assert "case1: " in message
     assert "image-case1.nii.gz" in message
-    assert "label-case3.nii.gz holds the values [7]" in message
+    assert "label-case3.nii.gz" in message
+    assert "label value(s) 7 are not among the classes" in message
     assert len(entries(store)) == 2
     assert leftovers(store) == []
 
