@@ -39,7 +39,7 @@ class PatchAugmentation(Randomizable, Transform):
     blur              0.2          Gaussian, deviation uniform in `blur` (0.5, 1) voxels, each axis its own
     brightness        0.15         times a factor uniform in 1 :math:`\pm` `brightness` (0.25)
     contrast          0.15         deviation from the mean times 1 :math:`\pm` `contrast` (0.25), range kept
-    low resolution    0.25         down (nearest) by a factor uniform in `low_resolution` (0.5, 1), and up
+    low resolution    0.25         down (averaging) by a factor uniform in `low_resolution` (0.5, 1), and up
     gamma             0.3          exponent uniform in `gamma` (0.7, 1.5) on the patch's range, mean and
                                    deviation kept
     gamma, inverted   0.1          the same on the negative
@@ -149,6 +149,10 @@ class PatchAugmentation(Randomizable, Transform):
             changes.append(
                 RandSimulateLowResolution(
                     prob["low_resolution"],
+                    # MONAI's default takes the first voxel of each block, which moves the image against its
+                    # label by 0.5 to 1.2 voxels; averaging the block does not, and is what a scanner does.
+                    downsample_mode="area",
+                    align_corners=False,
                     upsample_mode="trilinear" if dims == 3 else "bilinear",
                     zoom_range=tuple(low_resolution),
                 )
