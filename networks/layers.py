@@ -100,7 +100,13 @@ class _Float32OnTinyMaps(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():  # a scripted network is one that has been trained
             sizes = zip(x.shape[2:], self.kernel_size, strict=True)
-            if self.training and x.device.type == "cpu" and any(size < kernel for size, kernel in sizes):
+            half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+            if (
+                half
+                and self.training
+                and x.device.type == "cpu"
+                and any(size < kernel for size, kernel in sizes)
+            ):
                 with torch.autocast("cpu", enabled=False):
                     bias = None if self.bias is None else self.bias.float()
                     return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)

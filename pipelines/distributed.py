@@ -40,7 +40,7 @@ def stop_distributed() -> None:
     torch.distributed.destroy_process_group()
 
 
-def distributed(network: torch.nn.Module) -> torch.nn.Module:
+def data_parallel(network: torch.nn.Module) -> torch.nn.Module:
     """The network with gradients averaged over the processes; all start from rank 0's weights."""
     device = next(network.parameters()).device
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)

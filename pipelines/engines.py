@@ -66,7 +66,8 @@ class SegTrainer(SupervisedTrainer):
         lr_scheduler: stepped once per optimiser step; None keeps the learning rate.
         max_grad_norm: gradients are scaled down to this L2 norm; None only measures it.
         average: `torch.optim.swa_utils.AveragedModel` of `network`, updated after every optimiser step.
-        channels_last: keep weights and patches in channels-last memory.
+        channels_last: keep weights and patches in channels-last memory. A network in
+            DistributedDataParallel must have been through `place` before it was wrapped.
         compile: torch.compile the network.
         check_interval: on CUDA the loss is fetched to look for NaN once in so many iterations, since each
             look waits for the device; on a CPU it is looked at every time.
@@ -97,9 +98,8 @@ class SegTrainer(SupervisedTrainer):
         **kwargs: Any,
     ) -> None:
         device = torch.device(device)
-        if channels_last:
-            # mypy does not know this form of Module.to.
-            network = network.to(memory_format=_channels_last_format(network))  # type: ignore[call-overload]
+        if channels_last and not isinstance(network, DistributedDataParallel):
+            place(network, device, channels_last)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -268,6 +268,21 @@ class SegEvaluator(SupervisedEvaluator):
             engine.state.cases.append({"case": batchdata["case"], "dice": named})
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
+
+
+def place(
+    network: torch.nn.Module, device: torch.device | str, channels_last: bool = False
+) -> torch.nn.Module:
+    """The network on a device, its weights in channels-last memory if asked for.
+
+    DistributedDataParallel lays out its buckets by the weights that it finds: changed afterwards, the averaged
+    gradients are wrong without a word (measured with torch 2.13 and gloo), so this comes first.
+    """
+    network = network.to(device)
+    if channels_last:
+        # mypy does not know this form of Module.to.
+        network = network.to(memory_format=_channels_last_format(network))  # type: ignore[call-overload]
+    return network
 
 
 def unwrapped(network: torch.nn.Module) -> torch.nn.Module:

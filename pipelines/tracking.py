@@ -145,16 +145,20 @@ class Tracking:
                 path.write_text(json.dumps(value, indent=2, default=str) + "\n")
                 self.artifact(path)
 
+    def drain(self) -> None:
+        """Wait until everything queued so far is written or refused."""
+        if self._thread is not None and self._thread.is_alive():
+            done = threading.Event()
+            self._queue.put(done)
+            done.wait()
+
     def flush(self) -> None:
         """Wait until everything queued so far is written.
 
         Raises:
             TrackingError: the background thread could not write.
         """
-        if self._thread is not None and self._thread.is_alive():
-            done = threading.Event()
-            self._queue.put(done)
-            done.wait()
+        self.drain()
         if self._failure is not None:
             raise TrackingError(f"MLflow at {self.uri} refused metrics: {self._failure}") from self._failure
 

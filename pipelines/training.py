@@ -221,6 +221,8 @@ class Training:
         # Without validation the last weights are the best that is known.
         if improved or (self.best == float("-inf") and epoch == engine.state.max_epochs):
             self.checkpoints.save_model(self.network, self._card(epoch))
+        # Once this checkpoint is there, the epoch is not trained again, so its metrics must be in MLflow.
+        self.tracking.drain()
         progress = {"best": self.best, "history": self._history, "run_id": self.tracking.run_id}
         self.checkpoints.save(engine, progress, finished=epoch == engine.state.max_epochs)
 

@@ -107,8 +107,8 @@ def test_upernet_trains_evaluates_and_infers_on_own_data(lungs_like: Path, tmp_p
 def test_learning_happens(lungs_like: Path, tmp_path: Path) -> None:
     """Two ellipsoids are easy: a short training must find both on cases that it never saw."""
     place = Workplace(tmp_path)
-    settings = SMALL | {"epochs": 5, "patches_per_epoch": 40, "val_interval": 5, "learning_rate": 0.004}
-    place.run(place.training("r2unet", dataset_dir=lungs_like, **settings, patch_size="[48,48,48]"))
+    settings = SMALL | {"epochs": 5, "patches_per_epoch": 40, "val_interval": 5, "patch_size": "[48,48,48]"}
+    place.run(place.training("r2unet", dataset_dir=lungs_like, **settings))
     (run,) = place.runs("r2unet")
     assert run.data.metrics["best_val_mean_dice"] > 0.9
 
@@ -203,6 +203,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
         assert said in line
     assert not os.path.exists(place.root)
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), tmp_path / "ct.nii.gz")
     result = place.bundle("r2unet", "inference.json", check=False, input=tmp_path / "ct.nii.gz")
     assert result.returncode != 0
     assert "error: there is no trained model" in result.stderr
