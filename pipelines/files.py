@@ -37,16 +37,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 def sha256_of(path: str | os.PathLike) -> str:
     """Hexadecimal sha256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _sha256(stream)
-        )
-
-
-def _sha256(stream) -> str:  # type: ignore[no-untyped-def]
     digest = hashlib.sha256()
-    for block in iter(lambda: stream.read(1 << 20), b""):
-        digest.update(block)
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

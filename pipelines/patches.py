@@ -43,6 +43,8 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from pipelines.files import sha256_of
+
 try:
     import fcntl
 except ImportError:  # Windows: without the lock two builds may do the same case twice, with the same result
@@ -613,11 +615,7 @@ def _content_digest(path: str) -> str:
     """SHA-256 of a file's bytes; of a folder, over its files' digests, independent of their names."""
     if os.path.isdir(path):
         return _digest("\n".join(sorted(_content_digest(name) for name in _files(path))))
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path)
 
 
 def _digest(text: str) -> str:
