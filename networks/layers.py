@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.networks.layers.factories import Act, Dropout, Norm, split_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -44,6 +45,32 @@ def group_count(channels: int, num_groups: int) -> int:
     return next(n for n in range(limit, 0, -1) if channels % n == 0)
 
 
+class GroupNorm(nn.GroupNorm):
+    """`torch.nn.GroupNorm`, fast for channels-last maps of few channels in 16-bit floats on a CPU.
+
+    torch's CPU kernel (2.13) for channels-last maps vectorises over the channels of one voxel. Below the 32 values
+    of a 512-bit register it runs several times slower than on contiguous memory, reordering there and back
+    included (``python -m benchmarks.group_norm``). Those maps are the largest of a network.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+            if (
+                last is not None
+                and x.device.type == "cpu"
+                and x.element_size() == 2
+                and x.shape[1] < 32
+                and not x.is_contiguous()
+                and x.is_contiguous(memory_format=last)
+            ):
+                return self._normalised(x.contiguous()).contiguous(memory_format=last)
+        return self._normalised(x)
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(norm: str | tuple | None, spatial_dims: int, channels: int) -> nn.Module:
     """A MONAI norm by name; group norm with a group count that fits ``channels`` (see `group_count`).
 
@@ -57,10 +84,11 @@ def make_norm(norm: str | tuple | None, spatial_dims: int, channels: int) -> nn.
     if name == Norm.GROUP:
         args["num_groups"] = group_count(channels, int(args.get("num_groups", 8)))
         args["num_channels"] = channels
+        return GroupNorm(**args)
     elif name == Norm.LAYER:
         # MONAI's "layer" is torch's LayerNorm over the last axes, which needs a fixed size. Over channels and
         # space at once, the same idea is a group norm of one group.
-        return Norm[Norm.GROUP, spatial_dims](num_groups=1, num_channels=channels)
+        return GroupNorm(num_groups=1, num_channels=channels)
     elif name in (Norm.INSTANCE, Norm.INSTANCE_NVFUSER):
         args.setdefault("affine", True)
         args["num_features"] = channels

@@ -15,9 +15,9 @@ from monai.transforms import (
     RandGaussianNoise,
     RandGaussianSmooth,
     Randomizable,
+    RandomizableTransform,
     RandScaleIntensity,
     RandScaleIntensityFixedMean,
-    RandSimulateLowResolution,
     Transform,
 )
 
@@ -39,7 +39,8 @@ class PatchAugmentation(Randomizable, Transform):
     blur              0.2          Gaussian, deviation uniform in `blur` (0.5, 1) voxels, each axis its own
     brightness        0.15         times a factor uniform in 1 :math:`\pm` `brightness` (0.25)
     contrast          0.15         deviation from the mean times 1 :math:`\pm` `contrast` (0.25), range kept
-    low resolution    0.25         down (averaging) by a factor uniform in `low_resolution` (0.5, 1), and up
+    low resolution    0.25         down (averaging) by a factor uniform in `low_resolution` (0.5, 1), and up,
+                                   along a random choice of the axes: thick slices in any direction
     gamma             0.3          exponent uniform in `gamma` (0.7, 1.5) on the patch's range, mean and
                                    deviation kept
     gamma, inverted   0.1          the same on the negative
@@ -62,9 +63,10 @@ class PatchAugmentation(Randomizable, Transform):
         Largest angle in degrees; three numbers limit the rotation about x, y and z each.
     scale, noise, blur, brightness, contrast, low_resolution, gamma
         Bounds, see above. None switches a change off.
-    spacing : sequence of float, optional
-        Size of a voxel in any unit. Given, rotations are rigid in space; without, in the voxel grid, which
-        shears anatomy when voxels are far from cubic.
+    spacing : float or sequence of float, optional
+        Size of a voxel in any unit, of which a 2D patch takes the first two. Given, rotations are rigid in
+        space; without, in the voxel grid, which shears anatomy when voxels are far from cubic. None for a
+        single axis stands for the smallest of the others.
     probability : mapping of str to float, optional
         Probabilities that differ from the table's: keys "rotation", "scale", "noise", "blur", "brightness",
         "contrast", "low_resolution", "gamma", "gamma_inverted", "flip".
@@ -102,7 +104,7 @@ class PatchAugmentation(Randomizable, Transform):
         contrast: float | None = 0.25,
         low_resolution: Sequence[float] | None = (0.5, 1.0),
         gamma: Sequence[float] | None = (0.7, 1.5),
-        spacing: Sequence[float] | None = None,
+        spacing: Sequence[float | None] | float | None = None,
         probability: Mapping[str, float] | None = None,
         image_key: str = "image",
         label_key: str = "label",
@@ -114,8 +116,6 @@ class PatchAugmentation(Randomizable, Transform):
         self.flip_axes = tuple(range(dims)) if flip_axes is None else tuple(int(a) for a in flip_axes)
         if not set(self.flip_axes) <= set(range(dims)):
             raise ValueError(f"flip_axes must be among the spatial axes 0..{dims - 1}, got {flip_axes}.")
-        if spacing is not None and (len(spacing) != dims or min(spacing) <= 0):
-            raise ValueError(f"spacing must be {dims} positive numbers, got {spacing}.")
         if scale is not None and not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale must be two ascending positive factors, got {scale}.")
         unknown = set(probability or {}) - set(self.PROBABILITY)
@@ -128,7 +128,7 @@ class PatchAugmentation(Randomizable, Transform):
             raise ValueError(f"rotation must be one angle or {angles}, got {rotation}.")
         self.rotation = np.deg2rad(np.asarray(degrees, float))
         self.scale = None if scale is None else (float(scale[0]), float(scale[1]))
-        self.spacing = np.ones(dims) if spacing is None else np.asarray(spacing, float)
+        self.spacing = _voxel(spacing, dims)
         self.image_key = image_key
         self.label_key = label_key
 
@@ -146,17 +146,7 @@ class PatchAugmentation(Randomizable, Transform):
                 RandScaleIntensityFixedMean(prob["contrast"], contrast, fixed_mean=True, preserve_range=True)
             )
         if low_resolution is not None:
-            changes.append(
-                RandSimulateLowResolution(
-                    prob["low_resolution"],
-                    # MONAI's default takes the first voxel of each block, which moves the image against its
-                    # label by 0.5 to 1.2 voxels; averaging the block does not, and is what a scanner does.
-                    downsample_mode="area",
-                    align_corners=False,
-                    upsample_mode="trilinear" if dims == 3 else "bilinear",
-                    zoom_range=tuple(low_resolution),
-                )
-            )
+            changes.append(_RandLowResolution(prob["low_resolution"], tuple(low_resolution)))
         if gamma is not None:
             changes.append(
                 RandAdjustContrast(prob["gamma_inverted"], gamma, invert_image=True, retain_stats=True)
@@ -253,6 +243,42 @@ class PatchAugmentation(Randomizable, Transform):
         return functional.affine_grid(
             torch.from_numpy(theta.astype(np.float32))[None], [1, 1, *self.patch_size], align_corners=False
         )
+
+
+def _voxel(spacing: Sequence[float | None] | float | None, dims: int) -> np.ndarray:
+    given = [spacing] * dims if spacing is None or isinstance(spacing, int | float) else list(spacing)
+    known = [s for s in given if s is not None]
+    if len(given) < dims or any(s <= 0 for s in known):
+        raise ValueError(f"spacing must be one positive number, or {dims} positive numbers, got {spacing}.")
+    smallest = min(known, default=1.0)
+    return np.array([smallest if s is None else s for s in given[:dims]], float)
+
+
+class _RandLowResolution(RandomizableTransform):
+    """Coarser voxels along a random choice of the axes.
+
+    Scans differ in the thickness of their slices more than in anything else, which a factor common to all axes
+    (MONAI's RandSimulateLowResolution) does not cover. A block is averaged, as a scanner does; taking its first
+    voxel, MONAI's default, moves the image against its label by 0.5 to 1.2 voxels.
+    """
+
+    def __init__(self, prob: float, zoom_range: Sequence[float]) -> None:
+        super().__init__(prob)
+        self.zoom_range = zoom_range
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """The coarser image of the same shape (C, *size)."""
+        self.randomize(None)
+        low, high = self.zoom_range
+        axes = self.R.randint(1, 2 ** (image.ndim - 1))  # the bits of a number: each choice but none alike
+        zoom = self.R.uniform(low, high)
+        if not self._do_transform:
+            return image
+        size = image.shape[1:]
+        coarse = [max(1, round(n * zoom)) if axes >> i & 1 else n for i, n in enumerate(size)]
+        mode = "trilinear" if len(size) == 3 else "bilinear"
+        down = functional.interpolate(image[None].float(), size=coarse, mode="area")
+        return functional.interpolate(down, size=size, mode=mode, align_corners=False)[0].to(image.dtype)
 
 
 def _sample(volume: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch.export import Dim
 
 from networks import R2UNet, UPerNet
 from networks.encoders import ENCODERS, EncoderSpec
-from networks.layers import make_conv
+from networks.layers import GroupNorm, make_conv
 
 CLASSES = 3
 TINY = EncoderSpec(bottleneck=True, blocks=(1, 2, 1, 1), groups=2, group_width=32, stem=8)
@@ -286,6 +286,34 @@ def test_bfloat16(name, dims):
     pure = make(name, dims).bfloat16()(x.bfloat16())
     assert pure.dtype == torch.bfloat16
     close(pure, expected, 0.05)
+
+
+@pytest.mark.parametrize("channels", [8, 64])
+@both
+def test_group_norm_of_channels_last_maps_in_bf16(channels: int, dims: int) -> None:
+    """Narrow maps are reordered for speed: the same values and gradients as torch's, in the same layout."""
+    torch.manual_seed(0)
+    form = torch.channels_last if dims == 2 else torch.channels_last_3d
+    ours, torchs = GroupNorm(4, channels).bfloat16(), nn.GroupNorm(4, channels)
+    with torch.no_grad():
+        for norm in (ours, torchs):
+            norm.weight.copy_(torch.linspace(0.5, 1.5, channels))
+            norm.bias.copy_(torch.linspace(-1, 1, channels))
+    x = (3 + 2 * torch.randn(2, channels, *(6,) * dims)).bfloat16().contiguous(memory_format=form)
+    upstream = torch.randn(x.shape).bfloat16().contiguous(memory_format=form)
+    inputs = [x.clone().requires_grad_(), x.float().contiguous().requires_grad_()]
+    found, wanted = (norm(i) for norm, i in zip((ours, torchs), inputs, strict=True))
+    assert found.is_contiguous(memory_format=form)
+    assert found.dtype == torch.bfloat16
+    found.backward(upstream)
+    wanted.backward(upstream.float())
+    for a, b in [
+        (found, wanted),
+        (inputs[0].grad, inputs[1].grad),
+        (ours.weight.grad, torchs.weight.grad),
+        (ours.bias.grad, torchs.bias.grad),
+    ]:
+        torch.testing.assert_close(a.float(), b, rtol=0.03, atol=0.03 * float(b.detach().abs().max()))
 
 
 @pytest.mark.parametrize("size", [(2, 2, 2), (2, 4, 4), (1, 6, 1), (4, 2, 4), (3, 3, 3), (6, 1), (2, 3)])

@@ -187,6 +187,25 @@ def test_intensity_changes_leave_the_label_alone(change, size):
     assert all(torch.equal(item[k], before[k]) for k in before), "the input is not changed"
 
 
+def test_low_resolution_takes_every_choice_of_axes():
+    """A stripe pattern along one axis changes where that axis is made coarser, and only there."""
+    stripes = [
+        torch.arange(16).remainder(2).float().reshape([16 if a == b else 1 for b in range(3)])
+        for a in range(3)
+    ]
+    augment = only((16, 16, 16), "low_resolution", low_resolution=(0.4, 0.6))
+    seen = set()
+    for seed in range(80):
+        changed = []
+        for pattern in stripes:
+            image = pattern.expand(1, 16, 16, 16).contiguous()
+            augment.set_random_state(seed)
+            changed.append(not torch.allclose(augment({"image": image})["image"], image, atol=1e-5))
+        seen.add(tuple(changed))
+    assert len(seen) == 7
+    assert (False, False, False) not in seen
+
+
 def test_intensity_bounds():
     item = smooth((24, 24, 24))
     ratios, deviations = [], []
@@ -235,6 +254,7 @@ def test_changes_can_be_switched_off():
         ({"patch_size": (8,)}, "2 or 3 numbers"),
         ({"flip_axes": (3,)}, "among the spatial axes 0..2"),
         ({"spacing": (1, 1)}, "3 positive numbers"),
+        ({"spacing": (1, 1, -1)}, "3 positive numbers"),
         ({"scale": (0, 1)}, "ascending positive"),
         ({"rotation": (1, 2)}, "one angle or 3"),
         ({"probability": {"flipp": 1}}, r"unknown probability \['flipp'\]"),
