@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -54,7 +55,7 @@ class Tracking:
 
     Args:
         experiment: name of the MLflow experiment, created if absent.
-        run_name: name of the run; None lets MLflow choose one.
+        run_name: name of the run; None is the experiment and the time of the start.
         uri: tracking URI; None takes MLFLOW_TRACKING_URI or the default above.
         flush_seconds: how long metrics may wait for company.
         enabled: False makes every call do nothing; the default is rank 0 of a distributed training.
@@ -102,7 +103,9 @@ class Tracking:
         if self.run_id is None:
             command = " ".join(sys.argv)[:5000]
             tags = {"mlflow.user": _user(), "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
-            run = self._client.create_run(experiment, run_name=self.run_name, tags=tags)
+            # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
+            name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S}"
+            run = self._client.create_run(experiment, run_name=name, tags=tags)
             self.run_id = run.info.run_id
         self._thread = threading.Thread(target=self._write_queue, name="mlflow-writer", daemon=True)
         self._thread.start()

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,19 @@ def only_run(uri, experiment="e"):
     found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     assert len(found) == 1
     return found[0]
+
+
+def test_runs_of_one_seed_have_names_of_their_own(tmp_path):
+    """The seed of a training is also that of the generator that MLflow draws its names from."""
+    uri, names = f"sqlite:///{tmp_path / 'mlflow.db'}", []
+    for _ in range(2):
+        random.seed(0)
+        with Tracking("lungs", uri=uri) as tracking:
+            names.append(MlflowClient(uri).get_run(tracking.start()).info.run_name)
+        time.sleep(1.0)
+    assert names[0] != names[1]
+    started = [datetime.strptime(name, "lungs %Y-%m-%d %H:%M:%S") for name in names]
+    assert abs(started[1] - datetime.now()) < timedelta(minutes=1)
 
 
 def test_a_run_tells_everything_and_is_finished(uri, tmp_path, server):
