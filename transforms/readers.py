@@ -403,18 +403,28 @@ def _check_text_header(path: Path) -> None:
             "las",
             "lps",
         )
-        if int(fields.get("dimension", "0")) > 2 and (space not in known or "space directions" not in fields):
+        if _axis_count(path, fields, "dimension") > 2 and (
+            space not in known or "space directions" not in fields
+        ):
             raise ImageError(
                 f"{path}: the file states no anatomical orientation (space: {space or 'absent'}), so left and right"
                 " are unknown; convert it again from its source."
             )
     else:
         stated = {"transformmatrix", "rotation", "orientation"} & fields.keys()
-        if int(fields.get("ndims", "0")) > 2 and not stated:
+        if _axis_count(path, fields, "ndims") > 2 and not stated:
             raise ImageError(
                 f"{path}: the file states no orientation (no TransformMatrix), so left and right are unknown;"
                 " convert it again from its source."
             )
+
+
+def _axis_count(path: Path, fields: dict[str, str], key: str) -> int:
+    text = fields.get(key, "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise ImageError(f"{path}: the header states '{text}' axes ({key}); the file is damaged.") from None
 
 
 def _itk_layout(path: Path, image: Any, count: int, channels: int | None) -> Header:

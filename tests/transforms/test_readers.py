@@ -269,6 +269,19 @@ def test_cut_off_files_are_never_read_wrongly(tmp_path, name, data):
     np.testing.assert_array_equal(image.numpy()[0], array)  # what was cut off said nothing
 
 
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_text_headers_cut_off_anywhere_raise_nothing_but_image_errors(tmp_path, name):
+    sitk.WriteImage(itk(ramp(), np.eye(4)), str(tmp_path / name))
+    raw = (tmp_path / name).read_bytes()
+    end = raw.index(b"\n\n") if name == "a.nrrd" else raw.index(b"ElementDataFile")
+    path = tmp_path / f"cut_{name}"
+    for length in range(end):
+        path.write_bytes(raw[:length])
+        for read in (read_header, read_image):
+            with pytest.raises(ImageError, match=path.name):
+                read(path)
+
+
 @given(position=st.integers(0, 347), value=st.integers(0, 255))
 @settings(some, max_examples=150)
 @pytest.mark.filterwarnings("ignore")
