@@ -13,6 +13,7 @@ import time
 import torch
 from torch import nn
 
+from benchmarks.measure import PRECISIONS
 from networks.layers import GroupNorm
 
 MAPS = {
@@ -20,7 +21,6 @@ MAPS = {
     "16x48x40x40": (1, 16, 48, 40, 40),
     "64x12x10x10": (1, 64, 12, 10, 10),
 }
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def step(norm: nn.Module, x: torch.Tensor, gradient: torch.Tensor) -> float:
@@ -46,9 +46,8 @@ def main() -> None:
             )
             ours, peer = (kind(4, shape[1]).to(dtype) for kind in (GroupNorm, nn.GroupNorm))
             torch.testing.assert_close(ours(x), peer(x), rtol=0.02, atol=0.02)
-            times = [(step(ours, x, gradient), step(peer, x, gradient)) for _ in range(arguments.rounds + 1)][
-                1:
-            ]
+            rounds = range(arguments.rounds + 1)  # the first warms up
+            times = [(step(ours, x, gradient), step(peer, x, gradient)) for _ in rounds][1:]
             mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
             print(
                 f"RESULT group_norm_ms_{precision}_{name} ours={mine:.2f} peer={theirs:.2f} ratio={mine / theirs:.3f}"

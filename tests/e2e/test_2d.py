@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.e2e.commands import SMALL, Workplace
 
-FLAT = {key: value for key, value in SMALL.items() if key != "patch_size"} | {"patch_size": "[32,32]"}
+FLAT = SMALL | {"patch_size": "[32,32]"}
 ROUNDS = {"epochs": 4, "patches_per_epoch": 48, "batch_size": 4, "val_interval": 4}
 
 

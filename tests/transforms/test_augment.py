@@ -277,8 +277,7 @@ def test_an_intensity_change_does_not_move_the_image_against_its_label(change):
     ramp = torch.linspace(-1, 1, 32)
     step = float(ramp[1] - ramp[0])
     image = (ramp[:, None, None] + ramp[None, :, None] + ramp[None, None, :])[None] / 3
-    off = dict.fromkeys(PatchAugmentation.PROBABILITY, 0.0)
-    augment = PatchAugmentation(size, probability=off | {change: 1.0})
+    augment = only(size, change)
     shifts = []
     for seed in range(30):
         augment.set_random_state(seed)
