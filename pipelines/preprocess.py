@@ -22,16 +22,16 @@ from transforms.geometry import (
     GeometryError,
     cropped,
     cut,
-    labels_from_probabilities,
     orient,
     resample,
     resample_labels,
     resampled,
-    spacing_of,
     to_oriented,
 )
 from transforms.intensity import CTWindow, ZScore
 from transforms.readers import Header, ImageError, read_image, read_label
+from transforms.restore import labels_from_probabilities
+from transforms.shear import straighten, straighten_labels
 
 PathLike = str | os.PathLike
 VERSION = 1
@@ -133,6 +133,8 @@ class Preprocess:
         try:
             geometry = orient(volume.shape[1:], affine)
             values = to_oriented(volume.as_tensor(), geometry)
+            if geometry.shear is not None:
+                values = straighten(values, geometry)
             if self.crop_above is not None:
                 geometry = cropped(geometry, self._box_above(self.crop_above, values, geometry))
                 values = cut(values, geometry.crop)
@@ -170,8 +172,10 @@ class Preprocess:
                 f"label values {low} to {high} are no class ids; they must lie between 0 and 65535"
             )
         dtype = torch.uint8 if high <= 255 else torch.int32
-        oriented = cut(to_oriented(labels.to(dtype), geometry), geometry.crop)[0]
-        result = resample_labels(oriented, geometry.grid).numpy()
+        oriented = to_oriented(labels.to(dtype), geometry)[0]
+        if geometry.shear is not None:
+            oriented = straighten_labels(oriented, geometry)
+        result = resample_labels(cut(oriented[None], geometry.crop)[0], geometry.grid).numpy()
         return result if dtype == torch.uint8 else result.astype(np.uint16)
 
     def normalise(self, codes: np.ndarray | torch.Tensor, intensity: Mapping[str, Any]) -> torch.Tensor:
@@ -196,14 +200,14 @@ class Preprocess:
         return MetaTensor(labels, affine=torch.as_tensor(np.asarray(geometry.affine)))
 
     def _box_above(self, threshold: float, values: torch.Tensor, geometry: Geometry) -> Box:
-        spacing = spacing_of(np.asarray(geometry.affine), geometry.spatial_dims)
+        spacing = geometry.straight_spacing
         inside = (values > threshold).amax(0)
         if not bool(inside.any()):
             return geometry.crop
         box = []
         for axis in range(inside.ndim):
             hit = torch.nonzero(inside.amax(dim=[other for other in range(inside.ndim) if other != axis]))
-            margin = round(self.crop_margin / spacing[geometry.axes[axis]])
+            margin = round(self.crop_margin / spacing[axis])
             box.append((max(0, int(hit[0]) - margin), min(inside.shape[axis], int(hit[-1]) + 1 + margin)))
         return tuple(box)
 

@@ -1,7 +1,7 @@
 """The grid of a file and the grid of the network, and the one invertible way between them.
 
-Orientation, foreground crop and resampling are one step with one record, `Geometry`, so that whatever was
-done to an image can be undone exactly for a prediction. Resampling keeps voxel *edges* where they are (the
+Orientation, straightening of a sheared grid (gantry tilt), foreground crop and resampling are one step with
+one record, `Geometry`, so that whatever was done to an image can be undone exactly for a prediction. Resampling keeps voxel *edges* where they are (the
 corner of the first voxel and the corner of the last one stay fixed), so the field of view is the same on
 both grids and the way back needs no rounding. The spacing that results differs from the one asked for by at
 most half a voxel over the whole extent; `Geometry.prepared_affine` says the true one.
@@ -9,9 +9,8 @@ most half a voxel over the whole extent; `Geometry.prepared_affine` says the tru
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -19,6 +18,9 @@ import numpy as np
 import torch
 
 Box = tuple[tuple[int, int], ...]
+
+SHEAR_TOLERANCE = 0.5
+"""A grid whose voxels all lie this close (in voxels) to those of a right-angled grid counts as right-angled."""
 
 
 class GeometryError(ValueError):
@@ -30,15 +32,18 @@ class Geometry:
     """How the prepared grid of an image lies on the grid of its file.
 
     The steps are, in order: reorder the file's axes (`axes`) and reverse some (`flips`) so that they run
-    along R, A, S; cut `crop`; resample to `grid` voxels.
+    along R, A, S; straighten a sheared grid; cut `crop`; resample to `grid` voxels.
 
     Attributes:
         shape: spatial shape of the file, (X, Y, Z) or (X, Y).
         affine: 4x4 affine of the file, voxel to RAS+ millimetres, as nested tuples.
         axes: for every oriented axis the file axis that feeds it.
         flips: whether that oriented axis runs against the file's.
-        crop: (start, stop) per oriented axis.
+        crop: (start, stop) per oriented (and straightened) axis.
         grid: spatial shape of the prepared image.
+        shear: 3x4 matrix from oriented to straightened voxel indices; None where the axes of the file are
+            at right angles, as nearly all are.
+        straight: spatial shape of the straightened image, None without `shear`.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +52,8 @@ class Geometry:
     flips: tuple[bool, ...]
     crop: Box
     grid: tuple[int, ...]
+    shear: tuple[tuple[float, ...], ...] | None = None
+    straight: tuple[int, ...] | None = None
 
     @property
     def spatial_dims(self) -> int:
@@ -57,26 +64,36 @@ class Geometry:
         return tuple(self.shape[axis] for axis in self.axes)
 
     @property
+    def straight_shape(self) -> tuple[int, ...]:
+        """Spatial shape on which `crop` cuts."""
+        return self.straight or self.oriented_shape
+
+    @property
     def cropped_shape(self) -> tuple[int, ...]:
         return tuple(stop - start for start, stop in self.crop)
 
     @property
+    def straight_affine(self) -> np.ndarray:
+        """4x4 affine of the oriented and straightened grid, voxel to RAS+ millimetres."""
+        oriented = _oriented_affine(np.asarray(self.affine), self.shape, self.axes, self.flips)
+        if self.shear is None:
+            return oriented
+        return oriented @ np.linalg.inv(np.vstack([self.shear, [0, 0, 0, 1]]))
+
+    @property
+    def straight_spacing(self) -> tuple[float, ...]:
+        """Millimetres between the centres of neighbouring voxels of the oriented and straightened grid."""
+        return tuple(spacing_of(self.straight_affine, self.spatial_dims))
+
+    @property
     def prepared_affine(self) -> np.ndarray:
         """4x4 affine of the prepared grid, voxel to RAS+ millimetres."""
-        dims = self.spatial_dims
-        to_file = np.eye(4)
-        to_file[:dims, :dims] = 0
-        for oriented, (axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
-            start, _ = self.crop[oriented]
-            step = self.cropped_shape[oriented] / self.grid[oriented]
-            first = start + 0.5 * step - 0.5
-            if flip:
-                to_file[axis, oriented] = -step
-                to_file[axis, 3] = self.shape[axis] - 1 - first
-            else:
-                to_file[axis, oriented] = step
-                to_file[axis, 3] = first
-        return np.asarray(self.affine) @ to_file
+        to_straight = np.eye(4)
+        for axis, (start, _) in enumerate(self.crop):
+            step = self.cropped_shape[axis] / self.grid[axis]
+            to_straight[axis, axis] = step
+            to_straight[axis, 3] = start + 0.5 * step - 0.5
+        return self.straight_affine @ to_straight
 
     @property
     def prepared_spacing(self) -> tuple[float, ...]:
@@ -88,6 +105,7 @@ class Geometry:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Geometry:
+        shear, straight = record.get("shear"), record.get("straight")
         return cls(
             shape=tuple(record["shape"]),
             affine=tuple(tuple(row) for row in record["affine"]),
@@ -95,6 +113,8 @@ class Geometry:
             flips=tuple(record["flips"]),
             crop=tuple((start, stop) for start, stop in record["crop"]),
             grid=tuple(record["grid"]),
+            shear=None if shear is None else tuple(tuple(row) for row in shear),
+            straight=None if straight is None else tuple(straight),
         )
 
 
@@ -103,10 +123,50 @@ def spacing_of(affine: np.ndarray, spatial_dims: int) -> list[float]:
     return [float(np.linalg.norm(np.asarray(affine)[:3, axis])) for axis in range(spatial_dims)]
 
 
-def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
-    """The geometry that only reorders and reverses axes so that they run closest to R, A, S.
+def _oriented_affine(
+    affine: np.ndarray, shape: Sequence[int], axes: Sequence[int], flips: Sequence[bool]
+) -> np.ndarray:
+    to_file = np.eye(4)
+    to_file[: len(shape), : len(shape)] = 0
+    for oriented, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
+        to_file[axis, oriented] = -1 if flip else 1
+        to_file[axis, 3] = shape[axis] - 1 if flip else 0
+    return affine @ to_file
 
-    A 2D image has no anatomical axes and keeps its own.
+
+def _shear(
+    affine: np.ndarray, shape: Sequence[int], axes: Sequence[int]
+) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """How a sheared oriented grid lies on a right-angled one that holds all of it; None if it is not sheared.
+
+    Two axes keep their direction (in a tilted CT those of the slices), the third becomes perpendicular to
+    both. Planes of the first two stay planes of voxels: they only move sideways.
+    """
+    columns = affine[:3, :3]
+    spacing = np.linalg.norm(columns, axis=0)
+    cosines = np.abs((columns / spacing).T @ (columns / spacing))
+    # The axis that leans is the one left over by the pair that is most nearly perpendicular; where a tilt leaves
+    # two such pairs, the axis of the slices, the last one of a file.
+    lean = min(range(3), key=lambda axis: (round(cosines[(axis + 1) % 3, (axis + 2) % 3], 5), -axes[axis]))
+    order = [axis for axis in range(3) if axis != lean] + [lean]
+    _, upper = np.linalg.qr(columns[:, order])
+    upper = upper / np.diag(upper)[:, None]
+    matrix = np.eye(3)
+    matrix[np.ix_(order, order)] = upper
+    extent = np.asarray(shape) - 1
+    moved = (matrix - np.eye(3)) * extent
+    if np.abs(moved).sum(axis=1).max() <= SHEAR_TOLERANCE:
+        return None
+    low, high = np.minimum(moved, 0).sum(axis=1), np.maximum(moved, 0).sum(axis=1) + extent
+    # A whole number of voxels, so that planes that do not move keep their values.
+    offset = -np.floor(low)
+    return np.hstack([matrix, offset[:, None]]), tuple(int(n) for n in np.ceil(high) + offset + 1)
+
+
+def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
+    """The geometry that reorders and reverses axes so that they run closest to R, A, S.
+
+    Where the axes are not at right angles it also says how to straighten them. A 2D image has no anatomical axes and keeps its own.
 
     Raises:
         GeometryError: the affine is singular or not finite.
@@ -121,26 +181,23 @@ def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
             axes[int(world_axis)] = file_axis
             flips[int(world_axis)] = bool(direction < 0)
     oriented = tuple(int(shape[axis]) for axis in axes)
+    sheared = _shear(_oriented_affine(affine, shape, axes, flips), oriented, axes) if dims == 3 else None
+    whole = sheared[1] if sheared else oriented
     return Geometry(
         shape=tuple(int(n) for n in shape),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
         axes=tuple(axes),
         flips=tuple(flips),
-        crop=tuple((0, n) for n in oriented),
-        grid=oriented,
+        crop=tuple((0, n) for n in whole),
+        grid=whole,
+        shear=tuple(tuple(float(v) for v in row) for row in sheared[0]) if sheared else None,
+        straight=whole if sheared else None,
     )
 
 
 def cropped(geometry: Geometry, crop: Box) -> Geometry:
-    """The same orientation, cut to `crop` (on the oriented grid), not resampled."""
-    return Geometry(
-        geometry.shape,
-        geometry.affine,
-        geometry.axes,
-        geometry.flips,
-        crop,
-        tuple(stop - start for start, stop in crop),
-    )
+    """The same orientation, cut to `crop` (on the straightened grid), not resampled."""
+    return replace(geometry, crop=crop, grid=tuple(stop - start for start, stop in crop))
 
 
 def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None) -> Geometry:
@@ -155,12 +212,11 @@ def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None
         raise GeometryError(f"spacing {wanted} has {len(wanted)} numbers for an image of {dims} axes")
     if any(value is not None and not value > 0 for value in wanted):
         raise GeometryError(f"spacing {wanted} must be positive millimetres")
-    oriented_spacing = [spacing_of(np.asarray(geometry.affine), dims)[axis] for axis in geometry.axes]
     grid = tuple(
         count if value is None else max(1, round(count * have / value))
-        for count, have, value in zip(geometry.cropped_shape, oriented_spacing, wanted, strict=True)
+        for count, have, value in zip(geometry.cropped_shape, geometry.straight_spacing, wanted, strict=True)
     )
-    return Geometry(geometry.shape, geometry.affine, geometry.axes, geometry.flips, geometry.crop, grid)
+    return replace(geometry, grid=grid)
 
 
 def to_oriented(volume: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -246,56 +302,3 @@ def resample_labels(labels: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         best[target] = torch.where(wins, cover, best[target])
         result[target] = torch.where(wins, torch.tensor(value, dtype=labels.dtype), result[target])
     return result
-
-
-def labels_from_probabilities(
-    probabilities: torch.Tensor, geometry: Geometry, slab_voxels: int = 4_000_000
-) -> torch.Tensor:
-    """Probabilities on the prepared grid to classes on the file's grid.
-
-    The same as interpolating every probability map to the file's grid and taking the largest, done a slab
-    at a time, so that the probabilities of the whole volume never exist at full size. Voxels outside the
-    crop are class 0.
-
-    Args:
-        probabilities: (C, *geometry.grid), any floating type.
-        geometry: the record made when the image was prepared.
-        slab_voxels: bound on C times the voxels of one slab of interpolated probabilities.
-
-    Returns:
-        (1, *geometry.shape), uint8 (uint16 above 256 classes), on the CPU.
-
-    Raises:
-        GeometryError: the probabilities do not lie on the geometry's grid.
-    """
-    if tuple(probabilities.shape[1:]) != geometry.grid:
-        raise GeometryError(
-            f"the prediction has shape {tuple(probabilities.shape[1:])} but the prepared image has {geometry.grid}"
-        )
-    classes = probabilities.shape[0]
-    dtype = torch.uint8 if classes <= 256 else torch.uint16
-    target = geometry.cropped_shape
-    source = probabilities.float()
-    weights = [
-        axis_weights(have, want, source.device) if have != want else None
-        for have, want in zip(geometry.grid, target, strict=True)
-    ]
-    block = torch.zeros(target, dtype=dtype)
-    rows = max(1, slab_voxels // max(1, classes * math.prod(target[1:])))
-    for start in range(0, target[0], rows):
-        stop = min(start + rows, target[0])
-        slab = source[:, start:stop]
-        first = weights[0]
-        if first is not None:
-            needed = torch.nonzero(first[start:stop].sum(0)).flatten()
-            low, high = int(needed[0]), int(needed[-1]) + 1
-            slab = apply_along(source[:, low:high], first[start:stop, low:high], 1)
-        for axis in range(1, len(target)):
-            matrix = weights[axis]
-            if matrix is not None:
-                slab = apply_along(slab, matrix, axis + 1)
-        # max() is several times faster than argmax() over the first axis on a CPU.
-        block[start:stop] = slab.max(0).indices.to(dtype).cpu()
-    oriented = torch.zeros(geometry.oriented_shape, dtype=dtype)
-    oriented[tuple(slice(a, b) for a, b in geometry.crop)] = block
-    return from_oriented(oriented[None], geometry).contiguous()

@@ -16,7 +16,6 @@ from transforms.geometry import (
     cropped,
     cut,
     from_oriented,
-    labels_from_probabilities,
     orient,
     resample,
     resample_labels,
@@ -226,47 +225,6 @@ def test_labels_of_many_classes_and_types():
     assert half.tolist() == [[1]], "equal coverage goes to the lower class"
 
 
-def naive(probabilities, geometry):
-    """Every map at full size, then the largest."""
-    full = resample(probabilities.float(), geometry.cropped_shape)
-    block = full.argmax(0)
-    oriented = torch.zeros(geometry.oriented_shape, dtype=torch.long)
-    oriented[tuple(slice(a, b) for a, b in geometry.crop)] = block
-    return from_oriented(oriented[None], geometry)
-
-
-@pytest.mark.parametrize("spacing", [None, 2.0, (0.5, 1.0, 3.0)])
-@pytest.mark.parametrize("slab", [1, 500, 4_000_000])
-def test_restored_labels_equal_the_naive_way(spacing, slab):
-    affine = np.array([[0, -1.0, 0, 30], [0, 0, 1.2, -7], [-1.5, 0, 0, 0], [0, 0, 0, 1]])
-    geometry = orient((13, 11, 12), affine)
-    crop = tuple((1, n - 2) for n in geometry.oriented_shape)
-    geometry = resampled(cropped(geometry, crop), spacing)
-    probabilities = torch.rand(4, *geometry.grid, generator=torch.Generator().manual_seed(3))
-    result = labels_from_probabilities(probabilities, geometry, slab_voxels=slab)
-    assert result.dtype == torch.uint8
-    assert result.shape == (1, 13, 11, 12)
-    assert torch.equal(result.long(), naive(probabilities, geometry))
-
-
-@pytest.mark.parametrize(("classes", "dtype"), [(2, torch.uint8), (256, torch.uint8), (300, torch.uint16)])
-def test_restored_labels_of_many_classes(classes, dtype):
-    affine = np.diag([-1.0, 1.0, 1.0, 1.0])  # so that uint16 has to be reversed too
-    geometry = resampled(orient((9, 8, 4), affine), 2.0)
-    probabilities = torch.rand(classes, *geometry.grid, generator=torch.Generator().manual_seed(4))
-    result = labels_from_probabilities(probabilities, geometry, slab_voxels=1000)
-    assert result.dtype == dtype
-    assert torch.equal(result.long(), naive(probabilities, geometry))
-
-
-def test_a_picture_is_restored():
-    geometry = resampled(orient((10, 14), np.eye(4)), 2.0)
-    probabilities = torch.rand(3, *geometry.grid)
-    assert torch.equal(
-        labels_from_probabilities(probabilities, geometry, 50).long(), naive(probabilities, geometry)
-    )
-
-
 def test_geometry_survives_json():
     geometry = resampled(cropped(orient((5, 6, 7), np.diag([1, -2, 3, 1.0])), ((1, 4), (0, 6), (2, 7))), 1.5)
     assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
@@ -287,5 +245,3 @@ def test_wrong_spacing_and_wrong_predictions_are_refused():
     for spacing in (0.0, (1.0, -1.0, 1.0), (1.0, float("nan"), 1.0)):
         with pytest.raises(GeometryError, match="positive millimetres"):
             resampled(geometry, spacing)
-    with pytest.raises(GeometryError, match=r"\(4, 4, 5\) but the prepared image has \(4, 4, 4\)"):
-        labels_from_probabilities(torch.zeros(2, 4, 4, 5), geometry)
