@@ -7,9 +7,10 @@ name on any device, clip, accumulate, average weights, and stop on a loss that i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
@@ -21,7 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.metrics import case_dice
 from pipelines.preprocess import Preprocess, require_same_grid
+from pipelines.sliding_window import SlidingWindow
 from transforms.geometry import Geometry
+from transforms.restore import Restorer, slab_axis
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -247,11 +250,39 @@ class SegEvaluator(SupervisedEvaluator):
 
     def predict(self, item: Mapping[str, Any]) -> MetaTensor:
         """Classes (1, *file shape) of one case on the grid of its file."""
-        image = item["image"].to(self.state.device)
+        return self._restored(item, probabilities=False)[0]
+
+    def predict_with_probabilities(self, item: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
+        """Classes (1, *file shape) and probabilities float32 (classes, *file shape) of one case.
+
+        The probabilities take the number of classes times the volume of the file.
+        """
+        labels, maps = self._restored(item, probabilities=True)
+        assert maps is not None
+        return labels, maps
+
+    def _restored(self, item: Mapping[str, Any], probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
+        geometry = Geometry.from_dict(item["geometry"])
+        classes = len(self.class_names) + 1
+        restorer = Restorer(geometry, classes, slab_axis(geometry), probabilities)
+        soft = restorer.interpolates or probabilities
         self.network.eval()
         with torch.inference_mode(), autocast(self.state.device, self.precision):
-            logits = self.inferer(image, self.network)
-        return self.preprocess.restore(logits[0], Geometry.from_dict(item["geometry"]))
+            for rows in self._rows(item["image"], restorer.axis, soft):
+                if len(rows) != classes:
+                    raise ValueError(
+                        f"the network gives {len(rows)} classes, but {classes} are named (background included): "
+                        f"{', '.join(self.class_names)}"
+                    )
+                restorer.push(torch.softmax(rows.float(), 0) if soft else rows)
+        affine = torch.as_tensor(np.asarray(geometry.affine))
+        maps = MetaTensor(restorer.probabilities(), affine=affine) if probabilities else None
+        return MetaTensor(restorer.labels(), affine=affine), maps
+
+    def _rows(self, image: torch.Tensor, axis: int, normalise: bool) -> Iterator[torch.Tensor]:
+        if isinstance(self.inferer, SlidingWindow):
+            return self.inferer.rows(image, self.network, axis, normalise)
+        return iter(self.inferer(image.to(self.state.device), self.network))
 
     def _iteration(self, engine: SegEvaluator, batchdata: Mapping[str, Any]) -> dict:  # type: ignore[override]
         labels = self.predict(batchdata)

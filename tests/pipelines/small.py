@@ -20,6 +20,21 @@ NAMES = {0: "background", 1: "lung", 2: "liver", 3: "bone"}
 SIZE = (20, 18, 16)
 
 
+def right_angled(affine):
+    """The nearest affine whose axes are at right angles, as scanners write it, with the same spacing."""
+    affine = np.array(affine, dtype=np.float64)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    affine[:3, :3] = left @ right * spacing
+    return affine
+
+
+# An oblique grid far from the origin whose axes run P, S, L.
+OBLIQUE = right_angled(
+    [[0.12, -0.2, -1.48, 431.5], [-0.78, 0.1, -0.2, -88.25], [-0.05, 2.1, -0.2, 1507.0], [0, 0, 0, 1]]
+)
+
+
 def write_ct(folder, case, classes=(1, 2), affine=None, shape=SIZE, seed=0):
     """An image whose HU are those of its classes, a box each, side by side, and its label map."""
     random = np.random.default_rng((seed, *case.encode()))

@@ -14,7 +14,7 @@ from pipelines.losses import SegLoss
 from pipelines.preprocess import Preprocess
 from pipelines.schedule import lr_schedule
 from pipelines.sliding_window import SlidingWindow
-from tests.pipelines.small import NAMES, Oracle, Tiny, write_ct
+from tests.pipelines.small import NAMES, OBLIQUE, Oracle, Tiny, write_ct
 from transforms.readers import ImageError, read_label
 
 
@@ -215,10 +215,6 @@ def test_the_network_is_found_behind_every_wrapper(tmp_path):
             assert list(unwrapped(outer).state_dict()) == list(network.state_dict())
     finally:
         torch.distributed.destroy_process_group()
-
-
-# An oblique grid whose axes run P, S, L.
-OBLIQUE = np.array([[0.1, -0.2, -1.5, 30], [-0.8, 0.1, -0.2, -8], [-0.05, 2.1, -0.2, 150], [0, 0, 0, 1]])
 
 
 def evaluator(data, preprocess, classes=3, roi_size=(8, 8, 8), **options):

@@ -12,7 +12,7 @@ from pipelines.loaders import VolumeDataset, volume_loader
 from pipelines.predict import Prediction, PredictionError, find_inputs
 from pipelines.preprocess import Preprocess
 from pipelines.sliding_window import SlidingWindow
-from tests.pipelines.small import NAMES, Oracle, write_ct
+from tests.pipelines.small import NAMES, Oracle, right_angled, write_ct
 from transforms.readers import read_label
 
 
@@ -95,7 +95,7 @@ def prediction(data, output, preprocess=None, classes=3):
 
 
 def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
-    affine = np.array([[0, -1.2, 0.1, 7], [0.9, 0, 0, 8], [0, 0.1, 2.5, -900], [0, 0, 0, 1]])
+    affine = right_angled([[0, -1.2, 0.1, 7], [0.9, 0, 0, 8], [0, 0.1, 2.5, -900], [0, 0, 0, 1]])
     cases = [write_ct(tmp_path, "a", affine=affine), write_ct(tmp_path, "b", shape=(14, 20, 22))]
     data = find_inputs(tmp_path / "imagesTr")
     written = prediction(data, tmp_path / "new" / "out").run()

@@ -10,15 +10,10 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from pipelines.preprocess import Preprocess, require_same_grid
+from tests.pipelines.small import OBLIQUE
 from transforms.geometry import Geometry
 from transforms.readers import ImageError, read_image, read_label
 
-# An oblique grid far from the origin whose axes run P, S, L.
-OBLIQUE = np.array(
-    [[0.12, -0.2, -1.48, 431.5], [-0.78, 0.1, -0.2, -88.25], [-0.05, 2.1, -0.2, 1507.0], [0, 0, 0, 1]]
-)
-_TURN, _, _SAME = np.linalg.svd(OBLIQUE[:3, :3] / np.linalg.norm(OBLIQUE[:3, :3], axis=0))
-OBLIQUE[:3, :3] = _TURN @ _SAME @ np.diag([0.79, 2.12, 1.51])  # at right angles, as scanners write it
 SHAPE = (40, 24, 32)
 
 
