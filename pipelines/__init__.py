@@ -13,6 +13,7 @@ _HOMES = {
     "config": ["executed_config", "preflight"],
     "dataset": ["PatchDataset", "PatchSampler"],
     "distributed": ["data_parallel", "rank_device", "start_distributed", "stop_distributed"],
+    "ensemble": ["Ensemble", "TrainedEnsemble", "trained_model"],
     "engines": ["SegEvaluator", "SegTrainer", "averaged", "place"],
     "evaluation": ["Evaluation", "labelled"],
     "handlers": ["Progress", "Validation"],
