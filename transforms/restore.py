@@ -1,7 +1,7 @@
 """Predictions on the prepared grid to classes on the grid of the file, a few rows at a time.
 
-The result equals "interpolate the probabilities of every class to the file's grid, then take the largest", the
-accurate way, without ever holding them there: where all prepared voxels that an output voxel is interpolated
+The result equals "interpolate the probabilities of every class linearly to the file's voxels, then take the
+largest", the accurate way, without ever holding them there: where all prepared voxels that an output voxel is interpolated
 from have the same most probable class, that class is also the largest of the interpolation (its weights are
 not negative), so that only voxels at the borders between classes are interpolated at all.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from transforms.geometry import Geometry, GeometryError, axis_weights, from_oriented
+from transforms.geometry import Geometry, GeometryError, from_oriented
 
 CHUNK_VOXELS = 2_000_000
 """Bound on the output voxels that are looked at together."""
@@ -315,17 +315,14 @@ class _Sheared:
 
 
 def _taps(have: int, want: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per output voxel of one axis the input voxels it is interpolated from, and their weights: (want, taps).
+    """Per output voxel of one axis the input voxels that its centre lies between, and their weights: (want, 2).
 
-    Rows with fewer inputs than others repeat their first one with weight 0.
+    Outputs beyond the centre of the first or last input take that one.
     """
     if have == want:
         return torch.arange(want)[:, None], torch.ones(want, 1)
-    matrix = axis_weights(have, want)
-    used = matrix > 0
-    first = used.float().argmax(1)
-    counts = used.sum(1)
-    index = first[:, None] + torch.arange(int(counts.max()))
-    inside = index < (first + counts)[:, None]
-    index = torch.where(inside, index, first[:, None])
-    return index, torch.where(inside, matrix.gather(1, index), torch.zeros(()))
+    place = (torch.arange(want, dtype=torch.float64) + 0.5) * (have / want) - 0.5
+    place = place.clamp(0, have - 1)
+    low = place.floor()
+    part = place - low
+    return torch.stack([low, place.ceil()], 1).long(), torch.stack([1 - part, part], 1).float()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,8 +14,11 @@ SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def naive_probabilities(probabilities, geometry):
-    """Every map at full size."""
-    full = resample(probabilities.float(), geometry.cropped_shape)
+    """Every map at full size, with torch's own interpolation."""
+    mode = "trilinear" if geometry.spatial_dims == 3 else "bilinear"
+    full = F.interpolate(probabilities[None].float(), geometry.cropped_shape, mode=mode, align_corners=False)[
+        0
+    ]
     oriented = torch.zeros(len(probabilities), *geometry.oriented_shape)
     oriented[0] = 1
     oriented[(slice(None), *(slice(a, b) for a, b in geometry.crop))] = full
