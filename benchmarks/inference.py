@@ -127,8 +127,8 @@ class Timed:
 def ours(image: torch.Tensor, network: Timed, geometry: Geometry, classes: int, overlap: float) -> np.ndarray:
     restorer = Restorer(geometry, classes, slab_axis(geometry))
     window = SlidingWindow(WINDOW, 1, overlap)
-    for rows in window.rows(image, network, restorer.axis, restorer.interpolates):
-        restorer.push(torch.softmax(rows, 0) if restorer.interpolates else rows)
+    for rows in window.rows(image, network, restorer.axis, restorer.needs_softmax):
+        restorer.push_logits(rows)
     return restorer.labels()[0].numpy()
 
 

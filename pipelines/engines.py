@@ -265,16 +265,15 @@ class SegEvaluator(SupervisedEvaluator):
         geometry = Geometry.from_dict(item["geometry"])
         classes = len(self.class_names) + 1
         restorer = Restorer(geometry, classes, slab_axis(geometry), probabilities)
-        soft = restorer.interpolates or probabilities
         self.network.eval()
         with torch.inference_mode(), autocast(self.state.device, self.precision):
-            for rows in self._rows(item["image"], restorer.axis, soft):
+            for rows in self._rows(item["image"], restorer.axis, restorer.needs_softmax):
                 if len(rows) != classes:
                     raise ValueError(
                         f"the network gives {len(rows)} classes, but {classes} are named (background included): "
                         f"{', '.join(self.class_names)}"
                     )
-                restorer.push(torch.softmax(rows.float(), 0) if soft else rows)
+                restorer.push_logits(rows)
         affine = torch.as_tensor(np.asarray(geometry.affine))
         maps = MetaTensor(restorer.probabilities(), affine=affine) if probabilities else None
         return MetaTensor(restorer.labels(), affine=affine), maps

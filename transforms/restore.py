@@ -53,8 +53,9 @@ class Restorer:
             C times the volume in float32.
 
     Attributes:
-        interpolates: whether the two grids differ by more than order, direction and crop. Otherwise the
-            scale of what is pushed does not matter: logits, or sums of them, give the same classes.
+        interpolates: whether the two grids differ by more than order, direction and crop.
+        needs_softmax: whether probabilities are needed. Otherwise the scale of what is pushed does not matter:
+            logits, or weighted sums of them, give the same classes.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Restorer:
             geometry, axis
         )
         self.interpolates = geometry.shear is not None or geometry.grid != geometry.cropped_shape
+        self.needs_softmax = self.interpolates or keep_probabilities
         # torch can hardly compute with uint16.
         self._dtype = torch.uint8 if classes <= 256 else torch.int32
         self._block = torch.zeros(self._output.shape, dtype=self._dtype)
@@ -94,6 +96,16 @@ class Restorer:
         self._best = best.contiguous() if self._best is None else torch.cat([self._best, best])
         self._received += count
         self._emit()
+
+    def push_logits(self, rows: torch.Tensor) -> None:
+        """The same for logits; sums of them that lack a division where `needs_softmax` is False."""
+        if not self.needs_softmax:
+            self.push(rows)
+            return
+        # In pieces, so that there is no second copy of all rows.
+        step = max(1, CHUNK_VALUES * rows.shape[self.axis + 1] // max(1, rows.numel()))
+        for part in rows.split(step, self.axis + 1):
+            self.push(torch.softmax(part.float(), 0))
 
     def labels(self) -> torch.Tensor:
         """Classes (1, *file shape), uint8 (uint16 above 256 classes), 0 outside the crop, on the CPU.

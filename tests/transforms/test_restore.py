@@ -119,6 +119,22 @@ def test_only_the_rows_that_are_needed_are_kept():
         assert len(restorer._values) <= 4
 
 
+@pytest.mark.parametrize("spacing", [None, 2.0])
+def test_logits_come_with_their_softmax(spacing, monkeypatch):
+    monkeypatch.setattr("transforms.restore.CHUNK_VALUES", 100)
+    geometry = resampled(orient((13, 11, 12), AFFINE), spacing)
+    logits = torch.randn(3, *geometry.grid, generator=torch.Generator().manual_seed(1))
+    restorer = Restorer(geometry, 3, 1, keep_probabilities=True)
+    assert restorer.needs_softmax
+    for part in logits.split(5, 2):
+        restorer.push_logits(part)
+    expected = naive_probabilities(torch.softmax(logits, 0), geometry)
+    torch.testing.assert_close(restorer.probabilities(), expected, atol=1e-5, rtol=0)
+    plain = Restorer(geometry, 3, 1)
+    plain.push_logits(7 * logits if spacing is None else logits)
+    assert torch.equal(plain.labels(), restorer.labels())
+
+
 def test_logits_are_enough_where_nothing_is_resampled():
     geometry = orient((6, 7, 8), AFFINE)
     logits = torch.randn(3, *geometry.grid, generator=torch.Generator().manual_seed(1))
