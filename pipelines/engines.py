@@ -203,7 +203,8 @@ class SegEvaluator(SupervisedEvaluator):
     """Sliding-window prediction of whole cases and Dice on the grid of each case's own file.
 
     The data loader gives one case at a time: "image" (1, C, *grid) float32, "label" (1, *file shape)
-    integer classes, "geometry" (see `transforms.geometry.Geometry.to_dict`), "case".
+    integer classes, "geometry" (see `transforms.geometry.Geometry.to_dict`), "case", and optionally "padding"
+    (what lies around the image, for the sliding window).
 
     After a run `state.cases` holds one record per case ({"case": id, "dice": {class name: value}}) and
     `state.metrics` the means: "val_mean_dice" over the classes and "val_dice_<class>" each. A class that
@@ -267,7 +268,7 @@ class SegEvaluator(SupervisedEvaluator):
         restorer = Restorer(geometry, classes, slab_axis(geometry), probabilities)
         self.network.eval()
         with torch.inference_mode(), autocast(self.state.device, self.precision):
-            for rows in self._rows(item["image"], restorer.axis, restorer.needs_softmax):
+            for rows in self._rows(item, restorer.axis, restorer.needs_softmax):
                 if len(rows) != classes:
                     raise ValueError(
                         f"the network gives {len(rows)} classes, but {classes} are named (background included): "
@@ -278,10 +279,12 @@ class SegEvaluator(SupervisedEvaluator):
         maps = MetaTensor(restorer.probabilities(), affine=affine) if probabilities else None
         return MetaTensor(restorer.labels(), affine=affine), maps
 
-    def _rows(self, image: torch.Tensor, axis: int, normalise: bool) -> Iterator[torch.Tensor]:
+    def _rows(self, item: Mapping[str, Any], axis: int, normalise: bool) -> Iterator[torch.Tensor]:
         if isinstance(self.inferer, SlidingWindow):
-            return self.inferer.rows(image, self.network, axis, normalise)
-        return iter(self.inferer(image.to(self.state.device), self.network))
+            # Around a volume smaller than the window the network sees what it saw in training.
+            cval = item.get("padding")
+            return self.inferer.rows(item["image"], self.network, axis, normalise, cval=cval)
+        return iter(self.inferer(item["image"].to(self.state.device), self.network))
 
     def _iteration(self, engine: SegEvaluator, batchdata: Mapping[str, Any]) -> dict:  # type: ignore[override]
         labels = self.predict(batchdata)

@@ -61,6 +61,7 @@ class VolumeDataset(Dataset):
         result: dict[str, Any] = {
             "image": self.preprocess.normalise(codes, intensity)[None],
             "geometry": geometry,
+            "padding": self.preprocess.padding_value(intensity),
             "case": item["case"],
             "path": item["image"],
         }

@@ -36,7 +36,7 @@ class SlidingWindow(Inferer):
         mode: "gaussian" or "constant" weights.
         sigma_scale: standard deviation of the Gaussian in windows.
         padding_mode: how a volume smaller than the window is padded, see torch.nn.functional.pad.
-        padding_value: what the network sees there with padding_mode "constant" (air).
+        cval: what the network sees there with padding_mode "constant" (air).
         sw_device: where the network computes; None for the device of its weights, else of the volume. The
             volume may stay on the host: windows are copied while the device computes.
         device: where windows are blended; None for `sw_device`, or the CPU where its memory is too small.
@@ -56,7 +56,7 @@ class SlidingWindow(Inferer):
         mode: str = "gaussian",
         sigma_scale: Sequence[float] | float = 0.125,
         padding_mode: str = "constant",
-        padding_value: float = -1.0,
+        cval: float = -1.0,
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
         progress: bool = False,
@@ -75,7 +75,7 @@ class SlidingWindow(Inferer):
         self.mode = mode
         self.sigma_scale = sigma_scale
         self.padding_mode = padding_mode
-        self.padding_value = float(padding_value)
+        self.cval = float(cval)
         self.sw_device = None if sw_device is None else torch.device(sw_device)
         self.device = None if device is None else torch.device(device)
         self.progress = progress
@@ -105,6 +105,7 @@ class SlidingWindow(Inferer):
         axis: int | None = None,
         normalise: bool = True,
         *args: Any,
+        cval: float | None = None,
         **kwargs: Any,
     ) -> Iterator[torch.Tensor]:
         """Blended logits of one volume, finished rows along one axis after another.
@@ -116,6 +117,7 @@ class SlidingWindow(Inferer):
             axis: spatial axis of the sweep; the longest by default.
             normalise: divide by the sum of weights. Without it the logits of each voxel are scaled by a
                 positive number, which does not change the largest.
+            cval: instead of the constructor's, for this volume.
 
         Yields:
             Tensors (classes, *spatial) with some extent along `axis`, float32; together they are the volume.
@@ -131,7 +133,7 @@ class SlidingWindow(Inferer):
         volume = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         plan = _Plan(self, volume.shape[2:], axis)
         device = self.sw_device or _device_of(network) or volume.device
-        batches = _Batches(plan, volume, network, device, self, args, kwargs)
+        batches = _Batches(plan, volume, network, device, self, cval, args, kwargs)
         slab: _Slab | None = None
         for window, logits in batches:
             if slab is None:
@@ -273,6 +275,7 @@ class _Batches:
         network: Network,
         device: torch.device,
         options: SlidingWindow,
+        cval: float | None,
         args: tuple,
         kwargs: dict[str, Any],
     ) -> None:
@@ -287,7 +290,7 @@ class _Batches:
         ]
         if any(pad):
             if options.padding_mode == "constant":
-                volume = F.pad(volume, pad, value=options.padding_value)
+                volume = F.pad(volume, pad, value=options.cval if cval is None else cval)
             else:
                 volume = F.pad(volume, pad, mode=options.padding_mode)
         if device.type == "cuda" and volume.device.type == "cpu":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from monai.inferers import SlidingWindowInferer
 
 from pipelines.engines import NonFiniteLossError, SegEvaluator, SegTrainer, averaged, unwrapped
 from pipelines.loaders import VolumeDataset, volume_loader
@@ -271,6 +272,50 @@ def test_the_label_of_another_image_is_refused(tmp_path):
     data[0]["label"] = data[1]["label"]
     with pytest.raises(ImageError, match="the label of case a"):
         evaluator(data[:1], Preprocess()).run()
+
+
+def test_around_a_small_image_the_network_sees_what_it_saw_in_training(tmp_path):
+    """Normalised images have no fixed value of air, so the window pads with what the case's loader says."""
+    data = [write_ct(tmp_path, "a", shape=(6, 6, 6))]
+    preprocess = Preprocess(window=None)
+    engine = evaluator(data, preprocess, roi_size=(12, 12, 12))
+    seen = []
+    engine.network.register_forward_pre_hook(lambda module, args: seen.append(args[0][0, 0, 0, 0, 0].item()))
+    engine.run()
+    intensity = preprocess.image(data[0]["image"]).intensity
+    assert seen == pytest.approx([preprocess.padding_value(intensity)])
+    assert seen[0] != -1.0
+
+
+@pytest.mark.parametrize("spacing", [None, 1.7])
+def test_probabilities_come_with_the_labels(tmp_path, spacing):
+    data = [write_ct(tmp_path, "a", affine=OBLIQUE)]
+    engine = evaluator(data, Preprocess(spacing=spacing))
+    item = VolumeDataset(data, engine.preprocess)[0]
+    labels, maps = engine.predict_with_probabilities(item)
+    assert torch.equal(labels.as_tensor(), engine.predict(item).as_tensor())
+    assert maps.shape == (3, *labels.shape[1:])
+    assert maps.dtype == torch.float32
+    torch.testing.assert_close(maps.sum(0).as_tensor(), torch.ones(labels.shape[1:]))
+    assert torch.equal(maps.argmax(0).as_tensor(), labels[0].as_tensor().long())
+    np.testing.assert_array_equal(maps.affine, labels.affine)
+
+
+def test_any_inferer_of_monai_does(tmp_path):
+    data = [write_ct(tmp_path, "a", affine=OBLIQUE)]
+    own = evaluator(data, Preprocess(spacing=1.7))
+    item = VolumeDataset(data, own.preprocess)[0]
+    expected = own.predict(item)
+    own.inferer = SlidingWindowInferer((8, 8, 8), 2, 0.5, mode="gaussian", cval=-1.0)
+    assert torch.equal(own.predict(item).as_tensor(), expected.as_tensor())
+
+
+def test_a_network_of_other_classes_is_named(tmp_path):
+    data = [write_ct(tmp_path, "a")]
+    engine = evaluator(data, Preprocess())
+    engine.class_names.append("bone")
+    with pytest.raises(ValueError, match="gives 3 classes, but 4 are named"):
+        engine.run()
 
 
 def test_images_without_a_label_are_predicted_and_not_scored(tmp_path):

@@ -45,7 +45,7 @@ def test_logits_are_those_of_monai(options, classes, batch, channels_last):
         net = net.to(memory_format=torch.channels_last_3d if len(shape) == 3 else torch.channels_last)
     image = volume(batch, 1, *shape)
     with torch.inference_mode():
-        ours = SlidingWindow(roi, size, overlap, mode, padding_value=-1.0)(image, net)
+        ours = SlidingWindow(roi, size, overlap, mode, cval=-1.0)(image, net)
         monai = SlidingWindowInferer(roi, size, overlap, mode, cval=-1.0)(image, net)
     torch.testing.assert_close(ours, monai, atol=2e-5, rtol=2e-5)
 
@@ -74,7 +74,7 @@ def test_rows_along_any_axis_are_the_volume(options, axis, normalise):
 def test_the_other_arguments_are_those_of_monai(padding_mode, sigma):
     net, image = network(2), volume(1, 1, 9, 20, 7)
     options = dict(overlap=(0.5, 0.25, 0.6), mode="gaussian", sigma_scale=sigma, padding_mode=padding_mode)
-    ours = SlidingWindow((10, 8, 0), 2, padding_value=0.0, **options)(image, net)
+    ours = SlidingWindow((10, 8, 0), 2, cval=0.0, **options)(image, net)
     monai = SlidingWindowInferer((10, 8, 0), 2, **options)(image, net)
     torch.testing.assert_close(ours, monai, atol=2e-5, rtol=2e-5)
 
