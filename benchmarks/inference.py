@@ -35,6 +35,8 @@ import torch
 
 from networks import UPerNet
 from pipelines.demo import CHEST, _unpack
+from pipelines.engines import place
+from pipelines.losses import SegLoss
 from pipelines.preprocess import Preprocess
 from pipelines.sliding_window import SlidingWindow
 from transforms.geometry import Geometry
@@ -76,7 +78,7 @@ def definition(spacing: float | None) -> Preprocess:
 
 def build(classes: int) -> torch.nn.Module:
     torch.manual_seed(0)
-    return UPerNet(3, 1, classes, encoder="resnet18", fpn_channels=16, refine=False)
+    return UPerNet(3, 1, classes, encoder="resnet18", fpn_channels=32, refine=False)
 
 
 def trained(classes: int, spacing: float | None, steps: int) -> torch.nn.Module:
@@ -92,24 +94,24 @@ def trained(classes: int, spacing: float | None, steps: int) -> torch.nn.Module:
     raw = read_label(mask).as_tensor()
     labels = torch.from_numpy(merged(raw.numpy(), ids, classes))
     target = torch.from_numpy(preprocess.label_volume(labels, prepared.geometry)).long()
-    # Small structures would not be found within a few hundred steps if every voxel counted the same.
-    weight = (torch.bincount(target.ravel(), minlength=classes) + 1.0).pow(-0.5)
-    weight = weight / weight[target].mean()
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    loss_of = SegLoss()
+    network = place(network, "cpu", channels_last=True)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     generator = np.random.default_rng(0)
     network.train()
-    for _ in range(steps):
-        at = [slice(a, a + 64) for a in (int(generator.integers(0, n - 64 + 1)) for n in target.shape)]
-        x, y = codes[(slice(None), *at)][None], target[tuple(at)][None]
+    for step in range(steps):
+        at = [slice(a, a + 80) for a in (int(generator.integers(0, n - 80 + 1)) for n in target.shape)]
+        x, y = codes[(slice(None), *at)][None], target[tuple(at)][None, None]
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(x)
-        loss = torch.nn.functional.cross_entropy(logits.float(), y, weight)
+        loss = loss_of(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    print(f"trained {classes} classes, last loss {loss.item():.3f}", file=sys.stderr)
+        if step % 20 == 19:
+            print(f"{classes} classes, step {step + 1}: loss {loss.item():.3f}", file=sys.stderr)
     torch.save(network.state_dict(), path)
     return network.eval()
 
@@ -276,7 +278,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=["monai", "nnunet"], default=["monai"])
     parser.add_argument("--spacing", default="2.0", help="mm, or none for the file's own grid")
     parser.add_argument("--overlap", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, default=150, help="training steps of the network")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of the network")
     parser.add_argument("--measure", choices=list(WAYS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     spacing = None if options.spacing == "none" else float(options.spacing)
