@@ -1,0 +1,210 @@
+"""DICOM RTSTRUCT to a label map on the grid of its CT.
+
+PS3.3 A.19 (RT Structure Set IOD), C.8.8.5 (Structure Set) and C.8.8.6 (ROI Contour). A contour is a closed polygon in
+patient coordinates that lies in one slice; a voxel belongs to a region when its centre lies inside an odd number of
+the region's polygons in that slice, so that an inner polygon makes a hole and a keyhole polygon does, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from transforms.dicom_seg import Painter
+from transforms.errors import ImageError
+from transforms.label_names import match_names
+
+__all__ = ["fill_polygons", "read_rtstruct", "rtstruct_names"]
+
+SLICE_TOLERANCE_MM = 0.1
+SLICE_TOLERANCE = 0.1
+"""A contour may lie this far (mm, and times the slice distance, whichever is less) off its slice. Planning systems
+round coordinates to 0.1 or 0.01 mm, so up to 0.05 mm are rounding; a tenth of the distance never means another slice.
+"""
+
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_EXPORT = "Export the structure set again on its CT."
+_log = logging.getLogger(__name__)
+
+
+def rtstruct_names(path: Path, dataset: Dataset) -> dict[int, str]:
+    """Return number and name of every ROI.
+
+    Raises
+    ------
+    ImageError
+        If the file lists no ROIs.
+    """
+    items = dataset.get("StructureSetROISequence") or []
+    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in items}
+    if not names or len(names) != len(items):
+        raise ImageError(f"{path}: its ROIs have no numbers, or the same one twice. {_EXPORT}")
+    return names
+
+
+def read_rtstruct(
+    path: Path, dataset: Dataset, shape: tuple[int, ...], affine: np.ndarray, labels: Mapping[int, str]
+) -> np.ndarray:
+    """Bring a DICOM RTSTRUCT to a grid.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    dataset : pydicom.Dataset
+        The whole file.
+    shape, affine
+        ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; slices lie along Z. May be sheared.
+    labels : mapping of int to str
+        Class id to name, see :func:`transforms.label_names.match_names`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(X, Y, Z)`` uint8, or uint16 where a class id needs it.
+
+    Raises
+    ------
+    ImageError
+        If a contour of a named ROI does not lie on a slice (with the distance in mm) or is not planar.
+    """
+    names = rtstruct_names(path, dataset)
+    classes = match_names(path, names, labels, "ROI")
+    painter = Painter(shape, max(labels))
+    to_voxel = np.linalg.inv(affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
+    drawn: dict[int, dict[int, list[np.ndarray]]] = {}
+    for item in dataset.get("ROIContourSequence") or []:
+        number = int(item.get("ReferencedROINumber", -1))
+        if number in classes:
+            slices = drawn.setdefault(number, {})
+            _collect(path, names[number], item, to_voxel, shape, affine, slices)
+    empty = [names[number] for number in classes if not drawn.get(number)]
+    if empty:
+        _log.warning("%s: ROI(s) %s have no closed contour and stay empty.", path, ", ".join(empty))
+    for number, slices in drawn.items():
+        for index, polygons in slices.items():
+            mask = fill_polygons(polygons, shape[:2])
+            painter.paint((slice(None), slice(None), index), mask, classes[number])
+        if slices and len(slices) < max(slices) - min(slices) + 1:
+            gaps = max(slices) - min(slices) + 1 - len(slices)
+            _log.warning(
+                "%s: ROI %r has no contour on %d of the %d slices between its ends; they stay empty.",
+                path,
+                names[number],
+                gaps,
+                gaps + len(slices),
+            )
+    painter.report(path, labels)
+    return painter.array
+
+
+def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Return which voxel centres lie inside an odd number of closed polygons.
+
+    Parameters
+    ----------
+    polygons : sequence of numpy.ndarray
+        ``(N, 2)`` points in voxel indices (x, y); the last is joined to the first.
+    shape : sequence of int
+        ``(X, Y)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(X, Y)`` bool. Polygons that share an edge neither both have nor both lack a centre on it.
+    """
+    # Counting crossings per row of centres takes time by the length of the polygon. Point-in-polygon tests (scikit-image,
+    # matplotlib) take vertices times voxels, minutes for a structure set of a planning CT; tests compare with them.
+    width, height = int(shape[0]), int(shape[1])
+    flips = np.zeros((height, width + 1), np.uint8)
+    for polygon in polygons:
+        begin, end = polygon, np.roll(polygon, -1, axis=0)
+        upward = (begin[:, 1] <= end[:, 1])[:, None]
+        # From low to high y: an edge run both ways (a keyhole) crosses at the same x to the last bit and cancels.
+        low, high = np.where(upward, begin, end), np.where(upward, end, begin)
+        first = np.clip(np.ceil(low[:, 1]), 0, height).astype(int)
+        stop = np.clip(np.ceil(high[:, 1]), 0, height).astype(int)
+        counts = stop - first
+        edges = np.repeat(np.arange(len(polygon)), counts)
+        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges]
+        low, high = low[edges], high[edges]
+        x = low[:, 0] + (rows - low[:, 1]) / (high[:, 1] - low[:, 1]) * (high[:, 0] - low[:, 0])
+        columns = np.clip(np.ceil(x), 0, width).astype(int)
+        np.bitwise_xor.at(flips, (rows, columns), 1)
+    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].T.astype(bool)
+
+
+def _collect(
+    path: Path,
+    name: str,
+    item: Dataset,
+    to_voxel: np.ndarray,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    slices: dict[int, list[np.ndarray]],
+) -> None:
+    """Sort the closed contours of one ROI by slice, as ``(N, 2)`` voxel indices."""
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    step = abs(float(affine[:3, 2] @ normal / np.linalg.norm(normal)))
+    tolerance = min(SLICE_TOLERANCE_MM, SLICE_TOLERANCE * step)
+    left_out: dict[str, int] = {}
+    twice, beyond = 0, 0.0
+    for number, contour in enumerate(item.get("ContourSequence") or []):
+        kind = str(contour.get("ContourGeometricType", "")).strip().upper()
+        points = _points(path, name, number, contour)
+        if kind not in _CLOSED or len(points) < 3:
+            kind = kind if kind not in _CLOSED else f"{kind} of {len(points)} point(s)"
+            left_out[kind or "no type"] = left_out.get(kind or "no type", 0) + 1
+            continue
+        voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        index = int(np.rint(np.median(voxels[:, 2])))
+        spread = float(np.ptp(voxels[:, 2])) * step
+        where = f"{path}: contour {number + 1} of ROI {name!r} (at {_list(points.mean(axis=0))} mm, LPS)"
+        if spread > 2 * tolerance:
+            raise ImageError(
+                f"{where} is not planar: its points reach over {spread:.3g} mm across the slices (allowed:"
+                f" {2 * tolerance:.3g} mm); export the structure set on the slices of this CT."
+            )
+        inside = min(max(index, 0), shape[2] - 1)
+        distance = float(np.abs(voxels[:, 2] - inside).max()) * step
+        if distance > tolerance:
+            raise ImageError(
+                f"{where} lies {distance:.3g} mm off the nearest slice of the CT (allowed: {tolerance:.3g} mm); give the"
+                " whole CT that it was drawn on, or export the structure set on this one."
+            )
+        flat = voxels[:, :2]
+        out = np.maximum(-0.5 - flat, flat - np.array(shape[:2]) + 0.5).max(axis=0)
+        beyond = max(beyond, float((out * np.linalg.norm(affine[:3, :2], axis=0)).max()))
+        polygons = slices.setdefault(index, [])
+        if any(flat.shape == other.shape and np.allclose(flat, other, atol=1e-6) for other in polygons):
+            twice += 1
+            continue
+        polygons.append(flat)
+    if left_out:
+        found = ", ".join(f"{count} {kind}" for kind, count in left_out.items())
+        _log.warning("%s: ROI %r: %s contour(s) left out; only closed ones count.", path, name, found)
+    if beyond > 0.01:
+        _log.warning("%s: ROI %r reaches up to %.3g mm out of the CT and is cut there.", path, name, beyond)
+    if twice:
+        _log.warning("%s: ROI %r: %d contour(s) stand there twice and count once.", path, name, twice)
+
+
+def _points(path: Path, name: str, number: int, contour: Dataset) -> np.ndarray:
+    """Return ``(N, 3)`` points in millimetres, LPS+."""
+    values = contour.get("ContourData")
+    values = [] if values is None or values == "" else np.atleast_1d(np.asarray(values, dtype=np.float64))
+    stated = int(contour.get("NumberOfContourPoints") or len(values) // 3)
+    if len(values) != 3 * stated or not np.isfinite(values).all():
+        raise ImageError(
+            f"{path}: contour {number + 1} of ROI {name!r} has {len(values)} coordinates for {stated} points;"
+            f" the file is damaged. {_EXPORT}"
+        )
+    return np.asarray(values, dtype=np.float64).reshape(-1, 3)
+
+
+def _list(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
