@@ -128,7 +128,9 @@ def check_dicom_label(
     """
     path = find_dicom_label(path)
     if not labels:
-        raise ImageError(f'{path}: segments have names; write a dataset.json whose "labels" names the classes.')
+        raise ImageError(
+            f'{path}: segments have names; write a dataset.json whose "labels" names the classes.'
+        )
     dataset = _read(path, pixels=False)
     kind = _kind(path)
     try:
@@ -187,7 +189,12 @@ def _damaged(path: Path, error: Exception) -> ImageError:
 
 
 def _check_frame_of_reference(
-    path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapping[int, str], image: Path, quiet: bool = False
+    path: Path,
+    kind: str,
+    dataset: pydicom.Dataset,
+    labels: Mapping[int, str],
+    image: Path,
+    quiet: bool = False,
 ) -> None:
     """Raise unless the coordinates of label and image can be compared (PS3.3 C.7.4.1).
 
@@ -223,9 +230,7 @@ def _check_frame_of_reference(
     )
 
 
-def _stated_frames(
-    path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapping[int, str]
-) -> set[str]:
+def _stated_frames(path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapping[int, str]) -> set[str]:
     if kind == "SEG":
         found = {str(dataset.get("FrameOfReferenceUID") or "")}
     else:

@@ -9,16 +9,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from monai.data import MetaTensor
 from pydicom import Dataset
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from transforms.dicom_seg import Painter
+from transforms.dicom_source import (
+    LPS,
+    SourceImages,
+    class_names,
+    label_on_source,
+    replace_file,
+    software_version,
+)
 from transforms.errors import ImageError
 from transforms.label_names import match_names
+from transforms.label_painter import Painter
+from transforms.polygons import fill_polygons, outlines
+from transforms.segment_codes import display_colour, segment_code
 
-__all__ = ["fill_polygons", "read_rtstruct", "rtstruct_names"]
+__all__ = ["read_rtstruct", "rtstruct_names", "write_rtstruct"]
 
 SLICE_TOLERANCE_MM = 0.1
 SLICE_TOLERANCE = 0.1
@@ -84,7 +99,7 @@ def read_rtstruct(
             _collect(path, names[number], item, to_voxel, shape, affine, slices)
     empty = [names[number] for number in classes if not drawn.get(number)]
     if empty:
-        _log.warning("%s: ROI(s) %s have no closed contour and stay empty.", path, ", ".join(empty))
+        _log.info("%s: ROI(s) %s have no closed contour and stay empty.", path, ", ".join(empty))
     for number, slices in drawn.items():
         for index, polygons in slices.items():
             mask = fill_polygons(polygons, shape[:2])
@@ -100,42 +115,6 @@ def read_rtstruct(
             )
     painter.report(path, labels)
     return painter.array
-
-
-def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """Return which voxel centres lie inside an odd number of closed polygons.
-
-    Parameters
-    ----------
-    polygons : sequence of numpy.ndarray
-        ``(N, 2)`` points in voxel indices (x, y); the last is joined to the first.
-    shape : sequence of int
-        ``(X, Y)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(X, Y)`` bool. Polygons that share an edge neither both have nor both lack a centre on it.
-    """
-    # Counting crossings per row of centres takes time by the length of the polygon. Point-in-polygon tests (scikit-image,
-    # matplotlib) take vertices times voxels, minutes for a structure set of a planning CT; tests compare with them.
-    width, height = int(shape[0]), int(shape[1])
-    flips = np.zeros((height, width + 1), np.uint8)
-    for polygon in polygons:
-        begin, end = polygon, np.roll(polygon, -1, axis=0)
-        upward = (begin[:, 1] <= end[:, 1])[:, None]
-        # From low to high y: an edge run both ways (a keyhole) crosses at the same x to the last bit and cancels.
-        low, high = np.where(upward, begin, end), np.where(upward, end, begin)
-        first = np.clip(np.ceil(low[:, 1]), 0, height).astype(int)
-        stop = np.clip(np.ceil(high[:, 1]), 0, height).astype(int)
-        counts = stop - first
-        edges = np.repeat(np.arange(len(polygon)), counts)
-        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges]
-        low, high = low[edges], high[edges]
-        x = low[:, 0] + (rows - low[:, 1]) / (high[:, 1] - low[:, 1]) * (high[:, 0] - low[:, 0])
-        columns = np.clip(np.ceil(x), 0, width).astype(int)
-        np.bitwise_xor.at(flips, (rows, columns), 1)
-    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].T.astype(bool)
 
 
 def _collect(
@@ -208,3 +187,203 @@ def _points(path: Path, name: str, number: int, contour: Dataset) -> np.ndarray:
 
 def _list(values: np.ndarray) -> str:
     return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+_DIGITS = 4
+"""Decimals of contour coordinates in mm; 1e-4 mm are nothing against the half voxel that a contour keeps off centres."""
+
+
+def write_rtstruct(
+    path: str | Path,
+    label: MetaTensor,
+    source: Any,
+    names: Mapping[int, str],
+    *,
+    codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    algorithm_name: str = "segbundles",
+    algorithm_version: str | None = None,
+    series_description: str = "",
+    series_number: int = 301,
+    geometric_type: str = "CLOSED_PLANAR",
+) -> Path:
+    """Write a label map as DICOM RTSTRUCT on the slices of its CT.
+
+    Contours run half-way between voxel centres inside and outside of a class, so that exactly the centres inside
+    belong to it: :func:`read_rtstruct` gives the label map back voxel by voxel. A hole is a contour inside another.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; missing folders are made, a file of that name is replaced when the new one is whole.
+    label : MetaTensor
+        ``(1, X, Y, Z)`` class ids on the grid of the series.
+    source : Series
+        What :func:`transforms.dicom.scan_series` returned; its images are referred to and patient and study copied.
+    names : mapping of int to str
+        Class id to name. ROI numbers are the class ids; a class without voxels is an ROI without contours.
+    codes : mapping, optional
+        Codes of the user, see :func:`transforms.segment_codes.segment_code`.
+    algorithm_name, algorithm_version : str
+        Said in ROIGenerationDescription; default version: that of this package.
+    series_description : str
+        SeriesDescription and StructureSetLabel (16 characters of it); default: the algorithm's name.
+    series_number : int
+        SeriesNumber (0020,0011).
+    geometric_type : str
+        "CLOSED_PLANAR", which every planning system knows, or "CLOSEDPLANAR_XOR" (PS3.3 C.8.8.6.3), which says
+        outright that inner contours are holes.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ImageError
+        If the label map is not on the grid of the series, or the series or the names cannot be referred to.
+    """
+    path = Path(path)
+    if geometric_type not in _CLOSED:
+        raise ValueError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")
+    frames = label_on_source(path, label, source)
+    named = class_names(path, frames, names)
+    images = SourceImages.read(path, source)
+    description = series_description or algorithm_name
+    result = _blank(images, description, series_number)
+    result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]
+    generation = f"{algorithm_name} {algorithm_version or software_version()}"[:64]
+    to_world = LPS @ images.affine
+    result.StructureSetROISequence = []
+    result.ROIContourSequence = []
+    result.RTROIObservationsSequence = []
+    for number, name in named.items():
+        result.StructureSetROISequence.append(
+            _item(
+                ROINumber=number,
+                ReferencedFrameOfReferenceUID=images.first.FrameOfReferenceUID,
+                ROIName=name,
+                ROIGenerationAlgorithm="AUTOMATIC",
+                ROIGenerationDescription=generation,
+            )
+        )
+        code = segment_code(name, codes)
+        identification = _item(
+            CodeValue=code.type.value,
+            CodingSchemeDesignator=code.type.scheme_designator,
+            CodeMeaning=code.type.meaning,
+        )
+        result.RTROIObservationsSequence.append(
+            _item(
+                ObservationNumber=number,
+                ReferencedROINumber=number,
+                RTROIIdentificationCodeSequence=[identification],
+                RTROIInterpretedType="",
+                ROIInterpreter="",
+            )
+        )
+        contours = [
+            _contour(polygon, index, to_world, images, geometric_type)
+            for index in range(len(frames))
+            for polygon in outlines(frames[index].T == number)  # noqa: SIM300
+        ]
+        for position, contour in enumerate(contours):
+            contour.ContourNumber = position + 1
+        item = _item(ROIDisplayColor=list(display_colour(number)), ReferencedROINumber=number)
+        if contours:
+            item.ContourSequence = contours
+        result.ROIContourSequence.append(item)
+    # Implicit: explicit VR has 16 bits for the length of a contour, enough for some 2,000 points only.
+    return replace_file(path, result, ImplicitVRLittleEndian)
+
+
+def _contour(
+    polygon: np.ndarray, index: int, to_world: np.ndarray, images: SourceImages, geometric_type: str
+) -> Dataset:
+    points = np.column_stack([polygon, np.full(len(polygon), float(index))])
+    points = points @ to_world[:3, :3].T + to_world[:3, 3]
+    item = _item(
+        ContourGeometricType=geometric_type,
+        NumberOfContourPoints=len(points),
+        ContourData=[f"{value:.{_DIGITS}f}" for value in points.ravel() + 0.0],
+    )
+    place = images.slices[index]
+    if place is not None:
+        item.ContourImageSequence = [_image(images.headers[place[0]], place[1])]
+    return item
+
+
+def _image(header: Dataset, frame: int | None = None) -> Dataset:
+    item = _item(ReferencedSOPClassUID=header.SOPClassUID, ReferencedSOPInstanceUID=header.SOPInstanceUID)
+    if frame is not None:
+        item.ReferencedFrameNumber = frame + 1
+    return item
+
+
+def _referenced_frame(images: SourceImages) -> Dataset:
+    series = _item(
+        SeriesInstanceUID=images.first.SeriesInstanceUID,
+        ContourImageSequence=[_image(header) for header in images.headers],
+    )
+    study = _item(
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, retired and still asked for
+        ReferencedSOPInstanceUID=images.first.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    return _item(FrameOfReferenceUID=images.first.FrameOfReferenceUID, RTReferencedStudySequence=[study])
+
+
+def _item(**values: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def _blank(images: SourceImages, description: str, series_number: int) -> FileDataset:
+    """Return a structure set without regions, with patient, study and frame of reference of the CT."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    result = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    for keyword in (
+        "SpecificCharacterSet",
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "PatientAge",
+        "PatientSize",
+        "PatientWeight",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "StudyDescription",
+        "StudyInstanceUID",
+        "ReferringPhysicianName",
+        "FrameOfReferenceUID",
+        "PositionReferenceIndicator",
+    ):
+        if keyword in images.first:
+            result[keyword] = images.first[keyword]
+    if "PositionReferenceIndicator" not in result:
+        result.PositionReferenceIndicator = ""
+    now = datetime.now()
+    result.SOPClassUID, result.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
+    result.SeriesInstanceUID = generate_uid()
+    result.Modality = "RTSTRUCT"
+    result.SeriesNumber, result.InstanceNumber = series_number, 1
+    result.SeriesDescription = description[:64]
+    result.OperatorsName = ""
+    result.Manufacturer = result.ManufacturerModelName = "segbundles"
+    result.SoftwareVersions = software_version()
+    result.InstanceCreationDate = result.SeriesDate = result.StructureSetDate = now.strftime("%Y%m%d")
+    result.InstanceCreationTime = result.SeriesTime = result.StructureSetTime = now.strftime("%H%M%S")
+    result.StructureSetLabel = description[:16]
+    result.StructureSetName = description[:64]
+    result.ApprovalStatus = "UNAPPROVED"
+    return result

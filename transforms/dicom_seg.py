@@ -8,63 +8,33 @@ empty may be left out. Each is placed in world space by itself.
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.pixels import pixel_array
+from pydicom.sr.codedict import codes as _codes
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
 
+from transforms.dicom_source import (
+    SourceImages,
+    class_names,
+    label_on_source,
+    replace_file,
+    software_version,
+)
 from transforms.errors import ImageError
 from transforms.label_names import match_names
+from transforms.label_painter import Painter, place_frame
+from transforms.segment_codes import display_colour, segment_code
 
-__all__ = ["GRID_TOLERANCE", "Painter", "place_frame", "read_seg", "seg_names"]
-
-GRID_TOLERANCE = 0.05
-"""How far, in voxels of the CT, the corners of a frame may lie off the voxels that they are placed on."""
+__all__ = ["read_seg", "seg_names", "write_seg"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _EXPORT = "Export the segmentation again on the grid of its CT."
-_log = logging.getLogger(__name__)
-
-
-class Painter:
-    """A label map that regions are painted into; of several classes at one voxel the highest class id stays.
-
-    So a lesion (2) inside its organ (1) is kept, as in label maps of the usual data sets.
-    """
-
-    def __init__(self, shape: tuple[int, ...], highest: int) -> None:
-        self.array = np.zeros(shape, np.uint8 if highest <= 255 else np.uint16)
-        self._shared: np.ndarray | None = None
-
-    def paint(self, region: tuple[Any, ...], mask: np.ndarray, index: int) -> None:
-        """Give class `index` to the voxels of a boolean mask, which has the shape of ``array[region]``."""
-        view = self.array[region]
-        shared = mask & (view != 0) & (view != index)
-        if shared.any():
-            if self._shared is None:
-                self._shared = np.zeros(self.array.shape, bool)
-            self._shared[region] |= shared
-        view[mask & (view < index)] = index
-
-    @property
-    def overlap(self) -> int:
-        """Number of voxels that more than one class claims."""
-        return 0 if self._shared is None else int(np.count_nonzero(self._shared))
-
-    def report(self, path: Path, labels: Mapping[int, str]) -> None:
-        """Log how many voxels had to be decided."""
-        if self._shared is not None:
-            won = ", ".join(labels[int(index)] for index in np.unique(self.array[self._shared]))
-            _log.warning(
-                "%s: %d voxels belong to several classes and got the one with the higher class id (%s).",
-                path,
-                self.overlap,
-                won,
-            )
 
 
 def seg_names(path: Path, dataset: Dataset) -> dict[int, str]:
@@ -157,82 +127,6 @@ def read_seg(
     return painter.array
 
 
-def place_frame(
-    path: Path,
-    number: int,
-    frame: np.ndarray,
-    matrix: np.ndarray,
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-) -> tuple[tuple[Any, ...], np.ndarray]:
-    """Find the voxels of a frame.
-
-    Parameters
-    ----------
-    path, number
-        For messages.
-    frame : numpy.ndarray
-        ``(rows, columns)``.
-    matrix : numpy.ndarray
-        4x4; ``(column, row, 0, 1)`` to voxel index of the grid.
-    shape, affine
-        The grid.
-
-    Returns
-    -------
-    region : tuple
-        Index of the voxels in the grid: two slices and one whole number.
-    values : numpy.ndarray
-        The pixels of the frame that lie in the grid, in the order of that region.
-
-    Raises
-    ------
-    ImageError
-        If pixels are not voxels of the grid, or a pixel that is not 0 lies outside of it.
-    """
-    rows, columns = frame.shape
-    whole = np.rint(matrix[:3, [0, 1, 3]])
-    corners = np.array([[c, r, 1] for c in (0, columns - 1) for r in (0, rows - 1)]).T
-    apart = (matrix[:3, [0, 1, 3]] - whole) @ corners
-    across, down = (np.flatnonzero(whole[:, axis]) for axis in (0, 1))
-    aligned = len(across) == len(down) == 1 and across[0] != down[0] and (abs(whole[:, :2]).sum(0) == 1).all()
-    if not aligned or np.abs(apart).max() > GRID_TOLERANCE:
-        # Axes that fit no voxel axis at all have no whole step to compare with: the nearest centres have.
-        exact = matrix[:3, [0, 1, 3]] @ corners
-        distance = np.linalg.norm(affine[:3, :3] @ (exact - np.rint(exact) if not aligned else apart), axis=0)
-        steps = np.linalg.norm(affine[:3, :3] @ matrix[:3, :2], axis=0)
-        raise ImageError(
-            f"{path}: frame {number + 1} does not lie on the voxels of the CT: its corners are up to"
-            f" {distance.max():.3g} mm off (allowed: {GRID_TOLERANCE} voxels), its pixels"
-            f" {steps[0]:.4g} x {steps[1]:.4g} mm; find the CT that it was drawn on, or resample it to this one."
-        )
-    a, b = int(across[0]), int(down[0])
-    k = 3 - a - b
-    start = whole[:, 2].astype(int)
-    values = frame.T
-    region: list[Any] = [int(start[k])] * 3
-    window = []
-    for position, (axis, count) in enumerate(((a, columns), (b, rows))):
-        first = int(start[axis])
-        if whole[axis, position] < 0:
-            values = np.flip(values, position)
-            first -= count - 1
-        low, high = max(first, 0), min(first + count, shape[axis])
-        region[axis] = slice(low, max(low, high))
-        window.append(slice(low - first, max(low, high) - first))
-    inside = 0 <= region[k] < shape[k]
-    kept = values[tuple(window)] if inside else values[:0, :0]
-    lost = int(np.count_nonzero(values)) - int(np.count_nonzero(kept))
-    if lost:
-        raise ImageError(
-            f"{path}: {lost} pixels of frame {number + 1} lie outside of the CT, whose {shape[k]} planes along axis {k}"
-            f" the frame meets at index {region[k]}; give the whole CT that it was drawn on."
-        )
-    if not inside:
-        region[k], region[a], region[b] = 0, slice(0, 0), slice(0, 0)
-    return tuple(region), kept.T if a > b else kept
-
-
 def _label_map_classes(dataset: Dataset, classes: Mapping[int, int]) -> np.ndarray:
     """Return the class id of every stored value of a LABELMAP; -1 where a value has no meaning."""
     table = np.full(65536, -1, np.int32)
@@ -299,9 +193,19 @@ def _frame_matrix(path: Path, groups: Dataset, number: int) -> np.ndarray:
     return matrix
 
 
+def _bits(dataset: Dataset, number: int) -> np.ndarray:
+    """Return one frame of one bit per pixel (PS3.5 8.1.1); pydicom 3.0 cannot where frames end inside of a byte."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    start = number * rows * columns
+    stop = start + rows * columns
+    data = np.frombuffer(dataset.PixelData, np.uint8)[start // 8 : -(-stop // 8)]
+    return np.unpackbits(data, bitorder="little")[start % 8 :][: stop - start].reshape(rows, columns)
+
+
 def _decode(path: Path, dataset: Dataset, number: int) -> np.ndarray:
     try:
-        frame = pixel_array(dataset, index=number)
+        packed = int(dataset.BitsAllocated) == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+        frame = _bits(dataset, number) if packed else pixel_array(dataset, index=number)
     except Exception as error:  # decoders raise whatever they like; the file has to be named
         raise ImageError(
             f"{path}: frame {number + 1} cannot be decoded ({str(error).strip() or type(error).__name__}); the file is"
@@ -312,3 +216,169 @@ def _decode(path: Path, dataset: Dataset, number: int) -> np.ndarray:
             f"{path}: frame {number + 1} has the size {frame.shape}; it must have one value per pixel. {_EXPORT}"
         )
     return frame
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_seg(
+    path: str | Path,
+    label: MetaTensor,
+    source: Any,
+    names: Mapping[int, str],
+    *,
+    codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    algorithm_name: str = "segbundles",
+    algorithm_version: str | None = None,
+    series_description: str = "",
+    series_number: int = 300,
+    kind: str = "BINARY",
+    probabilities: np.ndarray | None = None,
+    compress: bool = True,
+) -> Path:
+    """Write a label map as DICOM SEG on the grid of its CT.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; missing folders are made, a file of that name is replaced when the new one is whole.
+    label : MetaTensor
+        ``(1, X, Y, Z)`` class ids on the grid of the series.
+    source : Series
+        What :func:`transforms.dicom.scan_series` returned; its images are referred to and patient and study copied.
+    names : mapping of int to str
+        Class id to name. Segment numbers are the class ids; DICOM wants them from 1 without gaps.
+    codes : mapping, optional
+        Codes of the user, see :func:`transforms.segment_codes.segment_code`.
+    algorithm_name, algorithm_version : str
+        For the algorithm identification (PS3.3 10.16); default version: that of this package.
+    series_description : str
+        SeriesDescription (0008,103E); default: the algorithm's name.
+    series_number : int
+        SeriesNumber (0020,0011).
+    kind : str
+        "BINARY" (every reader knows it), or "LABELMAP" (Supplement 243, few readers yet).
+    probabilities : numpy.ndarray, optional
+        ``(C, X, Y, Z)`` from 0 to 1, background first: written as FRACTIONAL of type PROBABILITY, in steps of 1/255,
+        instead of the label map.
+    compress : bool
+        Deflated (1.2.840.10008.1.2.1.99): lossless, a twentieth of the size. Otherwise explicit little endian.
+
+    Returns
+    -------
+    Path
+        The file written. Frames without any voxel are left out.
+
+    Raises
+    ------
+    ImageError
+        If the label map is not on the grid of the series, or the series or the names cannot be referred to.
+    """
+    import highdicom
+
+    path = Path(path)
+    frames = label_on_source(path, label, source)
+    named = class_names(path, frames, names)
+    if list(named) != list(range(1, len(named) + 1)):
+        raise ImageError(
+            f"{path}: the class ids {list(named)} do not run from 1 without gaps, as segment numbers must (PS3.3"
+            " C.8.20.2); renumber the classes."
+        )
+    if probabilities is not None:
+        kind = "FRACTIONAL"
+        frames = _fractions(path, probabilities, frames.shape, len(named))
+    images = SourceImages.read(path, source)
+    version = algorithm_version or software_version()
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=algorithm_name[:64], family=_codes.DCM.ArtificialIntelligence, version=version
+    )
+    x, y, z = images.spacing
+    dataset = highdicom.seg.Segmentation(
+        source_images=_aligned(images),
+        pixel_array=frames,
+        segmentation_type=kind,
+        segment_descriptions=[_description(index, name, codes, algorithm) for index, name in named.items()],
+        series_instance_uid=generate_uid(),
+        series_number=series_number,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="segbundles",
+        manufacturer_model_name=algorithm_name[:64],
+        software_versions=software_version(),
+        device_serial_number="0",
+        max_fractional_value=255,
+        content_label="SEGMENTATION",
+        content_creator_name=algorithm_name[:64],
+        content_description=(series_description or algorithm_name)[:64],
+        series_description=(series_description or algorithm_name)[:64],
+        plane_positions=[
+            highdicom.PlanePositionSequence("PATIENT", images.position(index)) for index in range(len(frames))
+        ],
+        plane_orientation=highdicom.PlaneOrientationSequence("PATIENT", images.cosines),
+        pixel_measures=highdicom.PixelMeasuresSequence((y, x), z, z),
+        omit_empty_frames=True,
+    )
+    syntax = DeflatedExplicitVRLittleEndian if compress else ExplicitVRLittleEndian
+    return replace_file(path, dataset, syntax)
+
+
+def _description(
+    index: int, name: str, own: Mapping[str, Mapping[str, Sequence[str]]] | None, algorithm: Any
+) -> Any:
+    import highdicom
+
+    code = segment_code(name, own)
+    item = highdicom.seg.SegmentDescription(
+        segment_number=index,
+        segment_label=name,
+        segmented_property_category=code.category,
+        segmented_property_type=code.type,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        display_color=highdicom.color.CIELabColor.from_rgb(*display_colour(index)),
+    )
+    if code.modifier is not None:
+        item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
+            highdicom.sr.CodedConcept.from_code(code.modifier)
+        ]
+    return item
+
+
+def _aligned(images: SourceImages) -> list[Dataset]:
+    """Return headers whose geometry is that of the grid to the last digit.
+
+    highdicom refers a frame to the image at exactly its place and refuses a series whose cosines are not all the same;
+    those of real series differ in the last digits, and the grid has their mean.
+    """
+    import highdicom
+
+    for index, place in enumerate(images.slices):
+        if place is None:
+            continue
+        header, frame = images.headers[place[0]], place[1]
+        if frame is None:
+            header.ImageOrientationPatient = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)[
+                0
+            ].ImageOrientationPatient
+            header.ImagePositionPatient = highdicom.PlanePositionSequence("PATIENT", images.position(index))[
+                0
+            ].ImagePositionPatient
+        else:
+            groups = header.PerFrameFunctionalGroupsSequence[frame]
+            groups.PlanePositionSequence = highdicom.PlanePositionSequence("PATIENT", images.position(index))
+    for header in images.headers:
+        if "SharedFunctionalGroupsSequence" in header:
+            header.SharedFunctionalGroupsSequence[
+                0
+            ].PlaneOrientationSequence = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)
+    return images.headers
+
+
+def _fractions(path: Path, probabilities: np.ndarray, shape: tuple[int, ...], classes: int) -> np.ndarray:
+    array = np.asarray(probabilities)
+    if array.shape != (classes + 1, *shape[::-1]):
+        raise ImageError(
+            f"{path}: probabilities have the shape {array.shape}, not {(classes + 1, *shape[::-1])} (background and"
+            " classes, X, Y, Z)."
+        )
+    return np.ascontiguousarray(array[1:].transpose(3, 2, 1, 0).astype(np.float32)).clip(0, 1)

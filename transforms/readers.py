@@ -23,7 +23,15 @@ from monai.data import MetaTensor
 from transforms.errors import ImageError
 from transforms.pictures import picture_header, read_picture
 
-__all__ = ["Header", "ImageError", "image_suffix", "is_dicom_label", "read_header", "read_image", "read_label"]
+__all__ = [
+    "Header",
+    "ImageError",
+    "image_suffix",
+    "is_dicom_label",
+    "read_header",
+    "read_image",
+    "read_label",
+]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
