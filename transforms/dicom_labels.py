@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
@@ -175,9 +176,19 @@ def _other_kind(path: Path) -> str:
 
 def _read(path: Path, pixels: bool = True) -> pydicom.Dataset:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except Exception as error:
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except Exception as error:  # a parser of damaged bytes raises whatever it likes
         raise _damaged(path, error) from error
+    for tag in sorted(dataset.keys()):
+        # Of a file that is cut off pydicom gives what there is: fewer contours, without a word.
+        element = dataset.get_item(tag)
+        if not isinstance(element, RawDataElement) or element.value is None:
+            continue
+        if element.length not in (0xFFFFFFFF, len(element.value)):
+            raise ImageError(
+                f"{path}: cut off: {len(element.value)} of {element.length} bytes of {tag}; copy the file again."
+            )
+    return dataset
 
 
 def _damaged(path: Path, error: Exception) -> ImageError:

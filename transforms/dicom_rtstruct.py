@@ -89,10 +89,12 @@ def read_rtstruct(
     """
     names = rtstruct_names(path, dataset)
     classes = match_names(path, names, labels, "ROI")
+    if "ROIContourSequence" not in dataset:
+        raise ImageError(f"{path}: it names ROIs and has no contours (ROIContourSequence). {_EXPORT}")
     painter = Painter(shape, max(labels))
     to_voxel = np.linalg.inv(affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
     drawn: dict[int, dict[int, list[np.ndarray]]] = {}
-    for item in dataset.get("ROIContourSequence") or []:
+    for item in dataset.ROIContourSequence or []:
         number = int(item.get("ReferencedROINumber", -1))
         if number in classes:
             slices = drawn.setdefault(number, {})

@@ -308,7 +308,7 @@ def write_seg(
         device_serial_number="0",
         max_fractional_value=255,
         content_label="SEGMENTATION",
-        content_creator_name=algorithm_name[:64],
+        content_creator_name=f"{algorithm_name[:62]}^",  # a name of one part ends so (PS3.5 6.2.1)
         content_description=(series_description or algorithm_name)[:64],
         series_description=(series_description or algorithm_name)[:64],
         plane_positions=[
