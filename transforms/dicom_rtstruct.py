@@ -31,7 +31,6 @@ from transforms.errors import ImageError
 from transforms.label_names import match_names
 from transforms.label_painter import Painter
 from transforms.polygons import fill_polygons, outlines
-from transforms.segment_codes import display_colour, segment_code
 
 __all__ = ["read_rtstruct", "rtstruct_names", "write_rtstruct"]
 
@@ -247,6 +246,8 @@ def write_rtstruct(
     ImageError
         If the label map is not on the grid of the series, or the series or the names cannot be referred to.
     """
+    from transforms.segment_codes import display_colour, segment_code  # loads its terms for half a second
+
     path = Path(path)
     if geometric_type not in _CLOSED:
         raise ValueError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")

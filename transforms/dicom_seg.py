@@ -16,7 +16,6 @@ import numpy as np
 from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.pixels import pixel_array
-from pydicom.sr.codedict import codes as _codes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
 
 from transforms.dicom_source import (
@@ -29,7 +28,6 @@ from transforms.dicom_source import (
 from transforms.errors import ImageError
 from transforms.label_names import match_names
 from transforms.label_painter import Painter, place_frame
-from transforms.segment_codes import display_colour, segment_code
 
 __all__ = ["read_seg", "seg_names", "write_seg"]
 
@@ -274,7 +272,8 @@ def write_seg(
     ImageError
         If the label map is not on the grid of the series, or the series or the names cannot be referred to.
     """
-    import highdicom
+    import highdicom  # only writing needs it, and the terms: half a second
+    from pydicom.sr.codedict import codes as terms
 
     path = Path(path)
     frames = label_on_source(path, label, source)
@@ -290,7 +289,7 @@ def write_seg(
     images = SourceImages.read(path, source)
     version = algorithm_version or software_version()
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=algorithm_name[:64], family=_codes.DCM.ArtificialIntelligence, version=version
+        name=algorithm_name[:64], family=terms.DCM.ArtificialIntelligence, version=version
     )
     x, y, z = images.spacing
     dataset = highdicom.seg.Segmentation(
@@ -326,6 +325,8 @@ def _description(
     index: int, name: str, own: Mapping[str, Mapping[str, Sequence[str]]] | None, algorithm: Any
 ) -> Any:
     import highdicom
+
+    from transforms.segment_codes import display_colour, segment_code
 
     code = segment_code(name, own)
     item = highdicom.seg.SegmentDescription(
