@@ -367,11 +367,13 @@ def _aligned(images: SourceImages) -> list[Dataset]:
         else:
             groups = header.PerFrameFunctionalGroupsSequence[frame]
             groups.PlanePositionSequence = highdicom.PlanePositionSequence("PATIENT", images.position(index))
+    x, y, z = images.spacing
     for header in images.headers:
-        if "SharedFunctionalGroupsSequence" in header:
-            header.SharedFunctionalGroupsSequence[
-                0
-            ].PlaneOrientationSequence = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)
+        if "NumberOfFrames" in header:
+            shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+            shared[0].PlaneOrientationSequence = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)
+            shared[0].PixelMeasuresSequence = highdicom.PixelMeasuresSequence((y, x), z, z)
+            header.SharedFunctionalGroupsSequence = shared
     return images.headers
 
 

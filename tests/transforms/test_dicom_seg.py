@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
+from pydicom.uid import EnhancedCTImageStorage
 
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
@@ -491,19 +492,26 @@ def test_a_slice_without_a_file(tmp_path, ct):
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
 
 
-def test_enhanced_source(tmp_path, ct):
+@pytest.mark.parametrize("shared", [True, False])
+def test_enhanced_source(tmp_path, ct, shared):
     file = tmp_path / "enhanced.dcm"
     order = [3, 0, 6, 1, 5, 2, 4]  # slice of each frame
-    image = ph.multi_frame(ct.slices())[0]
     lps = LPS @ ct.affine
-    image.SharedFunctionalGroupsSequence = [
-        lf.item(
-            PlaneOrientationSequence=[lf.item(ImageOrientationPatient=list(ct.axes[:, :2].T.ravel()))],
-            PixelMeasuresSequence=[lf.item(PixelSpacing=[0.9, 0.8], SliceThickness=2.5)],
-        )
-    ]
+    places = {
+        "PlaneOrientationSequence": [lf.item(ImageOrientationPatient=list(ct.axes[:, :2].T.ravel()))],
+        "PixelMeasuresSequence": [lf.item(PixelSpacing=[0.9, 0.8], SliceThickness=2.5)],
+    }
+    image = ct.slices()[0]
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData"):
+        delattr(image, keyword)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    image.NumberOfFrames = 7
+    image.SharedFunctionalGroupsSequence = [lf.item(**(places if shared else {}))]
     image.PerFrameFunctionalGroupsSequence = [
-        lf.item(PlanePositionSequence=[lf.item(ImagePositionPatient=list((lps @ [0, 0, index, 1])[:3]))])
+        lf.item(
+            PlanePositionSequence=[lf.item(ImagePositionPatient=list((lps @ [0, 0, index, 1])[:3]))],
+            **({} if shared else places),
+        )
         for index in order
     ]
     with pydicom.config.disable_value_validation():
