@@ -106,6 +106,12 @@ def read_image(path: str | Path, *, channels: int | None = None) -> MetaTensor:
     return _meta_tensor(path, array, affine)
 
 
+def is_dicom_label(path: str | Path) -> bool:
+    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a folder, or a file without a known image ending."""
+    path = Path(path)
+    return path.exists() and (path.is_dir() or image_suffix(path) == "")
+
+
 def read_label(
     path: str | Path,
     grid: Header | None = None,
@@ -170,12 +176,6 @@ def read_label(
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return _meta_tensor(path, array.astype(dtype), affine)
     raise ImageError(f"{path}: label values {low} to {high} do not fit 32 bits; these are no class ids.")
-
-
-def is_dicom_label(path: str | Path) -> bool:
-    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a folder, or a file without a known image ending."""
-    path = Path(path)
-    return path.exists() and (path.is_dir() or image_suffix(path) == "")
 
 
 def read_header(path: str | Path, *, channels: int | None = None) -> Header:
