@@ -8,7 +8,7 @@ the region's polygons in that slice, so that an inner polygon makes a hole and a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from scipy.ndimage import find_objects
 
 from transforms.dicom_source import (
     LPS,
@@ -103,8 +104,12 @@ def read_rtstruct(
         _log.info("%s: ROI(s) %s have no closed contour and stay empty.", path, ", ".join(empty))
     for number, slices in drawn.items():
         for index, polygons in slices.items():
-            mask = fill_polygons(polygons, shape[:2])
-            painter.paint((slice(None), slice(None), index), mask, classes[number])
+            points = np.concatenate(polygons)
+            low = np.clip(np.floor(points.min(axis=0)), 0, shape[:2]).astype(int)
+            high = np.clip(np.ceil(points.max(axis=0)) + 1, low, shape[:2]).astype(int)
+            mask = fill_polygons([polygon - low for polygon in polygons], high - low)
+            region = (slice(low[0], high[0]), slice(low[1], high[1]), index)
+            painter.paint(region, mask * painter.array.dtype.type(classes[number]))
         if slices and len(slices) < max(slices) - min(slices) + 1:
             gaps = max(slices) - min(slices) + 1 - len(slices)
             _log.warning(
@@ -175,8 +180,12 @@ def _collect(
 
 def _points(path: Path, name: str, number: int, contour: Dataset) -> np.ndarray:
     """Return ``(N, 3)`` points in millimetres, LPS+."""
-    values = contour.get("ContourData")
-    values = [] if values is None or values == "" else np.atleast_1d(np.asarray(values, dtype=np.float64))
+    element = contour.get_item("ContourData") if "ContourData" in contour else None
+    stored = None if element is None else element.value
+    if isinstance(stored, bytes):  # pydicom's own numbers take ten times as long, and there are millions
+        values = [float(part) for part in stored.strip(b" \0").split(b"\\") if stored.strip(b" \0")]
+    else:
+        values = [] if stored in (None, "") else [float(part) for part in np.atleast_1d(stored)]
     stated = int(contour.get("NumberOfContourPoints") or len(values) // 3)
     if len(values) != 3 * stated or not np.isfinite(values).all():
         raise ImageError(
@@ -259,6 +268,7 @@ def write_rtstruct(
     result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]
     generation = f"{algorithm_name} {algorithm_version or software_version()}"[:64]
     to_world = LPS @ images.affine
+    boxes = find_objects(frames)
     result.StructureSetROISequence = []
     result.ROIContourSequence = []
     result.RTROIObservationsSequence = []
@@ -289,8 +299,7 @@ def write_rtstruct(
         )
         contours = [
             _contour(polygon, index, to_world, images, geometric_type)
-            for index in range(len(frames))
-            for polygon in outlines(frames[index].T == number)  # noqa: SIM300
+            for index, polygon in _outlines(frames, boxes, number)
         ]
         for position, contour in enumerate(contours):
             contour.ContourNumber = position + 1
@@ -300,6 +309,17 @@ def write_rtstruct(
         result.ROIContourSequence.append(item)
     # Implicit: explicit VR has 16 bits for the length of a contour, enough for some 2,000 points only.
     return replace_file(path, result, ImplicitVRLittleEndian)
+
+
+def _outlines(frames: np.ndarray, boxes: Sequence[Any], number: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield slice and polygon of one class, in voxel indices (x, y), looking only where it is."""
+    box = boxes[number - 1] if number <= len(boxes) else None
+    if box is None:
+        return
+    part = frames[box] == number
+    for index, mask in enumerate(part, box[0].start):
+        for polygon in outlines(mask.T):
+            yield index, polygon + np.array([box[2].start, box[1].start])
 
 
 def _contour(

@@ -93,7 +93,7 @@ def read_seg(
         raise ImageError(f"{path}: a fractional segmentation without MaximumFractionalValue. {_EXPORT}")
     painter = Painter(shape, max(labels))
     to_voxel = np.linalg.inv(affine)
-    to_class = _label_map_classes(dataset, classes)
+    to_class, known = _label_map_classes(dataset, classes, painter.array.dtype)
     seen: dict[str, bytes] = {}
     for number, groups in enumerate(_frame_groups(path, dataset)):
         segment = 0 if kind == "LABELMAP" else _segment(path, groups, number)
@@ -101,38 +101,40 @@ def read_seg(
             continue
         frame = _decode(path, dataset, number)
         if kind == "LABELMAP":
-            frame = to_class[frame]
-            if (frame < 0).any():
+            if not known[np.flatnonzero(np.bincount(frame.ravel()))].all():
                 raise ImageError(
                     f"{path}: frame {number + 1} holds values that no segment of the file has. {_EXPORT}"
                 )
+            frame = to_class[frame]
         else:
-            frame = (frame >= level) * np.int32(classes[segment])
-        present = np.unique(frame)
-        if not present.any():
-            continue
+            frame = (frame >= level).view(np.uint8).astype(painter.array.dtype, copy=False)
+            frame *= painter.array.dtype.type(classes[segment])
         matrix = to_voxel @ _frame_matrix(path, groups, number)
-        region, values = place_frame(path, number, frame, matrix, shape, affine)
-        digest = hashlib.blake2b(np.ascontiguousarray(values).tobytes()).digest()
-        if seen.setdefault(f"{segment} {region}", digest) != digest:
+        rows, columns = (np.flatnonzero(frame.any(axis=axis)) for axis in (1, 0))
+        shown = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else frame[:0, :0]
+        digest = hashlib.blake2b(rows.tobytes() + columns.tobytes() + shown.tobytes()).digest()
+        if seen.setdefault(f"{segment} {np.rint(matrix).astype(int).tolist()}", digest) != digest:
             raise ImageError(
                 f"{path}: frame {number + 1} shows segment {segment} at a place where another frame shows it"
                 " differently (several points in time?). Export one label map per CT."
             )
-        for index in present[present > 0]:
-            painter.paint(region, values == index, int(index))
+        if len(rows):
+            matrix[:3, 3] += matrix[:3, :2] @ [columns[0], rows[0]]
+            painter.paint(*place_frame(path, number, shown, matrix, shape, affine))
     painter.report(path, labels)
     return painter.array
 
 
-def _label_map_classes(dataset: Dataset, classes: Mapping[int, int]) -> np.ndarray:
-    """Return the class id of every stored value of a LABELMAP; -1 where a value has no meaning."""
-    table = np.full(65536, -1, np.int32)
+def _label_map_classes(
+    dataset: Dataset, classes: Mapping[int, int], dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every stored value of a LABELMAP its class id, and whether it has a meaning at all."""
+    table, known = np.zeros(65536, dtype), np.zeros(65536, bool)
     for item in dataset.SegmentSequence:
         table[int(item.SegmentNumber)] = classes.get(int(item.SegmentNumber), 0)
-    for value in (0, int(dataset.get("PixelPaddingValue") or 0)):
-        table[value] = max(table[value], 0)
-    return table
+        known[int(item.SegmentNumber)] = True
+    known[[0, int(dataset.get("PixelPaddingValue") or 0)]] = True
+    return table, known
 
 
 # --- one frame ------------------------------------------------------------------------------------------------------

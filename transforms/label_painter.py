@@ -14,7 +14,7 @@ from transforms.errors import ImageError
 __all__ = ["GRID_TOLERANCE", "Painter", "place_frame"]
 
 GRID_TOLERANCE = 0.05
-"""How far, in voxels of the CT, the corners of a frame may lie off the voxels that they are placed on."""
+"""How far, in voxels of the CT, the corners of what a frame shows may lie off the voxels that they are placed on."""
 
 _log = logging.getLogger(__name__)
 
@@ -26,18 +26,19 @@ class Painter:
     """
 
     def __init__(self, shape: tuple[int, ...], highest: int) -> None:
-        self.array = np.zeros(shape, np.uint8 if highest <= 255 else np.uint16)
+        # Slices side by side in memory: most frames are slices.
+        self.array = np.zeros(shape, np.uint8 if highest <= 255 else np.uint16, order="F")
         self._shared: np.ndarray | None = None
 
-    def paint(self, region: tuple[Any, ...], mask: np.ndarray, index: int) -> None:
-        """Give class `index` to the voxels of a boolean mask, which has the shape of ``array[region]``."""
+    def paint(self, region: tuple[Any, ...], values: np.ndarray) -> None:
+        """Paint class ids (0: nothing) of the shape of ``array[region]`` and of the type of `array`."""
         view = self.array[region]
-        shared = mask & (view != 0) & (view != index)
+        shared = (values != 0) & (view != 0) & (view != values)
         if shared.any():
             if self._shared is None:
-                self._shared = np.zeros(self.array.shape, bool)
+                self._shared = np.zeros(self.array.shape, bool, order="F")
             self._shared[region] |= shared
-        view[mask & (view < index)] = index
+        np.maximum(view, values, out=view)
 
     @property
     def overlap(self) -> int:
