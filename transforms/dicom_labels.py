@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +105,13 @@ def read_dicom_label(
         raise ImageError(f"{path}: a DICOM label map needs a 3D image, this one has the size {shape}.")
     dataset = _read(path)
     kind = _kind(path)
-    if image is not None:
-        _check_frame_of_reference(path, kind, dataset, labels, Path(image))
     affine = np.asarray(grid.affine, dtype=np.float64)
-    try:
+    with _naming(path):
+        if image is not None:
+            _check_frame_of_reference(path, kind, dataset, labels, Path(image))
         if kind == "SEG":
             return read_seg(path, dataset, shape, affine, labels, threshold)
         return read_rtstruct(path, dataset, shape, affine, labels)
-    except ImageError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-        raise _damaged(path, error) from error
 
 
 def check_dicom_label(
@@ -134,21 +131,36 @@ def check_dicom_label(
         )
     dataset = _read(path, pixels=False)
     kind = _kind(path)
-    try:
+    with _naming(path):
         names = (seg_names if kind == "SEG" else rtstruct_names)(path, dataset)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
-    match_names(path, names, labels, "segment" if kind == "SEG" else "ROI", quiet=True)
-    if image is not None:
-        _check_frame_of_reference(path, kind, dataset, labels, Path(image), quiet=True)
+        match_names(path, names, labels, "segment" if kind == "SEG" else "ROI", quiet=True)
+        if image is not None:
+            _check_frame_of_reference(path, kind, dataset, labels, Path(image), quiet=True)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in whatever a parser of damaged bytes raises; values are only parsed when they are asked for."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
 def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
+    """Walk through linked folders too, which data managers use; a circle of links ends."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real in seen:
+            continue
+        seen.add(real)
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(parent, name)
@@ -156,13 +168,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _sop_class(path: Path) -> str | None:
     """Return MediaStorageSOPClassUID of a DICOM file, None for any other."""
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] != b"DICM":
-            return None
-    try:
+    with _naming(path):
+        with path.open("rb") as stream:
+            if stream.read(132)[128:] != b"DICM":
+                return None
         return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
-    except Exception as error:  # a parser of damaged bytes raises whatever it likes
-        raise _damaged(path, error) from error
 
 
 def _kind(path: Path) -> str:
@@ -171,14 +181,14 @@ def _kind(path: Path) -> str:
 
 def _other_kind(path: Path) -> str:
     uid = _sop_class(path)
-    return "" if uid is None else f" ({pydicom.uid.UID(uid).name})"
+    if uid is None:
+        return " (not even a standard DICOM file: the prefix DICM of PS3.10 is missing)"
+    return f" ({pydicom.uid.UID(uid).name})"
 
 
 def _read(path: Path, pixels: bool = True) -> pydicom.Dataset:
-    try:
+    with _naming(path):
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except Exception as error:  # a parser of damaged bytes raises whatever it likes
-        raise _damaged(path, error) from error
     for tag in sorted(dataset.keys()):
         # Of a file that is cut off pydicom gives what there is: fewer contours, without a word.
         element = dataset.get_item(tag)
@@ -258,10 +268,9 @@ def _image_headers(label: Path, image: Path) -> Iterator[pydicom.Dataset]:
     """Read identities of the DICOM images in a folder; nothing for an image of another format."""
     for file in _files(image) if image.is_dir() else [image]:
         if file != label and file.is_file() and _sop_class(file) and not _kind(file):
-            try:
-                yield pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            except Exception as error:
-                raise _damaged(file, error) from error
+            with _naming(file):
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+            yield header
 
 
 def _references(dataset: pydicom.Dataset) -> set[str]:

@@ -189,6 +189,24 @@ def test_cut_off_anywhere_is_never_read_wrongly(tmp_path, share):
     np.testing.assert_array_equal(label, expected)
 
 
+@given(place=st.floats(0, 1), value=st.integers(0, 255))
+@settings(some, max_examples=150)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_raise_nothing_but_image_errors(tmp_path, place, value):
+    ct = Phantom(shape=(21, 18, 6))
+    if not (tmp_path / "whole").exists():
+        contours = [("CLOSED_PLANAR", disc(ct, 2, (8, 8), 4.3, 12))]
+        lf.rtstruct_file(tmp_path / "whole", {"heart": contours, "cord": contours}, "1.2.3")
+    raw = bytearray((tmp_path / "whole").read_bytes())
+    raw[132 + int(place * (len(raw) - 133))] = value
+    (tmp_path / "a.dcm").write_bytes(raw)
+    try:
+        label = read_dicom_label(tmp_path / "a.dcm", grid(ct), NAMES)
+    except ImageError:
+        return
+    assert label.shape == ct.shape
+
+
 def test_frame_of_reference(tmp_path, ct, caplog):
     slices = ct.slices()
     write_series(tmp_path / "ct", slices)

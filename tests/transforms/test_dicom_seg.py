@@ -310,6 +310,25 @@ def test_cut_off_anywhere_is_never_read_wrongly(tmp_path, share, kind):
     np.testing.assert_array_equal(read, array)
 
 
+@given(place=st.floats(0, 1), value=st.integers(0, 255), kind=st.sampled_from(["BINARY", "FRACTIONAL"]))
+@settings(some, max_examples=150)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_raise_nothing_but_image_errors(tmp_path, place, value, kind):
+    ct = Phantom(shape=(5, 4, 3))
+    path = tmp_path / f"{kind}.dcm"
+    if not (tmp_path / kind).exists():
+        _, frames, cosines, spacing = by_segment(ct, kind)
+        lf.seg_file(tmp_path / kind, SEGMENTS, frames, cosines, spacing, kind, frame_of_reference="1.2.3")
+    raw = bytearray((tmp_path / kind).read_bytes())
+    raw[132 + int(place * (len(raw) - 133))] = value
+    path.write_bytes(raw)
+    try:
+        read = read_dicom_label(path, grid(ct), NAMES)
+    except ImageError:
+        return
+    assert read.shape == ct.shape
+
+
 def test_frame_of_reference(tmp_path, ct, caplog):
     slices = ct.slices()
     write_series(tmp_path / "ct", slices)
