@@ -93,6 +93,8 @@ class SourceImages:
 
 def _header(path: Path, file: Path) -> Dataset:
     header = pydicom.dcmread(file, stop_before_pixels=True)
+    header.decode()  # names of patients in the CT's character set, and of classes in any, are written in one
+    header.SpecificCharacterSet = "ISO_IR 192"
     for keyword in ("FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         if not header.get(keyword):
             raise ImageError(

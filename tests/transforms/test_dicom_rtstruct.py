@@ -349,3 +349,18 @@ def test_geometric_type(tmp_path, ct):
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), label.numpy()[0])
     with pytest.raises(ValueError, match="geometric_type"):
         write_rtstruct(tmp_path / "a.dcm", label, series, NAMES, geometric_type="POINT")
+
+
+def test_required_attributes_and_character_sets(tmp_path, ct):
+    standard = pytest.importorskip("highdicom._standard_utils")  # the tables of PS3.3
+    slices = ph.changed(ct.slices(), None, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
+    write_series(tmp_path / "ct", slices)
+    series = scan_series(tmp_path / "ct")
+    label = meta_tensor(lf.label_map(ct.shape, ct.affine) % 3, series.affine)
+    dataset = pydicom.dcmread(write_rtstruct(tmp_path / "a.dcm", label, series, {**NAMES, 1: "肝臓"}))
+    assert dataset.PatientName == "Müller^Jörg"
+    assert dataset.StructureSetROISequence[0].ROIName == "肝臓"
+    modules = [m["key"] for m in standard.get_iod_module_map()["rt-structure-set"] if m["usage"] == "M"]
+    assert "roi-contour" in modules
+    for module in modules:
+        standard.check_required_attributes(dataset, module)

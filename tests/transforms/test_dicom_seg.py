@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from pydicom.uid import EnhancedCTImageStorage
+from pydicom.uid import EnhancedCTImageStorage, RLELossless
 
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
@@ -593,3 +593,48 @@ def test_not_written(tmp_path, ct):
         with pytest.raises(ImageError, match=message):
             write_seg(out, label, series, names)
         assert not out.exists()
+
+
+def test_character_sets(tmp_path, ct):
+    """The patient's name in the CT's Latin-1, a class in Japanese: both have to be legible."""
+    slices = ph.changed(ct.slices(), None, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
+    write_series(tmp_path / "ct", slices)
+    series = scan_series(tmp_path / "ct")
+    names = {**NAMES, 1: "肝臓"}
+    label = meta_tensor(lf.label_map(ct.shape, ct.affine), series.affine)
+    dataset = pydicom.dcmread(write_seg(tmp_path / "a.dcm", label, series, names))
+    assert dataset.PatientName == "Müller^Jörg"
+    assert dataset.SegmentSequence[0].SegmentLabel == "肝臓"
+    np.testing.assert_array_equal(read_dicom_label(tmp_path / "a.dcm", grid(ct), names), label.numpy()[0])
+
+
+@pytest.mark.parametrize("name", ["seg/ct-3slice", "compressed_ct/CTImage.dcm", "compressed_ct/CT2_J2KR"])
+def test_written_for_real_series(shared_data, tmp_path, name):
+    source = shared_data / "dicom" / name
+    folder = tmp_path / "ct"
+    (shutil.copytree if source.is_dir() else shutil.copy)(
+        source, folder if source.is_dir() else folder_of(folder)
+    )
+    series = scan_series(folder)
+    label = meta_tensor(lf.label_map(series.shape, series.affine), series.affine)
+    path = write_seg(tmp_path / "a.dcm", label, series, NAMES)
+    header = read_header(folder)
+    np.testing.assert_array_equal(read_label(path, header, NAMES, image=folder).numpy(), label.numpy())
+    np.testing.assert_array_equal(carried(tool_volume(path, tmp_path / "dcmqi"), header), label.numpy()[0])
+
+
+def folder_of(folder: Path) -> Path:
+    folder.mkdir()
+    return folder / "slice"
+
+
+@pytest.mark.parametrize("kind", ["LABELMAP", "FRACTIONAL"])
+def test_compressed_frames(tmp_path, ct, kind):
+    array, frames, cosines, spacing = by_segment(ct, kind)
+    if kind == "LABELMAP":
+        frames = [(0, p, f) for p, f in lf.frames_of(array, ct.affine)[0]]
+    path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, frames, cosines, spacing, kind)
+    dataset = pydicom.dcmread(path)
+    dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
