@@ -372,29 +372,7 @@ def _blank(images: SourceImages, description: str, series_number: int) -> FileDa
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     result = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    for keyword in (
-        "SpecificCharacterSet",
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "PatientAge",
-        "PatientSize",
-        "PatientWeight",
-        "AccessionNumber",
-        "StudyID",
-        "StudyDate",
-        "StudyTime",
-        "StudyDescription",
-        "StudyInstanceUID",
-        "ReferringPhysicianName",
-        "FrameOfReferenceUID",
-        "PositionReferenceIndicator",
-    ):
-        if keyword in images.first:
-            result[keyword] = images.first[keyword]
-    if "PositionReferenceIndicator" not in result:
-        result.PositionReferenceIndicator = ""
+    result.update(images.identity)
     now = datetime.now()
     result.SOPClassUID, result.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
     result.SeriesInstanceUID = generate_uid()

@@ -319,6 +319,7 @@ def write_seg(
         pixel_measures=highdicom.PixelMeasuresSequence((y, x), z, z),
         omit_empty_frames=True,
     )
+    dataset.update(images.identity)
     syntax = DeflatedExplicitVRLittleEndian if compress else ExplicitVRLittleEndian
     return replace_file(path, dataset, syntax)
 
@@ -348,13 +349,17 @@ def _description(
 
 
 def _aligned(images: SourceImages) -> list[Dataset]:
-    """Return headers whose geometry is that of the grid to the last digit.
+    """Return headers whose geometry is that of the grid to the last digit, of a patient of whom nothing is said.
 
     highdicom refers a frame to the image at exactly its place and refuses a series whose cosines are not all the same;
-    those of real series differ in the last digits, and the grid has their mean.
+    those of real series differ in the last digits, and the grid has their mean. It also refuses what scanners do
+    write as sex, dates and times.
     """
     import highdicom
 
+    for header in images.headers:
+        for keyword in ("PatientName", "PatientSex", "PatientBirthDate", "StudyDate", "StudyTime"):
+            setattr(header, keyword, "")
     for index, place in enumerate(images.slices):
         if place is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 from dataclasses import dataclass
@@ -22,6 +23,30 @@ __all__ = ["SourceImages", "label_on_source", "replace_file", "software_version"
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
+_REQUIRED = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+)
+"""Of type 2: present, if only empty (PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
+_COPIED = (
+    *_REQUIRED,
+    "SpecificCharacterSet",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "StudyDescription",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+)
+
 
 @dataclass(frozen=True)
 class SourceImages:
@@ -36,11 +61,15 @@ class SourceImages:
         frame); None for a slice without a file.
     affine : numpy.ndarray
         4x4, voxel index to millimetres, RAS+.
+    identity : pydicom.Dataset
+        Patient, study and frame of reference as the first image states them, to be copied letter by letter: archives
+        sort by them.
     """
 
     headers: list[Dataset]
     slices: list[tuple[int, int | None] | None]
     affine: np.ndarray
+    identity: Dataset
 
     @classmethod
     def read(cls, path: Path, source: Any) -> SourceImages:
@@ -65,7 +94,11 @@ class SourceImages:
                 headers.append(_header(path, file))
             header = headers[files[file]]
             slices.append((files[file], frame if "NumberOfFrames" in header else None))
-        return cls(headers, slices, np.asarray(source.affine, dtype=np.float64))
+        identity = Dataset()
+        for keyword in _COPIED:
+            if keyword in headers[0]:
+                identity[keyword] = copy.deepcopy(headers[0][keyword])
+        return cls(headers, slices, np.asarray(source.affine, dtype=np.float64), identity)
 
     @property
     def first(self) -> Dataset:
@@ -100,17 +133,7 @@ def _header(path: Path, file: Path) -> Dataset:
             raise ImageError(
                 f"{path}: cannot be written, because the CT ({file}) has no {keyword} to refer to; write NIfTI instead."
             )
-    for keyword in (
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "AccessionNumber",
-        "StudyID",
-        "StudyDate",
-        "StudyTime",
-        "ReferringPhysicianName",
-    ):
+    for keyword in _REQUIRED:
         if keyword not in header:
             setattr(header, keyword, "")
     return header

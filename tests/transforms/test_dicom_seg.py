@@ -24,6 +24,7 @@ import tests.dicom_phantom as ph
 from tests.dicom_phantom import LPS, Phantom, write_series
 from transforms.dicom import scan_series
 from transforms.dicom_labels import find_dicom_label, read_dicom_label
+from transforms.dicom_rtstruct import write_rtstruct
 from transforms.dicom_seg import write_seg
 from transforms.readers import Header, ImageError, read_header, read_label
 
@@ -612,9 +613,9 @@ def test_character_sets(tmp_path, ct):
 def test_written_for_real_series(shared_data, tmp_path, name):
     source = shared_data / "dicom" / name
     folder = tmp_path / "ct"
-    (shutil.copytree if source.is_dir() else shutil.copy)(
-        source, folder if source.is_dir() else folder_of(folder)
-    )
+    folder.mkdir()
+    for file in source.iterdir() if source.is_dir() else [source]:
+        shutil.copy(file, folder / f"{file.stem}.dcm")
     series = scan_series(folder)
     label = meta_tensor(lf.label_map(series.shape, series.affine), series.affine)
     path = write_seg(tmp_path / "a.dcm", label, series, NAMES)
@@ -623,9 +624,27 @@ def test_written_for_real_series(shared_data, tmp_path, name):
     np.testing.assert_array_equal(carried(tool_volume(path, tmp_path / "dcmqi"), header), label.numpy()[0])
 
 
-def folder_of(folder: Path) -> Path:
-    folder.mkdir()
-    return folder / "slice"
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
+def test_patient_and_study_are_copied_letter_by_letter(tmp_path, ct, write):
+    """Also what is against the standard: archives put together what is equal."""
+    odd = {
+        "PatientSex": "Male",
+        "PatientBirthDate": "1960-01-01",
+        "StudyDate": "20 May",
+        "StudyTime": "25:00",
+        "PatientName": "Doe",
+        "PatientID": "x" * 70,
+        "StudyDescription": "a study",
+        "AccessionNumber": "7",
+        "PatientAge": "064Y",
+    }
+    write_series(tmp_path / "ct", ph.changed(ct.slices(), None, **odd))
+    series = scan_series(tmp_path / "ct")
+    label = meta_tensor(lf.label_map(ct.shape, ct.affine), series.affine)
+    dataset = pydicom.dcmread(write(tmp_path / "a.dcm", label, series, NAMES))
+    for keyword, value in odd.items():
+        assert str(dataset[keyword].value) == value
 
 
 @pytest.mark.parametrize("kind", ["LABELMAP", "FRACTIONAL"])
