@@ -20,12 +20,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from transforms.dicom_labels import check_dicom_label
 from transforms.readers import (
     PICTURE_SUFFIXES,
     SUFFIXES,
     Header,
     ImageError,
     image_suffix,
+    is_dicom_label,
     read_header,
     read_label,
 )
@@ -74,15 +76,27 @@ class Case:
     image : Path
         File, or folder of DICOM slices.
     label : Path or None
-        None only in the test list.
+        File, or folder with one DICOM SEG or RTSTRUCT. None only in the test list.
     group : str
         The patient; cases of one group are never split between training and validation.
+    series : str or None
+        Which series of a DICOM folder, see :func:`transforms.readers.read_image`.
+    allow : tuple of str
+        Irregularities of a DICOM series that are accepted, see :func:`transforms.readers.read_image`.
     """
 
     id: str
     image: Path
     label: Path | None
     group: str
+    series: str | None = None
+    allow: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the image is to be read beside its path: "series" and "allow", each only where it is set."""
+        stated = {"series": self.series, "allow": list(self.allow)}
+        return {key: value for key, value in stated.items() if value}
 
 
 @dataclass(frozen=True)
@@ -131,11 +145,14 @@ class Dataset:
             raise ValueError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
         return getattr(self, split)
 
-    def as_dicts(self, split: str) -> list[dict[str, str]]:
-        """Return a MONAI data list: "image", "label" (absent where a test case has none) and "case"."""
+    def as_dicts(self, split: str) -> list[dict[str, Any]]:
+        """Return a MONAI data list: "image", "label" (absent where a test case has none) and "case".
+
+        Items of DICOM folders also hold "series" (str) and "allow" (list of str) where dataset.json states them.
+        """
         items = []
         for case in self.cases(split):
-            item = {"image": str(case.image), "case": case.id}
+            item: dict[str, Any] = {"image": str(case.image), "case": case.id, **case.reading}
             if case.label is not None:
                 item["label"] = str(case.label)
             items.append(item)
@@ -449,12 +466,24 @@ def _listed_item(root: Path, split: str, what: str, entry: Any, problems: list[s
     if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int)):
         problems.append(f'{what}: "fold" is {fold!r}; it must be a whole number.')
         return None
-    case = Case(identity, image, label, str(group) if group is not None else identity)
+    series, allow = entry.get("series"), entry.get("allow", [])
+    if series is not None and (not isinstance(series, str) or not series):
+        problems.append(
+            f'{what}: "series" is {series!r}; it must be a text that names one series of the folder.'
+        )
+        return None
+    if not isinstance(allow, list) or not all(isinstance(word, str) and word for word in allow):
+        problems.append(f'{what}: "allow" is {allow!r}; it must be a list of words.')
+        return None
+    patient = str(group) if group is not None else identity
+    case = Case(identity, image, label, patient, series, tuple(allow))
     return _Item(case, split, fold, group is not None)
 
 
 def _stem(path: Path) -> str:
     suffix = image_suffix(path)
+    if not suffix and path.suffix.lower() == ".dcm" and not path.is_dir():
+        suffix = path.suffix
     return path.name[: len(path.name) - len(suffix)] if suffix else path.name
 
 
@@ -465,14 +494,19 @@ def _case_id(image: Path, label: Path | None) -> str:
     return stem
 
 
-def _entries(folder: Path, ending: str | None) -> list[Path]:
-    """List images of a folder by name; hidden files (macOS leaves ``._`` twins in archives) are no images."""
+def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Path]:
+    """List images of a folder by name; hidden files (macOS leaves ``._`` twins in archives) are no images.
+
+    Among labels also single DICOM files, each a SEG or RTSTRUCT.
+    """
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             wanted = entry.name.endswith(ending) if ending else image_suffix(entry.name) != ""
+            if labels and ending is None and entry.name.lower().endswith(".dcm"):
+                wanted = True
             if wanted or (ending in (None, "") and entry.is_dir()):
                 found.append(folder / entry.name)
     return sorted(found)
@@ -489,7 +523,7 @@ def _from_folders(root: Path, content: dict[str, Any], channels: int | None, pro
         if not (root / images).is_dir():
             continue
         by_stem: dict[str, Path] = {}
-        for label in _entries(root / labels, ending) if (root / labels).is_dir() else []:
+        for label in _entries(root / labels, ending, labels=True) if (root / labels).is_dir() else []:
             if _stem(label) in by_stem:
                 problems.append(
                     f"{label}: {by_stem[_stem(label)].name} is a label of the same case; keep one."
@@ -579,7 +613,7 @@ def _parallel(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
 
 def _header_problems(dataset: Dataset) -> list[str]:
     cases = [case for split in SPLITS for case in dataset.cases(split)]
-    results = _parallel(lambda case: _check_case(case, dataset.channels), cases)
+    results = _parallel(lambda case: _check_case(case, dataset.channels, dataset.labels), cases)
     problems = [
         f"case {case.id!r}: {problem}"
         for case, (_, found) in zip(cases, results, strict=True)
@@ -604,14 +638,19 @@ def _header_problems(dataset: Dataset) -> list[str]:
     return problems
 
 
-def _check_case(case: Case, channels: int | None) -> tuple[Header | None, list[str]]:
+def _check_case(case: Case, channels: int | None, labels: dict[int, str]) -> tuple[Header | None, list[str]]:
     problems: list[str] = []
     headers: list[Header | None] = []
     for what, path in (("image", case.image), ("label", case.label)):
         header = None
         if path is not None:
             try:
-                header = read_header(path, channels=channels if what == "image" else None)
+                if what == "image":
+                    header = read_header(path, channels=channels, **case.reading)
+                elif is_dicom_label(path):
+                    check_dicom_label(path, labels, case.image)
+                else:
+                    header = read_header(path)
             except ImageError as error:
                 problems.append(f"{what} {error}")
             except OSError as error:
@@ -660,6 +699,8 @@ def _labels_from_values(where: Path, dataset: Dataset) -> dict[int, str]:
     def values(case: Case) -> tuple[np.ndarray, str]:
         assert case.label is not None
         try:
+            if is_dicom_label(case.label):
+                check_dicom_label(case.label, None)
             return np.unique(read_label(case.label).numpy()), ""
         except ImageError as error:
             return np.zeros(0, np.int32), f"case {case.id!r}: label {error}"
@@ -780,7 +821,7 @@ def _stated_fold(where: Path, dataset: Dataset, items: list[_Item], fold: int) -
 
 
 def _digest_line(root: Path, split: str, case: Case) -> str:
-    fields: list[Any] = [split, case.id, case.group]
+    fields: list[Any] = [split, case.id, case.group, *([case.reading] if case.reading else [])]
     for path in (case.image, case.label):
         if path is None:
             fields.append(None)

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.dataset import PatchDataset, PatchSampler
-from pipelines.patches import PatchStore
+from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
-from transforms.readers import read_label
+from transforms.readers import Header, read_label
 
 
 class VolumeDataset(Dataset):
@@ -22,10 +23,11 @@ class VolumeDataset(Dataset):
     path, and "label": MetaTensor (1, *file shape) of integer classes when the case has a label.
 
     Args:
-        data: cases: "image", optionally "label" (paths), "case" (id).
+        data: cases: "image", optionally "label" (paths), "case" (id), "series" and "allow" (how to read DICOM).
         preprocess: the definition of preprocessing.
         root: folder of a patch store; given, images come preprocessed out of it (built at once if missing).
-        labels: label values that the dataset names; others are an error, see `PatchStore`.
+        labels: class ids and names of the dataset. Other values are an error, see `PatchStore`, and DICOM labels
+            get their class ids by the names.
         num_workers: processes that build the store.
     """
 
@@ -39,6 +41,7 @@ class VolumeDataset(Dataset):
     ) -> None:
         self.data = list(data)
         self.preprocess = preprocess
+        self.labels = labels
         self.store: PatchStore | None = None
         if root is not None and self.data:
             self.store = PatchStore(root, preprocess, self.data, labels, num_workers).build()
@@ -56,7 +59,7 @@ class VolumeDataset(Dataset):
                 case.intensity,
             )
         else:
-            prepared = self.preprocess.image(item["image"])
+            prepared = self.preprocess.image(item["image"], **reading(item))
             codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
         result: dict[str, Any] = {
             "image": self.preprocess.normalise(codes, intensity)[None],
@@ -66,7 +69,8 @@ class VolumeDataset(Dataset):
             "path": item["image"],
         }
         if item.get("label"):
-            result["label"] = read_label(item["label"])
+            grid = Header(tuple(geometry["shape"]), 1, np.asarray(geometry["affine"]))
+            result["label"] = read_label(item["label"], grid, self.labels, image=item["image"])
         return result
 
 

@@ -50,7 +50,7 @@ try:
 except ImportError:  # Windows: without the lock two builds may do the same case twice, with the same result
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["PatchStore", "StoreError", "StoredCase"]
+__all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,7 @@ class _Source(NamedTuple):
     image: str
     label: str | None
     entry: str
+    options: dict[str, Any]
 
 
 class PatchStore:
@@ -192,9 +193,11 @@ class PatchStore:
     preprocess : Preprocess
         The definition of preprocessing: `parameters()`, `image(path)`, `label(path, geometry)`.
     data : sequence of dict
-        Cases: "image", optionally "label" (paths) and "case" (id; default: the image's file name).
+        Cases: "image", optionally "label" (paths), "case" (id; default: the image's file name), and "series" and
+        "allow" (how to read a DICOM image).
     labels : iterable of int or mapping, optional
-        The label values that the dataset names; other values in a label map are an error of that case.
+        The label values that the dataset names; other values in a label map are an error of that case. A mapping
+        to their names where labels are DICOM SEG or RTSTRUCT.
     num_workers : int, optional
         Processes that build; default: one per available core, at most 8; 0 or 1 builds in this process.
     progress : bool
@@ -220,6 +223,7 @@ class PatchStore:
         self.root = Path(os.path.abspath(root))
         self.preprocess = preprocess
         self.labels = None if labels is None else sorted(int(v) for v in labels)
+        self.names = dict(labels) if isinstance(labels, Mapping) else None
         self.num_workers = num_workers
         self.progress = progress
         parameters = {"format": FORMAT, "labels": self.labels, "preprocess": preprocess.parameters()}
@@ -266,7 +270,8 @@ class PatchStore:
         digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode())
         for entry in self._entries:
             meta = _read_meta(self.folder / entry.decode())
-            digest.update(json.dumps([meta["case"], meta["sha256"]], sort_keys=True).encode())
+            content = [meta["case"], meta["sha256"], *([meta["options"]] if meta.get("options") else [])]
+            digest.update(json.dumps(content, sort_keys=True).encode())
         return digest.hexdigest()
 
     def build(self) -> PatchStore:
@@ -310,7 +315,7 @@ class PatchStore:
         queued: set[str] = set()
         for item in self._data:
             try:
-                source = _source(item)
+                source = _source(item, self.names)
             except StoreError as error:
                 broken.append(str(error))
                 continue
@@ -377,7 +382,7 @@ class PatchStore:
 
     def _run(self, sources: list[_Source], workers: int) -> Iterator[tuple[_Source, str | None]]:
         """Build each source, yielding it and the reason of its failure, or None."""
-        job = _Job(self.folder, self.preprocess, self.labels)
+        job = _Job(self.folder, self.preprocess, self.labels, self.names)
         if workers <= 1:
             for source in sources:
                 yield source, _outcome(job, source, self.folder)
@@ -418,6 +423,7 @@ class _Job(NamedTuple):
     folder: Path
     preprocess: Any
     labels: list[int] | None
+    names: dict[int, str] | None
 
 
 _job: _Job
@@ -476,7 +482,7 @@ def _build_case(job: _Job, source: _Source) -> None:
 
 def _write_entry(job: _Job, source: _Source, folder: Path) -> None:
     sha256 = {"image": _content_digest(source.image)}
-    prepared = job.preprocess.image(source.image)
+    prepared = job.preprocess.image(source.image, **reading(source.options))
     codes = np.ascontiguousarray(prepared.codes)
     if codes.dtype != np.int16 or codes.ndim not in (3, 4):
         raise StoreError(
@@ -488,7 +494,10 @@ def _write_entry(job: _Job, source: _Source, folder: Path) -> None:
     positions: dict[int, np.ndarray] = {}
     if source.label is not None:
         sha256["label"] = _content_digest(source.label)
-        label = np.ascontiguousarray(job.preprocess.label(source.label, prepared.geometry, job.labels))
+        named: tuple[Any, ...] = (job.labels,)
+        if "names" in source.options:
+            named = (job.names, source.image)
+        label = np.ascontiguousarray(job.preprocess.label(source.label, prepared.geometry, *named))
         if label.shape != spatial or label.dtype not in (np.uint8, np.uint16):
             raise StoreError(
                 f"the label {source.label} was prepared to {label.dtype} {label.shape}, its image to {spatial}: "
@@ -505,6 +514,7 @@ def _write_entry(job: _Job, source: _Source, folder: Path) -> None:
         "image": source.image,
         "label": source.label,
         "sha256": sha256,
+        "options": source.options,
         "shape": list(codes.shape),
         "classes": counts,
         "positions": {c: [int(o), len(p)] for (c, p), o in zip(positions.items(), offsets, strict=False)},
@@ -575,16 +585,33 @@ def _sync_folder(folder: Path) -> None:
 # -- names and digests -------------------------------------------------------------------------------------
 
 
-def _source(item: Mapping[str, Any]) -> _Source:
+def reading(item: Mapping[str, Any]) -> dict[str, Any]:
+    """How the image of an item is to be read beside its path: "series" and "allow", each only where it is set."""
+    return {key: item[key] for key in ("series", "allow") if item.get(key)}
+
+
+def _is_dicom(label: str) -> bool:
+    if label.lower().endswith((".nii", ".nii.gz")):
+        return False  # the usual case, without importing what reads images
+    from transforms.readers import image_suffix
+
+    return image_suffix(label) == ""
+
+
+def _source(item: Mapping[str, Any], names: Mapping[int, str] | None = None) -> _Source:
     if "image" not in item:
         raise StoreError(f'a case without "image": {dict(item)}')
     image = os.path.abspath(item["image"])
     label = os.path.abspath(item["label"]) if item.get("label") else None
     case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(image)))
-    paths = _digest(f"{case}\n{image}\n{label}")[:12]
+    options = reading(item)
+    if label is not None and names is not None and _is_dicom(label):
+        options["names"] = {str(k): v for k, v in names.items()}  # of a DICOM label they decide the class ids
+    stated = f"\n{json.dumps(options, sort_keys=True)}" if options else ""
+    paths = _digest(f"{case}\n{image}\n{label}{stated}")[:12]
     state = _state(image, case) if label is None else f"{_state(image, case)}\n{_state(label, case)}"
     name = re.sub(r"[^A-Za-z0-9_.]", "_", case).lstrip(".")[:80]
-    return _Source(case, image, label, f"{name}-{paths}-{_digest(state)[:16]}")
+    return _Source(case, image, label, f"{name}-{paths}-{_digest(state)[:16]}", options)
 
 
 def _state(path: str, case: str) -> str:

@@ -114,13 +114,20 @@ class Preprocess:
             channels=parameters["channels"],
         )
 
-    def image(self, path: PathLike) -> Prepared:
+    def image(self, path: PathLike, series: str | None = None, allow: Sequence[str] = ()) -> Prepared:
         """Read an image (a file or a folder of DICOM slices) and bring it to the network's grid.
+
+        Args:
+            path: file or folder.
+            series: which series of a DICOM folder, see `read_image`.
+            allow: irregularities of a DICOM series to accept, see `read_image`.
 
         Raises:
             ImageError: the file cannot be read with certainty; the message names it.
         """
-        return self.volume(read_image(Path(path), channels=self.channels), os.fspath(path))
+        stated = {"series": series, "allow": tuple(allow)}
+        options = {key: value for key, value in stated.items() if value}
+        return self.volume(read_image(Path(path), channels=self.channels, **options), os.fspath(path))
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
         """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""
@@ -145,17 +152,30 @@ class Preprocess:
         codes, record = self.intensity.encode(values)
         return Prepared(codes.numpy(), geometry, record)
 
-    def label(self, path: PathLike, geometry: Geometry, named: Collection[int] | None = None) -> np.ndarray:
+    def label(
+        self,
+        path: PathLike,
+        geometry: Geometry,
+        named: Collection[int] | Mapping[int, str] | None = None,
+        image: PathLike | None = None,
+    ) -> np.ndarray:
         """Read a label map and bring it to the grid of its image; uint8 or uint16 (X, Y, Z).
 
         Args:
-            named: the label values that the dataset names; None allows every one.
+            named: the label values that the dataset names; None allows every one. With their names (a mapping)
+                where the label is a DICOM SEG or RTSTRUCT, whose segments have names.
+            image: path of the image, with whose frame of reference that of a DICOM label is compared.
 
         Raises:
             ImageError: the label map does not lie on the grid of the image's file.
             DatasetError: it holds a value that the dataset does not name.
         """
-        labels = read_label(Path(path))
+        labels = read_label(
+            Path(path),
+            Header(geometry.shape, 1, np.asarray(geometry.affine)),
+            named if isinstance(named, Mapping) else None,
+            image=image if image is None else Path(image),
+        )
         require_same_grid(os.fspath(path), labels, geometry)
         if named is not None:
             # On the file's own grid: a few wrong voxels would vanish in resampling.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,15 @@ from monai.data import MetaTensor
 from transforms.errors import ImageError
 from transforms.pictures import picture_header, read_picture
 
-__all__ = ["Header", "ImageError", "image_suffix", "read_header", "read_image", "read_label"]
+__all__ = [
+    "Header",
+    "ImageError",
+    "image_suffix",
+    "is_dicom_label",
+    "read_header",
+    "read_image",
+    "read_label",
+]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -98,8 +106,31 @@ def read_image(path: str | Path, *, channels: int | None = None) -> MetaTensor:
     return _meta_tensor(path, array, affine)
 
 
-def read_label(path: str | Path) -> MetaTensor:
+def is_dicom_label(path: str | Path) -> bool:
+    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a folder, or a file without a known image ending."""
+    path = Path(path)
+    return path.exists() and (path.is_dir() or image_suffix(path) == "")
+
+
+def read_label(
+    path: str | Path,
+    grid: Header | None = None,
+    labels: Mapping[int, str] | None = None,
+    *,
+    image: str | Path | None = None,
+) -> MetaTensor:
     """Read a label map of integer class ids.
+
+    Parameters
+    ----------
+    path : str or Path
+        NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly one).
+    grid : Header, optional
+        Grid of the image, as :func:`read_header` gives it; a DICOM label is read onto it, others state their own.
+    labels : mapping of int to str, optional
+        Class id to name, by which the segments of a DICOM label get their class ids.
+    image : str or Path, optional
+        The image itself, whose frame of reference a DICOM label must have.
 
     Returns
     -------
@@ -113,6 +144,16 @@ def read_label(path: str | Path) -> MetaTensor:
         As :func:`read_image`, and for fractional values or more than one channel.
     """
     path = Path(path)
+    if is_dicom_label(path):
+        from transforms.dicom_labels import find_dicom_label, read_dicom_label
+
+        path = find_dicom_label(path)
+        if grid is None or labels is None:
+            raise ImageError(
+                f"{path}: a DICOM label map needs the grid of its image and the names of the classes; give both."
+            )
+        placed = read_dicom_label(path, grid, labels, image=image)
+        return _meta_tensor(path, placed[None], np.asarray(grid.affine))
     array, affine = _reader(path)(path, None, label=True)
     if array.shape[0] > 1 and image_suffix(path) in PICTURE_SUFFIXES and (array == array[:1]).all():
         array = array[:1]

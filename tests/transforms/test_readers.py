@@ -489,7 +489,7 @@ def test_what_is_no_image(tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(ImageError, match="no DICOM files"):
         read_image(tmp_path / "d")
-    with pytest.raises(ImageError, match="an image, not a label map"):
+    with pytest.raises(ImageError, match="no DICOM SEG or RTSTRUCT in this folder"):
         read_label(tmp_path / "d")
 
 

@@ -1,0 +1,90 @@
+"""Names of segments and ROIs to the class ids of a dataset."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from transforms.errors import ImageError
+
+__all__ = ["match_names", "plain_name"]
+
+_SHOWN = 30
+_log = logging.getLogger(__name__)
+
+
+def plain_name(name: str) -> str:
+    """Return a name without what people spell differently: case, surrounding blanks, and ``_``, ``-`` or space."""
+    return re.sub(r"[\s_\-]+", " ", str(name)).strip().casefold()
+
+
+def match_names(
+    path: Path, found: Mapping[int, str], labels: Mapping[int, str], what: str, quiet: bool = False
+) -> dict[int, int]:
+    """Match the names in a file with those of a dataset.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    found : mapping of int to str
+        Number of the segment or ROI in the file to its name.
+    labels : mapping of int to str
+        Class id to name, 0 the background.
+    what : str
+        "segment" or "ROI", for messages.
+    quiet : bool
+        Log nothing.
+
+    Returns
+    -------
+    dict of int to int
+        Number to class id (1 or more) of what the dataset names. What it does not name is left out with a notice.
+
+    Raises
+    ------
+    ImageError
+        If no name matches, or two match one class.
+    """
+    ids = {plain_name(name): index for index, name in labels.items()}
+    matched = {
+        number: ids[plain_name(name)] for number, name in found.items() if ids.get(plain_name(name), 0) > 0
+    }
+    wanted = ", ".join(name for index, name in labels.items() if index > 0)
+    if not matched:
+        raise ImageError(
+            f"{path}: none of its {what}s has the name of a class; it holds {_listed(found.values())}, and dataset.json"
+            f" names {wanted}: give the classes the names of the {what}s."
+        )
+    by_class: dict[int, list[int]] = {}
+    for number, index in matched.items():
+        by_class.setdefault(index, []).append(number)
+    for index, numbers in by_class.items():
+        if len(numbers) > 1:
+            raise ImageError(
+                f"{path}: {what}s {', '.join(f'{n} ({found[n]!r})' for n in numbers)} are all named like the class"
+                f" {labels[index]!r}; keep one, or rename the others."
+            )
+    ignored = [
+        name for number, name in found.items() if number not in matched and ids.get(plain_name(name)) != 0
+    ]
+    absent = [name for index, name in labels.items() if index > 0 and index not in by_class]
+    if ignored and not quiet:
+        # A name that is missing while others are left over may be a spelling: that has to be seen.
+        _log.log(
+            logging.WARNING if absent else logging.INFO,
+            "%s: %s(s) %s not named in dataset.json and left out%s.",
+            path,
+            what,
+            _listed(ignored),
+            f"; no {what} is named {', '.join(absent)}" if absent else "",
+        )
+    return matched
+
+
+def _listed(names: object) -> str:
+    listed = [repr(str(name)) for name in names]  # type: ignore[attr-defined]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return (", ".join(listed[:_SHOWN]) or "nothing") + more

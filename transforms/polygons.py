@@ -1,0 +1,64 @@
+"""Polygons to masks of voxel centres, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from skimage.measure import find_contours
+
+__all__ = ["fill_polygons", "outlines"]
+
+
+def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Return which voxel centres lie inside an odd number of closed polygons.
+
+    Parameters
+    ----------
+    polygons : sequence of numpy.ndarray
+        ``(N, 2)`` points in voxel indices (x, y); the last is joined to the first.
+    shape : sequence of int
+        ``(X, Y)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(X, Y)`` bool. Polygons that share an edge neither both have nor both lack a centre on it.
+    """
+    # Counting crossings per row of centres takes time by the length of the polygon. Point-in-polygon tests (scikit-image,
+    # matplotlib) take vertices times voxels, minutes for a structure set of a planning CT; tests compare with them.
+    width, height = int(shape[0]), int(shape[1])
+    flips = np.zeros((height, width + 1), np.uint8)
+    for polygon in polygons:
+        begin, end = polygon, np.roll(polygon, -1, axis=0)
+        upward = (begin[:, 1] <= end[:, 1])[:, None]
+        # From low to high y: an edge run both ways (a keyhole) crosses at the same x to the last bit and cancels.
+        low, high = np.where(upward, begin, end), np.where(upward, end, begin)
+        first = np.clip(np.ceil(low[:, 1]), 0, height).astype(int)
+        stop = np.clip(np.ceil(high[:, 1]), 0, height).astype(int)
+        counts = stop - first
+        edges = np.repeat(np.arange(len(polygon)), counts)
+        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges]
+        low, high = low[edges], high[edges]
+        x = low[:, 0] + (rows - low[:, 1]) / (high[:, 1] - low[:, 1]) * (high[:, 0] - low[:, 0])
+        columns = np.clip(np.ceil(x), 0, width).astype(int)
+        np.bitwise_xor.at(flips, (rows, columns), 1)
+    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].T.astype(bool)
+
+
+def outlines(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield closed polygons ``(N, 2)`` in voxel indices around the true voxels of ``(X, Y)``.
+
+    They run through the middle between centres inside and outside; the last point, equal to the first, is left out,
+    and so is every point on a straight line.
+    """
+    hit = np.argwhere(mask)
+    if not len(hit):
+        return
+    low, high = hit.min(axis=0), hit.max(axis=0) + 1
+    part = np.pad(mask[low[0] : high[0], low[1] : high[1]], 1).astype(np.float32)
+    for line in find_contours(part, 0.5):
+        points = line[:-1]
+        before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+        corners = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+        yield points[corners] + low - 1
