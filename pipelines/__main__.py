@@ -47,14 +47,18 @@ def _parser() -> argparse.ArgumentParser:
         help="a DICOM folder, a NIfTI or NRRD file, a folder of either, or a dataset.json",
     )
     predict.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
-    predict.add_argument("--bundle", metavar="DIR", required=True, help="bundle folder, such as bundles/r2unet")
+    predict.add_argument(
+        "--bundle", metavar="DIR", required=True, help="bundle folder, such as bundles/r2unet"
+    )
     predict.add_argument(
         "--model",
         metavar="FILE[,FILE...]",
         help="trained model instead of the bundle's models/model.pt; several make an ensemble",
     )
     _add_reading(predict)
-    predict.add_argument("--split", choices=("training", "validation", "test"), help="only this list of a dataset")
+    predict.add_argument(
+        "--split", choices=("training", "validation", "test"), help="only this list of a dataset"
+    )
     predict.add_argument(
         "--format",
         nargs="+",
@@ -62,12 +66,18 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="files to write: NIfTI (default), DICOM SEG, DICOM RTSTRUCT",
     )
-    predict.add_argument("--probabilities", action="store_true", help="also write the probability of every class")
-    predict.add_argument("--preview", action="store_true", help="also draw a picture of each case, and index.html")
+    predict.add_argument(
+        "--probabilities", action="store_true", help="also write the probability of every class"
+    )
+    predict.add_argument(
+        "--preview", action="store_true", help="also draw a picture of each case, and index.html"
+    )
     predict.add_argument("--overwrite", action="store_true", help="predict again what is done already")
     predict.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     predict.add_argument("--precision", choices=("bf16", "fp16", "fp32"), help="number format of the network")
-    predict.add_argument("--overlap", type=_share, metavar="SHARE", help="overlap of neighbouring windows, 0 to 0.9")
+    predict.add_argument(
+        "--overlap", type=_share, metavar="SHARE", help="overlap of neighbouring windows, 0 to 0.9"
+    )
     predict.add_argument(
         "--mirror",
         metavar="AXES",
@@ -76,10 +86,17 @@ def _parser() -> argparse.ArgumentParser:
         "not along 0 where left and right are different classes",
     )
     predict.add_argument(
-        "--keep-largest", nargs="+", metavar="NAME", help="classes of which only the largest piece stays, or: all"
+        "--keep-largest",
+        nargs="+",
+        metavar="NAME",
+        help="classes of which only the largest piece stays, or: all",
     )
-    predict.add_argument("--fill-holes", nargs="+", metavar="NAME", help="classes whose holes are filled, or: all")
-    predict.add_argument("--min-volume", type=_volume, metavar="ML", help="drop pieces smaller than this many ml")
+    predict.add_argument(
+        "--fill-holes", nargs="+", metavar="NAME", help="classes whose holes are filled, or: all"
+    )
+    predict.add_argument(
+        "--min-volume", type=_volume, metavar="ML", help="drop pieces smaller than this many ml"
+    )
     check = commands.add_parser(
         "check",
         help="say what will be read of a dataset and what is wrong with it",
@@ -88,18 +105,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(function=_check)
     check.add_argument(
-        "input", metavar="DATASET", help="a dataset folder or dataset.json, or a folder of images or DICOM folders"
+        "input",
+        metavar="DATASET",
+        help="a dataset folder or dataset.json, or a folder of images or DICOM folders",
     )
-    check.add_argument("--json", metavar="FILE", help="also write the findings as JSON; - for standard output")
+    check.add_argument(
+        "--json", metavar="FILE", help="also write the findings as JSON; - for standard output"
+    )
     check.add_argument("--headers-only", action="store_true", help="do not read the voxels of label maps")
     _add_reading(check)
     return parser
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--series", metavar="X", help="which series to take where a DICOM folder holds several")
     parser.add_argument(
-        "--allow", nargs="+", metavar="NAME", help="irregularities of a DICOM series to accept (docs/inference.md)"
+        "--series", metavar="X", help="which series to take where a DICOM folder holds several"
+    )
+    parser.add_argument(
+        "--allow",
+        nargs="+",
+        metavar="NAME",
+        help="irregularities of a DICOM series to accept (docs/inference.md)",
     )
 
 
@@ -158,8 +184,11 @@ def _predict(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "fill_holes": arguments.fill_holes,
         "min_volume_ml": arguments.min_volume,
     }
+    import logging
+
     from monai.bundle import ConfigWorkflow
 
+    logging.getLogger("monai.bundle").setLevel(logging.WARNING)
     workflow = ConfigWorkflow(
         config_file=str(folders[0] / "inference.json"),
         workflow_type="inference",

@@ -31,7 +31,9 @@ def write_gallery(path: Path, reports: Iterable[Mapping[str, Any]]) -> None:
     for report in reports:
         link = f'<a href="#{escape(quote(report["case"]))}">{escape(report["case"])}</a>'
         if report["status"] != "done":
-            rows.append(f'<tr><td>{link}</td><td class="failed" colspan="{max(1, len(names))}">failed</td></tr>')
+            rows.append(
+                f'<tr><td>{link}</td><td class="failed" colspan="{max(1, len(names))}">failed</td></tr>'
+            )
             continue
         cells = "".join(f"<td>{_amount(report['volumes'].get(name))}</td>" for name in names)
         rows.append(f"<tr><td>{link}</td>{cells}</tr>")

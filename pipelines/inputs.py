@@ -141,7 +141,12 @@ def _folder(path: Path, series: str | None, output: Path | None) -> list[dict[st
     slices = {folder: [f for f in files if _is_dicom_file(f)] for folder, files in inside.items()}
     shared = _sharing(slices)
     whole = [folder for folder in folders if slices[folder]]
-    if shared and set(shared) == set(whole) and not cases and len({id(group) for group in shared.values()}) == 1:
+    if (
+        shared
+        and set(shared) == set(whole)
+        and not cases
+        and len({id(group) for group in shared.values()}) == 1
+    ):
         return [_case(path)]
     if series and not cases and len(whole) > 1 and _one_study(slices):
         return [_case(path)]  # the reader picks the series out of all that the study has
@@ -171,7 +176,9 @@ def _folder(path: Path, series: str | None, output: Path | None) -> list[dict[st
                 }
             )
         elif not images_here:
-            cases.append(_case(folder) | {"problem": f"{folder} is empty: neither DICOM slices nor an image file"})
+            cases.append(
+                _case(folder) | {"problem": f"{folder} is empty: neither DICOM slices nor an image file"}
+            )
     if not cases:
         raise InputError(f"{path} is empty; {_WHAT}")
     return cases

@@ -66,7 +66,9 @@ class Outputs:
     def names(self, case: Mapping[str, Any]) -> list[str]:
         """File names of a case's results; its report `<case>.json` comes on top."""
         flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
-        names = [case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats]
+        names = [
+            case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
+        ]
         if self.probabilities:
             names.append(f"{case['case']}_probabilities.nii.gz")
         if self.preview:
@@ -309,7 +311,9 @@ def _row(path: Path, root: Path) -> tuple[str, int, int]:
     return path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns
 
 
-def is_done(report: Mapping[str, Any] | None, wanted: Mapping[str, Any], folder: Path, names: Iterable[str]) -> bool:
+def is_done(
+    report: Mapping[str, Any] | None, wanted: Mapping[str, Any], folder: Path, names: Iterable[str]
+) -> bool:
     """Whether a report says that a case was predicted just as wanted and its files are still there."""
     if report is None or report["status"] != "done":
         return False

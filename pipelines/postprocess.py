@@ -50,7 +50,9 @@ class Postprocess:
         elif not isinstance(min_volume_ml, Mapping):
             min_volume_ml = {ALL: min_volume_ml}
         try:
-            self.min_volume_ml = {str(name): float(ml) for name, ml in min_volume_ml.items() if ml is not None}
+            self.min_volume_ml = {
+                str(name): float(ml) for name, ml in min_volume_ml.items() if ml is not None
+            }
         except (TypeError, ValueError) as error:
             raise PostprocessError(f"min_volume_ml is {min_volume_ml}; give numbers in ml") from error
         wrong = [ml for ml in self.min_volume_ml.values() if not 0 <= ml < float("inf")]

@@ -171,7 +171,11 @@ class Prediction:
                     "predict": round(predicted - read, 3),
                     "total": round(time.perf_counter() - started, 3),
                 }
-                report |= {"status": "done", "notices": notices, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+                report |= {
+                    "status": "done",
+                    "notices": notices,
+                    "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                }
                 whole = self.outputs.write(case, labels, probabilities, report)
                 return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
             except Exception as error:  # whatever is wrong with one case must not cost the others
@@ -208,7 +212,9 @@ class Prediction:
         if "label" not in item:
             return None
         reference = item["label"]
-        require_same_grid(f"the label of case {item['case']}", reference, Geometry.from_dict(item["geometry"]))
+        require_same_grid(
+            f"the label of case {item['case']}", reference, Geometry.from_dict(item["geometry"])
+        )
         names = [name for value, name in self.outputs.labels.items() if value != 0]
         scores = case_dice(labels[0], reference[0], len(self.outputs.labels))[1:].tolist()
         return {n: None if s != s else s for n, s in zip(names, scores, strict=True)}
@@ -247,7 +253,9 @@ class Prediction:
         for record in failed:
             trace = " (traceback in its report)" if record.get("traceback") else ""
             lines.append(f"  {record['case']}: {record['error']}{trace}")
-        lines += [f"  {case}: not done, because its process ended; run the same command again" for case in missing]
+        lines += [
+            f"  {case}: not done, because its process ended; run the same command again" for case in missing
+        ]
         return "\n".join(lines)
 
 

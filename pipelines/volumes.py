@@ -50,4 +50,3 @@ def write_volumes(path: Path, cases: Iterable[Mapping[str, Any]]) -> None:
             for name, found in case["volumes"].items():
                 ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
                 writer.writerow([case["case"], name, ml, found["voxels"]])
-

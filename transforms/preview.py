@@ -88,7 +88,9 @@ def panels(image: MetaTensor, label: MetaTensor) -> list[Panel]:
     spacing = np.empty(3)
     spacing[orientation[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
     # Views, so that only the three planes are ever copied.
-    values, classes = (nib.orientations.apply_orientation(volume, orientation) for volume in (values, classes))
+    values, classes = (
+        nib.orientations.apply_orientation(volume, orientation) for volume in (values, classes)
+    )
     place = _largest(classes)
     shown = []
     for name, normal, across, up, letters in (
@@ -190,7 +192,9 @@ def _plane(panel: Panel, lower: float, upper: float) -> Image.Image:
     picture = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     # Classes are numbers, not amounts: only the nearest may be taken.
     rows = np.minimum((np.arange(size[1]) + 0.5) * panel.label.shape[0] / size[1], panel.label.shape[0] - 1)
-    columns = np.minimum((np.arange(size[0]) + 0.5) * panel.label.shape[1] / size[0], panel.label.shape[1] - 1)
+    columns = np.minimum(
+        (np.arange(size[0]) + 0.5) * panel.label.shape[1] / size[0], panel.label.shape[1] - 1
+    )
     label = panel.label[rows.astype(int)][:, columns.astype(int)]
     pixels = np.repeat(np.asarray(picture)[..., None], 3, axis=2).astype(np.float32)
     edge = _contour(label)
@@ -221,6 +225,12 @@ def _letters(
     middle, centre = top + height // 2, left + width // 2
     spots = ((left + 4, middle, "lm"), (left + width - 4, middle, "rm"), (centre, top + 3, "mt"))
     for letter, (x, y, anchor) in zip(letters, (*spots, (centre, top + height - 3, "mb")), strict=True):
-        pen.text((x, y), letter, fill=(255, 235, 90), font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
-
-
+        pen.text(
+            (x, y),
+            letter,
+            fill=(255, 235, 90),
+            font=font,
+            anchor=anchor,
+            stroke_width=2,
+            stroke_fill=(0, 0, 0),
+        )
