@@ -29,6 +29,7 @@ from pipelines.cases import (
 )
 from pipelines.files import replacing
 from pipelines.inputs import InputError, find_inputs, is_dataset, is_dicom, named
+from pipelines.notices import warnings_of
 from transforms.dicom import scan_series
 from transforms.errors import ImageError
 from transforms.geometry import spacing_of
@@ -127,8 +128,8 @@ def check(
             items = [dict(case, split="") for case in find_inputs(path, series=series, allow=allow)]
         except InputError as error:
             items, problems = [], [str(error)]
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        cases = list(pool.map(lambda item: _image(item, {**asked, **_own(item)}, of_cases), items))
+    # One after the other, so that what the reader logs can be told by case; a series is scanned in parallel.
+    cases = [_image(item, {**asked, **_own(item)}, of_cases) for item in items]
     if label_values:
         # Two at a time: whole label maps are in memory.
         with ThreadPoolExecutor(2) as pool:
@@ -195,15 +196,15 @@ def _image(
         found.problems.append(item["problem"])
         return found
     try:
-        if os.path.isdir(item["image"]):
-            series = scan_series(item["image"], **asked)
-            header = Header(series.shape, 1, series.affine)
-            found.series, found.files = series.description, len(series.files)
-            found.notices += [str(notice) for notice in getattr(series, "notices", ())]
-            if series.lossy:
-                found.notices.append("compressed with loss: values are near those of the scanner, not equal")
-        else:
-            header = read_header(item["image"])
+        with warnings_of("transforms") as found.notices:
+            if is_dicom(item["image"]):
+                series = scan_series(item["image"], **asked)
+                header = Header(series.shape, 1, series.affine)
+                found.series, found.files = series.description, len(series.files)
+            else:
+                header = read_header(item["image"])
+        if is_dicom(item["image"]) and series.lossy:
+            found.notices.append("compressed with loss: values are near those of the scanner, not equal")
     except (ImageError, OSError) as error:
         if not found.problems:
             found.problems.append(str(error))

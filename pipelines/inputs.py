@@ -31,7 +31,7 @@ class InputError(ValueError):
 def find_inputs(
     path: str | os.PathLike | None,
     split: str | None = None,
-    series: str | None = None,
+    series: str | int | None = None,
     allow: Sequence[str] | str | None = None,
     output: str | os.PathLike | None = None,
     labels: Mapping[int, str] | None = None,
@@ -123,7 +123,7 @@ def case_id(path: Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def _folder(path: Path, series: str | None, output: Path | None) -> list[dict[str, Any]]:
+def _folder(path: Path, series: str | int | None, output: Path | None) -> list[dict[str, Any]]:
     skip = output.resolve() if output is not None else None
     entries = [e for e in sorted(path.iterdir()) if not e.name.startswith(".") and e.resolve() != skip]
     cases = [_case(e) for e in entries if e.is_file() and image_suffix(e)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from pipelines.distributed import Ranks, ranks
 from pipelines.engines import SegEvaluator
 from pipelines.inputs import InputError
 from pipelines.metrics import case_dice, table
+from pipelines.notices import warnings_of
 from pipelines.outputs import Outputs, fingerprint, is_done, read_reports
 from pipelines.postprocess import Postprocess, parameters
 from pipelines.preprocess import require_same_grid
@@ -62,7 +64,7 @@ class Prediction:
         evaluator: its network, inferer and preprocessing do the work; its data loader gives the dataset.
         labels: class id to name.
         output: folder for the results.
-        model: what the evaluator runs; one model, or those of an ensemble.
+        model: what the evaluator runs.
         postprocess: cleans each label map.
         formats, probabilities, preview: see `pipelines.outputs.Outputs`.
         overwrite: predict again what is done, and replace files that are not of an earlier prediction.
@@ -89,7 +91,7 @@ class Prediction:
         self.postprocess = postprocess or Postprocess()
         self.postprocess.require_names(self.outputs.labels)
         models = list(model) if isinstance(model, Sequence) else [model]
-        self.models = [m.card["sha256"] for m in models]
+        self.models = [digest for m in models for digest in m.card.get("members", [m.card["sha256"]])]
         self.settings = _settings(evaluator, self.postprocess, config)
         self.run_id = ""
         self.dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
@@ -121,8 +123,10 @@ class Prediction:
                     print(failures, file=sys.stderr)
         if failures:
             raise PredictionError(failures)
-        if everyone is None or any(record["status"] != "done" for record in records):
-            sys.exit(1)  # rank 0 says why
+        if everyone is None:
+            sys.exit(
+                1
+            )  # rank 0 says why; for failed cases it alone exits with 1, lest torchrun stops it first
         return [Path(r["written"]) for r in records if r["written"]]
 
     def _plan(self, cases: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
@@ -153,7 +157,7 @@ class Prediction:
         """Predict one case; returns its report, of a failed one too."""
         started = time.perf_counter()
         report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, **_versions()}
-        with _notices() as notices:
+        with warnings_of("transforms", "pipelines") as notices:
             try:
                 report |= self._wanted(case)
                 problem = case.get("problem") or self.outputs.refusal(case)
@@ -202,10 +206,8 @@ class Prediction:
 
     def _predict(self, item: Mapping[str, Any]) -> tuple[MetaTensor, torch.Tensor | None]:
         """Classes (1, *file shape), and probabilities (classes, *file shape) where they are wanted."""
-        # The one place that asks the engine for probabilities.
         if self.outputs.probabilities:
-            labels, probabilities = self.evaluator.predict(item, probabilities=True)  # type: ignore[call-arg]
-            return labels, probabilities
+            return self.evaluator.predict_with_probabilities(item)  # type: ignore[attr-defined]
         return self.evaluator.predict(item), None
 
     def _dice(self, item: Mapping[str, Any], labels: MetaTensor) -> dict[str, float | None] | None:
@@ -269,8 +271,19 @@ def _settings(
     }
     if config is not None:
         knobs = {key: value for key, value in config.knobs().items() if key not in _NO_SETTINGS}
-        settings = {**knobs, **settings, "config": config.digest(_NO_SETTINGS)}
-    return json.loads(json.dumps(settings, default=str))
+        written = {key: value for key, value in config.raw.items() if key not in _NO_SETTINGS}
+        text = json.dumps(_canonical(written), sort_keys=True, default=str)
+        settings = {**knobs, **settings, "config": hashlib.sha256(text.encode()).hexdigest()}
+    return json.loads(json.dumps(_canonical(settings), default=str))
+
+
+def _canonical(value: Any) -> Any:
+    """Equal settings in equal spelling: 0 and 0.0, lists and tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _versions() -> dict[str, Any]:
@@ -279,28 +292,6 @@ def _versions() -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {"versions": versions}
-
-
-@contextlib.contextmanager
-def _notices() -> Iterator[list[str]]:
-    """What is logged as a warning meanwhile about the image: it belongs to the case."""
-    found: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            text = record.getMessage()
-            if text not in found:
-                found.append(text)
-
-    handler = Keep(logging.WARNING)
-    sources = [logging.getLogger(name) for name in ("transforms", "pipelines")]
-    for source in sources:
-        source.addHandler(handler)
-    try:
-        yield found
-    finally:
-        for source in sources:
-            source.removeHandler(handler)
 
 
 @contextlib.contextmanager
