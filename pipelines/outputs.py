@@ -134,7 +134,7 @@ class Outputs:
             self._require_ours(name, ours)
         here = {case["case"] for case in cases}
         for name, report in reports.items():
-            if name not in here and report["status"] == "done" and report["labels"] != self._named():
+            if name not in here and report["status"] == "done" and report["labels"] != self.named_labels():
                 raise InputError(
                     f"{self.folder} holds results of a model with other classes (case '{name}'); choose another --output"
                 )
@@ -147,7 +147,8 @@ class Outputs:
                 "replace it with --overwrite"
             )
 
-    def _named(self) -> dict[str, str]:
+    def named_labels(self) -> dict[str, str]:
+        """Class id as text to name, as JSON holds it."""
         return {str(value): name for value, name in self.labels.items()}
 
     def write(
@@ -174,7 +175,7 @@ class Outputs:
             self._write_names()
             for name in files:
                 os.replace(part / name, self.folder / name)
-            whole = {**report, "labels": self._named(), "outputs": files}
+            whole = {**report, "labels": self.named_labels(), "outputs": files}
             return self.write_report(whole)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -190,7 +191,7 @@ class Outputs:
         return whole
 
     def _write_names(self) -> None:
-        text = json.dumps(self._named(), indent=2) + "\n"
+        text = json.dumps(self.named_labels(), indent=2) + "\n"
         path = self.folder / "labels.json"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             with replacing(path) as temporary:

@@ -150,6 +150,7 @@ class Prediction:
             "input": {**fingerprint(case["image"], folder), **asked},
             "reference": fingerprint(case["label"], folder) if case.get("label") else None,
             "models": self.models,
+            "labels": self.outputs.named_labels(),
             "settings": self.settings,
         }
 
