@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _SERIES = Tag("SeriesInstanceUID")
 _SKIPPED = {"DICOMDIR", "THUMBS.DB"}
-_WHAT = "give a NIfTI or NRRD file, a folder of DICOM slices, a folder of either, or a dataset.json"
+_WHAT = "give a NIfTI/NRRD file, a folder of DICOM slices, a folder of either, or a dataset.json"
 
 
 class InputError(ValueError):

@@ -20,6 +20,7 @@ from pipelines.postprocess import Postprocess, PostprocessError
 from pipelines.predict import Prediction, PredictionError
 from pipelines.preprocess import Preprocess
 from pipelines.sliding_window import SlidingWindow
+from tests import dicom_phantom as ph
 from tests.pipelines.small import NAMES, Oracle, write_ct, write_dataset
 from tests.pipelines.tiny_model import prediction, read, write_dicom
 from transforms.readers import read_header, read_label
@@ -39,7 +40,9 @@ def rows(path):
 
 
 def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
-    affine = np.array([[0, -1.2, 0.1, 7], [0.9, 0, 0, 8], [0, 0.1, 2.5, -900], [0, 0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = ph.rotation((4, -7, 95)) * (0.9, 1.2, 2.5)
+    affine[:3, 3] = (7, 8, -900)
     cases = [write_ct(tmp_path, "a", affine=affine), write_ct(tmp_path, "b", shape=(14, 20, 22))]
     out = tmp_path / "new" / "out"
     written = prediction(find_inputs(tmp_path / "imagesTr"), out).run()
