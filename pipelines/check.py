@@ -129,11 +129,12 @@ def check(
         except InputError as error:
             items, problems = [], [str(error)]
     # One after the other, so that what the reader logs can be told by case; a series is scanned in parallel.
-    cases = [_image(item, {**asked, **_own(item)}, of_cases) for item in items]
+    grids: dict[str, Header] = {}
+    cases = [_image(item, {**asked, **_own(item)}, of_cases, grids) for item in items]
     if label_values:
         # Two at a time: whole label maps are in memory.
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda case: _classes(case, labels), cases))
+            list(pool.map(lambda case: _classes(case, labels, grids), cases))
     return DatasetCheck(str(path), cases, problems, notices)
 
 
@@ -212,6 +213,7 @@ def _image(
     except Exception as error:  # one case must not hide the others
         found.problems.append(f"{item['image']}: {type(error).__name__}: {error}")
         return found
+    grids[found.case] = header
     dims = len(header.shape)
     found.size = list(header.shape)
     found.spacing = [round(value, 4) for value in spacing_of(header.affine, dims)]
@@ -233,12 +235,14 @@ def _kind(path: str, label: bool = False) -> str:
         return "unknown"
 
 
-def _classes(case: CaseCheck, labels: Mapping[int, str]) -> None:
+def _classes(case: CaseCheck, labels: Mapping[int, str], grids: Mapping[str, Header]) -> None:
     """Count the classes of a case's label map; a value without a name is a problem."""
-    if not case.label or case.problems or is_dicom(case.label):
+    if not case.label or case.problems:
         return
     try:
-        counts = value_counts(read_label(case.label).numpy())
+        # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
+        named_on_grid = (grids[case.case], labels) if is_dicom(case.label) else ()
+        counts = value_counts(read_label(case.label, *named_on_grid).numpy())
         present = np.flatnonzero(counts)
         case.classes = {labels.get(int(v), str(v)): int(counts[v]) for v in present}
         if labels:

@@ -269,15 +269,17 @@ class Outputs:
 
 def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
     """The reports of earlier predictions in a folder, by case; other files are passed over."""
-    reports = {}
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        try:
-            report = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION:
-            reports[str(report["case"])] = report
-    return reports
+    found = [read_report(path) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+    return {str(report["case"]): report for report in found if report is not None}
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """The report of a case; None where the file is missing or something else."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION else None
 
 
 def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[str, Any]:

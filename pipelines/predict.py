@@ -31,7 +31,7 @@ from pipelines.engines import SegEvaluator
 from pipelines.inputs import InputError
 from pipelines.metrics import case_dice, table
 from pipelines.notices import warnings_of
-from pipelines.outputs import Outputs, fingerprint, is_done, read_reports
+from pipelines.outputs import Outputs, fingerprint, is_done, read_report, read_reports
 from pipelines.postprocess import Postprocess, parameters
 from pipelines.preprocess import require_same_grid
 from pipelines.volumes import measure
@@ -196,7 +196,7 @@ class Prediction:
 
     def _failed(self, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report of a failed case; results that lie there from before stay and are named in it."""
-        earlier = read_reports(self.outputs.folder).get(report["case"], {}).get("outputs", {})
+        earlier = (read_report(self.outputs.folder / f"{report['case']}.json") or {}).get("outputs", {})
         report |= {"outputs": earlier}
         if earlier:
             report["notices"] = [*report["notices"], f"of an earlier run: {', '.join(earlier)}"]

@@ -4,11 +4,13 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from pipelines.__main__ import main
 from pipelines.check import check, table
+from pipelines.inputs import find_inputs
 from tests.pipelines.small import write_ct, write_dataset
-from tests.pipelines.tiny_model import write_dicom
+from tests.pipelines.tiny_model import prediction, write_dicom
 
 
 def by_case(found):
@@ -115,3 +117,19 @@ def test_headers_only_reads_no_label(tmp_path):
     nib.save(nib.Nifti1Image(np.full((20, 18, 16), 7, np.uint8), np.eye(4)), path)
     assert check(tmp_path).refused
     assert not check(tmp_path, label_values=False).refused
+
+
+def test_dicom_with_a_dicom_label(tmp_path):
+    pytest.importorskip("transforms.dicom_seg")
+    label = write_dicom(tmp_path / "scans" / "p1")
+    prediction(find_inputs(tmp_path / "scans" / "p1"), tmp_path / "labels", formats=["seg", "rtstruct"]).run()
+    names = {"0": "background", "1": "lung", "2": "liver"}
+    for ending, kind in (("seg", "DICOM SEG"), ("rtstruct", "DICOM RTSTRUCT")):
+        entry = {"image": "scans/p1", "label": f"labels/p1.{ending}.dcm"}
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": names, "training": [entry]}))
+        (case,) = check(tmp_path).cases
+        assert case.problems == []
+        assert (case.kind, case.label_kind) == ("DICOM series", kind)
+        assert case.classes == {
+            name: int((label == value).sum()) for value, name in enumerate(names.values())
+        }
