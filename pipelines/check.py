@@ -187,7 +187,10 @@ def _dataset(
 
 
 def _image(
-    item: Mapping[str, Any], asked: Mapping[str, Any], of_cases: Mapping[str, Sequence[str]]
+    item: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    of_cases: Mapping[str, Sequence[str]],
+    grids: dict[str, Header],
 ) -> CaseCheck:
     found = CaseCheck(item["case"], item["split"], item["image"], item.get("label") or "")
     found.problems = list(of_cases.get(found.case, ()))
