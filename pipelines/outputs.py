@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ class Outputs:
             probabilities: (classes, *file shape), where they are wanted.
         """
         (self.folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
         part = Path(tempfile.mkdtemp(prefix=f"{case['case']}-", dir=self.folder / UNFINISHED))
         try:
             self._write_all(part, case, labels, probabilities, report)
@@ -175,7 +177,8 @@ class Outputs:
             self._write_names()
             for name in files:
                 os.replace(part / name, self.folder / name)
-            whole = {**report, "labels": self.named_labels(), "outputs": files}
+            seconds = {**report.get("seconds", {}), "write": round(time.perf_counter() - started, 3)}
+            whole = {**report, "labels": self.named_labels(), "outputs": files, "seconds": seconds}
             return self.write_report(whole)
         finally:
             shutil.rmtree(part, ignore_errors=True)

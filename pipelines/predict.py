@@ -14,21 +14,21 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
+from pipelines.ahead import ahead
 from pipelines.checkpoints import TrainedModel
-from pipelines.config import ExecutedConfig
+from pipelines.config import ExecutedConfig, user_error
 from pipelines.distributed import Ranks, ranks
 from pipelines.engines import SegEvaluator
-from pipelines.inputs import InputError
 from pipelines.metrics import case_dice, table
 from pipelines.notices import warnings_of
 from pipelines.outputs import Outputs, fingerprint, is_done, read_report, read_reports
@@ -52,6 +52,15 @@ class PredictionError(ValueError):
     """Some cases of an input failed; the message names them all."""
 
 
+class Loaded(NamedTuple):
+    """A case as the network gets it, what its report compares, and what the reader noticed."""
+
+    item: dict[str, Any]
+    wanted: dict[str, Any]
+    notices: list[str]
+    seconds: float
+
+
 class Prediction:
     """Segments every case of a dataset and writes what was asked for on the cases' own grids.
 
@@ -69,6 +78,7 @@ class Prediction:
         formats, probabilities, preview: see `pipelines.outputs.Outputs`.
         overwrite: predict again what is done, and replace files that are not of an earlier prediction.
         config: the config of this run; its knobs are the settings that a report records.
+        read_ahead: read the next case while one is predicted, for the memory of one more; by default on a GPU.
     """
 
     def __init__(
@@ -83,6 +93,7 @@ class Prediction:
         preview: bool = False,
         overwrite: bool = False,
         config: ExecutedConfig | None = None,
+        read_ahead: bool | None = None,
     ) -> None:
         ct = isinstance(evaluator.preprocess.intensity, CTWindow)
         self.evaluator = evaluator
@@ -94,6 +105,7 @@ class Prediction:
         self.models = [digest for m in models for digest in m.card.get("members", [m.card["sha256"]])]
         self.settings = _settings(evaluator, self.postprocess, config)
         self.run_id = ""
+        self.read_ahead = evaluator.state.device.type == "cuda" if read_ahead is None else read_ahead
         self.dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
 
     def run(self) -> list[Path]:
@@ -110,8 +122,11 @@ class Prediction:
             records: list[dict[str, Any]] = []
             everyone: list[dict[str, Any]] | None = None
             try:
-                for index in _bar(mine, here):
-                    records.append(self._case(cases[index], index))
+                loads = ahead(self._load, mine, self.read_ahead)
+                for index, load in tqdm(
+                    loads, total=len(mine), unit="case", dynamic_ncols=True, disable=_quiet(here)
+                ):
+                    records.append(self._case(cases[index], load))
                     _say(records[-1])
                 everyone = here.gather(records)
             finally:
@@ -124,9 +139,8 @@ class Prediction:
         if failures:
             raise PredictionError(failures)
         if everyone is None:
-            sys.exit(
-                1
-            )  # rank 0 says why; for failed cases it alone exits with 1, lest torchrun stops it first
+            # Rank 0 says why. For failed cases it alone exits with 1, or torchrun might stop it before it does.
+            sys.exit(1)
         return [Path(r["written"]) for r in records if r["written"]]
 
     def _plan(self, cases: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
@@ -154,45 +168,44 @@ class Prediction:
             "settings": self.settings,
         }
 
-    def _case(self, case: Mapping[str, Any], index: int) -> dict[str, Any]:
-        """Predict one case; returns its report, of a failed one too."""
+    def _load(self, index: int) -> Loaded:
+        """Read and prepare a case."""
         started = time.perf_counter()
-        report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, **_versions()}
+        case = self.dataset.data[index]
         with warnings_of("transforms", "pipelines") as notices:
-            try:
-                report |= self._wanted(case)
-                problem = case.get("problem") or self.outputs.refusal(case)
-                if problem:
-                    raise ImageError(problem)
-                item = self.dataset[index]
-                read = time.perf_counter()
-                labels, probabilities = self._predict(item)
-                labels = self.postprocess(labels, self.outputs.labels)
-                predicted = time.perf_counter()
-                report["volumes"] = measure(labels, self.outputs.labels)
-                report["dice"] = self._dice(item, labels)
-                report["seconds"] = {
-                    "read": round(read - started, 3),
-                    "predict": round(predicted - read, 3),
-                    "total": round(time.perf_counter() - started, 3),
-                }
-                report |= {
-                    "status": "done",
-                    "notices": notices,
-                    "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                }
-                whole = self.outputs.write(case, labels, probabilities, report)
-                return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
-            except Exception as error:  # whatever is wrong with one case must not cost the others
-                expected = isinstance(error, (ImageError, InputError))
-                report |= {
-                    "status": "failed",
-                    "error": str(error) if expected else f"{case['image']}: {type(error).__name__}: {error}",
-                    "notices": notices,
-                }
-                if not expected:
-                    report["traceback"] = traceback.format_exc()
-                return {**self._failed(report), "written": ""}
+            problem = case.get("problem") or self.outputs.refusal(case)
+            if problem:
+                raise ImageError(problem)
+            wanted = self._wanted(case)
+            item = self.dataset[index]
+        return Loaded(item, wanted, notices, time.perf_counter() - started)
+
+    def _case(self, case: Mapping[str, Any], load: Callable[[], Loaded]) -> dict[str, Any]:
+        """Predict one case; returns its report, of a failed one too."""
+        report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, "notices": []}
+        report |= {"input": {"path": os.path.abspath(case["image"])}, "versions": _versions()}
+        try:
+            loaded = load()
+            report |= {**loaded.wanted, "notices": loaded.notices}
+            started = time.perf_counter()
+            labels, probabilities = self._predict(loaded.item)
+            labels = self.postprocess(labels, self.outputs.labels)
+            predicted = time.perf_counter() - started
+            report["volumes"] = measure(labels, self.outputs.labels)
+            report["dice"] = self._dice(case, loaded.item, labels)
+            report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
+            report |= {"status": "done", "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            whole = self.outputs.write(case, labels, probabilities, report)
+            return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
+        except Exception as error:  # whatever is wrong with one case must not cost the others
+            known = user_error(error)
+            report |= {
+                "status": "failed",
+                "error": str(known) if known else f"{case['image']}: {type(error).__name__}: {error}",
+            }
+            if known is None:
+                report["traceback"] = traceback.format_exc()
+            return {**self._failed(report), "written": ""}
 
     def _failed(self, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report of a failed case; results that lie there from before stay and are named in it."""
@@ -211,7 +224,9 @@ class Prediction:
             return self.evaluator.predict_with_probabilities(item)  # type: ignore[attr-defined]
         return self.evaluator.predict(item), None
 
-    def _dice(self, item: Mapping[str, Any], labels: MetaTensor) -> dict[str, float | None] | None:
+    def _dice(
+        self, case: Mapping[str, Any], item: Mapping[str, Any], labels: MetaTensor
+    ) -> dict[str, float | None] | None:
         if "label" not in item:
             return None
         reference = item["label"]
@@ -219,7 +234,10 @@ class Prediction:
             f"the label of case {item['case']}", reference, Geometry.from_dict(item["geometry"])
         )
         names = [name for value, name in self.outputs.labels.items() if value != 0]
-        scores = case_dice(labels[0], reference[0], len(self.outputs.labels))[1:].tolist()
+        try:
+            scores = case_dice(labels[0], reference[0], len(self.outputs.labels))[1:].tolist()
+        except ValueError as error:
+            raise ImageError(f"{case['label']}: {error}; correct the label map.") from error
         return {n: None if s != s else s for n, s in zip(names, scores, strict=True)}
 
     def _finish(
@@ -288,11 +306,11 @@ def _canonical(value: Any) -> Any:
 
 
 def _versions() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
+    versions: dict[str, Any] = {"python": platform.python_version()}
     for name in ("segbundles", "torch", "monai", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    return {"versions": versions}
+    return versions
 
 
 @contextlib.contextmanager
@@ -312,9 +330,9 @@ def _terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _bar(indices: Sequence[int], here: Ranks) -> Iterator[int]:
-    # No bar where nobody looks: a line for each case is printed anyway.
-    yield from tqdm(indices, unit="case", dynamic_ncols=True, disable=True if here.rank else None)
+def _quiet(here: Ranks) -> bool | None:
+    """Whether there is no bar; None where tqdm finds out if anybody looks (a line for each case is printed anyway)."""
+    return True if here.rank else None
 
 
 def _say(record: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
     assert found["labels"] == labels
     assert found["outputs"] == {"a.nii.gz": written[0].stat().st_size}
     assert found["versions"]["torch"] == torch.__version__
-    assert set(found["seconds"]) == {"read", "predict", "total"}
+    assert set(found["seconds"]) == {"read", "predict", "write"}
     lung = int((read_label(cases[0]["label"]) == 1).sum())
     unit = abs(np.linalg.det(affine[:3, :3])) / 1000
     assert found["volumes"]["lung"] == {"voxels": lung, "ml": pytest.approx(lung * unit)}
@@ -88,6 +89,40 @@ def test_a_broken_case_does_not_stop_the_others(tmp_path, capsys):
     assert "traceback" not in failed
     assert {row["case"] for row in rows(out / "volumes.csv")} == {"a", "c"}
     assert "2 of 3 cases segmented, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_reading_ahead_mixes_nothing_up(tmp_path, ahead):
+    """Images, notices and errors belong to their own cases, whichever thread read them."""
+    cohort(tmp_path, "abcd")
+    (tmp_path / "imagesTr" / "c.nii.gz").write_bytes(b"no image")
+    run = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out", read_ahead=ahead)
+    image = run.dataset.preprocess.image
+
+    def noticed(path, **options):
+        logging.getLogger("transforms.dicom").warning("seen %s", Path(path).name)
+        return image(path, **options)
+
+    run.dataset.preprocess.image = noticed
+    with pytest.raises(PredictionError, match=r"1 of 4 cases failed:\n  c: "):
+        run.run()
+    for name in "abd":
+        np.testing.assert_array_equal(
+            read(tmp_path / "out" / f"{name}.nii.gz"),
+            read_label(tmp_path / "labelsTr" / f"{name}.nii.gz")[0].numpy(),
+        )
+        assert report(tmp_path / "out", name)["notices"] == [f"seen {name}.nii.gz"]
+
+
+def test_a_label_with_a_value_too_many_is_said(tmp_path):
+    write_dataset(tmp_path / "data", training=1, validation=1)
+    data = find_inputs(tmp_path / "data")
+    nib.save(nib.Nifti1Image(np.full((20, 18, 16), 9, np.uint8), np.eye(4)), data[1]["label"])
+    with pytest.raises(
+        PredictionError, match=r"ct1: .*ct1\.nii\.gz: a label map holds classes .* correct the label"
+    ):
+        prediction(data, tmp_path / "out").run()
+    assert "traceback" not in report(tmp_path / "out", "ct1")
 
 
 def test_an_unexpected_error_costs_only_its_case(tmp_path):
