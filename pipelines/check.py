@@ -282,7 +282,7 @@ def table(found: DatasetCheck) -> str:
     lines = []
     for row, notes in zip(rows, below, strict=True):
         lines.append("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-        lines += [f"    {note}" for note in notes]
+        lines += ["    " + note.replace("\n", "\n      ") for note in notes]
     lines += [f"refused: {problem}" for problem in found.problems]
     lines += [f"notice: {notice}" for notice in found.notices]
     lines.append(f"{len(found.cases)} cases, {len(found.refused)} refused")

@@ -273,7 +273,8 @@ class Prediction:
         lines = [f"{len(failed) + len(missing)} of {len(cases)} cases failed:"]
         for record in failed:
             trace = " (traceback in its report)" if record.get("traceback") else ""
-            lines.append(f"  {record['case']}: {record['error']}{trace}")
+            reason = str(record["error"]).replace("\n", "\n    ")
+            lines.append(f"  {record['case']}: {reason}{trace}")
         lines += [
             f"  {case}: not done, because its process ended; run the same command again" for case in missing
         ]
@@ -339,4 +340,4 @@ def _say(record: Mapping[str, Any]) -> None:
     if record["status"] == "done":
         tqdm.write(f"{record['input']['path']} -> {record['written']}", file=sys.stdout)
     else:
-        tqdm.write(f"failed: {record['error']}", file=sys.stderr)
+        tqdm.write(f"failed: {record['case']} (why, is listed at the end)", file=sys.stderr)

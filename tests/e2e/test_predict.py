@@ -133,6 +133,19 @@ def test_dicom_out(command, tmp_path, name):
     assert (tmp_path / "out" / f"patient.{name}.dcm").stat().st_size > 1000
 
 
+def test_ensemble_and_mirroring(command, model, tmp_path):
+    if "mirror_axes" not in (REPOSITORY / BUNDLE / "inference.json").read_text():
+        pytest.skip("this config knows no mirroring")
+    images, (case,) = cohort(tmp_path, 1)
+    out = tmp_path / "out"
+    other = write_model(tmp_path / "other", shift=0.001)
+    assert command(images, out, "--mirror", "1,2", model=f"{model},{other}") == 0
+    assert is_right(out, case)
+    found = report(out, "ct00")
+    assert len(set(found["models"])) == 2
+    assert found["settings"]["mirror_axes"] == [1, 2]
+
+
 def test_a_dataset_is_evaluated(command, tmp_path, capsys):
     write_dataset(tmp_path / "data", training=2, validation=1)
     out = tmp_path / "out"
