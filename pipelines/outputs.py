@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,37 +169,37 @@ class Outputs:
             labels: (1, *file shape).
             probabilities: (classes, *file shape), where they are wanted.
         """
-        (self.folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        part = Path(tempfile.mkdtemp(prefix=f"{case['case']}-", dir=self.folder / UNFINISHED))
-        try:
+        with self._placing(case["case"]) as part:
             self._write_all(part, case, labels, probabilities, report)
-            files = {name: (part / name).stat().st_size for name in self.names(case)}
-            self._write_names()
-            for name in files:
-                os.replace(part / name, self.folder / name)
+            sizes = {name: (part / name).stat().st_size for name in self.names(case)}
             seconds = {**report.get("seconds", {}), "write": round(time.perf_counter() - started, 3)}
-            whole = {**report, "labels": self.named_labels(), "outputs": files, "seconds": seconds}
-            return self.write_report(whole)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-            for old in (self.folder / UNFINISHED).glob("*-*"):
-                if old.name.rpartition("-")[0] == case["case"]:
-                    shutil.rmtree(old, ignore_errors=True)
+            whole = {**report, "labels": self.named_labels(), "outputs": sizes, "seconds": seconds}
+            _write_json(part / "labels.json", self.named_labels())
+            return _write_json(part / f"{case['case']}.json", {"segbundles": FORMAT_VERSION, **whole})
 
     def write_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
-        """Write `<case>.json`; returns what was written."""
-        whole = {"segbundles": FORMAT_VERSION, **report}
-        with replacing(self.folder / f"{report['case']}.json") as temporary:
-            temporary.write_text(json.dumps(whole, indent=2, default=str) + "\n", encoding="utf-8")
-        return whole
+        """Write only `<case>.json`; returns what was written."""
+        with self._placing(report["case"]) as part:
+            return _write_json(part / f"{report['case']}.json", {"segbundles": FORMAT_VERSION, **report})
 
-    def _write_names(self) -> None:
-        text = json.dumps(self.named_labels(), indent=2) + "\n"
-        path = self.folder / "labels.json"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+    @contextlib.contextmanager
+    def _placing(self, owner: str) -> Iterator[Path]:
+        """A folder whose files take their places when the block ends without an error, its report last.
+
+        It lies in the folder of unfinished files: killed at any moment, nothing half is among the results.
+        """
+        unfinished = self.folder / UNFINISHED
+        unfinished.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{owner}-", dir=unfinished))
+        try:
+            yield part
+            for path in sorted(part.iterdir(), key=lambda path: path.name == f"{owner}.json"):
+                os.replace(path, self.folder / path.name)
+        finally:
+            for old in unfinished.glob("*-*"):
+                if old == part or old.name.rpartition("-")[0] == owner:
+                    shutil.rmtree(old, ignore_errors=True)
 
     def _write_all(
         self,
@@ -250,29 +251,30 @@ class Outputs:
         """Write the tables over all cases in the folder; returns the summary of Dice where there is one."""
         reports = read_reports(self.folder)
         done = [report for report in reports.values() if report["status"] == "done"]
-        if done:
-            write_volumes(self.folder / "volumes.csv", done)
         names = [name for value, name in self.labels.items() if value != 0]
         scored = [
             {"case": r["case"], "dice": {n: float("nan") if v is None else v for n, v in r["dice"].items()}}
             for r in done
             if r.get("dice") and set(r["dice"]) == set(names)
         ]
-        summary = None
-        if scored:
-            summary = summarise(scored, names)
-            write_csv(self.folder / "dice.csv", scored, names)
-            write_json(self.folder / "dice.json", scored, summary)
-        if self.preview:
-            from pipelines.gallery import write_gallery
+        summary = summarise(scored, names) if scored else None
+        with self._placing("-summary") as part:
+            if done:
+                write_volumes(part / "volumes.csv", done)
+            if summary is not None:
+                write_csv(part / "dice.csv", scored, names)
+                write_json(part / "dice.json", scored, summary)
+            if self.preview:
+                from pipelines.gallery import write_gallery
 
-            write_gallery(self.folder / "index.html", reports.values())
+                write_gallery(part / "index.html", reports.values())
         return summary
 
 
 def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
     """The reports of earlier predictions in a folder, by case; other files are passed over."""
-    found = [read_report(path) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+    names = sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
+    found = [read_report(path) for path in names]
     return {str(report["case"]): report for report in found if report is not None}
 
 
@@ -283,6 +285,12 @@ def read_report(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return report if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION else None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    return dict(content)
 
 
 def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[str, Any]:

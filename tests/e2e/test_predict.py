@@ -65,8 +65,8 @@ def bundle_words(model, path, output):
     ]
 
 
-def cohort(folder, count, broken=()):
-    cases = [write_ct(folder, f"ct{i:02d}") for i in range(count)]
+def cohort(folder, count, broken=(), size=20):
+    cases = [write_ct(folder, f"ct{i:02d}", shape=(size,) * 3) for i in range(count)]
     for index in broken:
         Path(cases[index]["image"]).write_bytes(b"no image")
     return folder / "imagesTr", cases
@@ -216,7 +216,7 @@ def whole_results(out):
 
 
 def test_kill_9_leaves_no_half_file(model, command, tmp_path, capsys):
-    images, cases = cohort(tmp_path, 60)
+    images, cases = cohort(tmp_path, 40, size=36)
     out = tmp_path / "out"
     place = Workplace(tmp_path)
     process = subprocess.Popen(
