@@ -1,113 +1,343 @@
-"""CT in, label map out."""
+"""CT in, segmentation out: the loop over a cohort."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
+import torch
+from monai.data import MetaTensor
+from tqdm import tqdm
+
+from pipelines.ahead import ahead
+from pipelines.checkpoints import TrainedModel
+from pipelines.config import ExecutedConfig, user_error
+from pipelines.distributed import Ranks, ranks
 from pipelines.engines import SegEvaluator
-from pipelines.files import replacing
+from pipelines.metrics import case_dice, table
+from pipelines.notices import warnings_of
+from pipelines.outputs import Outputs, fingerprint, is_done, read_report, read_reports
+from pipelines.postprocess import Postprocess, parameters
+from pipelines.preprocess import require_same_grid
+from pipelines.volumes import measure
 from transforms.errors import ImageError
-from transforms.readers import PICTURE_SUFFIXES, image_suffix
-from transforms.writers import write_label
+from transforms.geometry import Geometry
+from transforms.intensity import CTWindow
 
 logger = logging.getLogger(__name__)
 
+# What may change without changing a result, or is compared on its own.
+_NO_SETTINGS = (
+    *("input", "dataset_dir", "output", "split", "overwrite", "model", "trained", "bundle_root", "workflow"),
+    *("formats", "probabilities", "preview", "device", "num_workers", "sw_batch_size", "imports", "dataset"),
+)
+
 
 class PredictionError(ValueError):
-    """Nothing can be predicted from the input named, or some cases of it failed."""
+    """Some cases of an input failed; the message names them all."""
 
 
-def find_inputs(path: str | os.PathLike | None) -> list[dict[str, str]]:
-    """The images at `path` as cases {"image", "case"}.
+class Loaded(NamedTuple):
+    """A case as the network gets it, what its report compares, and what the reader noticed."""
 
-    A file is one image. A folder is: the images in it, one case each; or else one DICOM series; or else its
-    subfolders, a DICOM series each.
-
-    Raises:
-        PredictionError: there is nothing at `path`, or two images would write the same result.
-    """
-    if not path:
-        raise PredictionError("name the CT to segment: --input FILE_OR_DICOM_FOLDER")
-    path = Path(path)
-    if path.is_file():
-        found = [path]
-    elif path.is_dir():
-        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-        found = [e for e in entries if e.is_file() and image_suffix(e)]
-        if not found:
-            found = [path] if any(e.is_file() for e in entries) else [e for e in entries if e.is_dir()]
-    else:
-        raise PredictionError(f"{path} does not exist; give a NIfTI/NRRD file or a folder of DICOM slices")
-    if not found:
-        raise PredictionError(f"{path} is empty; give a NIfTI/NRRD file or a folder of DICOM slices")
-    cases = [{"image": str(image), "case": _case_id(image)} for image in found]
-    names = [case["case"] for case in cases]
-    doubles = sorted({name for name in names if names.count(name) > 1})
-    if doubles:
-        raise PredictionError(f"two images in {path} are called '{doubles[0]}'; rename one of them")
-    return cases
+    item: dict[str, Any]
+    wanted: dict[str, Any]
+    notices: list[str]
+    seconds: float
 
 
 class Prediction:
-    """Segments every case of a dataset and writes label maps on the cases' own grids.
+    """Segments every case of a dataset and writes what was asked for on the cases' own grids.
 
-    Each case becomes `<output>/<case>.nii.gz` (a PNG for a 2D picture) with the names of the labels in
-    `<output>/labels.json`. A case that cannot be read does not stop the others.
+    Each case becomes `<output>/<case>.nii.gz` (a PNG for a 2D picture) with a report `<case>.json`; beside them
+    lie `labels.json` (names of the classes), `volumes.csv`, and `dice.csv` and `dice.json` where labels are
+    given. A case that fails does not stop the others. A case whose report says that it is done, with the same
+    input, model and settings, is left as it is. Under torchrun the processes share the cases out.
 
     Args:
         evaluator: its network, inferer and preprocessing do the work; its data loader gives the dataset.
         labels: class id to name.
-        output: folder for the label maps.
+        output: folder for the results.
+        model: what the evaluator runs.
+        postprocess: cleans each label map.
+        formats, probabilities, preview: see `pipelines.outputs.Outputs`.
+        overwrite: predict again what is done, and replace files that are not of an earlier prediction.
+        config: the config of this run; its knobs are the settings that a report records.
+        read_ahead: read the next case while one is predicted, for the memory of one more; by default on a GPU.
     """
 
-    def __init__(self, evaluator: SegEvaluator, labels: Mapping[int, str], output: str | os.PathLike) -> None:
+    def __init__(
+        self,
+        evaluator: SegEvaluator,
+        labels: Mapping[int, str],
+        output: str | os.PathLike,
+        model: TrainedModel | Sequence[TrainedModel] = (),
+        postprocess: Postprocess | None = None,
+        formats: Sequence[str] | str = ("nii.gz",),
+        probabilities: bool = False,
+        preview: bool = False,
+        overwrite: bool = False,
+        config: ExecutedConfig | None = None,
+        read_ahead: bool | None = None,
+    ) -> None:
+        ct = isinstance(evaluator.preprocess.intensity, CTWindow)
         self.evaluator = evaluator
-        self.labels = dict(labels)
-        self.output = Path(output)
+        self.outputs = Outputs(output, labels, formats, probabilities, preview, ct)
+        self.overwrite = overwrite
+        self.postprocess = postprocess or Postprocess()
+        self.postprocess.require_names(self.outputs.labels)
+        models = list(model) if isinstance(model, Sequence) else [model]
+        self.models = [digest for m in models for digest in m.card.get("members", [m.card["sha256"]])]
+        self.settings = _settings(evaluator, self.postprocess, config)
+        self.run_id = ""
+        self.read_ahead = evaluator.state.device.type == "cuda" if read_ahead is None else read_ahead
+        self.dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
 
     def run(self) -> list[Path]:
-        """Predict; returns the files written.
+        """Predict; returns the label maps written by this process (of other formats, the first).
 
         Raises:
+            InputError: before anything is predicted, when a file of the user would be replaced.
             PredictionError: at the end, naming every case that failed and why.
         """
-        dataset: Any = self.evaluator.data_loader.dataset  # type: ignore[union-attr]
-        for case in dataset.data:
-            if self._target(case["case"], case["image"]).resolve() == Path(case["image"]).resolve():
-                raise PredictionError(
-                    f"the result would replace the image {case['image']}; choose another --output"
-                )
-        written: list[Path] = []
-        failed: list[str] = []
-        for index in range(len(dataset)):
+        cases: list[dict[str, Any]] = self.dataset.data
+        with ranks() as here, _terminating():
+            todo, done, self.run_id = here.first(lambda: (*self._plan(cases), uuid.uuid4().hex))
+            mine = todo[here.rank :: here.world]
+            records: list[dict[str, Any]] = []
+            everyone: list[dict[str, Any]] | None = None
             try:
-                item = dataset[index]
-            except ImageError as error:
-                failed.append(str(error))
-                logger.error("%s", error)
-                continue
-            labels = self.evaluator.predict(item)
-            written.append(write_label(self._target(item["case"], item["path"]), labels))
-            print(f"{item['path']} -> {written[-1]}")
-        if written:
-            with replacing(self.output / "labels.json") as temporary:
-                names = {str(value): name for value, name in sorted(self.labels.items())}
-                temporary.write_text(json.dumps(names, indent=2) + "\n")
-        if failed:
-            total = len(dataset)
-            raise PredictionError(f"{len(failed)} of {total} cases could not be read: " + "; ".join(failed))
-        return written
+                loads = ahead(self._load, mine, self.read_ahead)
+                for index, load in tqdm(
+                    loads, total=len(mine), unit="case", dynamic_ncols=True, disable=_quiet(here)
+                ):
+                    records.append(self._case(cases[index], load))
+                    _say(records[-1])
+                everyone = here.gather(records)
+            finally:
+                # Also when this process is ended from outside or another one died: nothing is lost in silence.
+                failures = ""
+                if here.rank == 0:
+                    failures = self._finish(cases, todo, done, everyone)
+                if sys.exc_info()[0] is not None and failures:
+                    print(failures, file=sys.stderr)
+        if failures:
+            raise PredictionError(failures)
+        if everyone is None:
+            # Rank 0 says why. For failed cases it alone exits with 1, or torchrun might stop it before it does.
+            sys.exit(1)
+        return [Path(r["written"]) for r in records if r["written"]]
 
-    def _target(self, case: str, image: str) -> Path:
-        return self.output / f"{case}{'.png' if image_suffix(image) in PICTURE_SUFFIXES else '.nii.gz'}"
+    def _plan(self, cases: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
+        """Indices of the cases to do, and names of those that are done."""
+        reports = self.outputs.require_room(cases, self.overwrite)
+        todo, done = [], []
+        for index, case in enumerate(cases):
+            report = reports.get(case["case"])
+            if report is not None and not self.overwrite:
+                names = self.outputs.names(case)
+                if is_done(report, self._wanted(case), self.outputs.folder, names):
+                    done.append(case["case"])
+                    continue
+            todo.append(index)
+        return todo, done
+
+    def _wanted(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        folder = self.outputs.folder
+        asked = {key: case[key] for key in ("series", "allow") if case.get(key)}
+        return {
+            "input": {**fingerprint(case["image"], folder), **asked},
+            "reference": fingerprint(case["label"], folder) if case.get("label") else None,
+            "models": self.models,
+            "labels": self.outputs.named_labels(),
+            "settings": self.settings,
+        }
+
+    def _load(self, index: int) -> Loaded:
+        """Read and prepare a case."""
+        started = time.perf_counter()
+        case = self.dataset.data[index]
+        with warnings_of("transforms", "pipelines") as notices:
+            problem = case.get("problem") or self.outputs.refusal(case)
+            if problem:
+                raise ImageError(problem)
+            wanted = self._wanted(case)
+            item = self.dataset[index]
+        return Loaded(item, wanted, notices, time.perf_counter() - started)
+
+    def _case(self, case: Mapping[str, Any], load: Callable[[], Loaded]) -> dict[str, Any]:
+        """Predict one case; returns its report, of a failed one too."""
+        report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, "notices": []}
+        report |= {"input": {"path": os.path.abspath(case["image"])}, "versions": _versions()}
+        try:
+            loaded = load()
+            report |= {**loaded.wanted, "notices": loaded.notices}
+            started = time.perf_counter()
+            labels, probabilities = self._predict(loaded.item)
+            labels = self.postprocess(labels, self.outputs.labels)
+            predicted = time.perf_counter() - started
+            report["volumes"] = measure(labels, self.outputs.labels)
+            report["dice"] = self._dice(case, loaded.item, labels)
+            report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
+            report |= {"status": "done", "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            whole = self.outputs.write(case, labels, probabilities, report)
+            return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
+        except Exception as error:  # whatever is wrong with one case must not cost the others
+            known = user_error(error)
+            report |= {
+                "status": "failed",
+                "error": str(known) if known else f"{case['image']}: {type(error).__name__}: {error}",
+            }
+            if known is None:
+                report["traceback"] = traceback.format_exc()
+            return {**self._failed(report), "written": ""}
+
+    def _failed(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Write the report of a failed case; results that lie there from before stay and are named in it."""
+        earlier = (read_report(self.outputs.folder / f"{report['case']}.json") or {}).get("outputs", {})
+        report |= {"outputs": earlier}
+        if earlier:
+            report["notices"] = [*report["notices"], f"of an earlier run: {', '.join(earlier)}"]
+        try:
+            return self.outputs.write_report(report)
+        except OSError as error:  # a full disk fails the report too; the summary still says it
+            return {**report, "error": f"{report['error']} (and its report cannot be written: {error})"}
+
+    def _predict(self, item: Mapping[str, Any]) -> tuple[MetaTensor, torch.Tensor | None]:
+        """Classes (1, *file shape), and probabilities (classes, *file shape) where they are wanted."""
+        if self.outputs.probabilities:
+            return self.evaluator.predict_with_probabilities(item)  # type: ignore[attr-defined]
+        return self.evaluator.predict(item), None
+
+    def _dice(
+        self, case: Mapping[str, Any], item: Mapping[str, Any], labels: MetaTensor
+    ) -> dict[str, float | None] | None:
+        if "label" not in item:
+            return None
+        reference = item["label"]
+        require_same_grid(
+            f"the label of case {item['case']}", reference, Geometry.from_dict(item["geometry"])
+        )
+        names = [name for value, name in self.outputs.labels.items() if value != 0]
+        try:
+            scores = case_dice(labels[0], reference[0], len(self.outputs.labels))[1:].tolist()
+        except ValueError as error:
+            raise ImageError(f"{case['label']}: {error}; correct the label map.") from error
+        return {n: None if s != s else s for n, s in zip(names, scores, strict=True)}
+
+    def _finish(
+        self,
+        cases: Sequence[Mapping[str, Any]],
+        todo: Sequence[int],
+        done: Sequence[str],
+        records: Sequence[Mapping[str, Any]] | None,
+    ) -> str:
+        """Write the tables over all cases and say what happened; returns the list of failures, "" for none.
+
+        Args:
+            records: of all processes; None where they cannot be asked any more, only their reports.
+        """
+        if records is None:
+            reports = read_reports(self.outputs.folder)
+            found = [reports.get(cases[index]["case"], {}) for index in todo]
+            records = [report for report in found if report.get("run") == self.run_id]
+        summary = self.outputs.summarise()
+        self.outputs.tidy()
+        failed = [record for record in records if record["status"] != "done"]
+        seen = {record["case"] for record in records}
+        missing = [cases[index]["case"] for index in todo if cases[index]["case"] not in seen]
+        parts = [f"{len(records) - len(failed)} of {len(cases)} cases segmented"]
+        parts += [f"{len(done)} done before"] if done else []
+        parts += [f"{len(failed)} failed"] if failed else []
+        parts += [f"{len(missing)} not reached"] if missing else []
+        if summary is not None:
+            print(f"\n{table(summary)}\n")
+        print(f"{', '.join(parts)}: {self.outputs.folder}", flush=True)
+        if not failed and not missing:
+            return ""
+        lines = [f"{len(failed) + len(missing)} of {len(cases)} cases failed:"]
+        for record in failed:
+            trace = " (traceback in its report)" if record.get("traceback") else ""
+            reason = str(record["error"]).replace("\n", "\n    ")
+            lines.append(f"  {record['case']}: {reason}{trace}")
+        lines += [
+            f"  {case}: not done, because its process ended; run the same command again" for case in missing
+        ]
+        return "\n".join(lines)
 
 
-def _case_id(path: Path) -> str:
-    # A link names its case itself: stores of large files link to names that are digests.
-    name = Path(os.path.abspath(path)).name
-    return name[: len(name) - len(image_suffix(path))] if path.is_file() else name
+def _settings(
+    evaluator: SegEvaluator, postprocess: Postprocess, config: ExecutedConfig | None
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "precision": evaluator.precision,
+        "preprocessing": evaluator.preprocess.parameters(),
+        "postprocessing": parameters(postprocess),
+    }
+    if config is not None:
+        knobs = {key: value for key, value in config.knobs().items() if key not in _NO_SETTINGS}
+        written = {key: value for key, value in config.raw.items() if key not in _NO_SETTINGS}
+        text = json.dumps(_canonical(written), sort_keys=True, default=str)
+        settings = {**knobs, **settings, "config": hashlib.sha256(text.encode()).hexdigest()}
+    return json.loads(json.dumps(_canonical(settings), default=str))
+
+
+def _canonical(value: Any) -> Any:
+    """Equal settings in equal spelling: 0 and 0.0, lists and tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _versions() -> dict[str, Any]:
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    for name in ("segbundles", "torch", "monai", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM ends the loop like an interruption by hand, so that what was done is still summed up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _quiet(here: Ranks) -> bool | None:
+    """Whether there is no bar; None where tqdm finds out if anybody looks (a line for each case is printed anyway)."""
+    return True if here.rank else None
+
+
+def _say(record: Mapping[str, Any]) -> None:
+    if record["status"] == "done":
+        tqdm.write(f"{record['input']['path']} -> {record['written']}", file=sys.stdout)
+    else:
+        tqdm.write(f"failed: {record['case']} (why, is listed at the end)", file=sys.stderr)

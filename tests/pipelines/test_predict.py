@@ -1,104 +1,52 @@
-"""What is taken for an image, and the label maps that come out."""
+"""The loop over a cohort: what is written, what is left alone, and what a broken case costs."""
 
+import csv
 import json
+import logging
+import os
+import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.engines import SegEvaluator
+from pipelines.inputs import InputError, find_inputs
 from pipelines.loaders import VolumeDataset, volume_loader
-from pipelines.predict import Prediction, PredictionError, find_inputs
+from pipelines.outputs import UNFINISHED
+from pipelines.postprocess import Postprocess, PostprocessError
+from pipelines.predict import Prediction, PredictionError
 from pipelines.preprocess import Preprocess
 from pipelines.sliding_window import SlidingWindow
-from tests.pipelines.small import NAMES, Oracle, right_angled, write_ct
-from transforms.readers import read_label
+from tests import dicom_phantom as ph
+from tests.pipelines.small import NAMES, Oracle, write_ct, write_dataset
+from tests.pipelines.tiny_model import prediction, read, write_dicom
+from transforms.readers import read_header, read_label
 
 
-def names(path):
-    return {case["case"]: case["image"] for case in find_inputs(path)}
+def cohort(folder, names="abc"):
+    return [write_ct(folder, name) for name in names]
 
 
-@pytest.mark.parametrize(
-    ("file", "case"),
-    [
-        ("a.nii.gz", "a"),
-        ("A.B.NII.GZ", "A.B"),
-        ("ct.nrrd", "ct"),
-        ("x.mha", "x"),
-        ("p.PNG", "p"),
-        ("IM0001", "IM0001"),
-    ],
-)
-def test_a_file_is_one_case(tmp_path, file, case):
-    (tmp_path / file).touch()
-    assert names(tmp_path / file) == {case: str(tmp_path / file)}
+def report(folder, case):
+    return json.loads((folder / f"{case}.json").read_text())
 
 
-def test_a_folder_of_images_is_a_case_each(tmp_path):
-    for file in ("b.nii.gz", "a.nrrd", ".hidden.nii.gz", "readme.txt"):
-        (tmp_path / file).touch()
-    (tmp_path / "series").mkdir()
-    assert list(names(tmp_path)) == ["a", "b"]
-
-
-def test_a_folder_of_other_files_is_one_dicom_series(tmp_path, monkeypatch):
-    folder = tmp_path / "patient 1"
-    folder.mkdir()
-    for file in ("IM1", "IM2.dcm"):
-        (folder / file).touch()
-    assert names(folder) == {"patient 1": str(folder)}
-    monkeypatch.chdir(folder)
-    assert list(names(".")) == ["patient 1"]
-
-
-def test_a_folder_of_folders_is_a_series_each(tmp_path):
-    for name in ("s2", "s1", ".cache"):
-        (tmp_path / name).mkdir()
-    assert names(tmp_path) == {"s1": str(tmp_path / "s1"), "s2": str(tmp_path / "s2")}
-
-
-def test_a_link_is_called_by_its_own_name(tmp_path):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "sha256-77de.nii.gz").touch()
-    (tmp_path / "input").mkdir()
-    (tmp_path / "input" / "patient7.nii.gz").symlink_to(tmp_path / "store" / "sha256-77de.nii.gz")
-    assert list(names(tmp_path / "input")) == ["patient7"]
-    assert list(names(tmp_path / "input" / "patient7.nii.gz")) == ["patient7"]
-
-
-@pytest.mark.parametrize("path", [None, ""])
-def test_no_input_says_how_to_name_one(path):
-    with pytest.raises(PredictionError, match="--input FILE_OR_DICOM_FOLDER"):
-        find_inputs(path)
-
-
-def test_nothing_there_is_an_error(tmp_path):
-    with pytest.raises(PredictionError, match="absent does not exist"):
-        find_inputs(tmp_path / "absent")
-    with pytest.raises(PredictionError, match="is empty"):
-        find_inputs(tmp_path)
-    for file in ("a.nii.gz", "a.nrrd"):
-        (tmp_path / file).touch()
-    with pytest.raises(PredictionError, match=r"two images in .* are called 'a'"):
-        find_inputs(tmp_path)
-
-
-def prediction(data, output, preprocess=None, classes=3):
-    preprocess = preprocess or Preprocess()
-    loader = volume_loader(VolumeDataset(data, preprocess))
-    engine = SegEvaluator(
-        "cpu", loader, Oracle(classes), preprocess, ["lung", "liver"], SlidingWindow((12, 12, 12))
-    )
-    return Prediction(engine, {0: "background", 2: NAMES[2], 1: NAMES[1]}, output)
+def rows(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
-    affine = right_angled([[0, -1.2, 0.1, 7], [0.9, 0, 0, 8], [0, 0.1, 2.5, -900], [0, 0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = ph.rotation((4, -7, 95)) * (0.9, 1.2, 2.5)
+    affine[:3, 3] = (7, 8, -900)
     cases = [write_ct(tmp_path, "a", affine=affine), write_ct(tmp_path, "b", shape=(14, 20, 22))]
-    data = find_inputs(tmp_path / "imagesTr")
-    written = prediction(data, tmp_path / "new" / "out").run()
+    out = tmp_path / "new" / "out"
+    written = prediction(find_inputs(tmp_path / "imagesTr"), out).run()
     assert [path.name for path in written] == ["a.nii.gz", "b.nii.gz"]
     for path, case in zip(written, cases, strict=True):
         image, result = nib.load(case["image"]), nib.load(path)
@@ -106,39 +54,344 @@ def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
         assert result.get_data_dtype() == np.uint8
         np.testing.assert_allclose(result.affine, image.affine, atol=1e-6)
         np.testing.assert_array_equal(np.asarray(result.dataobj), read_label(case["label"])[0].numpy())
-    labels = json.loads((tmp_path / "new" / "out" / "labels.json").read_text())
+    labels = json.loads((out / "labels.json").read_text())
     assert labels == {"0": "background", "1": "lung", "2": "liver"}
-
-
-def test_a_case_that_cannot_be_read_does_not_stop_the_others(tmp_path):
-    for name in "abc":
-        write_ct(tmp_path, name)
-    (tmp_path / "imagesTr" / "b.nii.gz").write_bytes(b"not an image")
-    run = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run
-    with pytest.raises(PredictionError, match=r"1 of 3 cases could not be read: .*b\.nii\.gz"):
-        run()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a.nii.gz",
-        "c.nii.gz",
-        "labels.json",
+    found = report(out, "a")
+    assert found["status"] == "done"
+    assert found["input"]["path"] == cases[0]["image"]
+    assert found["labels"] == labels
+    assert found["outputs"] == {"a.nii.gz": written[0].stat().st_size}
+    assert found["versions"]["torch"] == torch.__version__
+    assert set(found["seconds"]) == {"read", "predict", "write"}
+    lung = int((read_label(cases[0]["label"]) == 1).sum())
+    unit = abs(np.linalg.det(affine[:3, :3])) / 1000
+    assert found["volumes"]["lung"] == {"voxels": lung, "ml": pytest.approx(lung * unit)}
+    table = rows(out / "volumes.csv")
+    assert [(row["case"], row["class"]) for row in table] == [
+        (case, name) for case in "ab" for name in ("lung", "liver")
     ]
+    assert float(table[0]["ml"]) == pytest.approx(lung * unit, rel=1e-5)
+    assert not (out / UNFINISHED).exists()
+
+
+def test_a_broken_case_does_not_stop_the_others(tmp_path, capsys):
+    cohort(tmp_path)
+    images, out = tmp_path / "imagesTr", tmp_path / "out"
+    (images / "b.nii.gz").write_bytes(b"not an image")
+    with pytest.raises(PredictionError, match=r"1 of 3 cases failed:\n  b: .*b\.nii\.gz"):
+        prediction(find_inputs(images), out).run()
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz", "labels.json", "volumes.csv")
+    ]
+    failed = report(out, "b")
+    assert failed["status"] == "failed"
+    assert "b.nii.gz" in failed["error"]
+    assert "traceback" not in failed
+    assert {row["case"] for row in rows(out / "volumes.csv")} == {"a", "c"}
+    assert "2 of 3 cases segmented, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_reading_ahead_mixes_nothing_up(tmp_path, ahead):
+    """Images, notices and errors belong to their own cases, whichever thread read them."""
+    cohort(tmp_path, "abcd")
+    (tmp_path / "imagesTr" / "c.nii.gz").write_bytes(b"no image")
+    run = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out", read_ahead=ahead)
+    image = run.dataset.preprocess.image
+
+    def noticed(path, **options):
+        logging.getLogger("transforms.dicom").warning("seen %s", Path(path).name)
+        return image(path, **options)
+
+    run.dataset.preprocess.image = noticed
+    with pytest.raises(PredictionError, match=r"1 of 4 cases failed:\n  c: "):
+        run.run()
+    for name in "abd":
+        np.testing.assert_array_equal(
+            read(tmp_path / "out" / f"{name}.nii.gz"),
+            read_label(tmp_path / "labelsTr" / f"{name}.nii.gz")[0].numpy(),
+        )
+        assert report(tmp_path / "out", name)["notices"] == [f"seen {name}.nii.gz"]
+
+
+def test_a_label_with_a_value_too_many_is_said(tmp_path):
+    write_dataset(tmp_path / "data", training=1, validation=1)
+    data = find_inputs(tmp_path / "data")
+    nib.save(nib.Nifti1Image(np.full((20, 18, 16), 9, np.uint8), np.eye(4)), data[1]["label"])
+    with pytest.raises(
+        PredictionError, match=r"ct1: .*ct1\.nii\.gz: a label map holds classes .* correct the label"
+    ):
+        prediction(data, tmp_path / "out").run()
+    assert "traceback" not in report(tmp_path / "out", "ct1")
+
+
+def test_an_unexpected_error_costs_only_its_case(tmp_path):
+    cohort(tmp_path, "ab")
+    run = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out")
+    predict = run.evaluator.predict
+
+    def fails_on_a(item):
+        if item["case"] == "a":
+            raise RuntimeError("the device vanished")
+        return predict(item)
+
+    run.evaluator.predict = fails_on_a
+    with pytest.raises(PredictionError, match=r"a\.nii\.gz: RuntimeError: the device vanished \(traceback"):
+        run.run()
+    assert "fails_on_a" in report(tmp_path / "out", "a")["traceback"]
+    assert (tmp_path / "out" / "b.nii.gz").is_file()
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}
+
+
+def changed(before, after):
+    return {name for name in after if before.get(name) != after[name]}
+
+
+def test_what_is_done_is_left_alone(tmp_path, capsys):
+    data = cohort(tmp_path)
+    images, out = tmp_path / "imagesTr", tmp_path / "out"
+
+    def run(**options):
+        before = times(out)
+        prediction(find_inputs(images), out, **options).run()
+        return changed(before, times(out))
+
+    everything = {"a.nii.gz", "b.nii.gz", "c.nii.gz"}
+    assert run() == everything
+    assert run() == set()
+    assert "0 of 3 cases segmented, 3 done before" in capsys.readouterr().out
+    os.utime(data[1]["image"])  # another time: perhaps another image
+    assert run() == {"b.nii.gz"}
+    (out / "a.nii.gz").write_bytes(b"cut")
+    assert run() == {"a.nii.gz"}
+    (out / "c.nii.gz").unlink()
+    assert run() == {"c.nii.gz"}
+    assert run(postprocess=Postprocess(fill_holes="all")) == everything
+    assert run(postprocess=Postprocess(fill_holes="all")) == set()
+    assert run(preview=True, postprocess=Postprocess(fill_holes="all")) == everything
+    # Fewer files are asked for: they are there.
+    assert run(postprocess=Postprocess(fill_holes="all")) == set()
+    assert run(overwrite=True, postprocess=Postprocess(fill_holes="all")) == everything
+    assert len(rows(out / "volumes.csv")) == 6
+
+
+def test_another_model_predicts_again(tmp_path):
+    cohort(tmp_path, "a")
+    out = tmp_path / "out"
+
+    class Model:
+        def __init__(self, *digests):
+            self.card = {"sha256": digests[0], "members": list(digests)}
+
+    for digests, again in ((("1",), True), (("1",), False), (("1", "2"), True), (("2", "1"), True)):
+        before = times(out)
+        prediction(find_inputs(tmp_path / "imagesTr"), out, model=Model(*digests)).run()
+        assert bool(changed(before, times(out))) == again, digests
+        assert report(out, "a")["models"] == list(digests)
+
+
+def test_a_failed_case_is_tried_again_and_keeps_what_was_there(tmp_path):
+    data = cohort(tmp_path, "a")
+    images, out = tmp_path / "imagesTr", tmp_path / "out"
+    prediction(find_inputs(images), out).run()
+    image = Path(data[0]["image"])
+    whole = image.read_bytes()
+    image.write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(PredictionError):
+            prediction(find_inputs(images), out).run()
+        assert (out / "a.nii.gz").is_file()
+        failed = report(out, "a")
+        assert failed["notices"] == ["of an earlier run: a.nii.gz"]
+    image.write_bytes(whole)
+    prediction(find_inputs(images), out).run()
+    assert report(out, "a")["status"] == "done"
 
 
 @pytest.mark.parametrize("linked", [False, True])
 def test_an_image_is_never_replaced_by_its_result(tmp_path, linked):
-    for name in "ab":
-        write_ct(tmp_path, name)
+    cohort(tmp_path, "ab")
     images = tmp_path / "imagesTr"
     before = {path: path.read_bytes() for path in images.iterdir()}
     output = images
     if linked:
         output = tmp_path / "elsewhere"
         output.symlink_to(images)
-    with pytest.raises(
-        PredictionError, match=r"would replace the image .*a\.nii\.gz; choose another --output"
-    ):
-        prediction(find_inputs(images), output).run()
+    with pytest.raises(InputError, match=r"would replace the image .*a\.nii\.gz; choose another --output"):
+        prediction(find_inputs(images), output, overwrite=True).run()
     assert {path: path.read_bytes() for path in images.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.json", "labels.json", "volumes.csv", "dice.csv"])
+def test_files_of_the_user_are_never_replaced(tmp_path, name):
+    cohort(tmp_path, "a")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{name} exists and is not of an earlier prediction"):
+        prediction(find_inputs(tmp_path / "imagesTr"), out).run()
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine"
+    prediction(find_inputs(tmp_path / "imagesTr"), out, overwrite=True).run()
+    assert report(out, "a")["status"] == "done"
+
+
+def test_results_of_another_image_of_the_same_name_stay(tmp_path):
+    cohort(tmp_path / "one", "a")
+    cohort(tmp_path / "two", "a")
+    out = tmp_path / "out"
+    prediction(find_inputs(tmp_path / "one" / "imagesTr"), out).run()
+    before = (out / "a.nii.gz").read_bytes()
+    with pytest.raises(InputError, match=r"holds the result of .*one.* as case 'a'"):
+        prediction(find_inputs(tmp_path / "two" / "imagesTr"), out).run()
+    assert (out / "a.nii.gz").read_bytes() == before
+
+
+def test_one_folder_holds_classes_of_one_kind(tmp_path):
+    cohort(tmp_path, "ab")
+    out, images = tmp_path / "out", tmp_path / "imagesTr"
+    prediction(find_inputs(images / "a.nii.gz"), out).run()
+    with pytest.raises(InputError, match=r"results of a model with other classes \(case 'a'\)"):
+        prediction(find_inputs(images / "b.nii.gz"), out, classes=4).run()
+    prediction(find_inputs(images / "a.nii.gz"), out, classes=4).run()
+    assert json.loads((out / "labels.json").read_text())["3"] == NAMES[3]
+
+
+@pytest.mark.parametrize("name", ["labels", "Index"])
+def test_a_case_called_like_a_summary_is_refused(tmp_path, name):
+    write_ct(tmp_path, name)
+    if name == "labels":
+        with pytest.raises(InputError, match=r"'labels' would write labels\.json, and so would the summary"):
+            prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
+    else:
+        assert prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
+
+
+def test_two_cases_never_write_one_file(tmp_path):
+    cohort(tmp_path, ["a", "a_preview.png"])
+    shutil.move(
+        tmp_path / "imagesTr" / "a_preview.png.nii.gz", tmp_path / "imagesTr" / "a_probabilities.nii.gz"
+    )
+    data = find_inputs(tmp_path / "imagesTr")
+    with pytest.raises(InputError, match=r"would write a_probabilities\.nii\.gz, and so would the case 'a'"):
+        prediction(data, tmp_path / "out", probabilities=True).run()
+
+
+def test_an_interrupted_run_goes_on(tmp_path, capsys):
+    cohort(tmp_path)
+    out = tmp_path / "out"
+    run = prediction(find_inputs(tmp_path / "imagesTr"), out)
+    predict = run.evaluator.predict
+
+    def stops_at_b(item):
+        if item["case"] == "b":
+            raise KeyboardInterrupt
+        return predict(item)
+
+    run.evaluator.predict = stops_at_b
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    said = capsys.readouterr()
+    assert "1 of 3 cases segmented, 2 not reached" in said.out
+    assert "b: not done" in said.err
+    assert len(rows(out / "volumes.csv")) == 2
+    prediction(find_inputs(tmp_path / "imagesTr"), out).run()
+    assert "2 of 3 cases segmented, 1 done before" in capsys.readouterr().out
+
+
+def test_results_without_a_report_are_known_by_the_unfinished_folder(tmp_path):
+    """As after kill -9 between the label map and its report."""
+    cohort(tmp_path, "ab")
+    out = tmp_path / "out"
+    prediction(find_inputs(tmp_path / "imagesTr"), out).run()
+    (out / "a.json").unlink()
+    left = out / UNFINISHED / "a-x1y2z3"
+    left.mkdir(parents=True)
+    (left / "a_preview.png").write_bytes(b"half")
+    prediction(find_inputs(tmp_path / "imagesTr"), out).run()
+    assert report(out, "a")["status"] == "done"
+    assert not (out / UNFINISHED).exists()
+
+
+def test_labels_are_evaluated_in_the_same_pass(tmp_path):
+    write_dataset(tmp_path / "data", training=2, validation=1)
+    names = {value: NAMES[value] for value in range(3)}
+    data = find_inputs(tmp_path / "data", labels=names)
+    wrong = np.zeros((20, 18, 16), np.uint8)
+    wrong[:, :, :8] = 1
+    nib.save(nib.Nifti1Image(wrong, np.eye(4)), data[2]["label"])
+    out = tmp_path / "out"
+    for _ in range(2):  # of cases that are done before, too
+        prediction(data, out).run()
+        found = {(row["case"], row["class"]): row["dice"] for row in rows(out / "dice.csv")}
+        assert found["ct0", "lung"] == found["ct1", "liver"] == "1.000000"
+        assert float(found["ct2", "lung"]) < 0.9
+        assert float(found["ct2", "liver"]) == 0
+        summary = json.loads((out / "dice.json").read_text())["summary"]
+        assert summary["classes"]["liver"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_postprocessing_names_are_checked_at_once(tmp_path):
+    cohort(tmp_path, "a")
+    with pytest.raises(PostprocessError, match="'spleen'"):
+        prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out", postprocess=Postprocess("spleen"))
+
+
+def test_a_preview_and_a_page_over_all(tmp_path):
+    cohort(tmp_path, ["a & b", "c#1"])
+    (tmp_path / "imagesTr" / "bad.nii.gz").write_bytes(b"no image")
+    out = tmp_path / "out"
+    with pytest.raises(PredictionError):
+        prediction(find_inputs(tmp_path / "imagesTr"), out, preview=True).run()
+    page = (out / "index.html").read_text()
+    assert 'src="c%231_preview.png"' in page
+    assert "a &amp; b" in page
+    assert "bad.nii.gz: not a NIfTI file" in page
+    assert "http" not in page
+    for name in ("a & b", "c#1"):
+        assert Image.open(out / f"{name}_preview.png").size[0] > 600
+
+
+@pytest.mark.parametrize("name", ["seg", "rtstruct"])
+def test_dicom_results_need_dicom(tmp_path, name):
+    cohort(tmp_path, "a")
+    with pytest.raises(InputError, match=rf"a\.nii\.gz is not DICOM, .* leave out the format '{name}'"):
+        prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out", formats=["nii.gz", name]).run()
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="format 'dcm' is unknown"):
+        prediction([], tmp_path / "out", formats="dcm")
+
+
+def test_a_dicom_folder_gives_a_label_map(tmp_path):
+    label = write_dicom(tmp_path / "ct" / "p1")
+    (path,) = prediction(find_inputs(tmp_path / "ct"), tmp_path / "out").run()
+    np.testing.assert_array_equal(read(path), label)
+    assert report(tmp_path / "out", "p1")["input"]["files"] == 10
+
+
+@pytest.mark.parametrize(("name", "ending"), [("seg", ".seg.dcm"), ("rtstruct", ".rtstruct.dcm")])
+def test_dicom_results_say_the_same_as_the_label_map(tmp_path, name, ending):
+    pytest.importorskip(f"transforms.dicom_{name}")
+    write_dicom(tmp_path / "p1")
+    out = tmp_path / "out"
+    prediction(find_inputs(tmp_path / "p1"), out, formats=["nii.gz", name]).run()
+    names = {value: NAMES[value] for value in range(3)}
+    second = read_label(out / f"p1{ending}", read_header(tmp_path / "p1"), names, image=tmp_path / "p1")
+    np.testing.assert_array_equal(second[0].numpy(), read(out / "p1.nii.gz"))
+
+
+def test_probabilities_agree_with_the_labels(tmp_path):
+    if not hasattr(SegEvaluator, "predict_with_probabilities"):
+        pytest.skip("this engine gives no probabilities")
+    cohort(tmp_path, "a")
+    out = tmp_path / "out"
+    (path,) = prediction(find_inputs(tmp_path / "imagesTr"), out, probabilities=True).run()
+    maps = nib.load(out / "a_probabilities.nii.gz").get_fdata(dtype=np.float32)
+    np.testing.assert_array_equal(maps.argmax(-1), read(path))
+    np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
 
 
 def test_a_picture_becomes_a_picture(tmp_path):
@@ -154,6 +407,9 @@ def test_a_picture_becomes_a_picture(tmp_path):
         ["lung"],
         SlidingWindow((16, 16)),
     )
-    (path,) = Prediction(engine, {0: "background", 1: "lung"}, tmp_path / "out").run()
+    out = tmp_path / "out"
+    (path,) = Prediction(engine, {0: "background", 1: "lung"}, out, preview=True).run()
     assert path.name == "photo.png"
     assert np.asarray(Image.open(path)).shape == (20, 30)
+    assert (out / "photo_preview.png").is_file()
+    assert rows(out / "volumes.csv")[0]["ml"] == ""

@@ -1,0 +1,39 @@
+"""Work on one item while the next is being prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def ahead(
+    prepare: Callable[[_T], _R], items: Sequence[_T], parallel: bool
+) -> Iterator[tuple[_T, Callable[[], _R]]]:
+    """Each item with a function that returns (or raises) what `prepare` made of it.
+
+    Args:
+        parallel: prepare the next item in a thread meanwhile, one item ahead; else when it is asked for.
+    """
+    if not parallel:
+        yield from ((item, partial(prepare, item)) for item in items)
+        return
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
+        following = pool.submit(prepare, items[0]) if items else None
+        for place, item in enumerate(items):
+            ready, following = following, None
+            assert ready is not None
+            # The one before must be ready first, so that no more than two items are ever in memory.
+            ready.exception()
+            if place + 1 < len(items):
+                following = pool.submit(prepare, items[place + 1])
+            take, ready = ready.result, None
+            yield item, take
+            del take
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,289 @@
+"""What will be read of a dataset, and what is wrong with it, case by case. Nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+
+from pipelines.cases import (
+    SPLITS,
+    Case,
+    Dataset,
+    DatasetError,
+    _check_ids,
+    _from_folders,
+    _from_json,
+    _header_problems,
+    check_label_values,
+    load_dataset,
+)
+from pipelines.files import replacing
+from pipelines.inputs import InputError, find_inputs, is_dataset, is_dicom, named
+from pipelines.notices import warnings_of
+from transforms.dicom import scan_series
+from transforms.errors import ImageError
+from transforms.geometry import spacing_of
+from transforms.readers import NIFTI_SUFFIXES, Header, image_suffix, read_header, read_label
+from transforms.values import value_counts
+
+
+@dataclass
+class CaseCheck:
+    """What is known of one case.
+
+    Attributes:
+        case, split: id, and list of the dataset ("" outside of a dataset).
+        image, label: paths; the label's is "" where there is none.
+        kind, label_kind: "NIfTI", "NRRD", "DICOM series", "DICOM SEG" and so on.
+        size: voxels along the file's axes.
+        spacing: millimetres along the file's axes.
+        orientation: where the file's axes run to, such as "LPS"; "" for a 2D picture.
+        series: SeriesDescription (0008,103E) of a DICOM series.
+        files: number of DICOM files of the image.
+        classes: name (or value) to voxels, of the label map.
+        problems: why the case is refused.
+        notices: what is read in spite of an irregularity.
+    """
+
+    case: str
+    split: str
+    image: str
+    label: str = ""
+    kind: str = ""
+    label_kind: str = ""
+    size: list[int] = field(default_factory=list)
+    spacing: list[float] = field(default_factory=list)
+    orientation: str = ""
+    series: str = ""
+    files: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DatasetCheck:
+    """The cases of a dataset, and what is wrong with the dataset itself."""
+
+    path: str
+    cases: list[CaseCheck]
+    problems: list[str]
+    notices: list[str]
+
+    @property
+    def refused(self) -> list[CaseCheck]:
+        return [case for case in self.cases if case.problems]
+
+
+def run(
+    path: Path,
+    json_file: str | None = None,
+    series: str | None = None,
+    allow: Sequence[str] = (),
+    label_values: bool = True,
+) -> bool:
+    """Check, print a table, and write JSON to a file, or instead of the table to standard output ("-").
+
+    Returns:
+        Whether anything is refused.
+    """
+    found = check(path, series, allow, label_values)
+    if json_file is not None:
+        text = json.dumps({**asdict(found), "refused": len(found.refused)}, indent=2) + "\n"
+        if json_file == "-":
+            sys.stdout.write(text)
+        else:
+            with replacing(json_file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    if json_file != "-":
+        print(table(found))
+    return bool(found.refused or found.problems)
+
+
+def check(
+    path: Path, series: str | None = None, allow: Sequence[str] = (), label_values: bool = True
+) -> DatasetCheck:
+    """Look at every case of a dataset, or of a folder of images or DICOM folders.
+
+    Args:
+        series, allow: handed on to the DICOM reader, for cases that do not say it themselves.
+        label_values: read the label maps and count their classes; without it only headers are read.
+    """
+    asked = {key: value for key, value in (("series", series), ("allow", named(allow))) if value}
+    if is_dataset(path):
+        items, labels, problems, notices, of_cases = _dataset(path)
+    else:
+        labels, problems, notices, of_cases = {}, [], [], {}
+        try:
+            items = [dict(case, split="") for case in find_inputs(path, series=series, allow=allow)]
+        except InputError as error:
+            items, problems = [], [str(error)]
+    # One after the other, so that what the reader logs can be told by case; a series is scanned in parallel.
+    grids: dict[str, Header] = {}
+    cases = [_image(item, {**asked, **_own(item)}, of_cases, grids) for item in items]
+    if label_values:
+        # Two at a time: whole label maps are in memory.
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda case: _classes(case, labels, grids), cases))
+    return DatasetCheck(str(path), cases, problems, notices)
+
+
+def _own(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item[key] for key in ("series", "allow") if item.get(key)}
+
+
+def _dataset(
+    path: Path,
+) -> tuple[list[dict[str, Any]], dict[int, str], list[str], list[str], dict[str, list[str]]]:
+    """Cases, classes, problems and notices of the description, and problems by case."""
+    root = path.parent if path.is_file() else path
+    problems: list[str] = []
+    try:
+        if (root / "dataset.json").is_file():
+            source = _from_json(root / "dataset.json", problems)
+        else:
+            source = _from_folders(root, {}, None, problems)
+    except DatasetError as error:
+        return [], {}, list(error.problems), [], {}
+    _check_ids(source.items, problems)
+    cases: dict[str, tuple[Case, ...]] = {
+        split: tuple(item.case for item in source.items if item.split == split) for split in SPLITS
+    }
+    dataset = Dataset(
+        root,
+        source.name,
+        source.labels,
+        cases["training"],
+        cases["validation"],
+        cases["test"],
+        channels=source.channels,
+    )
+    of_cases: dict[str, list[str]] = {}
+    general = []
+    for problem in (*problems, *_header_problems(dataset)):
+        owner = next((i.case.id for i in source.items if problem.startswith(f"case {i.case.id!r}")), None)
+        if owner is None:
+            general.append(problem)
+        else:
+            of_cases.setdefault(owner, []).append(problem.partition(": ")[2])
+    notices = []
+    if not problems:
+        try:
+            load_dataset(root, check=False, validation_fraction=0.2)
+        except DatasetError as error:
+            notices = [f"for a training: {problem}" for problem in error.problems]
+    items = [dict(case, split=split) for split in SPLITS for case in dataset.as_dicts(split)]
+    return items, source.labels, general, notices, of_cases
+
+
+def _image(
+    item: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    of_cases: Mapping[str, Sequence[str]],
+    grids: dict[str, Header],
+) -> CaseCheck:
+    found = CaseCheck(item["case"], item["split"], item["image"], item.get("label") or "")
+    found.problems = list(of_cases.get(found.case, ()))
+    found.kind = _kind(item["image"])
+    found.label_kind = _kind(found.label, label=True) if found.label else ""
+    if item.get("problem"):
+        found.problems.append(item["problem"])
+        return found
+    try:
+        with warnings_of("transforms") as found.notices:
+            if is_dicom(item["image"]):
+                series = scan_series(item["image"], **asked)
+                header = Header(series.shape, 1, series.affine)
+                found.series, found.files = series.description, len(series.files)
+            else:
+                header = read_header(item["image"])
+        if is_dicom(item["image"]) and series.lossy:
+            found.notices.append("compressed with loss: values are near those of the scanner, not equal")
+    except (ImageError, OSError) as error:
+        if not found.problems:
+            found.problems.append(str(error))
+        return found
+    except Exception as error:  # one case must not hide the others
+        found.problems.append(f"{item['image']}: {type(error).__name__}: {error}")
+        return found
+    grids[found.case] = header
+    dims = len(header.shape)
+    found.size = list(header.shape)
+    found.spacing = [round(value, 4) for value in spacing_of(header.affine, dims)]
+    found.orientation = "".join(nib.aff2axcodes(header.affine)) if dims == 3 else ""
+    return found
+
+
+def _kind(path: str, label: bool = False) -> str:
+    suffix = image_suffix(path)
+    if suffix:
+        return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
+    if not label:
+        return "DICOM series" if os.path.isdir(path) else "DICOM"
+    try:
+        return f"DICOM {pydicom.dcmread(path, specific_tags=['Modality'], stop_before_pixels=True).get('Modality', '')}"
+    except (
+        Exception
+    ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+        return "unknown"
+
+
+def _classes(case: CaseCheck, labels: Mapping[int, str], grids: Mapping[str, Header]) -> None:
+    """Count the classes of a case's label map; a value without a name is a problem."""
+    if not case.label or case.problems:
+        return
+    try:
+        # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
+        named_on_grid = (grids[case.case], labels) if is_dicom(case.label) else ()
+        counts = value_counts(read_label(case.label, *named_on_grid).numpy())
+        present = np.flatnonzero(counts)
+        case.classes = {labels.get(int(v), str(v)): int(counts[v]) for v in present}
+        if labels:
+            check_label_values(present, dict(labels), case.case)
+    except DatasetError as error:
+        case.problems += [f"{case.label}: {problem}" for problem in error.problems]
+    except (ImageError, OSError) as error:
+        case.problems.append(str(error))
+    except Exception as error:  # one case must not hide the others
+        case.problems.append(f"{case.label}: {type(error).__name__}: {error}")
+
+
+def table(found: DatasetCheck) -> str:
+    """A line a case, what is wrong below it, and a sum."""
+    rows = [("case", "list", "size", "spacing (mm)", "axes", "image", "label", "classes")]
+    below: list[list[str]] = [[]]
+    for case in found.cases:
+        image = case.kind + (f", {case.files} files" if case.files else "")
+        image += f", {case.series}" if case.series else ""
+        rows.append(
+            (
+                case.case,
+                case.split,
+                " x ".join(map(str, case.size)),
+                " x ".join(f"{value:.4g}" for value in case.spacing),
+                case.orientation,
+                image,
+                case.label_kind,
+                ", ".join(name for name in case.classes if name != "background"),
+            )
+        )
+        below.append([*(f"refused: {p}" for p in case.problems), *(f"notice: {n}" for n in case.notices)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row, notes in zip(rows, below, strict=True):
+        lines.append("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        lines += ["    " + note.replace("\n", "\n      ") for note in notes]
+    lines += [f"refused: {problem}" for problem in found.problems]
+    lines += [f"notice: {notice}" for notice in found.notices]
+    lines.append(f"{len(found.cases)} cases, {len(found.refused)} refused")
+    return "\n".join(lines if found.cases else lines[1:])

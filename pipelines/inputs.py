@@ -1,0 +1,252 @@
+"""What a path names: the cases of a file, of DICOM folders, of a folder of either, or of a dataset."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
+
+from pipelines.cases import SPLITS, load_dataset
+from transforms.readers import image_suffix
+
+logger = logging.getLogger(__name__)
+
+_SERIES = Tag("SeriesInstanceUID")
+_SKIPPED = {"DICOMDIR", "THUMBS.DB"}
+_WHAT = "give a NIfTI/NRRD file, a folder of DICOM slices, a folder of either, or a dataset.json"
+
+
+class InputError(ValueError):
+    """Nothing can be predicted from the input named; the message says what to give instead."""
+
+
+def find_inputs(
+    path: str | os.PathLike | None,
+    split: str | None = None,
+    series: str | int | None = None,
+    allow: Sequence[str] | str | None = None,
+    output: str | os.PathLike | None = None,
+    labels: Mapping[int, str] | None = None,
+) -> list[dict[str, Any]]:
+    """The cases at `path`: "image" (path) and "case" (id); "label" of a dataset's case that has one; "series" and
+    "allow" where they were asked for; "problem" (text) where it is clear that the image cannot be read.
+
+    - A `dataset.json`, or a folder with one (or with `imagesTr` and `labelsTr`): its cases, with labels.
+    - A file: one case.
+    - A folder: each image file in it is a case, and so is each subfolder that holds DICOM slices (at any depth)
+      or one image file. DICOM slices right in the folder make the whole folder one case, and so does a series
+      that lies in several of its subfolders.
+
+    Hidden files, files of other kinds and the folder `output` are passed over.
+
+    Args:
+        split: only this split of a dataset: "training", "validation" or "test".
+        series: which series of a DICOM folder, handed on to the reader.
+        allow: irregularities that the DICOM reader may accept; a list, or text with commas.
+        output: where results go; it may lie in the input and is no case.
+        labels: class id to name of the model; a dataset with others is predicted but cannot be evaluated.
+
+    Raises:
+        InputError: there is nothing at `path`, or two images would write the same result.
+        DatasetError: the dataset's description is broken.
+    """
+    if not path:
+        raise InputError("name the CT to segment: --input FILE_OR_DICOM_FOLDER")
+    if split is not None and split not in SPLITS:
+        raise InputError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; {_WHAT}")
+    if is_dataset(path):
+        # Broken images are found one by one when they are read, so that they do not stop the others.
+        dataset = load_dataset(path, check=False, validation_fraction=0)
+        wanted = SPLITS if split is None else (split,)
+        cases: list[dict[str, Any]] = [dict(case) for name in wanted for case in dataset.as_dicts(name)]
+        if not cases:
+            raise InputError(f"{path} has no cases{'' if split is None else f' in its {split} split'}")
+        if labels is not None and dataset.labels != dict(labels):
+            logger.warning(
+                "%s: its classes %s are not the model's %s, so its labels are not used and nothing is evaluated",
+                path,
+                dataset.labels,
+                dict(labels),
+            )
+            cases = [{key: value for key, value in case.items() if key != "label"} for case in cases]
+    elif split is not None:
+        raise InputError(f"{path} is no dataset, so it has no split '{split}'; give a dataset.json")
+    elif path.is_file():
+        cases = [{"image": str(path), "case": case_id(path)}]
+    else:
+        cases = _folder(path, series, Path(output) if output else None)
+    twice = [n for n, count in Counter(case["case"].casefold() for case in cases).items() if count > 1]
+    if twice:
+        first, second = [case["image"] for case in cases if case["case"].casefold() == twice[0]][:2]
+        raise InputError(f"{first} and {second} are both called '{case_id(Path(first))}'; rename one of them")
+    extra = {"series": series or None, "allow": named(allow)}
+    return [case | {key: value for key, value in extra.items() if value} for case in cases]
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a path names a dataset: a dataset.json, or a folder with one or with imagesTr and labelsTr."""
+    if path.is_file():
+        return path.name == "dataset.json"
+    return (path / "dataset.json").is_file() or all((path / n).is_dir() for n in ("imagesTr", "labelsTr"))
+
+
+def is_dicom(path: str | os.PathLike) -> bool:
+    """Whether a case's image is read as DICOM: a folder, or a file of no other known kind."""
+    return os.path.isdir(path) or not image_suffix(str(path))
+
+
+def named(names: Sequence[str] | str | None) -> list[str]:
+    """A list of names from a list, or from text with commas."""
+    if isinstance(names, str):
+        names = names.split(",")
+    return [name.strip() for name in names or [] if name.strip()]
+
+
+def case_id(path: Path) -> str:
+    """A case's name: its file's without ending, or its folder's."""
+    # A link names its case itself: stores of large files link to names that are digests.
+    name = Path(os.path.abspath(path)).name
+    if not path.is_file():
+        return name
+    suffix = image_suffix(name) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _folder(path: Path, series: str | int | None, output: Path | None) -> list[dict[str, Any]]:
+    skip = output.resolve() if output is not None else None
+    entries = [e for e in sorted(path.iterdir()) if not e.name.startswith(".") and e.resolve() != skip]
+    cases = [_case(e) for e in entries if e.is_file() and image_suffix(e)]
+    others = [e for e in entries if e.is_file() and not image_suffix(e) and e.name.upper() not in _SKIPPED]
+    folders = [e for e in entries if e.is_dir()]
+    # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
+    if any(_is_dicom_file(e) for e in others) or (others and not cases and not folders):
+        if cases:
+            raise InputError(
+                f"{path} holds image files ({Path(cases[0]['image']).name}) and DICOM slices side by side; give one "
+                "of them, or put them into folders of their own"
+            )
+        return [_case(path)]
+    inside = {folder: list(_files(folder, skip)) for folder in folders}
+    slices = {folder: [f for f in files if _is_dicom_file(f)] for folder, files in inside.items()}
+    shared = _sharing(slices)
+    whole = [folder for folder in folders if slices[folder]]
+    if (
+        shared
+        and set(shared) == set(whole)
+        and not cases
+        and len({id(group) for group in shared.values()}) == 1
+    ):
+        return [_case(path)]
+    if series and not cases and len(whole) > 1 and _one_study(slices):
+        return [_case(path)]  # the reader picks the series out of all that the study has
+    images_here = bool(cases)
+    for folder in folders:
+        images = [file for file in inside[folder] if image_suffix(file)]
+        if folder in shared:
+            others_of = sorted(other.name for other in shared[folder] if other != folder)
+            cases.append(
+                _case(folder)
+                | {
+                    "problem": f"{folder}: a series lies partly here and partly in {', '.join(others_of)}; put the "
+                    "slices of one series into one folder"
+                }
+            )
+        elif slices[folder] or (not images and not images_here and inside[folder]):
+            cases.append(_case(folder))
+        elif len(images) == 1:
+            cases.append({"image": str(images[0]), "case": folder.name})
+        elif images:
+            shown = ", ".join(str(image.relative_to(folder)) for image in images[:3])
+            cases.append(
+                _case(folder)
+                | {
+                    "problem": f"{folder}: {len(images)} image files in one case ({shown}); keep one, or put all "
+                    "images side by side into one folder"
+                }
+            )
+        elif not images_here:
+            cases.append(
+                _case(folder) | {"problem": f"{folder} is empty: neither DICOM slices nor an image file"}
+            )
+    if not cases:
+        raise InputError(f"{path} is empty; {_WHAT}")
+    return cases
+
+
+def _case(path: Path) -> dict[str, Any]:
+    return {"image": str(path), "case": case_id(path)}
+
+
+def _files(folder: Path, skip: Path | None) -> Iterator[Path]:
+    """All files below a folder, links followed, hidden ones and the folder `skip` left out."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen or (skip is not None and real == str(skip)):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.upper() not in _SKIPPED:
+                yield Path(parent, name)
+
+
+def _is_dicom_file(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
+    """The folders that hold a part of a series of which another folder holds the rest, each with its group."""
+    if sum(bool(files) for files in slices.values()) < 2:
+        return {}
+    homes: dict[str, set[Path]] = defaultdict(set)
+    for folder, files in slices.items():
+        with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+            for uid in set(pool.map(_series_of, files)) - {""}:
+                homes[uid].add(folder)
+    groups: dict[Path, set[Path]] = {}
+    for parts in homes.values():
+        if len(parts) > 1:
+            joined = set(parts).union(*(groups.get(folder, set()) for folder in parts))
+            for folder in joined:
+                groups[folder] = joined
+    return groups
+
+
+def _series_of(path: Path) -> str:
+    """SeriesInstanceUID (0020,000E) of an image, "" where there is none or the header is damaged."""
+    try:
+        with path.open("rb") as stream:
+            header = read_partial(
+                stream, lambda tag, vr, length: tag > _SERIES, specific_tags=[_SERIES, Tag("Modality")]
+            )
+        return str(header.get("SeriesInstanceUID", "")) if header.get("Modality") == "CT" else ""
+    except Exception:  # a parser of damaged bytes raises whatever it likes; the reader will name the file
+        return ""
+
+
+def _one_study(slices: dict[Path, list[Path]]) -> bool:
+    studies = set()
+    for files in slices.values():
+        for file in files[:1]:
+            try:
+                studies.add(dcmread(file, specific_tags=["StudyInstanceUID"]).get("StudyInstanceUID"))
+            except Exception:  # as above
+                return False
+    return len(studies) == 1 and None not in studies

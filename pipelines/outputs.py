@@ -1,0 +1,339 @@
+"""What is written for each case of a prediction, and for all of them together."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+
+from pipelines.files import replacing
+from pipelines.inputs import InputError, is_dicom, named
+from pipelines.metrics import summarise, write_csv, write_json
+from pipelines.volumes import write_volumes
+from transforms.errors import ImageError
+from transforms.readers import PICTURE_SUFFIXES, image_suffix, read_image
+from transforms.writers import write_label
+
+FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+UNFINISHED = ".unfinished"
+"""Folder in the output folder where a case's files are made before they take their places."""
+FORMAT_VERSION = 1
+_SUMMARIES = ("labels.json", "volumes.csv", "dice.csv", "dice.json", "index.html")
+
+
+class Outputs:
+    """The files of a prediction in one folder.
+
+    Args:
+        folder: where they go.
+        labels: class id to name, background included.
+        formats: any of "nii.gz" (a PNG for a 2D picture), "seg" (DICOM SEG), "rtstruct".
+        probabilities: also write the probabilities of all classes.
+        preview: also draw a picture of each case, and an `index.html` over all.
+        ct: the images are in HU.
+
+    Raises:
+        InputError: a format is unknown.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        labels: Mapping[int, str],
+        formats: Sequence[str] | str = ("nii.gz",),
+        probabilities: bool = False,
+        preview: bool = False,
+        ct: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.labels = {int(value): str(name) for value, name in sorted(labels.items())}
+        self.formats = named(formats)
+        self.probabilities = probabilities
+        self.preview = preview
+        self.ct = ct
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown:
+            raise InputError(f"the format '{unknown[0]}' is unknown; choose from {', '.join(FORMATS)}")
+
+    def names(self, case: Mapping[str, Any]) -> list[str]:
+        """File names of a case's results; its report `<case>.json` comes on top."""
+        flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
+        names = [
+            case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
+        ]
+        if self.probabilities:
+            names.append(f"{case['case']}_probabilities.nii.gz")
+        if self.preview:
+            names.append(f"{case['case']}_preview.png")
+        return names
+
+    def refusal(self, case: Mapping[str, Any]) -> str:
+        """Why a case cannot be written as asked for, "" where it can."""
+        wanted = [name for name in self.formats if name != "nii.gz"]
+        if wanted and not is_dicom(case["image"]):
+            return (
+                f"{case['image']} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
+                f"leave out the format '{wanted[0]}', or give the DICOM folder"
+            )
+        return ""
+
+    def require_room(self, cases: Sequence[Mapping[str, Any]], overwrite: bool) -> dict[str, dict[str, Any]]:
+        """Check before anything is predicted that no file of the user would be replaced.
+
+        Returns:
+            The reports that already lie in the folder, by case.
+
+        Raises:
+            InputError: naming the file and the way out.
+        """
+        reports = read_reports(self.folder)
+        owners: dict[str, str] = dict.fromkeys(_SUMMARIES, "the summary of all cases")
+        for case in cases:
+            for name in (*self.names(case), f"{case['case']}.json"):
+                other = owners.setdefault(name.casefold(), case["case"])
+                if other != case["case"]:
+                    raise InputError(
+                        f"the case '{case['case']}' would write {name}, and so would "
+                        f"{other if other.startswith('the ') else f'the case {other!r}'}; rename it"
+                    )
+            image = Path(case["image"]).resolve()
+            if any((self.folder / name).resolve() == image for name in self.names(case)):
+                raise InputError(
+                    f"the result would replace the image {case['image']}; choose another --output"
+                )
+        wanted = [name for name in self.formats if name != "nii.gz"]
+        if wanted and cases and all(self.refusal(case) for case in cases):
+            raise InputError(self.refusal(cases[0]))
+        if overwrite or not self.folder.is_dir():
+            return reports
+        ours = {name for report in reports.values() for name in report["outputs"]}
+        ours |= {f"{case}.json" for case in reports}
+        if reports or (self.folder / UNFINISHED).is_dir():
+            ours |= set(_SUMMARIES)
+        interrupted = {path.name.rpartition("-")[0] for path in (self.folder / UNFINISHED).glob("*-*")}
+        for case in cases:
+            if case["case"] not in interrupted:
+                for name in (*self.names(case), f"{case['case']}.json"):
+                    self._require_ours(name, ours)
+            known = reports.get(case["case"], {})
+            source, now = known.get("input", {}).get("path"), os.path.abspath(case["image"])
+            if known.get("outputs") and source != now:
+                raise InputError(
+                    f"{self.folder} holds the result of {source} as case '{case['case']}', and {now} would replace it; "
+                    "choose another --output, or replace it with --overwrite"
+                )
+        for name in _SUMMARIES:
+            self._require_ours(name, ours)
+        here = {case["case"] for case in cases}
+        for name, report in reports.items():
+            if name not in here and report["status"] == "done" and report["labels"] != self.named_labels():
+                raise InputError(
+                    f"{self.folder} holds results of a model with other classes (case '{name}'); choose another --output"
+                )
+        return reports
+
+    def _require_ours(self, name: str, ours: set[str]) -> None:
+        if name not in ours and (self.folder / name).exists():
+            raise InputError(
+                f"{self.folder / name} exists and is not of an earlier prediction; choose another --output, or "
+                "replace it with --overwrite"
+            )
+
+    def named_labels(self) -> dict[str, str]:
+        """Class id as text to name, as JSON holds it."""
+        return {str(value): name for value, name in self.labels.items()}
+
+    def write(
+        self,
+        case: Mapping[str, Any],
+        labels: MetaTensor,
+        probabilities: torch.Tensor | None,
+        report: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Write the files of a case, its report last; returns the report.
+
+        All is made under other names first, so that at any moment a result is whole or not there, and results
+        that lie there without a report are known to be of an interrupted run.
+
+        Args:
+            labels: (1, *file shape).
+            probabilities: (classes, *file shape), where they are wanted.
+        """
+        started = time.perf_counter()
+        with self._placing(case["case"]) as part:
+            self._write_all(part, case, labels, probabilities, report)
+            sizes = {name: (part / name).stat().st_size for name in self.names(case)}
+            seconds = {**report.get("seconds", {}), "write": round(time.perf_counter() - started, 3)}
+            whole = {**report, "labels": self.named_labels(), "outputs": sizes, "seconds": seconds}
+            _write_json(part / "labels.json", self.named_labels())
+            return _write_json(part / f"{case['case']}.json", {"segbundles": FORMAT_VERSION, **whole})
+
+    def write_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Write only `<case>.json`; returns what was written."""
+        with self._placing(report["case"]) as part:
+            return _write_json(part / f"{report['case']}.json", {"segbundles": FORMAT_VERSION, **report})
+
+    @contextlib.contextmanager
+    def _placing(self, owner: str) -> Iterator[Path]:
+        """A folder whose files take their places when the block ends without an error, its report last.
+
+        It lies in the folder of unfinished files: killed at any moment, nothing half is among the results.
+        """
+        unfinished = self.folder / UNFINISHED
+        unfinished.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{owner}-", dir=unfinished))
+        try:
+            yield part
+            for path in sorted(part.iterdir(), key=lambda path: path.name == f"{owner}.json"):
+                os.replace(path, self.folder / path.name)
+        finally:
+            for old in unfinished.glob("*-*"):
+                if old == part or old.name.rpartition("-")[0] == owner:
+                    shutil.rmtree(old, ignore_errors=True)
+
+    def _write_all(
+        self,
+        part: Path,
+        case: Mapping[str, Any],
+        labels: MetaTensor,
+        probabilities: torch.Tensor | None,
+        report: Mapping[str, Any],
+    ) -> None:
+        if "nii.gz" in self.formats:
+            write_label(part / self.names(case)[self.formats.index("nii.gz")], labels)
+        asked = {key: case[key] for key in ("series", "allow") if case.get(key)}
+        if "seg" in self.formats or "rtstruct" in self.formats:
+            from transforms.dicom import scan_series
+
+            source = scan_series(case["image"], **asked)
+            names = {value: name for value, name in self.labels.items() if value != 0}
+            if "seg" in self.formats:
+                from transforms.dicom_seg import write_seg
+
+                write_seg(part / f"{case['case']}.seg.dcm", labels, source, names)
+            if "rtstruct" in self.formats:
+                from transforms.dicom_rtstruct import write_rtstruct
+
+                write_rtstruct(part / f"{case['case']}.rtstruct.dcm", labels, source, names)
+        if self.probabilities:
+            from transforms.probabilities import write_probabilities
+
+            assert probabilities is not None
+            target = part / f"{case['case']}_probabilities.nii.gz"
+            write_probabilities(target, probabilities, labels.affine.cpu().numpy())
+        if self.preview:
+            from transforms.preview import draw_preview
+
+            image = read_image(case["image"], **asked)
+            if image.shape[1:] != labels.shape[1:]:
+                raise ImageError(f"{case['image']} changed while it was segmented; run it again.")
+            volumes = {name: found["ml"] for name, found in report["volumes"].items()}
+            target = part / f"{case['case']}_preview.png"
+            draw_preview(target, image, labels, self.labels, volumes, title=case["case"], ct=self.ct)
+
+    def tidy(self) -> None:
+        """Remove the folder of unfinished files once it is empty."""
+        folder = self.folder / UNFINISHED
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    def summarise(self) -> dict[str, Any] | None:
+        """Write the tables over all cases in the folder; returns the summary of Dice where there is one."""
+        reports = read_reports(self.folder)
+        done = [report for report in reports.values() if report["status"] == "done"]
+        names = [name for value, name in self.labels.items() if value != 0]
+        scored = [
+            {"case": r["case"], "dice": {n: float("nan") if v is None else v for n, v in r["dice"].items()}}
+            for r in done
+            if r.get("dice") and set(r["dice"]) == set(names)
+        ]
+        summary = summarise(scored, names) if scored else None
+        with self._placing("-summary") as part:
+            if done:
+                write_volumes(part / "volumes.csv", done)
+            if summary is not None:
+                write_csv(part / "dice.csv", scored, names)
+                write_json(part / "dice.json", scored, summary)
+            if self.preview:
+                from pipelines.gallery import write_gallery
+
+                write_gallery(part / "index.html", reports.values())
+        return summary
+
+
+def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
+    """The reports of earlier predictions in a folder, by case; other files are passed over."""
+    names = sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
+    found = [read_report(path) for path in names]
+    return {str(report["case"]): report for report in found if report is not None}
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """The report of a case; None where the file is missing or something else."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION else None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    return dict(content)
+
+
+def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[str, Any]:
+    """What shows that an input is still the same: path, number of files, digest over names, sizes and times.
+
+    Args:
+        without: a folder in it that does not belong to it (where results go).
+    """
+    path = Path(os.path.abspath(path))
+    rows: list[tuple[str, int, int]] = []
+    if path.is_dir():
+        skip = os.path.realpath(without) if without is not None else ""
+        seen: set[str] = set()
+        for parent, folders, names in os.walk(path, followlinks=True):
+            real = os.path.realpath(parent)
+            if real == skip or real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            rows += [_row(Path(parent, name), path) for name in names]
+    else:
+        rows.append(_row(path, path.parent))
+    digest = hashlib.sha256(json.dumps(sorted(rows)).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"path": str(path), "files": len(rows), "digest": digest}
+
+
+def _row(path: Path, root: Path) -> tuple[str, int, int]:
+    try:
+        state = path.stat()
+    except OSError:
+        return path.relative_to(root).as_posix(), -1, 0
+    return path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns
+
+
+def is_done(
+    report: Mapping[str, Any] | None, wanted: Mapping[str, Any], folder: Path, names: Iterable[str]
+) -> bool:
+    """Whether a report says that a case was predicted just as wanted and its files are still there."""
+    if report is None or report["status"] != "done":
+        return False
+    if any(report.get(key) != value for key, value in wanted.items()):
+        return False
+    sizes = report["outputs"]
+    return set(names) <= set(sizes) and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()
+    )

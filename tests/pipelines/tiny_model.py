@@ -1,0 +1,69 @@
+"""A trained model that is right without training, and CTs and folders that it segments without a mistake."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from pipelines.engines import SegEvaluator
+from pipelines.files import sha256_of
+from pipelines.loaders import VolumeDataset, volume_loader
+from pipelines.predict import Prediction
+from pipelines.preprocess import Preprocess
+from pipelines.sliding_window import SlidingWindow
+from tests import dicom_phantom as ph
+from tests.pipelines.small import LEVELS, NAMES, Oracle
+
+
+def write_model(folder, classes=3, name="model.pt", shift=0.0):
+    """`model.pt` and `model.json` of an Oracle, as a training leaves them; returns the path of the weights."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    weights = Oracle(classes).state_dict()
+    weights["levels"] += shift
+    torch.save(weights, path)
+    card = {
+        "labels": {str(value): NAMES[value] for value in range(classes)},
+        "patch_size": [12, 12, 12],
+        "preprocessing": Preprocess().parameters(),
+        "network": {"_target_": "tests.pipelines.small.Oracle", "classes": classes},
+        "sha256": sha256_of(path),
+    }
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
+def prediction(data, output, classes=3, preprocess=None, **options):
+    """A Prediction over cases, without a config."""
+    preprocess = preprocess or Preprocess()
+    loader = volume_loader(VolumeDataset(data, preprocess))
+    names = {value: NAMES[value] for value in range(classes)}
+    window = SlidingWindow((12, 12, 12))
+    engine = SegEvaluator("cpu", loader, Oracle(classes), preprocess, list(names.values())[1:], window)
+    return Prediction(engine, names, output, **options)
+
+
+def write_dicom(folder, label=None, series="series", description="chest"):
+    """A DICOM series whose HU are those of its classes; returns the label map (X, Y, Z) in the order of positions."""
+    phantom = ph.Phantom(shape=(14, 12, 10), signed=True)
+    slices = phantom.slices()
+    if label is None:
+        label = np.zeros(phantom.shape, np.uint8)
+        label[2:6, 3:9, 2:8] = 1
+        label[8:12, 2:10, 3:7] = 2
+    stored = np.array(LEVELS, np.int32)[label] + 1024
+    for index, image in enumerate(slices):
+        ph.set_pixels(image, stored[:, :, index].T & 0xFFFF)
+        image.SeriesInstanceUID = f"1.2.3.{sum(map(ord, series))}"
+        image.SOPInstanceUID = f"{image.SeriesInstanceUID}.{index + 1}"
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.SeriesDescription = description
+    ph.write_series(Path(folder), slices, seed=1)
+    return label
+
+
+def read(path):
+    return np.asarray(nib.load(path).dataobj)
