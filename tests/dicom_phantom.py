@@ -220,10 +220,14 @@ def moved(slices: list[FileDataset], index: int, shift: Sequence[float]) -> list
     return changed(slices, index, ImagePositionPatient=[_decimal(v) for v in position])
 
 
-def duplicated(slices: list[FileDataset], index: int, same_instance: bool = True) -> list[FileDataset]:
-    """Add a slice a second time: the same image, or another one at the same place (a second phase)."""
+def duplicated(
+    slices: list[FileDataset], index: int, same_instance: bool = True, other_values: bool = False
+) -> list[FileDataset]:
+    """Add a slice a second time: the same image, perhaps as a new instance; or another at the same place."""
     twin = copy.deepcopy(slices[index])
-    if not same_instance:
+    if other_values:
+        twin.PixelData = bytes(reversed(twin.PixelData))
+    if other_values or not same_instance:
         twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = UID(f"{twin.SOPInstanceUID}.2")
     return [*slices, twin]
 

@@ -177,11 +177,7 @@ def test_header_without_pixels_agrees_with_the_image(folder):
 REFUSED = {
     "two series": (
         ph.second_series,
-        r"2 series in one folder .*phantom.*7 file.*other kernel.*move the others",
-    ),
-    "structure set": (
-        ph.structure_set,
-        r"2 series in one folder .*RTSTRUCT.*keep the files of one CT series",
+        r"2 volumes here.*--series NUMBER.*1: CT 'phantom': 7 slice.*2: CT 'other kernel': 7 slice",
     ),
     "missing slice": (
         lambda s: ph.without(s, 3),
@@ -189,27 +185,23 @@ REFUSED = {
     ),
     "two missing slices": (lambda s: ph.without(s, 3, 4), r"2 slice\(s\) missing: 7\.5 mm"),
     "uneven spacing": (lambda s: ph.moved(s, 6, (0, 0, 0.8)), r"IM0005\.dcm: uneven slice spacing: 3\.3 mm"),
-    "same image twice": (
-        lambda s: ph.duplicated(s, 2),
-        r"IM0007\.dcm: at the same position as IM0002\.dcm .*twice; delete",
-    ),
     "two phases": (
-        lambda s: ph.duplicated(s, 2, False),
-        r"IM0007\.dcm: at the same position .*several phases",
+        lambda s: ph.duplicated(s, 2, other_values=True),
+        r"IM0007\.dcm: at the same position as IM0002\.dcm .*several phases",
     ),
-    "localizer": (ph.localizer, r"IM0000\.dcm: a localizer .*move it out"),
+    "localizer": (ph.localizer, r"2 volumes .*1: .*7 slice.*2: .*1 slice.*localizer, sagittal.*IM0000"),
     "scout unnamed": (
         lambda s: ph.changed(ph.localizer(s), 0, ImageType=["ORIGINAL", "PRIMARY"]),
-        r"IM0000\.dcm: orientation \(0, 1, 0, 0, 0, -1\) differs from \(1, 0, 0, 0, 1, 0\)",
+        r"2 volumes .*1: .*7 slice.*axial.*2: .*1 slice.*sagittal",
     ),
-    "other size": (lambda s: ph.other_size(s, 4), r"IM0004\.dcm: 12 x 18 pixels, the 6 others .*12 x 9"),
+    "other size": (lambda s: ph.other_size(s, 4), r"2 volumes .*6 slice\(s\) of 12 x 9.*1 slice\(s\) of 12 x 18, .*IM0004"),
     "other spacing": (
         lambda s: ph.changed(s, 1, PixelSpacing=["0.95", "0.8"]),
         r"IM0001\.dcm: pixel spacing \(0\.95, 0\.8\) mm differs from \(0\.9, 0\.8\) mm",
     ),
     "other frame": (
         lambda s: ph.changed(s, 5, FrameOfReferenceUID="1.2.3"),
-        r"IM0005\.dcm: another frame of reference",
+        r"2 volumes .*1 slice.*frame of reference 1\.2\.3, such as IM0005",
     ),
     "jitter": (lambda s: ph.jittered(s, 5e-4), r"orientation .* differs from .*allowed: 0\.0001"),
     "shifted slice": (lambda s: ph.moved(s, 3, (0.5, 0, 0)), r"IM0003\.dcm: shifted sideways by 0\.5 mm"),
@@ -231,7 +223,10 @@ REFUSED = {
     ),
     "slope zero": (lambda s: ph.changed(s, 2, RescaleSlope="0"), r"IM0002\.dcm: RescaleSlope is 0"),
     "not HU": (lambda s: ph.changed(s, 2, RescaleType="Z_EFF"), r"IM0002\.dcm: values are in 'Z_EFF'"),
-    "multi-frame": (ph.multi_frame, r"IM0000\.dcm: a multi-frame image \(Enhanced CT.*7 frames\).*export it"),
+    "multi-frame without groups": (
+        lambda s: ph.changed(s, 2, NumberOfFrames=7),
+        r"IM0002\.dcm: a multi-frame image \(CT Image.*7 frames\) without functional groups",
+    ),
     "not CT": (lambda s: ph.changed(s, None, Modality="MR"), r"IM000\d\.dcm: modality MR, not CT"),
     "inverted": (
         lambda s: ph.changed(s, 3, PhotometricInterpretation="MONOCHROME1"),
@@ -257,20 +252,23 @@ REFUSED = {
 def test_refused_with_file_finding_and_advice(folder, case):
     spoil, message = REFUSED[case]
     write_series(folder, spoil(Phantom().slices()))
-    with pytest.raises(ImageError, match=message) as error:
+    with pytest.raises(ImageError, match=f"(?s){message}") as error:
         read_series(folder)
     assert str(folder) in str(error.value)
 
 
 @given(degrees=st.floats(0.1, 35), sign=st.sampled_from([-1, 1]), angles=angles)
 @some
-def test_gantry_tilt_is_refused(tmp_path, degrees, sign, angles):
+def test_gantry_tilt_is_a_sheared_affine(tmp_path, degrees, sign, angles, caplog):
     shutil.rmtree(tmp_path / "s", ignore_errors=True)
+    caplog.clear()
     phantom = Phantom(tilt=sign * degrees, axes=ph.rotation(angles))
-    write_series(tmp_path / "s", phantom.slices())
-    with pytest.raises(ImageError, match="gantry tilt of ") as error:
-        read_series(tmp_path / "s")
-    found = float(re.search(r"tilt of ([\d.e-]+) degrees", str(error.value)).group(1))
+    write_series(tmp_path / "s", phantom.slices(), seed=1)
+    with caplog.at_level(logging.INFO):
+        array, affine = read_series(tmp_path / "s")
+    np.testing.assert_allclose(affine, phantom.affine, atol=1e-7)
+    assert_in_world(array, affine)
+    found = float(re.search(r"tilt of ([\d.e-]+) degrees", caplog.text).group(1))
     assert found == pytest.approx(degrees, rel=0.01)
 
 
@@ -326,12 +324,6 @@ def test_folders_without_a_series(tmp_path, folder):
         scan_series(tmp_path / "absent")
     with pytest.raises(ImageError, match="no DICOM files here; give"):
         scan_series(folder)
-    write_series(folder / "deep" / "down", Phantom().slices())
-    with pytest.raises(ImageError, match=r"no DICOM files here, but in .*down; give the folder"):
-        scan_series(folder)
-    write_series(folder, Phantom().slices()[:3])
-    with pytest.raises(ImageError, match=r"3 DICOM files here and more in subfolders"):
-        scan_series(folder)
 
 
 def test_files_that_only_look_like_slices(folder):
@@ -340,18 +332,16 @@ def test_files_that_only_look_like_slices(folder):
     paths[0].write_bytes(b"")
     with pytest.raises(ImageError, match=r"IM0000\.dcm: named like a slice"):
         scan_series(folder)
-    start = raw.index(b"\x08\x00", 132 + 12)
-    paths[0].write_bytes(raw[start:])
-    with pytest.raises(
-        ImageError, match=r"IM0000\.dcm: (DICOM data without the preamble|named like a slice)"
-    ):
-        scan_series(folder)
+    paths[0].unlink()
+    (folder / "notes.bin").write_bytes(b"\x08\x00\x05\x00" + bytes(range(200)))
+    assert scan_series(folder).shape[2] == 6
 
 
-def test_a_single_dicom_file_is_told_to_be_a_folder(folder):
-    path = write_series(folder, Phantom().slices())[0].rename(folder / "slice")
-    with pytest.raises(ImageError, match="one DICOM file; give the folder"):
-        read_image(path)
+def test_one_file_is_one_slice(folder):
+    path = write_series(folder, Phantom().slices())[2].rename(folder / "slice")
+    image = read_image(path)
+    assert tuple(image.shape) == (1, 12, 9, 1)
+    assert_in_world(image.numpy()[0], image.affine.numpy())
 
 
 # --- MONAI ----------------------------------------------------------------------------------------------------------
@@ -382,7 +372,7 @@ def test_reader_suffix_and_number_of_paths(folder):
     assert not reader.verify_suffix(folder / "a.nii.gz")
     with pytest.raises(ImageError, match="2 paths"):
         reader.get_data(reader.read([folder, folder]))
-    with pytest.raises(ImageError, match="not a folder"):
+    with pytest.raises(ImageError, match="no such"):
         reader.get_data(reader.read(folder / "a.nii.gz"))
 
 
@@ -414,7 +404,7 @@ def test_compressed_ct(shared_data, folder, syntax, caplog):
     shutil.copy(source / "CTImage.dcm", folder / "slice")
     reference, affine = read_series(folder)
     shutil.copy(next(source.glob(f"*_{syntax}.dcm")), folder / "slice")
-    with caplog.at_level(logging.WARNING, logger="transforms.dicom"):
+    with caplog.at_level(logging.WARNING, ):
         array, same = read_series(folder)
     np.testing.assert_array_equal(affine, same)
     difference = np.abs(array.astype(float) - reference)
@@ -448,16 +438,21 @@ def test_real_series_equals_simpleitk(shared_data):
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(source)))
     image = reader.Execute()
-    np.testing.assert_array_equal(array, sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+    expected = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    assert (expected == -3024).any()  # the padding of this scanner
+    np.testing.assert_array_equal(array, np.where(expected == -3024, -1024, expected))
     direction = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     np.testing.assert_allclose(affine[:3, :3], np.diag([-1, -1, 1]) @ direction, atol=1e-6)
     np.testing.assert_allclose(affine[:3, 3], np.diag([-1, -1, 1]) @ image.GetOrigin(), atol=1e-6)
 
 
-@pytest.mark.parametrize("folder_name", ["compressed_ct", "rtstruct"])
-def test_real_folders_of_several_series(shared_data, folder_name):
-    with pytest.raises(ImageError, match="series in one folder"):
-        scan_series(shared_data / "dicom" / folder_name)
+def test_real_folders_of_several_objects(shared_data):
+    with pytest.raises(ImageError, match="volumes here"):
+        scan_series(shared_data / "dicom" / "compressed_ct")
+    with pytest.raises(ImageError, match="volumes here"):
+        scan_series(shared_data / "dicom")
+    assert scan_series(shared_data / "dicom" / "rtstruct").shape == (512, 512, 2)  # beside RTSTRUCTs
+    assert scan_series(shared_data / "dicom" / "seg").shape == (512, 512, 3)  # beside SEGs and a NRRD
 
 
 def test_big_endian_is_read_without_a_codec(shared_data, folder):
@@ -465,5 +460,5 @@ def test_big_endian_is_read_without_a_codec(shared_data, folder):
         next((shared_data / "dicom" / "compressed_ct").glob("*_1.2.840.10008.1.2.2.dcm")), folder / "slice"
     )
     series = scan_series(folder)
-    assert series.pixels[0].syntax == ExplicitVRBigEndian
+    assert series.frames[0].syntax == ExplicitVRBigEndian
     assert not series.lossy
