@@ -276,10 +276,12 @@ def _frames_of(path: Path) -> list[Frame]:
                 if named:
                     raise ValueError("no preamble and no SOPClassUID")
                 return []
-            if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            meta_kind = header.file_meta.get("MediaStorageSOPClassUID")
+            if meta_kind == MediaStorageDirectoryStorage:
                 return []
-            if "SOPClassUID" not in header and "Modality" not in header:
-                raise ValueError("neither SOPClassUID nor Modality, it may be cut off")
+            kind = UID(str(header.get("SOPClassUID", "")))
+            if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
+                raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
             size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
             return _frames(path, header, _syntax(header), size, stream.tell())
         except ImageError:
@@ -306,6 +308,8 @@ def _syntax(header: pydicom.Dataset) -> UID:
 
 def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, offset: int) -> list[Frame]:
     values = _values(header, _ATTRIBUTES)
+    if "Modality" not in values and header.file_meta.get("MediaStorageSOPClassUID") in CT_CLASSES:
+        values["Modality"] = ("CT",)  # so that no slice of a series is left out because it lost this
     enhanced = _MULTI_FRAME[1] in header
     count = int(values.get("NumberOfFrames", ("1",))[0])
     if not enhanced:

@@ -178,8 +178,13 @@ def is_close(distance: np.ndarray | float, usual: float) -> np.ndarray | bool:
 
 def _matching(folder: Path, volumes: list[Volume], series: str | int | None) -> Volume:
     if series is None:
+        # Another modality is passed over, but not under a CT's UID or SOP class: that is a slice whose header was damaged.
         series_of_ct = {volume.uid for volume in volumes if volume.modality == "CT"}
-        found = [volume for volume in volumes if volume.uid in series_of_ct] or volumes
+        found = [
+            volume
+            for volume in volumes
+            if volume.uid in series_of_ct or _is_ct(volume.frames[0])
+        ] or volumes
         if len(found) == 1:
             return found[0]
         raise ImageError(
@@ -234,9 +239,13 @@ def _find(folder: Path) -> tuple[list[Volume], list[Frame]]:
     by_series = _grouped(
         images, lambda f: (f.text("StudyInstanceUID"), f.text("SeriesInstanceUID"), _modality(f))
     )
-    # A dose report or a screen shot that calls itself CT has no place in space at all; a slice without one has fellows.
+    # A dose report or a screen shot that calls itself CT has no place in space at all; a slice without one has fellows,
+    # and one that lost its UID and its size too is damaged.
     lost = [
-        key for key, frames in by_series.items() if not any(f.has("ImagePositionPatient") for f in frames)
+        key
+        for key, frames in by_series.items()
+        if not any(frame.has("ImagePositionPatient") for frame in frames)
+        and all(frame.has("SeriesInstanceUID") and frame.has("Rows") for frame in frames)
     ]
     if len(lost) < len(by_series):
         for key in lost:
@@ -249,11 +258,15 @@ def _find(folder: Path) -> tuple[list[Volume], list[Frame]]:
 
 
 def _is_no_image(frame: Frame) -> bool:
-    modality = _modality(frame)
-    sized = (
-        frame.has("Rows") or frame.has("Columns") or modality == "CT"
-    )  # a CT slice that lost them is found out
-    return _is_secondary_capture(frame) or modality in _NO_IMAGE or not sized
+    if _is_secondary_capture(frame):
+        return True
+    if _is_ct(frame):  # whatever it lost: that is for the checks to say, not a reason to leave it out
+        return False
+    return frame.text("Modality") in _NO_IMAGE or not (frame.has("Rows") or frame.has("Columns"))
+
+
+def _is_ct(frame: Frame) -> bool:
+    return _modality(frame) == "CT" or frame.text("SOPClassUID") in CT_CLASSES
 
 
 def _is_secondary_capture(frame: Frame) -> bool:
@@ -263,7 +276,7 @@ def _is_secondary_capture(frame: Frame) -> bool:
 
 
 def _modality(frame: Frame) -> str:
-    """The modality; where it is missing, that of the SOP class, so that no slice of a series is left out for it."""
+    """The modality; where it is missing, that of the SOP class."""
     stated = frame.text("Modality").upper()
     return stated or ("CT" if frame.text("SOPClassUID") in CT_CLASSES else "")
 
