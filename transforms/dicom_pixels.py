@@ -156,7 +156,10 @@ def _padding(frame: Frame, stored: np.ndarray, raw: np.ndarray | None) -> np.nda
     if is_ambiguous(frame):
         mask = _at_corners(mask)
     elif frame.syntax in LOSSY and units[1] < PADDING_HU:  # padding too is near its value, not equal
-        slope, intercept = float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0])
+        slope, intercept = (
+            float(frame.numbers("RescaleSlope")[0]),
+            float(frame.numbers("RescaleIntercept")[0]),
+        )
         mask |= stored * slope + intercept < (units[1] + PADDING_HU) / 2
     return mask
 

@@ -190,12 +190,17 @@ def _tolerance(distance: float) -> float:
 
 def _even(line: _Line) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return origin and step in mm (LPS) and the whole number of steps of each slice, or None for uneven slices."""
-    gaps = np.diff(line.along)
-    places = np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(gaps / np.median(gaps))))])
-    step = (line.positions[-1] - line.positions[0]) / places[-1]
-    distance = float(step @ line.normal)
-    if np.abs(line.along - line.along[0] - distance * places).max() <= _tolerance(distance):
-        return line.positions[0], step, places
+    gaps = np.sort(np.diff(line.along))
+    # The middle one, the lower of the two middle ones, the smallest: where many slices are missing it is not the first
+    middle = float(np.median(gaps))
+    for base in dict.fromkeys((middle, float(gaps[(len(gaps) - 1) // 2]), float(gaps[0]))):
+        places = np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(np.diff(line.along) / base)))])
+        step = (line.positions[-1] - line.positions[0]) / places[-1]
+        distance = float(step @ line.normal)
+        off = np.abs(line.along - line.along[0] - distance * places).max()
+        if off <= _tolerance(distance) and (base == middle or places[-1] < 2 * len(places)):
+            return line.positions[0], step, places
+    places = np.arange(len(line.along), dtype=np.float64)
     units = line.positions / ROUNDED_MM
     if np.abs(units - np.rint(units)).max() > 1e-6:
         return None
@@ -220,7 +225,14 @@ def _filled(line: _Line, places: np.ndarray, allow: Collection[str]) -> tuple[tu
     if missing:
         gaps = np.diff(line.along)
         widest = int(gaps.argmax())
-        _require(line, widest, MISSING, allow, f"{missing} slice(s) missing")
+        usual = float(np.median(gaps / np.diff(places)))
+        _require(line, widest, MISSING, allow, f"{missing} slice(s) missing", usual)
+        if missing > len(line.frames):
+            raise ImageError(
+                f"{line.frames[widest].place}: {missing} slices missing and only {len(line.frames)} there, with"
+                f" {gaps[widest]:.4g} mm to {line.frames[widest + 1].name}; more would be invented than read. Find the"
+                " missing files."
+            )
         _log.warning(
             "%s: %d of %d slices are missing and were filled by linear interpolation, the widest gap %.4g mm between %s"
             " and %s where %.4g mm are usual.",
@@ -230,7 +242,7 @@ def _filled(line: _Line, places: np.ndarray, allow: Collection[str]) -> tuple[tu
             gaps[widest],
             line.frames[widest].name,
             line.frames[widest + 1].name,
-            np.median(gaps),
+            usual,
         )
     return _weights(np.arange(int(places[-1]) + 1), places)
 
@@ -240,8 +252,8 @@ def _resampled(line: _Line, allow: Collection[str]) -> tuple[np.ndarray, tuple[t
     gaps = np.diff(line.along)
     usual = float(np.median(gaps))
     if len(gaps) and gaps.max() >= GAP * usual:
-        _require(line, int(gaps.argmax()), MISSING, allow, "slices missing")
-    _require(line, int(np.argmax(np.abs(gaps - usual))), UNEVEN, allow, "uneven slice spacing")
+        _require(line, int(gaps.argmax()), MISSING, allow, "slices missing", usual)
+    _require(line, int(np.argmax(np.abs(gaps - usual))), UNEVEN, allow, "uneven slice spacing", usual)
     length = line.along[-1] - line.along[0]
     direction = (line.positions[-1] - line.positions[0]) / length
     _check_sideways(line, line.positions[0] + np.outer(line.along - line.along[0], direction))
@@ -273,12 +285,11 @@ def _weights(wanted: np.ndarray, known: np.ndarray) -> tuple[tuple[int, int, flo
     return tuple(plan)
 
 
-def _require(line: _Line, index: int, name: str, allow: Collection[str], finding: str) -> None:
-    """Raise unless `allow` has the name."""
+def _require(line: _Line, index: int, name: str, allow: Collection[str], finding: str, usual: float) -> None:
+    """Raise, unless `allow` has the name, about the distance between a slice and the next one."""
     if name in allow:
         return
     gaps = np.diff(line.along)
-    usual = float(np.median(gaps))
     advice = {
         MISSING: f"find the missing files and copy the series again, or fill the gaps by interpolation: --allow {MISSING}",
         UNEVEN: f"export a series with even spacing, or resample it to {usual:.4g} mm: --allow {UNEVEN}",

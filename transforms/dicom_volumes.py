@@ -181,9 +181,7 @@ def _matching(folder: Path, volumes: list[Volume], series: str | int | None) -> 
         # Another modality is passed over, but not under a CT's UID or SOP class: that is a slice whose header was damaged.
         series_of_ct = {volume.uid for volume in volumes if volume.modality == "CT"}
         found = [
-            volume
-            for volume in volumes
-            if volume.uid in series_of_ct or _is_ct(volume.frames[0])
+            volume for volume in volumes if volume.uid in series_of_ct or _is_ct(volume.frames[0])
         ] or volumes
         if len(found) == 1:
             return found[0]
