@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.filereader import data_element_generator
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -91,12 +93,14 @@ _ATTRIBUTES = (
     "ReconstructionDiameter",
     "KVP",
 )
-_TAGS = [*_ATTRIBUTES, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+_MULTI_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+_TOP = frozenset(_ATTRIBUTES)
 _VR = {
     name: dictionary_VR(name) for name in (*_ATTRIBUTES, *(n for names in _GROUPS.values() for n in names))
 }
+_TAGS: list[Any] = [Tag(name) for name in (*_ATTRIBUTES, *_MULTI_FRAME)]
+_NAMES = {tag_for_keyword(name): name for name in _VR}
 _BINARY = {"US": "H", "SS": "H", "US or SS": "H", "UL": "I", "SL": "i", "FD": "d", "FL": "f"}
-_MULTI_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -216,7 +220,7 @@ def is_dicom(path: Path) -> bool:
             return False
 
 
-def open_file(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> BinaryIO:
     """Open a DICOM file for reading, unpacked where it is gzipped.
 
     Raises
@@ -270,20 +274,20 @@ def _frames_of(path: Path) -> list[Frame]:
                         f"{path}: named like a slice but no DICOM file; it is damaged. Copy the series again."
                     )
                 return []
-            stream.seek(0)
-            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS), force=bare)
+            header, syntax, meta_kind = _parsed(stream, bare)
             if bare and "SOPClassUID" not in header:
                 if named:
                     raise ValueError("no preamble and no SOPClassUID")
                 return []
-            meta_kind = header.file_meta.get("MediaStorageSOPClassUID")
             if meta_kind == MediaStorageDirectoryStorage:
                 return []
             kind = UID(str(header.get("SOPClassUID", "")))
             if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
                 raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
             size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
-            return _frames(path, header, _syntax(header), size, stream.tell())
+            if "Modality" not in header and meta_kind in CT_CLASSES:
+                header.Modality = "CT"  # so that no slice of a series is left out because it lost this
+            return _frames(path, header, syntax, size, stream.tell())
         except ImageError:
             raise
         except Exception as error:  # a parser of damaged bytes raises whatever it likes
@@ -294,22 +298,47 @@ def _frames_of(path: Path) -> list[Frame]:
             ) from error
 
 
-def _syntax(header: pydicom.Dataset) -> UID:
+def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
+    """Header, transfer syntax and MediaStorageSOPClassUID; the stream stands at the pixel data afterwards.
+
+    What the file meta information says and the first element confirms goes straight through pydicom's parser, which
+    takes a third of the time of dcmread; anything else is for dcmread to sort out.
+    """
+    if not bare:
+        stream.seek(132)
+        parser = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
+        meta = {int(element.tag): element.value for element in parser}
+        syntax, kind = (UID(_text(meta.get(tag))) for tag in (0x00020010, 0x00020002))
+        start = stream.read(6)
+        stream.seek(-len(start), 1)
+        explicit = start[4:].isalpha() and start[4:].isupper()
+        if syntax.is_transfer_syntax and not syntax.is_deflated and explicit != syntax.is_implicit_VR:
+            elements = data_element_generator(
+                stream, not explicit, syntax.is_little_endian, _are_pixels, specific_tags=_TAGS
+            )
+            return pydicom.Dataset({element.tag: element for element in elements}), syntax, kind
+    stream.seek(0)
+    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
     syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
-    if syntax:
-        if not syntax.is_transfer_syntax:
-            raise ValueError(f"unknown transfer syntax {syntax}")
-        return syntax
-    implicit, little = header.original_encoding  # told from the first elements
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    if syntax and not syntax.is_transfer_syntax:
+        raise ValueError(f"unknown transfer syntax {syntax}")
+    if not syntax or not (syntax.is_encapsulated or syntax.is_deflated):  # as it is, whatever was stated
+        implicit, little = header.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        syntax = ImplicitVRLittleEndian if implicit else plain
+    return header, syntax, str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+
+
+def _are_pixels(tag: int, vr: str | None, length: int) -> bool:
+    return tag >> 16 == 0x7FE0 and (tag & 0xFFFF) >= 8  # not its group length and offset table
+
+
+def _text(raw: Any) -> str:
+    return raw.decode("latin-1").strip(" \0") if isinstance(raw, bytes) else ""
 
 
 def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, offset: int) -> list[Frame]:
-    values = _values(header, _ATTRIBUTES)
-    if "Modality" not in values and header.file_meta.get("MediaStorageSOPClassUID") in CT_CLASSES:
-        values["Modality"] = ("CT",)  # so that no slice of a series is left out because it lost this
+    values = _values(header, _TOP)
     enhanced = _MULTI_FRAME[1] in header
     count = int(values.get("NumberOfFrames", ("1",))[0])
     if not enhanced:
@@ -334,16 +363,16 @@ def _grouped(groups: pydicom.Dataset) -> dict[str, tuple[Any, ...]]:
     for sequence, names in _GROUPS.items():
         items = groups.get(sequence)
         if items:
-            found |= _values(items[0], names)
+            found |= _values(items[0], frozenset(names))
     return found
 
 
-def _values(header: pydicom.Dataset, names: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+def _values(header: pydicom.Dataset, names: frozenset[str]) -> dict[str, tuple[Any, ...]]:
     found = {}
-    for name in names:
-        if name in header:
-            element = header.get_item(name)
-            value = _value(header, name, element) if element is not None else ()
+    for number, element in header.items():  # as they were parsed, which costs less than asking for each
+        name = _NAMES.get(number)
+        if name in names:
+            value = _value(header, name, element)
             if value:
                 found[name] = value
     return found
