@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from pydicom import config, dcmwrite
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
@@ -31,6 +32,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -49,6 +51,12 @@ def world_grid(shape: Sequence[int], affine: np.ndarray) -> np.ndarray:
     """Return the centres of all voxels in mm, ``(*shape, 3)``."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
     return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def assert_in_world(array: np.ndarray, affine: np.ndarray, step: float = 1.0) -> None:
+    """Every voxel has the value of the field at the place where the affine puts it, to half a stored step."""
+    expected = hounsfield(world_grid(array.shape, affine))
+    np.testing.assert_allclose(array, expected, atol=0.5 * step + 1e-3)
 
 
 def rotation(degrees: Sequence[float]) -> np.ndarray:
@@ -124,11 +132,11 @@ class Phantom:
             image.SeriesInstanceUID, image.StudyInstanceUID, image.FrameOfReferenceUID = series, study, frame
             image.SeriesDescription = "phantom"
             image.InstanceNumber = rng.randrange(10_000)  # decides nothing
-            image.ImagePositionPatient = [_decimal(v) for v in (LPS @ self.affine @ [0, 0, index, 1])[:3]]
-            image.ImageOrientationPatient = [_decimal(v) for v in self.axes[:, :2].T.ravel()]
-            image.PixelSpacing = [_decimal(self.spacing[1]), _decimal(self.spacing[0])]
-            image.SliceThickness = _decimal(self.spacing[2])
-            image.RescaleSlope, image.RescaleIntercept = _decimal(slope), _decimal(intercept)
+            image.ImagePositionPatient = [decimal(v) for v in (LPS @ self.affine @ [0, 0, index, 1])[:3]]
+            image.ImageOrientationPatient = [decimal(v) for v in self.axes[:, :2].T.ravel()]
+            image.PixelSpacing = [decimal(self.spacing[1]), decimal(self.spacing[0])]
+            image.SliceThickness = decimal(self.spacing[2])
+            image.RescaleSlope, image.RescaleIntercept = decimal(slope), decimal(intercept)
             image.RescaleType = "HU"
             image.SamplesPerPixel = 1
             image.PhotometricInterpretation = "MONOCHROME2"
@@ -144,7 +152,7 @@ class Phantom:
         return result
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     return f"{float(value):.12f}"[:16]  # a decimal string has 16 characters
 
 
@@ -266,7 +274,7 @@ def changed(slices: list[FileDataset], index: int | None, **values: object) -> l
 def moved(slices: list[FileDataset], index: int, shift: Sequence[float]) -> list[FileDataset]:
     """Shift the position of one slice by mm (LPS+)."""
     position = np.asarray(slices[index].ImagePositionPatient, dtype=float) + np.asarray(shift)
-    return changed(slices, index, ImagePositionPatient=[_decimal(v) for v in position])
+    return changed(slices, index, ImagePositionPatient=[decimal(v) for v in position])
 
 
 def duplicated(
@@ -314,7 +322,7 @@ def jittered(slices: list[FileDataset], scale: float, seed: int = 0) -> list[Fil
     result = copy.deepcopy(slices)
     for image in result:
         noisy = np.asarray(image.ImageOrientationPatient, dtype=float) + rng.uniform(-scale, scale, 6)
-        image.ImageOrientationPatient = [_decimal(v) for v in noisy]
+        image.ImageOrientationPatient = [decimal(v) for v in noisy]
     return result
 
 

@@ -216,6 +216,8 @@ def _within_bits(frame: Frame, array: np.ndarray) -> tuple[np.ndarray, np.ndarra
     spare = 8 * array.dtype.itemsize - frame.integer("BitsStored")
     if spare <= 0:
         return array, None
+    if array.dtype.kind == "u" and int(array.max()) < 2 ** frame.integer("BitsStored"):
+        return array, None
     plain = not frame.syntax.is_encapsulated or frame.syntax == RLELossless
     if not plain:  # a codec has its own number of bits; it may leave signed values as unsigned ones
         fits = (
