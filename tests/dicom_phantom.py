@@ -220,7 +220,7 @@ def _save(image: FileDataset, path: Path, syntax: UID) -> None:
             image,
             implicit_vr=syntax.is_implicit_VR,
             little_endian=syntax.is_little_endian,
-            force_encoding=True,
+            **{"enforce_file_format" if syntax.is_little_endian else "force_encoding": True},
         )
     finally:
         config.settings.writing_validation_mode = before

@@ -301,8 +301,8 @@ def _frames_of(path: Path) -> list[Frame]:
 def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
     """Header, transfer syntax and MediaStorageSOPClassUID; the stream stands at the pixel data afterwards.
 
-    What the file meta information says and the first element confirms goes straight through pydicom's parser, which
-    takes a third of the time of dcmread; anything else is for dcmread to sort out.
+    A file with its meta information goes straight through pydicom's parser, which takes a third of the time of dcmread;
+    anything else is for dcmread to sort out.
     """
     if not bare:
         stream.seek(132)
@@ -311,8 +311,10 @@ def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
         syntax, kind = (UID(_text(meta.get(tag))) for tag in (0x00020010, 0x00020002))
         start = stream.read(6)
         stream.seek(-len(start), 1)
-        explicit = start[4:].isalpha() and start[4:].isupper()
-        if syntax.is_transfer_syntax and not syntax.is_deflated and explicit != syntax.is_implicit_VR:
+        if len(start) == 6 and syntax.is_transfer_syntax and not syntax.is_deflated:
+            explicit = start[4:].isalpha() and start[4:].isupper()  # as it is, whatever was stated
+            if explicit == syntax.is_implicit_VR and not syntax.is_encapsulated:
+                syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
             elements = data_element_generator(
                 stream, not explicit, syntax.is_little_endian, _are_pixels, specific_tags=_TAGS
             )
@@ -322,7 +324,7 @@ def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
     syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
     if syntax and not syntax.is_transfer_syntax:
         raise ValueError(f"unknown transfer syntax {syntax}")
-    if not syntax or not (syntax.is_encapsulated or syntax.is_deflated):  # as it is, whatever was stated
+    if not syntax:
         implicit, little = header.original_encoding
         plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         syntax = ImplicitVRLittleEndian if implicit else plain
@@ -339,7 +341,7 @@ def _text(raw: Any) -> str:
 
 def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, offset: int) -> list[Frame]:
     values = _values(header, _TOP)
-    enhanced = _MULTI_FRAME[1] in header
+    enhanced = _MULTI_FRAME[1] in header and "CT" in values.get("Modality", ())
     count = int(values.get("NumberOfFrames", ("1",))[0])
     if not enhanced:
         return [Frame(path, 0, 1, values, syntax, size, offset)]

@@ -155,12 +155,16 @@ def _padding(frame: Frame, stored: np.ndarray, raw: np.ndarray | None) -> np.nda
     mask = stored == low if low == high else (stored >= low) & (stored <= high)
     if is_ambiguous(frame):
         mask = _at_corners(mask)
-    elif frame.syntax in LOSSY and units[1] < PADDING_HU:  # padding too is near its value, not equal
+    elif (
+        frame.syntax in LOSSY and units[1] < PADDING_HU
+    ):  # near its value, not equal, and blended with the image
         slope, intercept = (
             float(frame.numbers("RescaleSlope")[0]),
             float(frame.numbers("RescaleIntercept")[0]),
         )
-        mask |= stored * slope + intercept < (units[1] + PADDING_HU) / 2
+        values = stored * slope + intercept
+        if values.min() < (units[1] + PADDING_HU) / 2:  # there is padding
+            mask = values < PADDING_HU
     return mask
 
 

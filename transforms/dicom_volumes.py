@@ -450,7 +450,9 @@ def _volume(number: int, label: str, frames: list[Frame]) -> Volume:
         uid=first.text("SeriesInstanceUID"),
         description=first.text("SeriesDescription"),
         modality=_modality(first),
-        count=len(frames),
+        count=len(frames)
+        if _is_ct(first)
+        else sum(int(frame.text("NumberOfFrames") or 1) for frame in frames),
         size=_size(first),
         orientation=_orientation(first),
         localizer=_is_localizer(first),

@@ -4,6 +4,7 @@ import logging
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import given
@@ -13,6 +14,10 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -149,3 +154,140 @@ def test_big_endian_is_read_without_a_codec(shared_data, folder):
     series = scan_series(folder)
     assert series.frames[0].syntax == ExplicitVRBigEndian
     assert not series.lossy
+
+
+# --- padding --------------------------------------------------------------------------------------------------------
+
+
+def corners(shape=(12, 9)) -> np.ndarray:
+    """A mask (columns, rows) of what lies outside a circle: all four corners."""
+    x, y = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    return x**2 + y**2 > 1.2
+
+
+def assert_padded(array: np.ndarray, affine: np.ndarray, where: np.ndarray, value: float) -> None:
+    expected = ph.hounsfield(ph.world_grid(array.shape, affine))
+    expected[where] = value
+    np.testing.assert_allclose(array, expected, atol=0.501)
+
+
+@pytest.mark.parametrize("vr", ["US", "SS"])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("bits", [-2000, -32768, 63536])
+def test_padding_is_air_whatever_the_vr(folder, vr, signed, syntax, bits):
+    """63536 is -2000 of a signed image, and 62512 HU of an unsigned one."""
+    phantom = Phantom(signed=signed, intercepts=(-1024.0,))
+    slices = ph.padded(phantom.slices(), bits, corners())
+    for image in slices:
+        ph.tag(image, "PixelPaddingValue", bits % 65536, vr)
+    write_series(folder, slices, syntax=syntax)
+    array, affine = read_series(folder)
+    assert array.dtype == np.int16
+    assert_padded(array, affine, corners(), -1024)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_padding_in_bits_above_the_stored_ones(folder, signed):
+    """Twelve bits stored, and padding of -2000 in sixteen."""
+    phantom = Phantom(bits=12, signed=signed, intercepts=(10.0 if signed else -1024.0,))
+    slices = ph.padded(phantom.slices(), -2000, corners())
+    for image in slices:
+        ph.tag(image, "PixelPaddingValue", 65536 - 2000)
+    write_series(folder, slices)
+    assert_padded(*read_series(folder), corners(), -1024)
+
+
+def test_padding_with_a_fractional_slope(folder):
+    slices = ph.padded(Phantom(slopes=(0.5,), signed=True).slices(), -32768, corners())
+    for image in slices:
+        ph.tag(image, "PixelPaddingValue", 32768, "SS")
+    write_series(folder, slices)
+    array, affine = read_series(folder)
+    assert array.dtype == np.float32
+    assert_padded(array, affine, corners(), -1024)
+
+
+def test_a_range_of_padding(folder):
+    slices = ph.padded(Phantom(signed=True, intercepts=(0.0,)).slices(), -2000, corners())
+    for image in slices:
+        pixels = np.frombuffer(image.PixelData, "<i2").copy()
+        pixels[0] = -1500
+        image.PixelData = pixels.tobytes()
+        ph.tag(image, "PixelPaddingValue", 65536 - 2000, "SS")
+        ph.tag(image, "PixelPaddingRangeLimit", 65536 - 1500, "SS")
+    write_series(folder, slices)
+    assert_padded(*read_series(folder), corners(), -1024)
+
+
+@pytest.mark.parametrize(("stored", "value"), [(0, -1024), (24, -1000), (10, -1014)])
+def test_padding_that_reads_as_air_stays(folder, stored, value):
+    slices = ph.padded(Phantom().slices(), stored, corners())
+    for image in slices:
+        ph.tag(image, "PixelPaddingValue", stored)
+    write_series(folder, slices)
+    assert_padded(*read_series(folder), corners(), value)
+
+
+@pytest.mark.parametrize("stored", [1024, 4095])
+def test_padding_that_reads_like_tissue_or_metal_counts_at_the_corners_only(folder, caplog, stored):
+    inside = np.zeros((12, 9), bool)
+    inside[5:7, 4] = True
+    slices = ph.padded(Phantom().slices(), stored, corners() | inside)
+    for image in slices:
+        ph.tag(image, "PixelPaddingValue", stored)
+    write_series(folder, slices)
+    array, _ = read_series(folder)
+    assert (array[corners()] == -1024).all()
+    assert (array[inside] == stored - 1024).all()
+    assert f"PixelPaddingValue {stored} reads like tissue or metal" in caplog.text
+
+
+def test_no_padding_value_no_padding(folder):
+    """Nothing is guessed: -2000 without the attribute is a value."""
+    write_series(folder, ph.padded(Phantom(signed=True, intercepts=(0.0,)).slices(), -2000, corners()))
+    assert_padded(*read_series(folder), corners(), -2000)
+
+
+def test_padding_is_never_interpolated(folder):
+    slices = ph.padded(ph.without(Phantom(signed=True).slices(), 3), -32768, corners())
+    for image in slices:
+        ph.tag(image, "PixelPaddingValue", 32768, "SS")
+    write_series(folder, slices)
+    array, _ = read_series(folder, allow=["missing-slices"])
+    assert (array[corners()] == -1024).all()
+
+
+def test_lossy_padding_is_near_its_value(folder, shared_data):
+    """The same slice in lossless and lossy JPEG 2000 has air in the same places."""
+    source = shared_data / "dicom" / "compressed_ct"
+    arrays = []
+    for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.91"):
+        image = pydicom.dcmread(next(source.glob(f"*_{syntax}.dcm")))
+        image.PixelPaddingValue = -2000
+        image.save_as(folder / "slice")
+        arrays.append(read_series(folder)[0])
+    assert ((arrays[0] == -1024) == (arrays[1] == -1024)).mean() > 0.999
+    assert arrays[1].min() >= -1400  # ringing beside the circle, no -3024
+
+
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("signed", [False, True])
+def test_lossless_codecs(folder, syntax, bits, signed):
+    phantom = Phantom(bits=bits, signed=signed, intercepts=(10.0 if signed else -1024.0,))
+    write_series(folder, phantom.slices(), seed=3, syntax=syntax)
+    array, affine = read_series(folder)
+    assert array.dtype == np.int16
+    assert_in_world(array, affine)
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_high_bit_in_compressed_files(folder, syntax, signed):
+    phantom = Phantom(bits=12, signed=signed, intercepts=(10.0 if signed else -1024.0,))
+    slices = phantom.slices()
+    for image in slices:
+        image.PixelData = (np.frombuffer(image.PixelData, "<u2") | 0x5000).astype("<u2").tobytes()
+    write_series(folder, slices, syntax=syntax)
+    assert_in_world(*read_series(folder))
