@@ -16,17 +16,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydicom import config
-from pydicom.dataset import FileDataset, FileMetaDataset
+from hypothesis import HealthCheck, settings
+from pydicom import config, dcmwrite
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
     RTStructureSetStorage,
+    SecondaryCaptureImageStorage,
     generate_uid,
 )
 
+some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -45,6 +51,12 @@ def world_grid(shape: Sequence[int], affine: np.ndarray) -> np.ndarray:
     """Return the centres of all voxels in mm, ``(*shape, 3)``."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
     return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def assert_in_world(array: np.ndarray, affine: np.ndarray, step: float = 1.0) -> None:
+    """Every voxel has the value of the field at the place where the affine puts it, to half a stored step."""
+    expected = hounsfield(world_grid(array.shape, affine))
+    np.testing.assert_allclose(array, expected, atol=0.5 * step + 1e-3)
 
 
 def rotation(degrees: Sequence[float]) -> np.ndarray:
@@ -120,11 +132,11 @@ class Phantom:
             image.SeriesInstanceUID, image.StudyInstanceUID, image.FrameOfReferenceUID = series, study, frame
             image.SeriesDescription = "phantom"
             image.InstanceNumber = rng.randrange(10_000)  # decides nothing
-            image.ImagePositionPatient = [_decimal(v) for v in (LPS @ self.affine @ [0, 0, index, 1])[:3]]
-            image.ImageOrientationPatient = [_decimal(v) for v in self.axes[:, :2].T.ravel()]
-            image.PixelSpacing = [_decimal(self.spacing[1]), _decimal(self.spacing[0])]
-            image.SliceThickness = _decimal(self.spacing[2])
-            image.RescaleSlope, image.RescaleIntercept = _decimal(slope), _decimal(intercept)
+            image.ImagePositionPatient = [decimal(v) for v in (LPS @ self.affine @ [0, 0, index, 1])[:3]]
+            image.ImageOrientationPatient = [decimal(v) for v in self.axes[:, :2].T.ravel()]
+            image.PixelSpacing = [decimal(self.spacing[1]), decimal(self.spacing[0])]
+            image.SliceThickness = decimal(self.spacing[2])
+            image.RescaleSlope, image.RescaleIntercept = decimal(slope), decimal(intercept)
             image.RescaleType = "HU"
             image.SamplesPerPixel = 1
             image.PhotometricInterpretation = "MONOCHROME2"
@@ -140,7 +152,7 @@ class Phantom:
         return result
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     return f"{float(value):.12f}"[:16]  # a decimal string has 16 characters
 
 
@@ -166,32 +178,77 @@ def write_series(
     slices: Sequence[FileDataset],
     seed: int | None = None,
     syntax: UID = ExplicitVRLittleEndian,
+    depth: int = 0,
 ) -> list[Path]:
-    """Write slices as files and return their paths, in the order given; names are shuffled when a seed is given."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write slices as files and return their paths, in the order given.
+
+    Names are shuffled when a seed is given; with a depth files lie in nested subfolders.
+    """
+    random_ = random.Random(seed)
     numbers = list(range(len(slices)))
     if seed is not None:
-        random.Random(seed).shuffle(numbers)
+        random_.shuffle(numbers)
     paths = []
     for number, image in zip(numbers, slices, strict=True):
-        path = folder / f"IM{number:04d}.dcm"
+        below = [f"part {random_.randrange(3)}" for _ in range(random_.randrange(depth + 1))]
+        path = folder.joinpath(*below) / f"IM{number:04d}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
         image = copy.deepcopy(image)
-        if syntax.is_encapsulated:
+        if syntax in (JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless):
+            _save(image, path, ExplicitVRLittleEndian)
+            transcode(path, syntax)
+        elif syntax.is_encapsulated:
             image.compress(syntax, generate_instance_uid=False)
+            _save(image, path, syntax)
         else:
-            image.file_meta.TransferSyntaxUID = syntax
-        before, config.settings.writing_validation_mode = (
-            config.settings.writing_validation_mode,
-            config.IGNORE,
-        )
-        try:  # wrong values are the point of some tests
-            image.save_as(
-                path, implicit_vr=syntax.is_implicit_VR, little_endian=True, enforce_file_format=True
-            )
-        finally:
-            config.settings.writing_validation_mode = before
+            if not syntax.is_little_endian:
+                image.PixelData = np.frombuffer(image.PixelData, "<u2").astype(">u2").tobytes()
+            _save(image, path, syntax)
         paths.append(path)
     return paths
+
+
+def _save(image: FileDataset, path: Path, syntax: UID) -> None:
+    image.file_meta.TransferSyntaxUID = syntax
+    before, config.settings.writing_validation_mode = (
+        config.settings.writing_validation_mode,
+        config.IGNORE,
+    )
+    try:  # wrong values are the point of some tests
+        dcmwrite(
+            path,
+            image,
+            implicit_vr=syntax.is_implicit_VR,
+            little_endian=syntax.is_little_endian,
+            **{"enforce_file_format" if syntax.is_little_endian else "force_encoding": True},
+        )
+    finally:
+        config.settings.writing_validation_mode = before
+
+
+def transcode(path: Path, syntax: UID) -> None:
+    """Compress a single-frame file in place with GDCM (which would rewrite the functional groups of an enhanced one)."""
+    import gdcm  # not at the top: loaded before Python's zlib it replaces its symbols, and zlib.compress crashes
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+def strip_preamble(path: Path, meta: bool = True) -> None:
+    """Cut off the preamble and the prefix of PS3.10, and the file meta information too."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[140:144], "little") + 12 if meta else 0
+    path.write_bytes(raw[132 + length :])
 
 
 # --- what can be wrong with a series ---------------------------------------------------------------------------------
@@ -217,13 +274,17 @@ def changed(slices: list[FileDataset], index: int | None, **values: object) -> l
 def moved(slices: list[FileDataset], index: int, shift: Sequence[float]) -> list[FileDataset]:
     """Shift the position of one slice by mm (LPS+)."""
     position = np.asarray(slices[index].ImagePositionPatient, dtype=float) + np.asarray(shift)
-    return changed(slices, index, ImagePositionPatient=[_decimal(v) for v in position])
+    return changed(slices, index, ImagePositionPatient=[decimal(v) for v in position])
 
 
-def duplicated(slices: list[FileDataset], index: int, same_instance: bool = True) -> list[FileDataset]:
-    """Add a slice a second time: the same image, or another one at the same place (a second phase)."""
+def duplicated(
+    slices: list[FileDataset], index: int, same_instance: bool = True, other_values: bool = False
+) -> list[FileDataset]:
+    """Add a slice a second time: the same image, perhaps as a new instance; or another at the same place."""
     twin = copy.deepcopy(slices[index])
-    if not same_instance:
+    if other_values:
+        twin.PixelData = bytes(reversed(twin.PixelData))
+    if other_values or not same_instance:
         twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = UID(f"{twin.SOPInstanceUID}.2")
     return [*slices, twin]
 
@@ -261,19 +322,110 @@ def jittered(slices: list[FileDataset], scale: float, seed: int = 0) -> list[Fil
     result = copy.deepcopy(slices)
     for image in result:
         noisy = np.asarray(image.ImageOrientationPatient, dtype=float) + rng.uniform(-scale, scale, 6)
-        image.ImageOrientationPatient = [_decimal(v) for v in noisy]
+        image.ImageOrientationPatient = [decimal(v) for v in noisy]
     return result
 
 
-def multi_frame(slices: list[FileDataset]) -> list[FileDataset]:
-    """Pack all slices into one enhanced CT (only what a reader needs in order to recognise it)."""
+def phases(slices: list[FileDataset], shift: int = 100, **values: Sequence[object]) -> list[FileDataset]:
+    """Repeat a series at the same places, once for each value of the attributes, every time `shift` HU brighter."""
+    result = []
+    for number in range(len(next(iter(values.values())))):
+        part = changed(slices, None, **{keyword: values[keyword][number] for keyword in values})
+        for image in part:
+            stored = np.frombuffer(image.PixelData, "<u2") + number * shift
+            image.PixelData = stored.astype("<u2").tobytes()
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = UID(
+                f"{image.SOPInstanceUID}.{number}"
+            )
+        result += part
+    return result
+
+
+def padded(slices: list[FileDataset], stored: int, where: np.ndarray, **values: object) -> list[FileDataset]:
+    """Write a stored value, 16 bits as they are, where a mask (columns, rows) says, and set attributes."""
+    result = changed(slices, None, **values)
+    for image in result:
+        pixels = np.frombuffer(image.PixelData, "<u2").reshape(image.Rows, image.Columns).copy()
+        pixels[where.T] = stored % 65536
+        set_pixels(image, pixels)
+    return result
+
+
+def tag(image: FileDataset, keyword: str, bits: int, vr: str = "US") -> None:
+    """Set an attribute of VR "US or SS" to 16 bits with the VR asked for, right or wrong."""
+    if vr == "SS":
+        bits -= 65536 if bits >= 32768 else 0
+    image.add_new(keyword, vr, bits)
+
+
+def multi_frame(
+    slices: Sequence[FileDataset],
+    sop_class: UID = EnhancedCTImageStorage,
+    shared: Sequence[str] = ("PlaneOrientationSequence", "PixelMeasuresSequence"),
+    number: int = 1,
+) -> FileDataset:
+    """Pack slices into one enhanced CT (PS3.3 A.38); what is equal for all may stand in the shared groups."""
     image = copy.deepcopy(slices[0])
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    instance = UID(f"{image.SeriesInstanceUID}.8.{number}")
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = sop_class
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = instance
     image.NumberOfFrames = len(slices)
     image.PixelData = b"".join(item.PixelData for item in slices)
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
-        delattr(image, keyword)
-    return [image]
+    image["PixelData"].VR = "OW"
+    groups = [_functional_groups(item) for item in slices]
+    common = Dataset()
+    for keyword in shared:
+        setattr(common, keyword, getattr(groups[0], keyword))
+        for group in groups:
+            delattr(group, keyword)
+    image.SharedFunctionalGroupsSequence = [common]
+    image.PerFrameFunctionalGroupsSequence = groups
+    for names in GROUPS.values():
+        for keyword in names:
+            if keyword in image:
+                delattr(image, keyword)
+    return image
+
+
+GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
+    "CTReconstructionSequence": ("ConvolutionKernel",),
+    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"),
+}
+
+
+def _functional_groups(image: FileDataset) -> Dataset:
+    groups = Dataset()
+    for sequence, names in GROUPS.items():
+        item = Dataset()
+        for keyword in names:
+            if keyword in image:
+                setattr(item, keyword, getattr(image, keyword))
+        if len(item):
+            setattr(groups, sequence, [item])
+    frame_type = Dataset()
+    frame_type.FrameType = image.ImageType
+    groups.CTImageFrameTypeSequence = [frame_type]
+    return groups
+
+
+def secondary_capture(
+    slices: list[FileDataset], sop_class: UID = SecondaryCaptureImageStorage
+) -> list[FileDataset]:
+    """Add a dose report: a picture that calls itself CT and has no place in space (its position is empty)."""
+    report = copy.deepcopy(slices[0])
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = sop_class
+    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = UID(f"{report.SOPInstanceUID}.6")
+    report.SeriesInstanceUID = f"{report.SeriesInstanceUID}.6"
+    report.ImageType = ["DERIVED", "SECONDARY"]
+    report.ImagePositionPatient = []
+    for keyword in ("ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"):
+        delattr(report, keyword)
+    return [report, *slices]
 
 
 def structure_set(slices: list[FileDataset]) -> list[FileDataset]:

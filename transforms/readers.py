@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,9 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".tiff", ".tif", ".jpeg", ".jpg", ".bmp")
 SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PICTURE_SUFFIXES
-READABLE = "NIfTI (.nii, .nii.gz), NRRD, MHA/MHD, a folder of DICOM slices, or a 2D PNG, TIFF, JPEG or BMP"
+READABLE = (
+    "NIfTI (.nii, .nii.gz), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
+)
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _EXPORT_LAYERS = (
@@ -71,22 +73,31 @@ def image_suffix(path: str | Path) -> str:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
-def read_image(path: str | Path, *, channels: int | None = None) -> MetaTensor:
+def read_image(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> MetaTensor:
     """Read an image.
 
     Parameters
     ----------
     path : str or Path
-        NIfTI, NRRD, MHA/MHD, a folder of DICOM slices, or a 2D PNG, TIFF, JPEG or BMP.
+        NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or BMP.
     channels : int, optional
         State that the fourth axis of a 4D file holds this many channels (MSD data sets with several modalities).
         Without it a fourth axis longer than one is taken for time and refused.
+    series, allow
+        DICOM: which volume of several, and which irregularities are let in; see
+        :func:`transforms.dicom.scan_series`. `series` is an error for any other image, `allow` is without meaning.
 
     Returns
     -------
     MetaTensor
         ``(C, X, Y, Z)`` or ``(C, X, Y)``. Integers stay integers (int16 if the values fit, else int32), everything
-        else is float32. The memory order is that of the file.
+        else is float32. The memory order is that of the file. For DICOM the meta data hold ``series_uid``.
 
     Raises
     ------
@@ -94,6 +105,15 @@ def read_image(path: str | Path, *, channels: int | None = None) -> MetaTensor:
         If the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN or infinity.
     """
     path = Path(path)
+    if _is_dicom(path):
+        from transforms.dicom import read_series, scan_series
+
+        found = scan_series(path, series, allow)
+        array, affine = read_series(found)
+        image = _meta_tensor(path, array[None], affine)
+        image.meta["series_uid"] = found.uid
+        return image
+    _require_no_series(path, series)
     array, affine = _reader(path)(path, channels, label=False)
     array = compact(array)
     if array.dtype.kind == "f":
@@ -178,8 +198,16 @@ def read_label(
     raise ImageError(f"{path}: label values {low} to {high} do not fit 32 bits; these are no class ids.")
 
 
-def read_header(path: str | Path, *, channels: int | None = None) -> Header:
+def read_header(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> Header:
     """Read the grid of an image without its pixel data (DICOM: the headers of all slices, checked).
+
+    The parameters are those of :func:`read_image`.
 
     Raises
     ------
@@ -187,11 +215,12 @@ def read_header(path: str | Path, *, channels: int | None = None) -> Header:
         As :func:`read_image`, for everything that the header shows.
     """
     path = Path(path)
-    if path.is_dir():
+    if _is_dicom(path):
         from transforms.dicom import scan_series
 
-        series = scan_series(path)
-        return Header(series.shape, 1, series.affine)
+        found = scan_series(path, series, allow)
+        return Header(found.shape, 1, found.affine)
+    _require_no_series(path, series)
     suffix = _known_suffix(path)
     if suffix in NIFTI_SUFFIXES:
         with _nifti_stream(path) as stream:
@@ -205,12 +234,30 @@ def read_header(path: str | Path, *, channels: int | None = None) -> Header:
 
 
 def _reader(path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    if path.is_dir():
-        return _read_dicom
+    if _is_dicom(path):
+        raise ImageError(f"{path}: DICOM slices are an image, not a label map; give a NIfTI or NRRD label.")
     suffix = _known_suffix(path)
     if suffix in NIFTI_SUFFIXES:
         return _read_nifti
     return _read_itk if suffix in ITK_SUFFIXES else _read_picture
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether `path` is for the DICOM reader: a folder, or a file of no other kind that is DICOM."""
+    if path.is_dir():
+        return True
+    if image_suffix(path) or not path.is_file():
+        return False
+    from transforms.dicom_headers import is_dicom
+
+    return is_dicom(path)
+
+
+def _require_no_series(path: Path, series: str | int | None) -> None:
+    if series is not None and path.exists():
+        raise ImageError(
+            f"{path}: --series '{series}' chooses one of several DICOM series, and this is no DICOM; leave it out."
+        )
 
 
 def _known_suffix(path: Path) -> str:
@@ -219,9 +266,6 @@ def _known_suffix(path: Path) -> str:
     suffix = image_suffix(path)
     if suffix:
         return suffix
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] == b"DICM":
-            raise ImageError(f"{path}: this is one DICOM file; give the folder that holds its series.")
     raise ImageError(f"{path}: not a known image format; readable are {READABLE}.")
 
 
@@ -272,17 +316,6 @@ def _check_affine(path: Path, affine: np.ndarray) -> np.ndarray:
             " again from its source."
         )
     return affine
-
-
-def _read_dicom(path: Path, channels: int | None, label: bool) -> tuple[np.ndarray, np.ndarray]:
-    if label:
-        raise ImageError(
-            f"{path}: a folder of DICOM slices is an image, not a label map; give a NIfTI or NRRD label."
-        )
-    from transforms.dicom import read_series
-
-    array, affine = read_series(path)
-    return array[None], affine
 
 
 def _read_picture(path: Path, channels: int | None, label: bool) -> tuple[np.ndarray, np.ndarray]:

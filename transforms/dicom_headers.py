@@ -1,0 +1,402 @@
+"""DICOM files below a folder and what their headers say; pixel data are never touched here.
+
+Values are kept as they stand in the file (PS3.5 7.1): texts as texts, so that a number of 17 characters, an unknown VR
+or a stray NUL costs nothing here and is judged where it matters, in :mod:`transforms.dicom_checks`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import pydicom
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.filereader import data_element_generator
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+)
+
+from transforms.errors import ImageError
+
+__all__ = ["CT_CLASSES", "EXPORT", "Frame", "is_dicom", "open_file", "parallel", "scan_files"]
+
+EXPORT = "Export the series again from its source."
+CT_CLASSES = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".dcm.gz")
+
+# The functional group macro (PS3.3 C.7.6.16.2 and C.8.15.3) that holds an attribute of a frame of an enhanced image.
+_GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "CTImageFrameTypeSequence": ("FrameType", "VolumetricProperties"),
+    "CTReconstructionSequence": ("ConvolutionKernel", "ReconstructionDiameter"),
+    "CTXRayDetailsSequence": ("KVP",),
+    "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
+    "TemporalPositionSequence": ("TemporalPositionTimeOffset",),
+    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"),
+}
+_ATTRIBUTES = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "ImageType",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "VolumetricProperties",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "ModalityLUTSequence",
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+    "TriggerTime",
+    "AcquisitionNumber",
+    "ConvolutionKernel",
+    "ReconstructionDiameter",
+    "KVP",
+)
+_MULTI_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+_TOP = frozenset(_ATTRIBUTES)
+_VR = {
+    name: dictionary_VR(name) for name in (*_ATTRIBUTES, *(n for names in _GROUPS.values() for n in names))
+}
+_TAGS: list[Any] = [Tag(name) for name in (*_ATTRIBUTES, *_MULTI_FRAME)]
+_NAMES = {tag_for_keyword(name): name for name in _VR}
+_BINARY = {"US": "H", "SS": "H", "US or SS": "H", "UL": "I", "SL": "i", "FD": "d", "FL": "f"}
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image plane: a file of a classic series, or one frame of a multi-frame file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    index, count : int
+        Zero-based frame in it, and how many it has.
+    values : dict
+        Attribute keyword to a tuple of texts or numbers; what is missing or empty is not there.
+    syntax : UID
+        Transfer syntax.
+    size : int or None
+        Bytes of the file; None where it is compressed as a whole (gzip).
+    offset : int
+        Where the header ends.
+    grouped : bool
+        It is described by functional groups (PS3.3 C.7.6.16).
+    """
+
+    path: Path
+    index: int
+    count: int
+    values: dict[str, tuple[Any, ...]]
+    syntax: UID
+    size: int | None
+    offset: int
+    grouped: bool = False
+
+    @property
+    def place(self) -> str:
+        """File, and the frame counted from one where there are several."""
+        return str(self.path) if self.count == 1 else f"{self.path} (frame {self.index + 1})"
+
+    @property
+    def name(self) -> str:
+        """As `place`, without the folder."""
+        return self.path.name if self.count == 1 else f"frame {self.index + 1} of {self.path.name}"
+
+    def has(self, keyword: str) -> bool:
+        """Whether an attribute is there and not empty."""
+        return keyword in self.values
+
+    def text(self, keyword: str) -> str:
+        """The attribute as it is written, several values joined by backslashes; "" where missing."""
+        return "\\".join(str(value) for value in self.values.get(keyword, ()))
+
+    def numbers(self, keyword: str) -> np.ndarray:
+        """The values as float64.
+
+        Raises
+        ------
+        ImageError
+            If they are no numbers.
+        """
+        values = self.values.get(keyword, ())
+        try:
+            return np.array([float(value) for value in values])
+        except ValueError:
+            raise ImageError(
+                f"{self.place}: {keyword} is {self.text(keyword)}, which are no numbers. {EXPORT}"
+            ) from None
+
+    def integer(self, keyword: str, default: int | None = None) -> int:
+        """The single value as a whole number.
+
+        Raises
+        ------
+        ImageError
+            If it is not, or is missing without a default.
+        """
+        values = self.values.get(keyword, () if default is None else (default,))
+        try:
+            (value,) = values
+            return int(value)
+        except ValueError:
+            found = f"{self.text(keyword)}, not a whole number" if values else "missing"
+            raise ImageError(f"{self.place}: {keyword} is {found}. {EXPORT}") from None
+
+
+def parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Map with threads, which wait for slow disks side by side."""
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(function, items))
+
+
+def scan_files(path: Path) -> list[Frame]:
+    """Read the headers of all DICOM files in a folder and its subfolders, or of one file.
+
+    Hidden files and folders, DICOMDIR and files that are no DICOM are passed over.
+
+    Raises
+    ------
+    ImageError
+        For a file that is DICOM, or named so, and whose header cannot be parsed: it may be a slice of the series.
+    """
+    if not path.exists():
+        raise ImageError(f"{path}: no such folder.")
+    files = [path] if path.is_file() else sorted(_files_below(path, set()))
+    return [frame for frames in parallel(_frames_of, files) for frame in frames]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its prefix (PS3.10 7.1), or called so: what it lacks is then for the scan to say."""
+    if path.name.lower().endswith(DICOM_ENDINGS):
+        return True
+    with open_file(path) as stream:
+        try:
+            return stream.read(132)[128:] == b"DICM"
+        except (OSError, EOFError, zlib.error):  # gzip data that are damaged
+            return False
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a DICOM file for reading, unpacked where it is gzipped.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be opened.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror}).") from error
+    if stream.read(2) == b"\x1f\x8b":
+        stream.close()
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    stream.seek(0)
+    return stream
+
+
+def _files_below(folder: Path, above: set[str]) -> Iterator[Path]:
+    """Walk as os.walk does, but through linked folders too, which data managers use; a circle of links ends."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be listed ({error.strerror}).") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files_below(Path(entry.path), above | {real})
+        elif entry.is_file() and entry.name.upper() != "DICOMDIR":
+            yield Path(entry.path)
+
+
+def _starts_bare(start: bytes) -> bool:
+    """Whether the first element is one of group 0002 or 0008 in little endian: DICOM without the preamble."""
+    return start[:1] in (b"\x02", b"\x08") and start[1:2] == b"\0" and start[3:4] == b"\0" and len(start) > 8
+
+
+def _frames_of(path: Path) -> list[Frame]:
+    with open_file(path) as stream:
+        named = path.name.lower().endswith(DICOM_ENDINGS)
+        try:
+            start = stream.read(132)
+            bare = start[128:] != b"DICM"
+            if bare and not _starts_bare(start):
+                if named:
+                    raise ImageError(
+                        f"{path}: named like a slice but no DICOM file; it is damaged. Copy the series again."
+                    )
+                return []
+            header, syntax, meta_kind = _parsed(stream, bare)
+            if bare and "SOPClassUID" not in header:
+                if named:
+                    raise ValueError("no preamble and no SOPClassUID")
+                return []
+            if meta_kind == MediaStorageDirectoryStorage:
+                return []
+            kind = UID(str(header.get("SOPClassUID", "")))
+            if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
+                raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
+            size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
+            if "Modality" not in header and meta_kind in CT_CLASSES:
+                header.Modality = "CT"  # so that no slice of a series is left out because it lost this
+            return _frames(path, header, syntax, size, stream.tell())
+        except ImageError:
+            raise
+        except Exception as error:  # a parser of damaged bytes raises whatever it likes
+            if bare and not named:
+                return []
+            raise ImageError(
+                f"{path}: the DICOM header is damaged ({error}); copy the series again."
+            ) from error
+
+
+def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
+    """Header, transfer syntax and MediaStorageSOPClassUID; the stream stands at the pixel data afterwards.
+
+    A file with its meta information goes straight through pydicom's parser, which takes a third of the time of dcmread;
+    anything else is for dcmread to sort out.
+    """
+    if not bare:
+        stream.seek(132)
+        parser = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
+        meta = {int(element.tag): element.value for element in parser}
+        syntax, kind = (UID(_text(meta.get(tag))) for tag in (0x00020010, 0x00020002))
+        start = stream.read(6)
+        stream.seek(-len(start), 1)
+        if len(start) == 6 and syntax.is_transfer_syntax and not syntax.is_deflated:
+            explicit = start[4:].isalpha() and start[4:].isupper()  # as it is, whatever was stated
+            if explicit == syntax.is_implicit_VR and not syntax.is_encapsulated:
+                syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
+            elements = data_element_generator(
+                stream, not explicit, syntax.is_little_endian, _are_pixels, specific_tags=_TAGS
+            )
+            return pydicom.Dataset({element.tag: element for element in elements}), syntax, kind
+    stream.seek(0)
+    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
+    syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
+    if syntax and not syntax.is_transfer_syntax:
+        raise ValueError(f"unknown transfer syntax {syntax}")
+    if not syntax:
+        implicit, little = header.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        syntax = ImplicitVRLittleEndian if implicit else plain
+    return header, syntax, str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+
+
+def _are_pixels(tag: int, vr: str | None, length: int) -> bool:
+    return tag >> 16 == 0x7FE0 and (tag & 0xFFFF) >= 8  # not its group length and offset table
+
+
+def _text(raw: Any) -> str:
+    return raw.decode("latin-1").strip(" \0") if isinstance(raw, bytes) else ""
+
+
+def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, offset: int) -> list[Frame]:
+    values = _values(header, _TOP)
+    enhanced = _MULTI_FRAME[1] in header and "CT" in values.get("Modality", ())
+    count = int(values.get("NumberOfFrames", ("1",))[0])
+    if not enhanced:
+        return [Frame(path, 0, 1, values, syntax, size, offset)]
+    for names in _GROUPS.values():  # the groups alone tell, even where a writer repeats them at the top
+        for name in names:
+            if name != "VolumetricProperties":
+                values.pop(name, None)
+    shared = header.get(_MULTI_FRAME[0]) or [pydicom.Dataset()]
+    own = header[_MULTI_FRAME[1]].value
+    if len(own) != count:
+        raise ValueError(f"{count} frames but functional groups for {len(own)}")
+    common = _grouped(shared[0])
+    return [
+        Frame(path, index, count, {**values, **common, **_grouped(groups)}, syntax, size, offset, True)
+        for index, groups in enumerate(own)
+    ]
+
+
+def _grouped(groups: pydicom.Dataset) -> dict[str, tuple[Any, ...]]:
+    found: dict[str, tuple[Any, ...]] = {}
+    for sequence, names in _GROUPS.items():
+        items = groups.get(sequence)
+        if items:
+            found |= _values(items[0], frozenset(names))
+    return found
+
+
+def _values(header: pydicom.Dataset, names: frozenset[str]) -> dict[str, tuple[Any, ...]]:
+    found = {}
+    for number, element in header.items():  # as they were parsed, which costs less than asking for each
+        name = _NAMES.get(number)
+        if name in names:
+            value = _value(header, name, element)
+            if value:
+                found[name] = value
+    return found
+
+
+def _value(header: pydicom.Dataset, name: str, element: Any) -> tuple[Any, ...]:
+    """Decode an element from its bytes: neither a wrong VR nor the length of a decimal string matters."""
+    raw = element.value
+    if isinstance(raw, Sequence) or _VR[name] == "SQ":
+        return (True,) if len(raw or ()) else ()
+    if raw is None:
+        return ()
+    if not isinstance(raw, bytes):  # converted by pydicom already
+        items = raw if isinstance(raw, (list, tuple)) or hasattr(raw, "insert") else [raw]
+        return tuple(item for item in items if item not in ("", None))
+    known = element.VR if element.VR in _BINARY else _VR[name]
+    if _VR[name] in _BINARY and known in _BINARY:
+        code = _BINARY[known]
+        order = "<" if element.is_little_endian else ">"
+        return struct.unpack(f"{order}{len(raw) // struct.calcsize(code)}{code}", raw)
+    if name == "SeriesDescription":
+        text = decode_bytes(raw, convert_encodings(header.get("SpecificCharacterSet")), set())
+        return (text.strip(" \0"),) if text.strip(" \0") else ()
+    parts = [part.strip(" \0\t\r\n") for part in raw.decode("latin-1").split("\\")]
+    return tuple(parts) if any(parts) else ()
