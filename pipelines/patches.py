@@ -54,7 +54,7 @@ __all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MAX_POSITIONS = 10_000
 """Foreground positions kept per class and case."""
 

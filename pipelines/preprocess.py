@@ -114,7 +114,7 @@ class Preprocess:
             channels=parameters["channels"],
         )
 
-    def image(self, path: PathLike, series: str | None = None, allow: Sequence[str] = ()) -> Prepared:
+    def image(self, path: PathLike, series: str | int | None = None, allow: Sequence[str] = ()) -> Prepared:
         """Read an image (a file or a folder of DICOM slices) and bring it to the network's grid.
 
         Args:
@@ -125,9 +125,8 @@ class Preprocess:
         Raises:
             ImageError: the file cannot be read with certainty; the message names it.
         """
-        stated = {"series": series, "allow": tuple(allow)}
-        options = {key: value for key, value in stated.items() if value}
-        return self.volume(read_image(Path(path), channels=self.channels, **options), os.fspath(path))
+        volume = read_image(Path(path), channels=self.channels, series=series, allow=allow)
+        return self.volume(volume, os.fspath(path))
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
         """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""
