@@ -17,7 +17,7 @@ table { border-collapse: collapse; }
 th, td { padding: .2em .8em; border-bottom: 1px solid #333; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; display: block; }
-a { color: #8bf; } .failed { color: #f88; } .notice { color: #fc8; }
+a { color: #8bf; } .failed { color: #f88; white-space: pre-line; } .notice { color: #fc8; }
 """
 
 

@@ -115,7 +115,9 @@ def _largest(classes: np.ndarray) -> list[int]:
     box = bounding_boxes(classes)[value]
     mask = classes[box] == value
     areas = [np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    return [part.start + int(area.argmax()) for part, area in zip(box, areas, strict=True)]
+    # Of several planes of the largest area the middle one: the first is often the structure's blurred end.
+    widest = [np.flatnonzero(area == area.max()) for area in areas]
+    return [part.start + int(at[len(at) // 2]) for part, at in zip(box, widest, strict=True)]
 
 
 def draw_preview(
