@@ -126,7 +126,7 @@ class Preprocess:
             ImageError: the file cannot be read with certainty; the message names it.
         """
         stated = {"series": series, "allow": tuple(allow)}
-        options = {key: value for key, value in stated.items() if value}
+        options: dict[str, Any] = {key: value for key, value in stated.items() if value}
         return self.volume(read_image(Path(path), channels=self.channels, **options), os.fspath(path))
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
