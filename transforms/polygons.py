@@ -56,10 +56,12 @@ def crossed(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> int:
             continue
         first = fill_polygons([polygons[number]], shape)
         for other in (np.flatnonzero(near) + number + 1).tolist():
-            second = fill_polygons([polygons[other]], shape)
-            both = first & second
-            if both.any() and (first & ~second).any() and (second & ~first).any():
-                count += int(both.sum())
+            low = np.clip(np.floor(boxes[other, 0]), 0, shape).astype(int)
+            high = np.clip(np.ceil(boxes[other, 1]) + 1, low, shape).astype(int)
+            second = fill_polygons([polygons[other] - low], high - low)
+            both = int(np.count_nonzero(first[low[0] : high[0], low[1] : high[1]] & second))
+            if 0 < both < min(np.count_nonzero(first), np.count_nonzero(second)):
+                count += both
     return count
 
 
