@@ -221,7 +221,7 @@ class Prediction:
     def _predict(self, item: Mapping[str, Any]) -> tuple[MetaTensor, torch.Tensor | None]:
         """Classes (1, *file shape), and probabilities (classes, *file shape) where they are wanted."""
         if self.outputs.probabilities:
-            return self.evaluator.predict_with_probabilities(item)  # type: ignore[attr-defined]
+            return self.evaluator.predict_with_probabilities(item)
         return self.evaluator.predict(item), None
 
     def _dice(

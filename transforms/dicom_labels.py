@@ -189,16 +189,16 @@ def _other_kind(path: Path) -> str:
 def _read(path: Path, pixels: bool = True) -> pydicom.Dataset:
     with _naming(path):
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
-    for tag in sorted(dataset.keys()):
-        # Of a file that is cut off pydicom gives what there is: fewer contours, without a word.
-        element = dataset.get_item(tag)
-        if not isinstance(element, RawDataElement) or element.value is None:
-            continue
-        if element.length not in (0xFFFFFFFF, len(element.value)):
-            raise ImageError(
-                f"{path}: cut off: {len(element.value)} of {element.length} bytes of {tag}; copy the file again."
-            )
-    return dataset
+        for tag in sorted(dataset.keys()):
+            # Of a file that is cut off pydicom gives what there is: fewer contours, without a word.
+            element = dataset.get_item(tag)
+            if not isinstance(element, RawDataElement) or element.value is None:
+                continue
+            if element.length not in (0xFFFFFFFF, len(element.value)):
+                raise ImageError(
+                    f"{path}: cut off: {len(element.value)} of {element.length} bytes of {tag}; copy the file again."
+                )
+        return dataset
 
 
 def _damaged(path: Path, error: Exception) -> ImageError:

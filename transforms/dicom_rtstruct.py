@@ -31,7 +31,7 @@ from transforms.dicom_source import (
 from transforms.errors import ImageError
 from transforms.label_names import match_names
 from transforms.label_painter import Painter
-from transforms.polygons import fill_polygons, outlines
+from transforms.polygons import crossed, fill_polygons, outlines
 
 __all__ = ["read_rtstruct", "rtstruct_names", "write_rtstruct"]
 
@@ -103,13 +103,23 @@ def read_rtstruct(
     if empty:
         _log.info("%s: ROI(s) %s have no closed contour and stay empty.", path, ", ".join(empty))
     for number, slices in drawn.items():
+        overlap = 0
         for index, polygons in slices.items():
             points = np.concatenate(polygons)
             low = np.clip(np.floor(points.min(axis=0)), 0, shape[:2]).astype(int)
             high = np.clip(np.ceil(points.max(axis=0)) + 1, low, shape[:2]).astype(int)
-            mask = fill_polygons([polygon - low for polygon in polygons], high - low)
+            local = [polygon - low for polygon in polygons]
+            mask = fill_polygons(local, high - low)
+            overlap += crossed(local, high - low)
             region = (slice(low[0], high[0]), slice(low[1], high[1]), index)
             painter.paint(region, mask * painter.array.dtype.type(classes[number]))
+        if overlap:
+            _log.warning(
+                "%s: contours of ROI %r cross each other; %d voxels inside of two of them count as outside.",
+                path,
+                names[number],
+                overlap,
+            )
         if slices and len(slices) < max(slices) - min(slices) + 1:
             gaps = max(slices) - min(slices) + 1 - len(slices)
             _log.warning(
@@ -138,6 +148,7 @@ def _collect(
     tolerance = min(SLICE_TOLERANCE_MM, SLICE_TOLERANCE * step)
     left_out: dict[str, int] = {}
     twice, beyond = 0, 0.0
+    seen: set[tuple[int, bytes]] = set()
     for number, contour in enumerate(item.get("ContourSequence") or []):
         kind = str(contour.get("ContourGeometricType", "")).strip().upper()
         points = _points(path, name, number, contour)
@@ -165,9 +176,14 @@ def _collect(
         out = np.maximum(-0.5 - flat, flat - np.array(shape[:2]) + 0.5).max(axis=0)
         beyond = max(beyond, float((out * np.linalg.norm(affine[:3, :2], axis=0)).max()))
         polygons = slices.setdefault(index, [])
-        if any(flat.shape == other.shape and np.allclose(flat, other, atol=1e-6) for other in polygons):
+        corners = (
+            index,
+            np.unique(np.round(flat, 3), axis=0).tobytes(),
+        )  # wherever it starts, whichever way it turns
+        if corners in seen:
             twice += 1
             continue
+        seen.add(corners)
         polygons.append(flat)
     if left_out:
         found = ", ".join(f"{count} {kind}" for kind, count in left_out.items())

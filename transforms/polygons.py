@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from skimage.measure import find_contours
 
-__all__ = ["fill_polygons", "outlines"]
+__all__ = ["crossed", "fill_polygons", "outlines"]
 
 
 def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
@@ -44,6 +44,25 @@ def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.nd
         columns = np.clip(np.ceil(x), 0, width).astype(int)
         np.bitwise_xor.at(flips, (rows, columns), 1)
     return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].T.astype(bool)
+
+
+def crossed(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> int:
+    """Return how many voxel centres lie in two polygons of which neither holds the other: no hole, but an overlap."""
+    boxes = np.array([[polygon.min(axis=0), polygon.max(axis=0)] for polygon in polygons])
+    count = 0
+    for number, box in enumerate(boxes[:-1]):
+        near = (boxes[number + 1 :, 0] < box[1]).all(axis=1) & (boxes[number + 1 :, 1] > box[0]).all(axis=1)
+        if not near.any():
+            continue
+        first = fill_polygons([polygons[number]], shape)
+        for other in (np.flatnonzero(near) + number + 1).tolist():
+            low = np.clip(np.floor(boxes[other, 0]), 0, shape).astype(int)
+            high = np.clip(np.ceil(boxes[other, 1]) + 1, low, shape).astype(int)
+            second = fill_polygons([polygons[other] - low], high - low)
+            both = int(np.count_nonzero(first[low[0] : high[0], low[1] : high[1]] & second))
+            if 0 < both < min(np.count_nonzero(first), np.count_nonzero(second)):
+                count += both
+    return count
 
 
 def outlines(mask: np.ndarray) -> Iterator[np.ndarray]:

@@ -140,6 +140,14 @@ def test_notices_of_gaps_doubles_and_what_reaches_out(tmp_path, ct, caplog):
     label = read(tmp_path, ct, contours)
     for index in (1, 4):
         np.testing.assert_array_equal(label[:, :, index], in_disc(ct, index, (1, 8), 4.3))
+    turned = np.roll(contours[0][1], 17, axis=0)[::-1]  # the same circle, begun elsewhere and drawn backwards
+    again = read(tmp_path, ct, [*contours[1:], ("CLOSED_PLANAR", turned)])
+    np.testing.assert_array_equal(again, label)
+    assert "cross each other" not in caplog.text
+    crossing = [("CLOSED_PLANAR", disc(ct, 2, centre, 4.3)) for centre in ((8, 8), (11, 9))]
+    one, two = in_disc(ct, 2, (8, 8), 4.3), in_disc(ct, 2, (11, 9), 4.3)
+    np.testing.assert_array_equal(read(tmp_path, ct, crossing)[:, :, 2], one ^ two)
+    assert f"cross each other; {int((one & two).sum())} voxels inside of two" in caplog.text
     assert "no contour on 2 of the 4 slices" in caplog.text
     assert "1 contour(s) stand there twice" in caplog.text
     assert "reaches up to 3.1 mm out of the CT" in caplog.text  # 4.3 mm less 1.5 voxels of 0.8 mm

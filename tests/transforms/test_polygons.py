@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import points_in_poly
 
-from transforms.polygons import fill_polygons, outlines
+from transforms.polygons import crossed, fill_polygons, outlines
 
 SHAPE = (31, 23)
 CENTRES = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1).reshape(-1, 2)
@@ -51,6 +51,16 @@ def test_hole_island_and_keyhole():
         [outer, outer[:1], inner[-1:], inner]
     )  # in along a cut, round the hole, back along the cut
     np.testing.assert_array_equal(fill_polygons([keyhole], SHAPE), (distance < 9.4) & (distance > 6.3))
+
+
+def test_overlaps_are_told_from_holes():
+    big, hole, beside, far = (
+        ellipse(centre, (radius, radius))
+        for centre, radius in (((12, 11), 8.3), ((12, 11), 4.2), ((19, 11), 6.4), ((28, 3), 1.7))
+    )
+    assert crossed([big], SHAPE) == crossed([big, hole, far], SHAPE) == 0
+    both = fill_polygons([big], SHAPE) & fill_polygons([beside], SHAPE)
+    assert crossed([beside, far, big], SHAPE) == both.sum() > 0
 
 
 @given(seed=st.integers(0, 10**6))
