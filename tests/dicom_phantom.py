@@ -24,7 +24,6 @@ from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
-    JPEG2000Lossless,
     JPEGLossless,
     JPEGLosslessSV1,
     RTStructureSetStorage,
@@ -194,7 +193,9 @@ def write_series(
         path = folder.joinpath(*below) / f"IM{number:04d}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         image = copy.deepcopy(image)
-        if syntax in (JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless):
+        if "PixelData" not in image or not image.get("ImagePositionPatient"):  # no slice: left as it is
+            _save(image, path, ExplicitVRLittleEndian)
+        elif syntax in (JPEGLossless, JPEGLosslessSV1):
             _save(image, path, ExplicitVRLittleEndian)
             transcode(path, syntax)
         elif syntax.is_encapsulated:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.dicom_headers import Frame
+from transforms.dicom_phases import is_close
 from transforms.dicom_pixels import decode_frames
-from transforms.dicom_volumes import is_close
 from transforms.errors import ImageError
 
 __all__ = ["ALLOWED", "MISSING", "UNEVEN", "Stack", "arrange", "checked_names"]

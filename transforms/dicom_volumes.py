@@ -8,23 +8,20 @@ grows from slice to slice is one volume.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from transforms.dicom_headers import CT_CLASSES, Frame, scan_files
+from transforms.dicom_phases import numbers_or_none, split_phases
 from transforms.errors import ImageError
 
-__all__ = ["Volume", "choose_volume", "find_volumes", "is_close"]
+__all__ = ["Volume", "choose_volume", "find_volumes"]
 
-SAME_PLACE_MM = 0.01
-SAME_PLACE = 0.01
-"""Slices nearer to each other than this (mm, or times the slice distance, whichever is more) stand at one place."""
 SAME_ORIENTATION = 0.02
 """Largest difference of direction cosines inside a volume when grouping (1 degree); the checks are stricter."""
 
@@ -47,25 +44,6 @@ _NO_IMAGE = frozenset(
         "PLAN",
     ]
 )
-_PHASES = {
-    "TemporalPositionIdentifier": "temporal position {}",
-    "TemporalPositionIndex": "temporal position {}",
-    "TemporalPositionTimeOffset": "{} s",
-    "NominalPercentageOfCardiacPhase": "cardiac phase {} %",
-    "TriggerTime": "trigger time {} ms",
-    "AcquisitionNumber": "acquisition {}",
-    "FrameAcquisitionNumber": "acquisition {}",
-    "ConvolutionKernel": "kernel {}",
-    "KVP": "{} kV",
-    "StackID": "stack {}",
-    "SeriesDescription": "'{}'",
-    "SeriesNumber": "series number {}",
-    "ImageType": "{}",
-    "FrameType": "{}",
-    "SliceThickness": "slices {} mm thick",
-    "PixelSpacing": "pixels of {} mm",
-    "ReconstructionDiameter": "field of view {} mm",
-}
 _LISTED = 40
 _log = logging.getLogger(__name__)
 
@@ -169,11 +147,6 @@ def choose_volume(folder: Path, series: str | int | None) -> Volume:
             "%s: reading %s; passed over: %s.", folder, chosen.description or chosen.uid or "the CT", rest
         )
     return chosen
-
-
-def is_close(distance: np.ndarray | float, usual: float) -> np.ndarray | bool:
-    """Whether slices this far apart (mm) stand at one place, for slices that are usually `usual` mm apart."""
-    return np.abs(distance) <= max(SAME_PLACE_MM, SAME_PLACE * usual)
 
 
 def _matching(folder: Path, volumes: list[Volume], series: str | int | None) -> Volume:
@@ -295,7 +268,7 @@ def _volumes_of(frames: list[Frame]) -> list[tuple[tuple, str, list[Frame]]]:
     ).values():
         for oriented in _by_orientation(group):
             reference = oriented[0].text("FrameOfReferenceUID") or "missing"
-            for phase in _phases(oriented):
+            for phase in split_phases(oriented):
                 label = [phase[0]] if phase[0] else []
                 label += [f"frame of reference {reference}"] if len(references) > 1 else []
                 parts.append((label, phase[1], phase[2]))
@@ -331,20 +304,11 @@ def _size(frame: Frame) -> tuple[int, int]:
     return frame.integer("Columns", 0), frame.integer("Rows", 0)
 
 
-def _numbers(frame: Frame, keyword: str, length: int) -> np.ndarray | None:
-    """The numbers, or None where the checks will find fault with them."""
-    try:
-        values = frame.numbers(keyword)
-    except ImageError:
-        return None
-    return values if len(values) == length and np.isfinite(values).all() else None
-
-
 def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     clusters: list[tuple[np.ndarray, list[Frame]]] = []
     unknown = []
     for frame in frames:
-        cosines = _numbers(frame, "ImageOrientationPatient", 6)
+        cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
         if cosines is None:
             unknown.append(frame)
             continue
@@ -360,82 +324,8 @@ def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     return groups
 
 
-def _phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame]]]:
-    """Split slices that stand at the same places by what tells them apart: ``(label, sort key, frames)``."""
-    whole: list[tuple[str, tuple, list[Frame]]] = [("", (), frames)]
-    cosines = _numbers(frames[0], "ImageOrientationPatient", 6)
-    positions = [_numbers(frame, "ImagePositionPatient", 3) for frame in frames]
-    if cosines is None or any(position is None for position in positions):
-        return whole
-    along = np.asarray(positions) @ np.cross(cosines[:3], cosines[3:])
-    seen: dict[Hashable, int] = {}
-    for index, frame in enumerate(
-        frames
-    ):  # a copy of the same instance is no phase; it goes where its twin goes
-        seen.setdefault((frame.text("SOPInstanceUID") or frame.path, frame.index), index)
-    single = sorted(seen.values())
-    crowd = _crowd(np.sort(along[single]))
-    if crowd == 1 and _is_even(np.sort(along[single])):
-        return whole
-    varying = [name for name in _PHASES if len({frame.text(name) for frame in frames}) > 1]
-    for count in sorted({1, 2, len(varying)}):
-        for names in itertools.combinations(varying, count):
-            keys = [tuple(frame.text(name) for name in names) for frame in frames]
-            stacks: dict[tuple[str, ...], list[float]] = {}
-            for index in single:
-                stacks.setdefault(keys[index], []).append(along[index])
-            if len(stacks) > 1 and _are_phases([np.sort(stack) for stack in stacks.values()], crowd):
-                return [
-                    (
-                        ", ".join(
-                            _PHASES[name].format(value or "unknown")
-                            for name, value in zip(names, key, strict=True)
-                        ),
-                        tuple(_natural(value) for value in key),
-                        [frame for frame, own in zip(frames, keys, strict=True) if own == key],
-                    )
-                    for key in stacks
-                ]
-    return whole
-
-
-def _crowd(along: np.ndarray) -> int:
-    """Largest number of slices at one place."""
-    gaps = np.diff(along)
-    usual = gaps[gaps > SAME_PLACE_MM]
-    apart = ~np.asarray(is_close(gaps, float(np.median(usual)) if len(usual) else 0.0))
-    return int(np.bincount(np.concatenate([[0], np.cumsum(apart)])).max())
-
-
-def _is_even(along: np.ndarray) -> bool:
-    if len(along) < 3:
-        return True
-    even = np.linspace(along[0], along[-1], len(along))
-    return bool(np.all(is_close(along - even, float(even[1] - even[0]))))
-
-
-def _are_phases(stacks: Sequence[np.ndarray], crowd: int) -> bool:
-    """Whether parts are stacks of their own rather than pieces of one stack."""
-    if any(_crowd(stack) > 1 for stack in stacks):
-        return False
-    if crowd > 1:
-        return len(stacks) == crowd or min(len(stack) for stack in stacks) > 1
-    # Nothing stands at one place, but the distances vary: two stacks between one another?
-    stacks = sorted(stacks, key=lambda stack: stack[0])
-    return all(len(stack) > 2 and _is_even(stack) for stack in stacks) and all(
-        upper[0] < lower[-1] for lower, upper in itertools.pairwise(stacks)
-    )
-
-
-def _natural(text: str) -> tuple[bool, float, str]:
-    try:
-        return (False, float(text), "")
-    except ValueError:
-        return (True, 0.0, text)
-
-
 def _orientation(frame: Frame) -> str:
-    cosines = _numbers(frame, "ImageOrientationPatient", 6)
+    cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
     if cosines is None:
         return "unknown orientation"
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 
@@ -22,7 +21,6 @@ from tests.dicom_phantom import Phantom, write_series
 from transforms.dicom import scan_series
 from transforms.dicom_rtstruct import write_rtstruct
 from transforms.dicom_seg import write_seg
-from transforms.readers import read_image
 
 LABELS = {"0": "background", "1": "liver", "2": "left_lung", "3": "tumor"}
 NAMES = {int(key): name for key, name in LABELS.items()}
@@ -210,10 +208,6 @@ def test_folders_of_images_and_dicom_labels(cohort, tmp_path):
     assert [case.label.name for case in dataset.training] == ["p0.dcm", "p1", "p2.dcm"]
 
 
-@pytest.mark.skipif(
-    "series" not in inspect.signature(read_image).parameters,
-    reason="this reader wants a CT alone in its folder",
-)
 def test_image_and_label_in_one_folder(cohort, tmp_path):
     for number, label in enumerate(("p0.dcm", "p1/rs.dcm", "p2.dcm")):
         shutil.copytree(cohort / "ct" / f"p{number}", tmp_path / f"p{number}")

@@ -14,7 +14,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -271,7 +270,7 @@ def test_lossy_padding_is_near_its_value(folder, shared_data):
     assert arrays[1].min() >= -1400  # ringing beside the circle, no -3024
 
 
-@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless])
 @pytest.mark.parametrize("bits", [12, 16])
 @pytest.mark.parametrize("signed", [False, True])
 def test_lossless_codecs(folder, syntax, bits, signed):
