@@ -830,7 +830,10 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
             name = path.relative_to(root).as_posix()
         except ValueError:
             name = str(path)
-        files = sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
-        stats = [(file.name, file.stat()) for file in files]
+        # Slices may lie in nested folders.
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+        stats = [
+            (file.relative_to(path).as_posix() if file != path else file.name, file.stat()) for file in files
+        ]
         fields.append([name, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
     return json.dumps(fields)

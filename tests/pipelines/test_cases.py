@@ -491,7 +491,14 @@ def test_digest_looks_into_dicom_folders(root):
     dataset = load_dataset(describe(root, labels=LABELS, training=items))
     first = dataset.digest()
     os.utime(root / "a" / "IM0002.dcm", (1, 1))
-    assert dataset.digest() != first
+    touched = dataset.digest()
+    assert touched != first
+    (root / "a" / "more").mkdir()
+    (root / "a" / "IM0003.dcm").rename(root / "a" / "more" / "IM0003.dcm")
+    nested = dataset.digest()
+    assert nested not in (first, touched)
+    os.utime(root / "a" / "more" / "IM0003.dcm", (1, 1))
+    assert dataset.digest() not in (first, touched, nested)
 
 
 # --- real data ------------------------------------------------------------------------------------------------------
