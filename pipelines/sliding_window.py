@@ -40,7 +40,7 @@ class SlidingWindow(Inferer):
         sw_device: where the network computes; None for the device of its weights, else of the volume. The
             volume may stay on the host: windows are copied while the device computes.
         device: where windows are blended; None for `sw_device`, or the CPU where its memory is too small.
-        progress: show a progress bar over the windows.
+        progress: show a progress bar over the windows, where somebody looks at a terminal.
         mirror_axes: spatial axes (0, 1, 2) along which test-time augmentation mirrors each window; the
             logits of all combinations are averaged. Only sensible for axes that the training mirrored too.
 
@@ -303,7 +303,10 @@ class _Batches:
 
     def __iter__(self) -> Iterator[tuple[_Window, torch.Tensor]]:
         bar = tqdm(
-            total=len(self.plan.windows), disable=not self.options.progress, unit="window", leave=False
+            total=len(self.plan.windows),
+            disable=None if self.options.progress else True,
+            unit="window",
+            leave=False,
         )
         pending: tuple[list[_Window], torch.Tensor] | None = None
         done = 0
