@@ -228,7 +228,8 @@ class Restorer:
         if straight and len(where) * (80 + self.classes) > low.numel() * (4 + self.classes):
             return self._everywhere(start, stop)
         flat = self._values.view(-1, self.classes)
-        for part in where.split(max(1, CHUNK_VALUES // self.classes)):
+        # The places and weights of the eight voxels behind each take about as much as 40 values.
+        for part in where.split(max(1, CHUNK_VALUES // (self.classes + 40))):
             index, weight = self._output.support(part, self._best.shape, self._dropped, start)
             mixed = F.embedding_bag(index, flat, mode="sum", per_sample_weights=weight)
             place = tuple(part.unbind(1))

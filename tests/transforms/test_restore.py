@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from transforms.geometry import GeometryError, cropped, from_oriented, orient, resample, resampled
 from transforms.restore import NonFiniteError, Restorer, labels_from_probabilities, slab_axis
@@ -186,6 +187,31 @@ def test_a_sheared_grid_reads_the_prediction_where_its_voxels_are(degrees, spaci
     np.testing.assert_array_equal(result[inner][near], (expected[inner] > 0)[near])
 
 
+@SETTINGS
+@given(
+    st.permutations(range(3)),
+    st.tuples(*[st.integers(1, 10)] * 3),
+    st.floats(-25, 25),
+    st.tuples(*[st.sampled_from([0.7, 1.3, 3.0])] * 3),
+    st.integers(0, 2),
+)
+def test_probabilities_are_those_at_the_place_in_the_world(order, shape, degrees, spacing, axis):
+    """Any order of axes, tilted along two of them, axes of one voxel, rows along any axis: against scipy."""
+    affine = tilted(degrees, shape)
+    affine[0, 2] = 0.4
+    affine, shape = affine[:, [*order, 3]], tuple(shape[axis] for axis in order)
+    geometry = resampled(orient(shape, affine), spacing)
+    maps = torch.softmax(torch.randn(5, *geometry.grid, generator=torch.Generator().manual_seed(1)), 0)
+    restorer = Restorer(geometry, 5, axis, keep_probabilities=True)
+    for part in maps.split(2, axis + 1):
+        restorer.push(part)
+    voxels = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"))
+    to_prepared = np.linalg.inv(geometry.prepared_affine) @ affine
+    places = np.tensordot(to_prepared[:3, :3], voxels, 1) + to_prepared[:3, 3].reshape(3, 1, 1, 1)
+    expected = [map_coordinates(one.double().numpy(), places, order=1, mode="nearest") for one in maps]
+    np.testing.assert_allclose(restorer.probabilities(), np.stack(expected), atol=1e-5)
+
+
 def test_probabilities_on_a_sheared_grid():
     affine = tilted(20, (12, 14, 9))
     geometry = resampled(orient((12, 14, 9), affine), 1.1)
@@ -268,7 +294,7 @@ def test_rows_may_be_used_again():
     restorer, buffer = Restorer(geometry, 3, 0), torch.empty(3, *geometry.grid[1:], 1).movedim(-1, 1)
     last = torch.empty(1, *geometry.grid[1:], 3).movedim(-1, 0)
     for number, part in enumerate(maps.split(1, 1)):
-        rows = (buffer, last)[number % 2].copy_(part)
+        rows = (last, buffer)[number % 2].copy_(part)
         restorer.push(rows)
         rows.fill_(0.5)
     assert torch.equal(restorer.labels(), labels_from_probabilities(maps, geometry))
