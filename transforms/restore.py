@@ -113,6 +113,9 @@ class Restorer:
             raise ValueError(f"rows of {len(rows)} classes came, not of {self.classes}")
         # In pieces, so that there is no second copy of all rows.
         step = max(1, CHUNK_VALUES * rows.shape[self.axis + 1] // max(1, rows.numel()))
+        if self._values is not None and self._values.device != rows.device and not self._on_host:
+            # Whoever sums the windows has left the device.
+            self._to_host()
         for part in rows.split(step, self.axis + 1):
             values, best = self._retried(lambda part=part: self._classified(part, softmax))  # type: ignore[misc]
             if self.interpolates:
@@ -130,11 +133,14 @@ class Restorer:
             if self._on_host or not is_out_of_memory(error):
                 raise
         # Not above: the error holds on to the tensors of the frames that it came through.
+        self._to_host()
+        return step()
+
+    def _to_host(self) -> None:
         self._on_host = True
         if self._values is not None and self._best is not None:
             self._values, self._best = self._values.cpu(), self._best.cpu()
         torch.cuda.empty_cache()
-        return step()
 
     def _classified(self, rows: torch.Tensor, softmax: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The prepared rows that are needed from now on, the axis of the rows first: values, classes."""

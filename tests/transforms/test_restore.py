@@ -282,6 +282,29 @@ def test_the_host_goes_on_where_the_device_is_full(tilt, failing, monkeypatch):
     assert (restorer.labels() == expected).float().mean() > 0.999
 
 
+def test_rows_from_another_device_are_worked_on_by_the_host():
+    """As where the sums of the windows leave a full device; a GPU is not needed to see where the rows go."""
+    geometry = resampled(orient((8, 9, 10), AFFINE), 2.0)
+    maps = smooth(6, geometry.grid, 1)
+    moved = []
+
+    class Rows(torch.Tensor):
+        """Says that it is on a device until it is asked to leave it."""
+
+        device = property(lambda self: torch.device("meta"))
+
+        def cpu(self):
+            moved.append(self.shape)
+            return self.as_subclass(torch.Tensor)
+
+    restorer = Restorer(geometry, 6, 0)
+    first, second = maps.split([2, geometry.grid[0] - 2], 1)
+    restorer.push(first)
+    restorer.push(second.as_subclass(Rows))
+    assert moved == [second.shape]
+    assert torch.equal(restorer.labels(), labels_from_probabilities(maps, geometry))
+
+
 def test_other_errors_are_not_retried():
     geometry = resampled(orient((8, 9, 10), AFFINE), 2.0)
     with pytest.raises(RuntimeError, match="meta"):
