@@ -250,13 +250,19 @@ class SegEvaluator(SupervisedEvaluator):
         super().run(global_epoch)
 
     def predict(self, item: Mapping[str, Any]) -> MetaTensor:
-        """Classes (1, *file shape) of one case on the grid of its file."""
+        """Classes (1, *file shape) of one case on the grid of its file.
+
+        Raises:
+            ValueError: the network gives another number of classes than are named.
+            NonFiniteError: its output is NaN or infinite somewhere.
+            InferenceMemoryError: a single window does not fit the memory of the device.
+        """
         return self._restored(item, probabilities=False)[0]
 
     def predict_with_probabilities(self, item: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
         """Classes (1, *file shape) and probabilities float32 (classes, *file shape) of one case.
 
-        The probabilities take the number of classes times the volume of the file.
+        The probabilities take the number of classes times the volume of the file. Raises as `predict` does.
         """
         labels, maps = self._restored(item, probabilities=True)
         assert maps is not None
@@ -270,9 +276,10 @@ class SegEvaluator(SupervisedEvaluator):
         with torch.inference_mode(), autocast(self.state.device, self.precision):
             for rows in self._rows(item, restorer.axis, restorer.needs_softmax):
                 if len(rows) != classes:
+                    hint = "; one channel for the foreground alone is not enough" if len(rows) == 1 else ""
                     raise ValueError(
                         f"the network gives {len(rows)} classes, but {classes} are named (background included): "
-                        f"{', '.join(self.class_names)}"
+                        f"{', '.join(self.class_names)}{hint}"
                     )
                 restorer.push_logits(rows)
         affine = torch.as_tensor(np.asarray(geometry.affine))

@@ -24,9 +24,10 @@ class Ensemble(torch.nn.Module):
         """(B, C, *window) to logits (B, classes, *window)."""
         first, *others = self.networks
         total = first(x).float()
-        for network in others:
-            total = total + network(x).float()
-        return total / len(self.networks)
+        for number, network in enumerate(others):
+            # In place only in memory of our own.
+            total = total.add_(network(x)) if number else total + network(x)
+        return total.div_(len(self.networks)) if others else total
 
 
 class TrainedEnsemble(TrainedModel):

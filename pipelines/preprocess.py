@@ -30,7 +30,7 @@ from transforms.geometry import (
 )
 from transforms.intensity import CTWindow, ZScore
 from transforms.readers import Header, ImageError, read_image, read_label
-from transforms.restore import labels_from_probabilities
+from transforms.restore import Restorer, slab_axis
 from transforms.shear import straighten, straighten_labels
 
 PathLike = str | os.PathLike
@@ -214,9 +214,18 @@ class Preprocess:
         """Logits (C, *geometry.grid) to classes (1, *file shape) on the grid of the file.
 
         Equal to softmax, linear interpolation to the file's grid and the largest class per voxel.
+
+        Raises:
+            GeometryError: the logits do not lie on the prepared grid.
+            NonFiniteError: a voxel has no class, because its largest logit is NaN or infinite.
         """
-        labels = labels_from_probabilities(torch.softmax(logits.float(), 0), geometry)
-        return MetaTensor(labels, affine=torch.as_tensor(np.asarray(geometry.affine)))
+        if tuple(logits.shape[1:]) != geometry.grid:
+            raise GeometryError(
+                f"the prediction has shape {tuple(logits.shape[1:])} but the prepared image has {geometry.grid}"
+            )
+        restorer = Restorer(geometry, len(logits), slab_axis(geometry))
+        restorer.push_logits(logits)
+        return MetaTensor(restorer.labels(), affine=torch.as_tensor(np.asarray(geometry.affine)))
 
     def _box_above(self, threshold: float, values: torch.Tensor, geometry: Geometry) -> Box:
         spacing = geometry.straight_spacing

@@ -17,6 +17,7 @@ from pipelines.schedule import lr_schedule
 from pipelines.sliding_window import SlidingWindow
 from tests.pipelines.small import NAMES, OBLIQUE, Oracle, Tiny, write_ct
 from transforms.readers import ImageError, read_label
+from transforms.restore import NonFiniteError
 
 
 def batches(count, size, spatial=(8, 8, 8), seed=0):
@@ -316,6 +317,37 @@ def test_a_network_of_other_classes_is_named(tmp_path):
     engine.class_names.append("bone")
     with pytest.raises(ValueError, match="gives 3 classes, but 4 are named"):
         engine.run()
+
+
+def test_one_channel_of_foreground_is_no_set_of_classes(tmp_path):
+    data = [write_ct(tmp_path, "a")]
+    engine = evaluator(data, Preprocess(), classes=2)
+    engine.network = torch.nn.Conv3d(1, 1, 1)
+    with pytest.raises(ValueError, match=r"gives 1 classes, but 2 are named.*one channel for the foreground"):
+        engine.run()
+
+
+@pytest.mark.parametrize("spacing", [None, 1.7])
+def test_a_network_that_overflows_gives_no_labels(tmp_path, spacing):
+    data = [write_ct(tmp_path, "a")]
+    engine = evaluator(data, Preprocess(spacing=spacing), precision="fp16")
+    engine.network = torch.nn.Conv3d(1, 3, 1)
+    torch.nn.init.constant_(engine.network.bias, 1e6)
+    with pytest.raises(NonFiniteError, match="--precision fp32"):
+        engine.run()
+
+
+def test_a_tilted_ct_is_restored_alike_in_every_precision(tmp_path):
+    """Its rows are so long that a place along them is wrong by a voxel where it has only 8 bits."""
+    affine = np.diag([0.9, 0.8, 2.5, 1.0])
+    affine[1, 2] = 2.5 * np.tan(np.radians(20))
+    data = [write_ct(tmp_path, "a", shape=(20, 300, 16), affine=affine)]
+    engine = evaluator(data, Preprocess(spacing=1.5), roi_size=(16, 64, 16))
+    item = VolumeDataset(data, engine.preprocess)[0]
+    expected = engine.predict(item)
+    for precision in ("bf16", "fp16"):
+        engine.precision = precision
+        assert torch.equal(engine.predict(item).as_tensor(), expected.as_tensor())
 
 
 def test_images_without_a_label_are_predicted_and_not_scored(tmp_path):

@@ -85,6 +85,19 @@ def test_a_window_of_two_axes_goes_slice_by_slice():
     ours = SlidingWindow((8, 12), 3, **options)(image, net)
     monai = SliceInferer(roi_size=(8, 12), spatial_dim=2, sw_batch_size=3, **options)(image, net)
     torch.testing.assert_close(ours, monai, atol=2e-5, rtol=2e-5)
+    for axis in range(3):
+        parts = [rows.clone() for rows in SlidingWindow((8, 12), 3, **options).rows(image, net, axis)]
+        torch.testing.assert_close(torch.cat(parts, axis + 1), monai[0], atol=2e-5, rtol=2e-5)
+
+
+def test_networks_whose_weights_want_gradients_leave_none():
+    net, image = network(2).requires_grad_(True), volume(1, 1, 20, 9, 9)
+    assert not SlidingWindow((8, 8, 8))(image, net).requires_grad
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match=r"no volume in a batch of shape \(0, 1, 9, 9, 9\)"):
+        SlidingWindow((4, 4, 4))(volume(0, 1, 9, 9, 9), lambda x: x)
 
 
 def test_mirroring_averages_all_flips():
@@ -108,7 +121,19 @@ def test_half_precision_is_summed_in_float32():
 def test_meta_tensors_and_further_arguments_pass():
     image = MetaTensor(volume(1, 1, 9, 9, 9))
     logits = SlidingWindow((4, 4, 4))(image, lambda x, gain, shift: x * gain + shift, 2.0, shift=1.0)
-    torch.testing.assert_close(logits, image.as_tensor() * 2 + 1)
+    torch.testing.assert_close(logits.as_tensor(), image.as_tensor() * 2 + 1)
+
+
+def test_meta_data_stay_as_with_monai():
+    image = MetaTensor(volume(2, 1, 9, 9, 9), affine=torch.diag(torch.tensor([1.0, 2, 3, 1])))
+    image.meta["case"] = "one"
+    net = network(2)
+    ours, monai = (w((4, 4, 4))(image, net) for w in (SlidingWindow, SlidingWindowInferer))
+    assert isinstance(ours, MetaTensor)
+    assert torch.equal(ours.affine, monai.affine)
+    assert ours.meta.keys() == monai.meta.keys()
+    assert ours.meta["case"] == "one"
+    assert not isinstance(SlidingWindow((4, 4, 4))(image.as_tensor(), net), MetaTensor)
 
 
 def test_no_more_than_a_row_of_windows_is_held():

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from transforms.geometry import GeometryError, cropped, from_oriented, orient, resample, resampled
-from transforms.restore import Restorer, labels_from_probabilities, slab_axis
+from transforms.restore import NonFiniteError, Restorer, labels_from_probabilities, slab_axis
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -186,6 +187,31 @@ def test_a_sheared_grid_reads_the_prediction_where_its_voxels_are(degrees, spaci
     np.testing.assert_array_equal(result[inner][near], (expected[inner] > 0)[near])
 
 
+@SETTINGS
+@given(
+    st.permutations(range(3)),
+    st.tuples(*[st.integers(1, 10)] * 3),
+    st.floats(-25, 25),
+    st.tuples(*[st.sampled_from([0.7, 1.3, 3.0])] * 3),
+    st.integers(0, 2),
+)
+def test_probabilities_are_those_at_the_place_in_the_world(order, shape, degrees, spacing, axis):
+    """Any order of axes, tilted along two of them, axes of one voxel, rows along any axis: against scipy."""
+    affine = tilted(degrees, shape)
+    affine[0, 2] = 0.4
+    affine, shape = affine[:, [*order, 3]], tuple(shape[axis] for axis in order)
+    geometry = resampled(orient(shape, affine), spacing)
+    maps = torch.softmax(torch.randn(5, *geometry.grid, generator=torch.Generator().manual_seed(1)), 0)
+    restorer = Restorer(geometry, 5, axis, keep_probabilities=True)
+    for part in maps.split(2, axis + 1):
+        restorer.push(part)
+    voxels = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"))
+    to_prepared = np.linalg.inv(geometry.prepared_affine) @ affine
+    places = np.tensordot(to_prepared[:3, :3], voxels, 1) + to_prepared[:3, 3].reshape(3, 1, 1, 1)
+    expected = [map_coordinates(one.double().numpy(), places, order=1, mode="nearest") for one in maps]
+    np.testing.assert_allclose(restorer.probabilities(), np.stack(expected), atol=1e-5)
+
+
 def test_probabilities_on_a_sheared_grid():
     affine = tilted(20, (12, 14, 9))
     geometry = resampled(orient((12, 14, 9), affine), 1.1)
@@ -202,11 +228,128 @@ def test_probabilities_on_a_sheared_grid():
     assert 0.2 < outside < 0.8
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_half_precision_of_the_network_does_not_move_voxels(precision):
+    """Under autocast a product of matrices has 8 bits: places along a row of 160 voxels would be off by half a voxel."""
+    for affine in (tilted(20, (160, 90, 20)), AFFINE):
+        geometry = resampled(orient((160, 90, 20), affine), 1.6)
+        maps = smooth(3, geometry.grid, 6)
+        expected = labels_from_probabilities(maps, geometry)
+        with torch.autocast("cpu", precision):
+            assert torch.equal(labels_from_probabilities(maps, geometry), expected)
+
+
+# --- what can go wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spacing", [None, 2.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_becomes_no_class(spacing, value):
+    geometry = resampled(orient((8, 9, 10), AFFINE), spacing)
+    logits = torch.zeros(3, *geometry.grid)
+    # A class that a network rules out is no error.
+    logits[1] = -float("inf")
+    Restorer(geometry, 3).push_logits(logits)
+    logits[2, 1, 0, 2] = value
+    with pytest.raises(NonFiniteError, match=r"NaN or infinite in 1 voxels.*--precision fp32"):
+        Restorer(geometry, 3).push_logits(logits)
+
+
+@pytest.mark.parametrize("tilt", [0, 20])
+@pytest.mark.parametrize("failing", range(1, 12, 2))
+def test_the_host_goes_on_where_the_device_is_full(tilt, failing, monkeypatch):
+    geometry = resampled(orient((12, 14, 30), tilted(tilt, (12, 14, 30))), 1.1)
+    maps = smooth(6, geometry.grid, 1)
+    expected = labels_from_probabilities(maps, geometry)
+    calls = []
+
+    def full(function):
+        def run(*args, **kwargs):
+            calls.append(function)
+            if len(calls) == failing:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return function(*args, **kwargs)
+
+        return run
+
+    restorer = Restorer(geometry, 6, slab_axis(geometry))
+    for name in ("cat", "softmax", "zeros"):
+        monkeypatch.setattr(torch, name, full(getattr(torch, name)))
+    for part in (maps + 1e-30).log().split(4, restorer.axis + 1):
+        restorer.push_logits(part)
+    assert len(calls) > failing
+    # Softmax of the logarithm is the same up to rounding only.
+    assert (restorer.labels() == expected).float().mean() > 0.999
+
+
+def test_rows_from_another_device_are_worked_on_by_the_host():
+    """As where the sums of the windows leave a full device; a GPU is not needed to see where the rows go."""
+    geometry = resampled(orient((8, 9, 10), AFFINE), 2.0)
+    maps = smooth(6, geometry.grid, 1)
+    moved = []
+
+    class Rows(torch.Tensor):
+        """Says that it is on a device until it is asked to leave it."""
+
+        device = property(lambda self: torch.device("meta"))
+
+        def cpu(self):
+            moved.append(self.shape)
+            return self.as_subclass(torch.Tensor)
+
+    restorer = Restorer(geometry, 6, 0)
+    first, second = maps.split([2, geometry.grid[0] - 2], 1)
+    restorer.push(first)
+    restorer.push(second.as_subclass(Rows))
+    assert moved == [second.shape]
+    assert torch.equal(restorer.labels(), labels_from_probabilities(maps, geometry))
+
+
+def test_other_errors_are_not_retried():
+    geometry = resampled(orient((8, 9, 10), AFFINE), 2.0)
+    with pytest.raises(RuntimeError, match="meta"):
+        Restorer(geometry, 2).push(torch.zeros(2, *geometry.grid, device="meta"))
+
+
+def test_rows_may_be_used_again():
+    geometry = resampled(orient((12, 9, 10), np.eye(4)), 2.0)
+    maps = smooth(3, geometry.grid, 0)
+    restorer, buffer = Restorer(geometry, 3, 0), torch.empty(3, *geometry.grid[1:], 1).movedim(-1, 1)
+    last = torch.empty(1, *geometry.grid[1:], 3).movedim(-1, 0)
+    for number, part in enumerate(maps.split(1, 1)):
+        rows = (last, buffer)[number % 2].copy_(part)
+        restorer.push(rows)
+        rows.copy_(rows.flip(0).clone())
+    assert torch.equal(restorer.labels(), labels_from_probabilities(maps, geometry))
+
+
+@SETTINGS
+@given(st.integers(5, 40), st.floats(0, 8), st.tuples(*[st.floats(0.4, 2.5)] * 3), st.integers(0, 2))
+def test_borders_and_everywhere_are_the_same(classes, sharpness, spacing, axis):
+    """Few borders are looked at one by one, many at once; probabilities are always made everywhere."""
+    geometry = resampled(orient((11, 9, 13), np.diag([1.0, -1.0, 1.0, 1.0])), spacing)
+    generator = torch.Generator().manual_seed(classes)
+    maps = torch.softmax(sharpness * torch.randn(classes, *geometry.grid, generator=generator), 0)
+    maps[:, : geometry.grid[0] // 2] = torch.eye(classes)[2][:, None, None, None]
+    plain, kept = (
+        Restorer(geometry, classes, axis),
+        Restorer(geometry, classes, axis, keep_probabilities=True),
+    )
+    for part in maps.split(3, axis + 1):
+        plain.push(part)
+        kept.push(part)
+    chosen = kept.probabilities().gather(0, plain.labels().long())
+    torch.testing.assert_close(chosen[0], kept.probabilities().max(0).values, atol=2e-6, rtol=0)
+    assert torch.equal(kept.labels()[0].long(), kept.probabilities().max(0).indices)
+
+
 def test_missing_rows_and_wrong_grids_are_refused():
     geometry = orient((4, 4, 4), np.eye(4))
     with pytest.raises(GeometryError, match=r"\(4, 4, 5\) but the prepared image has \(4, 4, 4\)"):
         labels_from_probabilities(torch.zeros(2, 4, 4, 5), geometry)
     restorer = Restorer(geometry, 2)
+    with pytest.raises(ValueError, match="rows of 3 classes came, not of 2"):
+        restorer.push(torch.zeros(3, 3, 4, 4))
     restorer.push(torch.zeros(2, 3, 4, 4))
     with pytest.raises(GeometryError, match="3 of 4 rows"):
         restorer.labels()
