@@ -28,7 +28,7 @@ from pipelines.cases import (
     load_dataset,
 )
 from pipelines.files import replacing
-from pipelines.inputs import InputError, find_inputs, is_dataset, is_dicom, named
+from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.notices import warnings_of
 from transforms.dicom import scan_series
 from transforms.errors import ImageError
@@ -119,7 +119,7 @@ def check(
         series, allow: handed on to the DICOM reader, for cases that do not say it themselves.
         label_values: read the label maps and count their classes; without it only headers are read.
     """
-    asked = {key: value for key, value in (("series", series), ("allow", named(allow))) if value}
+    asked = {key: value for key, value in (("series", series), ("allow", allowed(allow))) if value}
     if is_dataset(path):
         items, labels, problems, notices, of_cases = _dataset(path)
     else:
