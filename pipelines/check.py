@@ -230,12 +230,15 @@ def _kind(path: str, label: bool = False) -> str:
         return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
     if not label:
         return "DICOM series" if os.path.isdir(path) else "DICOM"
-    try:
-        return f"DICOM {pydicom.dcmread(path, specific_tags=['Modality'], stop_before_pixels=True).get('Modality', '')}"
-    except (
-        Exception
-    ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
-        return "unknown"
+    files = sorted(Path(path).rglob("*")) if os.path.isdir(path) else [Path(path)]
+    for file in files:
+        try:
+            header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
+        except Exception:  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+            continue
+        if len(files) == 1 or header.get("Modality") in ("SEG", "RTSTRUCT"):
+            return f"DICOM {header.get('Modality', '')}"
+    return "unknown"
 
 
 def _classes(case: CaseCheck, labels: Mapping[int, str], grids: Mapping[str, Header]) -> None:
