@@ -229,8 +229,8 @@ def _warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
     ]
     if blank:
         _log.warning(
-            "%s: empty or only zeros, though named like the slices beside it (%d such file(s)); passed over. If it was a"
-            " slice, copy the series again.",
+            "%s: empty, only zeros or a link to nothing, though named like the slices beside it (%d such file(s));"
+            " passed over. If it was a slice, copy the series again.",
             blank[0],
             len(blank),
         )
@@ -242,6 +242,8 @@ def _ending(path: Path) -> str:
 
 
 def _is_blank(path: Path) -> bool:
+    if _leads_nowhere(path):
+        return True
     with path.open("rb") as stream:
         return not any(stream.read(4096))
 
@@ -290,8 +292,13 @@ def _files_below(folder: Path, above: set[str]) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _files_below(Path(entry.path), above | {real})
-        elif entry.is_file() and entry.name.upper() != "DICOMDIR":
+        elif (entry.is_file() or _leads_nowhere(entry)) and entry.name.upper() != "DICOMDIR":
             yield Path(entry.path)
+
+
+def _leads_nowhere(entry: os.DirEntry | Path) -> bool:
+    """Whether it is a link whose target is missing: stores of large files have such links for what is not fetched."""
+    return entry.is_symlink() and not os.path.exists(entry)
 
 
 def _starts_bare(start: bytes) -> bool:
@@ -300,6 +307,10 @@ def _starts_bare(start: bytes) -> bool:
 
 
 def _frames_of(path: Path) -> list[Frame]:
+    if _leads_nowhere(path):
+        if not path.name.lower().endswith(DICOM_ENDINGS):
+            return []
+        raise ImageError(f"{path}: a link to nothing ({os.readlink(path)}); fetch the file that belongs there.")
     with open_file(path) as stream:
         named = path.name.lower().endswith(DICOM_ENDINGS)
         try:
@@ -321,7 +332,7 @@ def _frames_of(path: Path) -> list[Frame]:
             kind = UID(str(header.get("SOPClassUID", "")))
             if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
                 raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
-            if kind in CT_CLASSES and "Rows" not in header and "Columns" not in header:
+            if CT_CLASSES & {kind, meta_kind} and "Rows" not in header and "Columns" not in header:
                 raise ValueError("neither Rows nor Columns, it may be cut off")
             size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
             if "Modality" not in header and meta_kind in CT_CLASSES:

@@ -60,7 +60,21 @@ def test_what_a_broken_copy_leaves_behind_is_warned_of(folder, caplog, content):
     assert not caplog.records
     (folder / "1.2.840.6").write_bytes(content)
     assert scan_series(folder).shape[2] == 6
-    assert re.search(r"1\.2\.840\.6: empty or only zeros, .* \(1 such file\(s\)\); passed over", caplog.text)
+    assert re.search(r"1\.2\.840\.6: empty, only zeros or a link to nothing, .* \(1 such file\(s\)\); passed over", caplog.text)
+
+
+def test_links_to_what_was_not_fetched(folder, caplog):
+    paths = write_series(folder, Phantom().slices())
+    paths[6].rename(folder.parent / "content")
+    paths[6].symlink_to(folder.parent / "content")
+    assert scan_series(folder).shape[2] == 7
+    (folder.parent / "content").unlink()
+    with pytest.raises(ImageError, match=r"IM0006\.dcm: a link to nothing \(.*content\); fetch"):
+        scan_series(folder)
+    for path in paths:
+        path.rename(path.with_suffix(""))
+    assert scan_series(folder).shape[2] == 6
+    assert "IM0006: empty, only zeros or a link to nothing" in caplog.text
 
 
 def test_a_header_that_is_cut_off_is_called_so(folder):
