@@ -234,7 +234,9 @@ def _kind(path: str, label: bool = False) -> str:
     for file in files:
         try:
             header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
-        except Exception:  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+        except (
+            Exception
+        ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
             continue
         if len(files) == 1 or header.get("Modality") in ("SEG", "RTSTRUCT"):
             return f"DICOM {header.get('Modality', '')}"

@@ -310,7 +310,9 @@ def _frames_of(path: Path) -> list[Frame]:
     if _leads_nowhere(path):
         if not path.name.lower().endswith(DICOM_ENDINGS):
             return []
-        raise ImageError(f"{path}: a link to nothing ({os.readlink(path)}); fetch the file that belongs there.")
+        raise ImageError(
+            f"{path}: a link to nothing ({os.readlink(path)}); fetch the file that belongs there."
+        )
     with open_file(path) as stream:
         named = path.name.lower().endswith(DICOM_ENDINGS)
         try:

@@ -147,7 +147,10 @@ def test_a_label_beside_the_slices_is_called_what_it_is(tmp_path):
 def test_cases_of_one_id_are_told_once_each(tmp_path):
     for patient in ("p1", "p2", "p3", "p4"):
         write_ct(tmp_path / patient, "CT")
-    items = [{"image": f"{p}/imagesTr/CT.nii.gz", "label": f"{p}/labelsTr/CT.nii.gz"} for p in ("p1", "p2", "p3", "p4")]
+    items = [
+        {"image": f"{p}/imagesTr/CT.nii.gz", "label": f"{p}/labelsTr/CT.nii.gz"}
+        for p in ("p1", "p2", "p3", "p4")
+    ]
     names = {"0": "background", "1": "lung", "2": "liver"}
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": names, "training": items}))
     found = check(tmp_path)

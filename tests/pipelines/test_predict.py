@@ -243,7 +243,9 @@ def test_files_of_the_user_are_never_replaced(tmp_path, name):
 def test_an_output_that_cannot_be_written_is_said_before_anything_is_predicted(tmp_path):
     cohort(tmp_path, "a")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"results cannot be written to .*file/out \(Not a directory\); choose"):
+    with pytest.raises(
+        InputError, match=r"results cannot be written to .*file/out \(Not a directory\); choose"
+    ):
         prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "file" / "out").run()
 
 
@@ -261,7 +263,8 @@ def test_an_output_that_takes_no_more_is_said_in_a_sentence(tmp_path):
         prediction(find_inputs(tmp_path / "imagesTr"), out, postprocess=InTheWay()).run()
     for what in ("a", "b", "tables over all cases"):
         assert re.search(
-            rf"  {what}: the results cannot be written to .*out \(File exists\); .*, and run the same", str(failed.value)
+            rf"  {what}: the results cannot be written to .*out \(File exists\); .*, and run the same",
+            str(failed.value),
         )
     assert "raceback" not in str(failed.value)
     (out / UNFINISHED).unlink()

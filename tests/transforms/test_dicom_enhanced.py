@@ -100,7 +100,9 @@ def test_values_at_the_top_do_not_count(folder):
 def test_phases_in_one_file(folder, keyword, values, label):
     slices = ph.phases(Phantom().slices(), shift=50, **{keyword: values})
     write_series(folder, [ph.multi_frame(slices)])
-    assert [(v.count, v.phase) for v in find_volumes(folder)] == [(7, label.format(value)) for value in values]
+    assert [(v.count, v.phase) for v in find_volumes(folder)] == [
+        (7, label.format(value)) for value in values
+    ]
     array, affine = read_series(folder, series=2)
     assert_in_world(array - 50, affine)
 

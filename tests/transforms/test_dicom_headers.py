@@ -60,7 +60,10 @@ def test_what_a_broken_copy_leaves_behind_is_warned_of(folder, caplog, content):
     assert not caplog.records
     (folder / "1.2.840.6").write_bytes(content)
     assert scan_series(folder).shape[2] == 6
-    assert re.search(r"1\.2\.840\.6: empty, only zeros or a link to nothing, .* \(1 such file\(s\)\); passed over", caplog.text)
+    assert re.search(
+        r"1\.2\.840\.6: empty, only zeros or a link to nothing, .* \(1 such file\(s\)\); passed over",
+        caplog.text,
+    )
 
 
 def test_links_to_what_was_not_fetched(folder, caplog):
@@ -81,7 +84,9 @@ def test_a_header_that_is_cut_off_is_called_so(folder):
     path = write_series(folder, Phantom().slices())[6]
     raw = path.read_bytes()
     path.write_bytes(raw[: raw.index(b"phantom") + 20])
-    with pytest.raises(ImageError, match=r"IM0006\.dcm: the DICOM header is damaged \(neither Rows nor Columns"):
+    with pytest.raises(
+        ImageError, match=r"IM0006\.dcm: the DICOM header is damaged \(neither Rows nor Columns"
+    ):
         scan_series(folder)
 
 

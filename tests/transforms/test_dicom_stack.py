@@ -217,7 +217,8 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre(tmp_path, spacing, start, 
 
 
 @pytest.mark.parametrize(
-    ("turn", "tilt"), [((13, -7, 4), 15), ((0, 20, 0), 0), ((88, 3, -2), 15), ((5, 0, 0), 0), ((0, 0, 30), 22.5)]
+    ("turn", "tilt"),
+    [((13, -7, 4), 15), ((0, 20, 0), 0), ((88, 3, -2), 15), ((5, 0, 0), 0), ((0, 0, 30), 22.5)],
 )
 def test_rounded_positions_of_oblique_and_tilted_slices(folder, tilt, turn):
     phantom = Phantom(shape=(4, 3, 20), spacing=(1, 1, 3.0), axes=ph.rotation(turn), tilt=tilt)
