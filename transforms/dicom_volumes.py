@@ -169,7 +169,8 @@ def _matching(folder: Path, volumes: list[Volume], series: str | int | None) -> 
         lambda volume: wanted.isdigit() and volume.number == int(wanted),
         lambda volume: volume.uid == wanted,
         lambda volume: volume.description.casefold() == named,
-        lambda volume: named in volume.description.casefold(),
+        # A number that is not in the list may be meant as a series number: "10" is no part of "T=10%".
+        lambda volume: not wanted.isdigit() and named in volume.description.casefold(),
     ):
         found = found or [volume for volume in volumes if test(volume)]
     if len(found) == 1:

@@ -201,6 +201,16 @@ def test_other_objects_do_not_disturb_and_are_named(folder, caplog, add, what):
     assert re.search(f"passed over: {what}", caplog.text)
 
 
+def test_a_number_names_no_part_of_a_description(folder):
+    slices = ph.second_series(Phantom().slices())
+    for image in slices[7:]:
+        image.SeriesDescription, image.SeriesNumber = "T=10%", 3
+    write_series(folder, slices)
+    with pytest.raises(ImageError, match="no volume matches --series '10'"):
+        scan_series(folder, series="10")
+    assert scan_series(folder, series="t=10").description == "T=10%"
+
+
 def test_no_ct_at_all(folder):
     write_series(folder, ph.structure_set(Phantom().slices())[7:])
     with pytest.raises(ImageError, match=r"no CT images here, only RTSTRUCT \(1\)"):
