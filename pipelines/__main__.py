@@ -125,7 +125,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--allow",
         nargs="+",
         metavar="NAME",
-        help="irregularities of a DICOM series to accept (docs/inference.md)",
+        help="irregularities of a DICOM series to accept: missing-slices, uneven-spacing (docs/dicom.md)",
     )
 
 

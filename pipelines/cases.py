@@ -561,7 +561,7 @@ def _from_folders(root: Path, content: dict[str, Any], channels: int | None, pro
 
 
 def _check_ids(items: list[_Item], problems: list[str]) -> None:
-    by_id: dict[str, _Item] = {}
+    by_id: dict[str, list[Case]] = {}
     by_image: dict[str, _Item] = {}
     for item in items:
         case = item.case
@@ -580,11 +580,13 @@ def _check_ids(items: list[_Item], problems: list[str]) -> None:
                 f"case {case.id!r}: {case.image} is listed twice (in {first.split} and {item.split}); keep one."
             )
             continue
-        first = by_id.setdefault(case.id.casefold(), item)
-        if first is not item:
+        by_id.setdefault(case.id.casefold(), []).append(case)
+    for same in by_id.values():
+        if len(same) > 1:
+            more = f" and {len(same) - 2} more" if len(same) > 2 else ""
             problems.append(
-                f"case {case.id!r}: {first.case.image} and {case.image} have the same case id (upper and lower case"
-                ' count as equal); rename one or add "case": "name" to both items.'
+                f"case {same[0].id!r}: {same[0].image}, {same[1].image}{more} have the same case id (upper and lower"
+                ' case count as equal); rename them or add "case": "name" to each item.'
             )
     where: dict[str, str] = {}
     for item in items:

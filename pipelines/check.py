@@ -28,7 +28,7 @@ from pipelines.cases import (
     load_dataset,
 )
 from pipelines.files import replacing
-from pipelines.inputs import InputError, find_inputs, is_dataset, is_dicom, named
+from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.notices import warnings_of
 from transforms.dicom import scan_series
 from transforms.errors import ImageError
@@ -119,7 +119,7 @@ def check(
         series, allow: handed on to the DICOM reader, for cases that do not say it themselves.
         label_values: read the label maps and count their classes; without it only headers are read.
     """
-    asked = {key: value for key, value in (("series", series), ("allow", named(allow))) if value}
+    asked = {key: value for key, value in (("series", series), ("allow", allowed(allow))) if value}
     if is_dataset(path):
         items, labels, problems, notices, of_cases = _dataset(path)
     else:
@@ -230,12 +230,17 @@ def _kind(path: str, label: bool = False) -> str:
         return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
     if not label:
         return "DICOM series" if os.path.isdir(path) else "DICOM"
-    try:
-        return f"DICOM {pydicom.dcmread(path, specific_tags=['Modality'], stop_before_pixels=True).get('Modality', '')}"
-    except (
-        Exception
-    ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
-        return "unknown"
+    files = sorted(Path(path).rglob("*")) if os.path.isdir(path) else [Path(path)]
+    for file in files:
+        try:
+            header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
+        except (
+            Exception
+        ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+            continue
+        if len(files) == 1 or header.get("Modality") in ("SEG", "RTSTRUCT"):
+            return f"DICOM {header.get('Modality', '')}"
+    return "unknown"
 
 
 def _classes(case: CaseCheck, labels: Mapping[int, str], grids: Mapping[str, Header]) -> None:

@@ -15,6 +15,8 @@ from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
 from pipelines.cases import SPLITS, load_dataset
+from transforms.dicom_stack import checked_names
+from transforms.errors import ImageError
 from transforms.readers import image_suffix
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ def find_inputs(
         labels: class id to name of the model; a dataset with others is predicted but cannot be evaluated.
 
     Raises:
-        InputError: there is nothing at `path`, or two images would write the same result.
+        InputError: there is nothing at `path`, `allow` holds an unknown name, or two images would write the same result.
         DatasetError: the dataset's description is broken.
     """
     if not path:
@@ -65,6 +67,7 @@ def find_inputs(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist; {_WHAT}")
+    allow = allowed(allow)
     if is_dataset(path):
         # Broken images are found one by one when they are read, so that they do not stop the others.
         dataset = load_dataset(path, check=False, validation_fraction=0)
@@ -90,7 +93,7 @@ def find_inputs(
     if twice:
         first, second = [case["image"] for case in cases if case["case"].casefold() == twice[0]][:2]
         raise InputError(f"{first} and {second} are both called '{case_id(Path(first))}'; rename one of them")
-    extra = {"series": series or None, "allow": named(allow)}
+    extra = {"series": series or None, "allow": allow}
     return [case | {key: value for key, value in extra.items() if value} for case in cases]
 
 
@@ -111,6 +114,19 @@ def named(names: Sequence[str] | str | None) -> list[str]:
     if isinstance(names, str):
         names = names.split(",")
     return [name.strip() for name in names or [] if name.strip()]
+
+
+def allowed(names: Sequence[str] | str | None) -> list[str]:
+    """The names of irregularities that the DICOM reader may accept.
+
+    Raises:
+        InputError: one is unknown, so that a slip of the pen costs no cohort.
+    """
+    try:
+        checked_names(named(names))
+    except ImageError as error:
+        raise InputError(str(error)) from None
+    return named(names)
 
 
 def case_id(path: Path) -> str:
@@ -145,12 +161,14 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
         shared
         and set(shared) == set(whole)
         and not cases
+        and not any(image_suffix(file) for folder in folders for file in inside[folder])
         and len({id(group) for group in shared.values()}) == 1
     ):
         return [_case(path)]
     if series and not cases and len(whole) > 1 and _one_study(slices):
         return [_case(path)]  # the reader picks the series out of all that the study has
     images_here = bool(cases)
+    exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
     for folder in folders:
         images = [file for file in inside[folder] if image_suffix(file)]
         if folder in shared:
@@ -162,6 +180,8 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
                     "slices of one series into one folder"
                 }
             )
+        elif exported and whole and not slices[folder] and not images:
+            logger.info("%s: passed over, no DICOM slices", folder)
         elif slices[folder] or (not images and not images_here and inside[folder]):
             cases.append(_case(folder))
         elif len(images) == 1:

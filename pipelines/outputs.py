@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,10 @@ UNFINISHED = ".unfinished"
 """Folder in the output folder where a case's files are made before they take their places."""
 FORMAT_VERSION = 1
 _SUMMARIES = ("labels.json", "volumes.csv", "dice.csv", "dice.json", "index.html")
+
+
+class OutputError(OSError):
+    """Results cannot be written; the message says where, why and what to do."""
 
 
 class Outputs:
@@ -88,7 +93,7 @@ class Outputs:
         return ""
 
     def require_room(self, cases: Sequence[Mapping[str, Any]], overwrite: bool) -> dict[str, dict[str, Any]]:
-        """Check before anything is predicted that no file of the user would be replaced.
+        """Check before anything is predicted that results can be written and that no file of the user is replaced.
 
         Returns:
             The reports that already lie in the folder, by case.
@@ -114,8 +119,19 @@ class Outputs:
         wanted = [name for name in self.formats if name != "nii.gz"]
         if wanted and cases and all(self.refusal(case) for case in cases):
             raise InputError(self.refusal(cases[0]))
-        if overwrite or not self.folder.is_dir():
-            return reports
+        if not overwrite and self.folder.is_dir():
+            self._require_own_files(cases, reports)
+        try:
+            (self.folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"results cannot be written to {self.folder} ({error.strerror}); choose another --output"
+            ) from error
+        return reports
+
+    def _require_own_files(
+        self, cases: Sequence[Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         ours = {name for report in reports.values() for name in report["outputs"]}
         ours |= {f"{case}.json" for case in reports}
         if reports or (self.folder / UNFINISHED).is_dir():
@@ -140,7 +156,6 @@ class Outputs:
                 raise InputError(
                     f"{self.folder} holds results of a model with other classes (case '{name}'); choose another --output"
                 )
-        return reports
 
     def _require_ours(self, name: str, ours: set[str]) -> None:
         if name not in ours and (self.folder / name).exists():
@@ -188,18 +203,37 @@ class Outputs:
         """A folder whose files take their places when the block ends without an error, its report last.
 
         It lies in the folder of unfinished files: killed at any moment, nothing half is among the results.
+
+        Raises:
+            OutputError: something cannot be written.
         """
         unfinished = self.folder / UNFINISHED
-        unfinished.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{owner}-", dir=unfinished))
+        try:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{owner}-", dir=unfinished))
+        except OSError as error:
+            raise self._not_written(error) from error
         try:
             yield part
             for path in sorted(part.iterdir(), key=lambda path: path.name == f"{owner}.json"):
                 os.replace(path, self.folder / path.name)
+        except OSError as error:
+            raise self._not_written(error) from error
         finally:
             for old in unfinished.glob("*-*"):
                 if old == part or old.name.rpartition("-")[0] == owner:
                     shutil.rmtree(old, ignore_errors=True)
+
+    def _not_written(self, error: OSError) -> OutputError:
+        way = {
+            errno.ENOSPC: "free some room there",
+            errno.EDQUOT: "free some room there",
+            errno.ENAMETOOLONG: "give the input a shorter name",
+        }.get(error.errno or 0, "see to it that files can be written there")
+        return OutputError(
+            f"the results cannot be written to {self.folder} ({error.strerror or error}); {way}, and run the same"
+            " command again."
+        )
 
     def _write_all(
         self,

@@ -31,7 +31,7 @@ from pipelines.distributed import Ranks, ranks
 from pipelines.engines import SegEvaluator
 from pipelines.metrics import case_dice, table
 from pipelines.notices import warnings_of
-from pipelines.outputs import Outputs, fingerprint, is_done, read_report, read_reports
+from pipelines.outputs import OutputError, Outputs, fingerprint, is_done, read_report, read_reports
 from pipelines.postprocess import Postprocess, parameters
 from pipelines.preprocess import require_same_grid
 from pipelines.volumes import measure
@@ -215,8 +215,9 @@ class Prediction:
             report["notices"] = [*report["notices"], f"of an earlier run: {', '.join(earlier)}"]
         try:
             return self.outputs.write_report(report)
-        except OSError as error:  # a full disk fails the report too; the summary still says it
-            return {**report, "error": f"{report['error']} (and its report cannot be written: {error})"}
+        except OutputError as error:  # a full disk fails the report too; the summary still says it
+            also = "" if str(error) == report["error"] else f" And its report: {error}"
+            return {**report, "error": f"{report['error']}{also}"}
 
     def _predict(self, item: Mapping[str, Any]) -> tuple[MetaTensor, torch.Tensor | None]:
         """Classes (1, *file shape), and probabilities (classes, *file shape) where they are wanted."""
@@ -256,7 +257,11 @@ class Prediction:
             reports = read_reports(self.outputs.folder)
             found = [reports.get(cases[index]["case"], {}) for index in todo]
             records = [report for report in found if report.get("run") == self.run_id]
-        summary = self.outputs.summarise()
+        summary, unwritten = None, ""
+        try:
+            summary = self.outputs.summarise()
+        except OutputError as error:
+            unwritten = f"tables over all cases: {error}"
         self.outputs.tidy()
         failed = [record for record in records if record["status"] != "done"]
         seen = {record["case"] for record in records}
@@ -269,7 +274,7 @@ class Prediction:
             print(f"\n{table(summary)}\n")
         print(f"{', '.join(parts)}: {self.outputs.folder}", flush=True)
         if not failed and not missing:
-            return ""
+            return unwritten
         lines = [f"{len(failed) + len(missing)} of {len(cases)} cases failed:"]
         for record in failed:
             trace = " (traceback in its report)" if record.get("traceback") else ""
@@ -278,7 +283,7 @@ class Prediction:
         lines += [
             f"  {case}: not done, because its process ended; run the same command again" for case in missing
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([f"  {unwritten}"] if unwritten else [])])
 
 
 def _settings(

@@ -395,7 +395,12 @@ GROUPS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
     "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
     "CTReconstructionSequence": ("ConvolutionKernel",),
-    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"),
+    "FrameContentSequence": (
+        "StackID",
+        "TemporalPositionIndex",
+        "FrameAcquisitionNumber",
+        "FrameAcquisitionDateTime",
+    ),
 }
 
 

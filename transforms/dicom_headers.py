@@ -7,6 +7,7 @@ or a stray NUL costs nothing here and is judged where it matters, in :mod:`trans
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import struct
 import zlib
@@ -53,7 +54,12 @@ _GROUPS = {
     "CTXRayDetailsSequence": ("KVP",),
     "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
     "TemporalPositionSequence": ("TemporalPositionTimeOffset",),
-    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"),
+    "FrameContentSequence": (
+        "StackID",
+        "TemporalPositionIndex",
+        "FrameAcquisitionNumber",
+        "FrameAcquisitionDateTime",
+    ),
 }
 _ATTRIBUTES = (
     "SOPClassUID",
@@ -89,6 +95,7 @@ _ATTRIBUTES = (
     "NominalPercentageOfCardiacPhase",
     "TriggerTime",
     "AcquisitionNumber",
+    "AcquisitionTime",
     "ConvolutionKernel",
     "ReconstructionDiameter",
     "KVP",
@@ -101,6 +108,7 @@ _VR = {
 _TAGS: list[Any] = [Tag(name) for name in (*_ATTRIBUTES, *_MULTI_FRAME)]
 _NAMES = {tag_for_keyword(name): name for name in _VR}
 _BINARY = {"US": "H", "SS": "H", "US or SS": "H", "UL": "I", "SL": "i", "FD": "d", "FL": "f"}
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -206,7 +214,38 @@ def scan_files(path: Path) -> list[Frame]:
     if not path.exists():
         raise ImageError(f"{path}: no such folder.")
     files = [path] if path.is_file() else sorted(_files_below(path, set()))
-    return [frame for frames in parallel(_frames_of, files) for frame in frames]
+    found = parallel(_frames_of, files)
+    _warn_of_blank(files, found)
+    return [frame for frames in found for frame in frames]
+
+
+def _warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
+    """Warn of what a broken copy leaves behind: a file without content, named like its neighbours that are slices."""
+    slices = {(file.parent, _ending(file)) for file, frames in zip(files, found, strict=True) if frames}
+    blank = [
+        file
+        for file, frames in zip(files, found, strict=True)
+        if not frames and (file.parent, _ending(file)) in slices and _is_blank(file)
+    ]
+    if blank:
+        _log.warning(
+            "%s: empty, only zeros or a link to nothing, though named like the slices beside it (%d such file(s));"
+            " passed over. If it was a slice, copy the series again.",
+            blank[0],
+            len(blank),
+        )
+
+
+def _ending(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix  # many archives name files by UID
+
+
+def _is_blank(path: Path) -> bool:
+    if _leads_nowhere(path):
+        return True
+    with path.open("rb") as stream:
+        return not any(stream.read(4096))
 
 
 def is_dicom(path: Path) -> bool:
@@ -253,8 +292,13 @@ def _files_below(folder: Path, above: set[str]) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _files_below(Path(entry.path), above | {real})
-        elif entry.is_file() and entry.name.upper() != "DICOMDIR":
+        elif (entry.is_file() or _leads_nowhere(entry)) and entry.name.upper() != "DICOMDIR":
             yield Path(entry.path)
+
+
+def _leads_nowhere(entry: os.DirEntry | Path) -> bool:
+    """Whether it is a link whose target is missing: stores of large files have such links for what is not fetched."""
+    return entry.is_symlink() and not os.path.exists(entry)
 
 
 def _starts_bare(start: bytes) -> bool:
@@ -263,6 +307,12 @@ def _starts_bare(start: bytes) -> bool:
 
 
 def _frames_of(path: Path) -> list[Frame]:
+    if _leads_nowhere(path):
+        if not path.name.lower().endswith(DICOM_ENDINGS):
+            return []
+        raise ImageError(
+            f"{path}: a link to nothing ({os.readlink(path)}); fetch the file that belongs there."
+        )
     with open_file(path) as stream:
         named = path.name.lower().endswith(DICOM_ENDINGS)
         try:
@@ -284,6 +334,8 @@ def _frames_of(path: Path) -> list[Frame]:
             kind = UID(str(header.get("SOPClassUID", "")))
             if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
                 raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
+            if CT_CLASSES & {kind, meta_kind} and "Rows" not in header and "Columns" not in header:
+                raise ValueError("neither Rows nor Columns, it may be cut off")
             size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
             if "Modality" not in header and meta_kind in CT_CLASSES:
                 header.Modality = "CT"  # so that no slice of a series is left out because it lost this

@@ -33,7 +33,10 @@ _PHASES = {
     "SliceThickness": "slices {} mm thick",
     "PixelSpacing": "pixels of {} mm",
     "ReconstructionDiameter": "field of view {} mm",
+    "AcquisitionTime": "acquired at {}",
+    "FrameAcquisitionDateTime": "acquired at {}",
 }
+_TIMES = ("AcquisitionTime", "FrameAcquisitionDateTime")
 
 
 def is_close(distance: np.ndarray | float, usual: float) -> np.ndarray | bool:
@@ -67,6 +70,9 @@ def split_phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame]]]:
     if crowd == 1 and _is_even(np.sort(along[single])):
         return whole
     varying = [name for name in _PHASES if len({frame.text(name) for frame in frames}) > 1]
+    # More times than phases are those of the slices.
+    slow = [name for name in _TIMES if len({frame.text(name) for frame in frames}) != crowd]
+    varying = [name for name in varying if name not in slow]
     for count in sorted({1, 2, len(varying)}):
         for names in itertools.combinations(varying, count):
             keys = [tuple(frame.text(name) for name in names) for frame in frames]

@@ -103,12 +103,11 @@ def arrange(frames: Collection[Frame], allow: Collection[str] = ()) -> Stack:
     if count == 1:
         step = normal * _thickness(line.frames[0])
     else:
-        fit = _even(line)
+        fit = _fitted(line)
         if fit is None:
             step, plan = _resampled(line, allow)
         else:
             origin, step, places = fit
-            _check_sideways(line, origin + np.outer(places, step))
             plan = _filled(line, places, allow)
         _note_tilt(line, step, len(plan))
     lps = np.eye(4)
@@ -188,26 +187,59 @@ def _tolerance(distance: float) -> float:
     return max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * distance)
 
 
-def _even(line: _Line) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return origin and step in mm (LPS) and the whole number of steps of each slice, or None for uneven slices."""
+_Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Origin and step in mm (LPS), and the whole number of steps of each slice."""
+
+
+def _fitted(line: _Line) -> _Fit | None:
+    """Return the even grid that slices lie on, exactly or but for the rounding of their positions; None if there is none.
+
+    Raises
+    ------
+    ImageError
+        For slices at even distances that are shifted sideways off the line through them.
+    """
+    fit = _even(line)
+    shifted = _shifted(line, fit) if fit is not None else ""
+    if fit is not None and not shifted:
+        return fit
+    every = np.arange(len(line.along), dtype=np.float64)
+    usual = _places(line, float(np.median(np.diff(line.along))))
+    for places in (every, usual) if fit is None else (fit[2],):
+        rounded = _rounded(line, places)
+        if rounded is not None:
+            return rounded
+    if shifted:
+        raise ImageError(shifted)
+    return None
+
+
+def _places(line: _Line, step: float) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(np.diff(line.along) / step)))])
+
+
+def _even(line: _Line) -> _Fit | None:
     gaps = np.sort(np.diff(line.along))
     # The middle one, the lower of the two middle ones, the smallest: where many slices are missing it is not the first
     middle = float(np.median(gaps))
     for base in dict.fromkeys((middle, float(gaps[(len(gaps) - 1) // 2]), float(gaps[0]))):
-        places = np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(np.diff(line.along) / base)))])
+        places = _places(line, base)
         step = (line.positions[-1] - line.positions[0]) / places[-1]
         distance = float(step @ line.normal)
         off = np.abs(line.along - line.along[0] - distance * places).max()
         if off <= _tolerance(distance) and (base == middle or places[-1] < 2 * len(places)):
             return line.positions[0], step, places
-    places = np.arange(len(line.along), dtype=np.float64)
+    return None
+
+
+def _rounded(line: _Line, places: np.ndarray) -> _Fit | None:
     units = line.positions / ROUNDED_MM
     if np.abs(units - np.rint(units)).max() > 1e-6:
         return None
     columns = np.stack([np.ones_like(places), places], axis=1)
     (origin, step), *_ = np.linalg.lstsq(columns, line.positions, rcond=None)
     off = np.abs(line.positions - columns @ np.stack([origin, step])).max()
-    if off > 0.6 * ROUNDED_MM:
+    if off > 0.75 * ROUNDED_MM:
         return None
     _log.info(
         "%s: slice positions are rounded to %.3g mm; they are read as even, %.4g mm apart, up to %.2g mm off.",
@@ -256,7 +288,9 @@ def _resampled(line: _Line, allow: Collection[str]) -> tuple[np.ndarray, tuple[t
     _require(line, int(np.argmax(np.abs(gaps - usual))), UNEVEN, allow, "uneven slice spacing", usual)
     length = line.along[-1] - line.along[0]
     direction = (line.positions[-1] - line.positions[0]) / length
-    _check_sideways(line, line.positions[0] + np.outer(line.along - line.along[0], direction))
+    shifted = _shifted(line, (line.positions[0], direction, line.along - line.along[0]))
+    if shifted:
+        raise ImageError(shifted)
     count = int(np.floor(length / usual + 1e-6)) + 1
     _log.warning(
         "%s: slices %.4g to %.4g mm apart were resampled by linear interpolation to %d slices every %.4g mm; the last"
@@ -300,20 +334,20 @@ def _require(line: _Line, index: int, name: str, allow: Collection[str], finding
     )
 
 
-def _check_sideways(line: _Line, expected: np.ndarray) -> None:
-    lateral = line.positions - expected
-    lateral -= np.outer(lateral @ line.normal, line.normal)
-    off = np.linalg.norm(lateral, axis=1)
+def _shifted(line: _Line, fit: _Fit) -> str:
+    """Say which slice is shifted sideways off the line; "" where none is."""
+    origin, step, places = fit
+    away = line.positions - (origin + np.outer(places, step))
+    along = away @ line.normal
+    off = np.linalg.norm(away - np.outer(along, line.normal), axis=1)
     worst = int(off.argmax())
-    tolerance = max(
-        _tolerance(float(np.median(np.diff(line.along)))),
-        float(np.abs((line.positions - expected) @ line.normal).max()),
+    tolerance = max(_tolerance(float(np.median(np.diff(line.along)))), float(np.abs(along).max()))
+    if off[worst] <= tolerance:
+        return ""
+    return (
+        f"{line.frames[worst].place}: shifted sideways by {off[worst]:.4g} mm against the line through the other slices"
+        f" (allowed: {tolerance:.3g} mm); export a series with one field of view."
     )
-    if off[worst] > tolerance:
-        raise ImageError(
-            f"{line.frames[worst].place}: shifted sideways by {off[worst]:.4g} mm against the line through the other slices"
-            f" (allowed: {tolerance:.3g} mm); export a series with one field of view."
-        )
 
 
 def _note_tilt(line: _Line, step: np.ndarray, count: int) -> None:

@@ -169,7 +169,8 @@ def _matching(folder: Path, volumes: list[Volume], series: str | int | None) -> 
         lambda volume: wanted.isdigit() and volume.number == int(wanted),
         lambda volume: volume.uid == wanted,
         lambda volume: volume.description.casefold() == named,
-        lambda volume: named in volume.description.casefold(),
+        # A number that is not in the list may be meant as a series number: "10" is no part of "T=10%".
+        lambda volume: not wanted.isdigit() and named in volume.description.casefold(),
     ):
         found = found or [volume for volume in volumes if test(volume)]
     if len(found) == 1:
@@ -231,9 +232,12 @@ def _find(folder: Path) -> tuple[list[Volume], list[Frame]]:
 def _is_no_image(frame: Frame) -> bool:
     if _is_secondary_capture(frame):
         return True
+    kind, no_size = frame.text("SOPClassUID"), not (frame.has("Rows") or frame.has("Columns"))
+    if no_size and kind and kind not in CT_CLASSES:  # raw data and the like, which scanners call CT, too
+        return True
     if _is_ct(frame):  # whatever it lost: that is for the checks to say, not a reason to leave it out
         return False
-    return frame.text("Modality") in _NO_IMAGE or not (frame.has("Rows") or frame.has("Columns"))
+    return frame.text("Modality") in _NO_IMAGE or no_size
 
 
 def _is_ct(frame: Frame) -> bool:

@@ -131,3 +131,28 @@ def test_dicom_with_a_dicom_label(tmp_path):
         assert case.classes == {
             name: int((label == value).sum()) for value, name in enumerate(names.values())
         }
+
+
+def test_a_label_beside_the_slices_is_called_what_it_is(tmp_path):
+    write_dicom(tmp_path / "p1")
+    prediction(find_inputs(tmp_path / "p1"), tmp_path / "out", formats=["seg"]).run()
+    (tmp_path / "out" / "p1.seg.dcm").rename(tmp_path / "p1" / "seg.dcm")
+    names = {"0": "background", "1": "lung", "2": "liver"}
+    entry = {"image": "p1", "label": "p1"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": names, "training": [entry]}))
+    (case,) = check(tmp_path).cases
+    assert (case.problems, case.label_kind) == ([], "DICOM SEG")
+
+
+def test_cases_of_one_id_are_told_once_each(tmp_path):
+    for patient in ("p1", "p2", "p3", "p4"):
+        write_ct(tmp_path / patient, "CT")
+    items = [
+        {"image": f"{p}/imagesTr/CT.nii.gz", "label": f"{p}/labelsTr/CT.nii.gz"}
+        for p in ("p1", "p2", "p3", "p4")
+    ]
+    names = {"0": "background", "1": "lung", "2": "liver"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": names, "training": items}))
+    found = check(tmp_path)
+    assert [len(case.problems) for case in found.cases] == [1] * 4
+    assert "and 2 more have the same case id" in found.cases[3].problems[0]

@@ -218,3 +218,26 @@ def test_the_cohort_needs_no_reading_of_pixels(tmp_path):
     write_ct(tmp_path, "a")
     (tmp_path / "imagesTr" / "a.nii.gz").write_bytes(np.random.default_rng(0).bytes(99))
     assert list(names(tmp_path / "imagesTr")) == ["a"]
+
+
+def test_a_series_in_several_subfolders_swallows_no_other_case(tmp_path):
+    write_dicom(tmp_path / "all")
+    spread(tmp_path / "all", tmp_path / "p1", tmp_path / "p2")
+    (tmp_path / "p3").mkdir()
+    (tmp_path / "p3" / "ct.nii.gz").touch()
+    assert list(names(tmp_path)) == ["p1", "p2", "p3"]
+
+
+def test_the_viewer_on_a_disc_is_no_case(tmp_path):
+    write_dicom(tmp_path / "DICOM" / "PAT0" / "ST0" / "SE0")
+    (tmp_path / "VIEWER").mkdir()
+    (tmp_path / "VIEWER" / "viewer.exe").write_bytes(b"MZ" * 200)
+    assert list(names(tmp_path)) == ["DICOM", "VIEWER"]  # a cohort: it may be a case that is damaged
+    (tmp_path / "DICOMDIR").touch()
+    assert list(names(tmp_path)) == ["DICOM"]
+
+
+def test_an_unknown_irregularity_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "a.nii.gz").touch()
+    with pytest.raises(InputError, match=r"--allow missing-slice: not known; .* missing-slices and uneven"):
+        find_inputs(tmp_path, allow=["missing-slice"])

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -237,6 +238,38 @@ def test_files_of_the_user_are_never_replaced(tmp_path, name):
     assert (out / name).read_text() == "mine"
     prediction(find_inputs(tmp_path / "imagesTr"), out, overwrite=True).run()
     assert report(out, "a")["status"] == "done"
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_predicted(tmp_path):
+    cohort(tmp_path, "a")
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"results cannot be written to .*file/out \(Not a directory\); choose"
+    ):
+        prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "file" / "out").run()
+
+
+def test_an_output_that_takes_no_more_is_said_in_a_sentence(tmp_path):
+    cohort(tmp_path, "ab")
+    out = tmp_path / "out"
+
+    class InTheWay(Postprocess):
+        def __call__(self, labels, names):
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+            (out / UNFINISHED).touch()
+            return super().__call__(labels, names)
+
+    with pytest.raises(PredictionError) as failed:
+        prediction(find_inputs(tmp_path / "imagesTr"), out, postprocess=InTheWay()).run()
+    for what in ("a", "b", "tables over all cases"):
+        assert re.search(
+            rf"  {what}: the results cannot be written to .*out \(File exists\); .*, and run the same",
+            str(failed.value),
+        )
+    assert "raceback" not in str(failed.value)
+    (out / UNFINISHED).unlink()
+    prediction(find_inputs(tmp_path / "imagesTr"), out).run()
+    assert report(out, "b")["status"] == "done"
 
 
 def test_results_of_another_image_of_the_same_name_stay(tmp_path):

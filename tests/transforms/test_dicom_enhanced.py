@@ -90,12 +90,18 @@ def test_values_at_the_top_do_not_count(folder):
     assert_in_world(*read_series(folder))
 
 
-def test_phases_in_one_file(folder):
-    slices = ph.phases(Phantom().slices(), shift=50, TemporalPositionIndex=[1, 2])
+@pytest.mark.parametrize(
+    ("keyword", "values", "label"),
+    [
+        ("TemporalPositionIndex", [1, 2], "temporal position {}"),
+        ("FrameAcquisitionDateTime", ["20200101100000", "20200101100130"], "acquired at {}"),
+    ],
+)
+def test_phases_in_one_file(folder, keyword, values, label):
+    slices = ph.phases(Phantom().slices(), shift=50, **{keyword: values})
     write_series(folder, [ph.multi_frame(slices)])
     assert [(v.count, v.phase) for v in find_volumes(folder)] == [
-        (7, "temporal position 1"),
-        (7, "temporal position 2"),
+        (7, label.format(value)) for value in values
     ]
     array, affine = read_series(folder, series=2)
     assert_in_world(array - 50, affine)

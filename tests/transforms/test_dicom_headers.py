@@ -1,6 +1,7 @@
 """What is found in a folder and parsed as DICOM, and what is passed over or refused as damaged."""
 
 import gzip
+import re
 import shutil
 
 import numpy as np
@@ -48,6 +49,45 @@ def test_files_that_only_look_like_slices(folder):
     paths[0].unlink()
     (folder / "notes.bin").write_bytes(b"\x08\x00\x05\x00" + bytes(range(200)))
     assert scan_series(folder).shape[2] == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 3000, b"\0" * 100], ids=["empty", "zeros", "cut"])
+def test_what_a_broken_copy_leaves_behind_is_warned_of(folder, caplog, content):
+    for number, path in enumerate(write_series(folder, Phantom().slices())):
+        path.rename(path.with_name(f"1.2.840.{number}"))
+    (folder / "lockfile.txt").write_bytes(b"")
+    assert scan_series(folder).shape[2] == 7
+    assert not caplog.records
+    (folder / "1.2.840.6").write_bytes(content)
+    assert scan_series(folder).shape[2] == 6
+    assert re.search(
+        r"1\.2\.840\.6: empty, only zeros or a link to nothing, .* \(1 such file\(s\)\); passed over",
+        caplog.text,
+    )
+
+
+def test_links_to_what_was_not_fetched(folder, caplog):
+    paths = write_series(folder, Phantom().slices())
+    paths[6].rename(folder.parent / "content")
+    paths[6].symlink_to(folder.parent / "content")
+    assert scan_series(folder).shape[2] == 7
+    (folder.parent / "content").unlink()
+    with pytest.raises(ImageError, match=r"IM0006\.dcm: a link to nothing \(.*content\); fetch"):
+        scan_series(folder)
+    for path in paths:
+        path.rename(path.with_suffix(""))
+    assert scan_series(folder).shape[2] == 6
+    assert "IM0006: empty, only zeros or a link to nothing" in caplog.text
+
+
+def test_a_header_that_is_cut_off_is_called_so(folder):
+    path = write_series(folder, Phantom().slices())[6]
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.index(b"phantom") + 20])
+    with pytest.raises(
+        ImageError, match=r"IM0006\.dcm: the DICOM header is damaged \(neither Rows nor Columns"
+    ):
+        scan_series(folder)
 
 
 @given(data=st.data())

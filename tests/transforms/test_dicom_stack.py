@@ -216,6 +216,32 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre(tmp_path, spacing, start, 
     assert array.shape[2] == slices
 
 
+@pytest.mark.parametrize(
+    ("turn", "tilt"),
+    [((13, -7, 4), 15), ((0, 20, 0), 0), ((88, 3, -2), 15), ((5, 0, 0), 0), ((0, 0, 30), 22.5)],
+)
+def test_rounded_positions_of_oblique_and_tilted_slices(folder, tilt, turn):
+    phantom = Phantom(shape=(4, 3, 20), spacing=(1, 1, 3.0), axes=ph.rotation(turn), tilt=tilt)
+    images = phantom.slices()
+    for image in images:
+        image.ImagePositionPatient = [f"{float(v):.1f}" for v in image.ImagePositionPatient]
+    write_series(folder, images)
+    array, affine = read_series(folder)
+    corners = np.array([[0, 0, 0, 1], [0, 0, 19, 1]]).T
+    np.testing.assert_allclose(affine @ corners, phantom.affine @ corners, atol=0.1)
+    assert array.shape[2] == 20
+
+
+def test_a_missing_slice_among_rounded_positions_is_no_uneven_distance(folder):
+    images = Phantom(shape=(4, 3, 12), spacing=(1, 1, 0.625)).slices()
+    for image in images:
+        image.ImagePositionPatient = [f"{float(v):.1f}" for v in image.ImagePositionPatient]
+    write_series(folder, ph.without(images, 5))
+    with pytest.raises(ImageError, match=r"1 slice\(s\) missing: 1\.\d mm to the next slice"):
+        scan_series(folder)
+    assert scan_series(folder, allow=["missing-slices"]).shape[2] == 12
+
+
 def test_a_slice_off_by_a_tenth_is_not_taken_for_rounding(folder):
     images = Phantom(spacing=(1, 1, 2.5), origin=(0, 0, 10)).slices()
     for image in images:

@@ -81,6 +81,7 @@ def test_the_numbers_do_not_depend_on_names(tmp_path):
         {"NominalPercentageOfCardiacPhase": [45.0, 75.0]},
         {"ConvolutionKernel": ["B30f", "B70f"]},
         {"KVP": [80, 140]},
+        {"AcquisitionTime": ["100000", "100130.5"]},
         {"AcquisitionNumber": [1, 1, 2, 2], "ConvolutionKernel": ["A", "B", "A", "B"]},
     ],
     ids=lambda values: "+".join(values),
@@ -164,6 +165,14 @@ def test_a_localizer_without_a_slope_does_not_matter_beside_the_chosen_series(fo
         read_series(folder, series=2)
 
 
+def raw_data(slices):
+    """Scanners store raw data beside the images and call it CT, too."""
+    other = ph.structure_set(slices)
+    other[-1].Modality, other[-1].SOPClassUID = "CT", "1.2.840.10008.5.1.4.1.1.66"
+    other[-1].file_meta.MediaStorageSOPClassUID = other[-1].SOPClassUID
+    return other
+
+
 @pytest.mark.parametrize(
     ("add", "what"),
     [
@@ -179,8 +188,9 @@ def test_a_localizer_without_a_slope_does_not_matter_beside_the_chosen_series(fo
             ],
             r"MR \(7\)",
         ),
+        (raw_data, r"CT without a position \(1\)"),
     ],
-    ids=["RTSTRUCT", "dose report", "dose report as CT", "MR"],
+    ids=["RTSTRUCT", "dose report", "dose report as CT", "MR", "raw data as CT"],
 )
 def test_other_objects_do_not_disturb_and_are_named(folder, caplog, add, what):
     write_series(folder, add(Phantom().slices()), seed=1)
@@ -189,6 +199,16 @@ def test_other_objects_do_not_disturb_and_are_named(folder, caplog, add, what):
     assert array.shape == (12, 9, 7)
     assert_in_world(array, affine)
     assert re.search(f"passed over: {what}", caplog.text)
+
+
+def test_a_number_names_no_part_of_a_description(folder):
+    slices = ph.second_series(Phantom().slices())
+    for image in slices[7:]:
+        image.SeriesDescription, image.SeriesNumber = "T=10%", 3
+    write_series(folder, slices)
+    with pytest.raises(ImageError, match="no volume matches --series '10'"):
+        scan_series(folder, series="10")
+    assert scan_series(folder, series="t=10").description == "T=10%"
 
 
 def test_no_ct_at_all(folder):
