@@ -138,6 +138,8 @@ class Batches:
         if self._came_from_host and volume.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
             volume = volume.to(device)
         self.volume = volume[0]
+        # A stream of their own, or copies would wait for the network.
+        self.copies = torch.cuda.Stream(device) if self._came_from_host else None
         self.size = size or 1
         # Chosen after the first window has shown what it needs.
         self.automatic = size is None and device.type == "cuda"
@@ -242,8 +244,15 @@ class Batches:
             staged = torch.empty((len(views), *views[0].shape), dtype=self.volume.dtype, pin_memory=True)
             for target, view in zip(staged, views, strict=True):
                 target.copy_(view)
-            # The caching host allocator keeps the pinned memory until the copy is done.
-            return staged.to(self.device, non_blocking=True)
+            assert self.copies is not None
+            with torch.cuda.stream(self.copies):
+                # The caching host allocator keeps the pinned memory until the copy is done.
+                batch = staged.to(self.device, non_blocking=True)
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.copies)
+            # Made on one stream and used on the other: its memory must not be given away before both are done.
+            batch.record_stream(current)
+            return batch
         return torch.stack(views).to(self.device)
 
     def _logits(self, batch: torch.Tensor) -> torch.Tensor:
