@@ -268,6 +268,20 @@ class SegEvaluator(SupervisedEvaluator):
         assert maps is not None
         return labels, maps
 
+    def score(self, item: Mapping[str, Any], labels: MetaTensor) -> dict[str, float]:
+        """Dice of each foreground class of a predicted case against its "label", by name; NaN where neither has it.
+
+        Raises:
+            ImageError: the label does not lie on the grid of the image's file.
+            ValueError: it holds other classes.
+        """
+        reference = item["label"]
+        require_same_grid(
+            f"the label of case {item['case']}", reference, Geometry.from_dict(item["geometry"])
+        )
+        scores = case_dice(labels[0], reference[0], len(self.class_names) + 1)
+        return dict(zip(self.class_names, scores[1:].tolist(), strict=True))
+
     def _restored(self, item: Mapping[str, Any], probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
         geometry = Geometry.from_dict(item["geometry"])
         classes = len(self.class_names) + 1
@@ -300,12 +314,8 @@ class SegEvaluator(SupervisedEvaluator):
         output: dict[str, Any] = {Keys.IMAGE: batchdata["image"], Keys.PRED: labels}
         engine.state.output = output
         if "label" in batchdata:
-            reference = batchdata["label"]
-            name = f"the label of case {batchdata['case']}"
-            require_same_grid(name, reference, Geometry.from_dict(batchdata["geometry"]))
-            scores = case_dice(labels[0], reference[0], len(self.class_names) + 1)
-            named = dict(zip(self.class_names, scores[1:].tolist(), strict=True))
-            engine.state.cases.append({"case": batchdata["case"], "dice": named})
+            scores = self.score(batchdata, labels)
+            engine.state.cases.append({"case": batchdata["case"], "dice": scores})
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
 

@@ -20,6 +20,7 @@ from monai.data import MetaTensor
 from pipelines.files import replacing
 from pipelines.inputs import InputError, is_dicom, named
 from pipelines.metrics import summarise, write_csv, write_json
+from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
 from transforms.readers import PICTURE_SUFFIXES, image_suffix, read_image
@@ -245,7 +246,7 @@ class Outputs:
     ) -> None:
         if "nii.gz" in self.formats:
             write_label(part / self.names(case)[self.formats.index("nii.gz")], labels)
-        asked = {key: case[key] for key in ("series", "allow") if case.get(key)}
+        asked = reading(case)
         if "seg" in self.formats or "rtstruct" in self.formats:
             from transforms.dicom import scan_series
 

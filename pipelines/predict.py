@@ -29,14 +29,13 @@ from pipelines.checkpoints import TrainedModel
 from pipelines.config import ExecutedConfig, user_error
 from pipelines.distributed import Ranks, ranks
 from pipelines.engines import SegEvaluator
-from pipelines.metrics import case_dice, table
+from pipelines.metrics import table
 from pipelines.notices import warnings_of
 from pipelines.outputs import OutputError, Outputs, fingerprint, is_done, read_report, read_reports
+from pipelines.patches import reading
 from pipelines.postprocess import Postprocess, parameters
-from pipelines.preprocess import require_same_grid
 from pipelines.volumes import measure
 from transforms.errors import ImageError
-from transforms.geometry import Geometry
 from transforms.intensity import CTWindow
 
 logger = logging.getLogger(__name__)
@@ -159,9 +158,8 @@ class Prediction:
 
     def _wanted(self, case: Mapping[str, Any]) -> dict[str, Any]:
         folder = self.outputs.folder
-        asked = {key: case[key] for key in ("series", "allow") if case.get(key)}
         return {
-            "input": {**fingerprint(case["image"], folder), **asked},
+            "input": {**fingerprint(case["image"], folder), **reading(case)},
             "reference": fingerprint(case["label"], folder) if case.get("label") else None,
             "models": self.models,
             "labels": self.outputs.named_labels(),
@@ -230,16 +228,13 @@ class Prediction:
     ) -> dict[str, float | None] | None:
         if "label" not in item:
             return None
-        reference = item["label"]
-        require_same_grid(
-            f"the label of case {item['case']}", reference, Geometry.from_dict(item["geometry"])
-        )
-        names = [name for value, name in self.outputs.labels.items() if value != 0]
         try:
-            scores = case_dice(labels[0], reference[0], len(self.outputs.labels))[1:].tolist()
+            scores = self.evaluator.score(item, labels)
+        except ImageError:
+            raise
         except ValueError as error:
             raise ImageError(f"{case['label']}: {error}; correct the label map.") from error
-        return {n: None if s != s else s for n, s in zip(names, scores, strict=True)}
+        return {name: None if value != value else value for name, value in scores.items()}
 
     def _finish(
         self,

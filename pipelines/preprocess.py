@@ -32,6 +32,7 @@ from transforms.intensity import CTWindow, ZScore
 from transforms.readers import Header, ImageError, read_image, read_label
 from transforms.restore import Restorer, slab_axis
 from transforms.shear import straighten, straighten_labels
+from transforms.values import value_counts
 
 PathLike = str | os.PathLike
 VERSION = 1
@@ -242,7 +243,7 @@ class Preprocess:
 
 def _values(labels: np.ndarray) -> np.ndarray:
     """The values that occur; counting is several times faster than numpy's sort where it is possible."""
-    return np.unique(labels) if labels.dtype.kind == "i" else np.flatnonzero(np.bincount(labels.ravel()))
+    return np.unique(labels) if labels.dtype.kind == "i" else np.flatnonzero(value_counts(labels))
 
 
 def require_same_grid(name: str, labels: MetaTensor, geometry: Geometry) -> None:

@@ -18,7 +18,6 @@ from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-from scipy.ndimage import find_objects
 
 from transforms.dicom_source import (
     LPS,
@@ -32,6 +31,7 @@ from transforms.errors import ImageError
 from transforms.label_names import match_names
 from transforms.label_painter import Painter
 from transforms.polygons import crossed, fill_polygons, outlines
+from transforms.values import Box, bounding_boxes
 
 __all__ = ["read_rtstruct", "rtstruct_names", "write_rtstruct"]
 
@@ -284,7 +284,7 @@ def write_rtstruct(
     result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]
     generation = f"{algorithm_name} {algorithm_version or software_version()}"[:64]
     to_world = LPS @ images.affine
-    boxes = find_objects(frames)
+    boxes = bounding_boxes(frames)
     result.StructureSetROISequence = []
     result.ROIContourSequence = []
     result.RTROIObservationsSequence = []
@@ -327,9 +327,9 @@ def write_rtstruct(
     return replace_file(path, result, ImplicitVRLittleEndian)
 
 
-def _outlines(frames: np.ndarray, boxes: Sequence[Any], number: int) -> Iterator[tuple[int, np.ndarray]]:
+def _outlines(frames: np.ndarray, boxes: Mapping[int, Box], number: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield slice and polygon of one class, in voxel indices (x, y), looking only where it is."""
-    box = boxes[number - 1] if number <= len(boxes) else None
+    box = boxes.get(number)
     if box is None:
         return
     part = frames[box] == number

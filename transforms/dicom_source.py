@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import secrets
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +16,7 @@ from pydicom.uid import UID
 
 from transforms.errors import ImageError
 from transforms.label_painter import GRID_TOLERANCE
+from transforms.writers import placing
 
 __all__ = ["SourceImages", "label_on_source", "replace_file", "software_version"]
 
@@ -202,12 +201,7 @@ def software_version() -> str:
 
 def replace_file(path: Path, dataset: Dataset, syntax: UID) -> Path:
     """Write a DICOM file by way of a temporary name beside it, so that nobody sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     dataset.file_meta.TransferSyntaxUID = syntax
-    try:
+    with placing(path) as part:
         dataset.save_as(part, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=True)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path

@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from transforms.writers import placing
+
 __all__ = ["write_probabilities"]
 
 
@@ -28,7 +30,11 @@ def write_probabilities(path: str | Path, probabilities: torch.Tensor, affine: n
     header.set_sform(affine, code=1)
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
-    with path.open("wb") as stream, gzip.GzipFile("", "wb", 1, stream, mtime=0) as zipped:
+    with (
+        placing(path) as part,
+        part.open("wb") as stream,
+        gzip.GzipFile("", "wb", 1, stream, mtime=0) as zipped,
+    ):
         zipped.write(header.binaryblock + b"\0" * 4)
         for volume in probabilities:
             zipped.write(volume.detach().cpu().float().numpy().tobytes(order="F"))
