@@ -111,11 +111,29 @@ def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, packed: bool
     image.set_qform(affine, code=1)
     size = np.array(array.shape + (1,) * (3 - array.ndim)) - 1
     corners = np.vstack([np.array(np.meshgrid(*([0, n] for n in size))).reshape(3, -1), np.ones((1, 8))])
-    if np.abs(np.linalg.inv(affine) @ (image.get_qform() - affine) @ corners).max() > _QFORM_TOLERANCE:
-        image.set_qform(None, code=0)
+    for qform in (image.get_qform(), _qform_of_the_c_library(image)):
+        if np.abs(np.linalg.inv(affine) @ (qform - affine) @ corners).max() > _QFORM_TOLERANCE:
+            image.set_qform(None, code=0)
     with path.open("wb") as stream:
         if packed:
             with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as zipped:  # same labels, same bytes
                 image.to_stream(zipped)
         else:
             image.to_stream(stream)
+
+
+def _qform_of_the_c_library(image: nib.Nifti1Image) -> np.ndarray:
+    """The qform as readers built on nifti1_io.c see it, which take every turn near 180 degrees for 180.
+
+    A quaternion is stored without its real part, which is what float32 leaves of sqrt(1 - b^2 - c^2 - d^2):
+    nibabel takes that for what it is, nifti_quatern_to_mat44 takes 1 - b^2 - c^2 - d^2 < 1e-7 for zero.
+    """
+    header = image.header
+    vector = np.array([header[f"quatern_{name}"] for name in "bcd"], dtype=np.float64)
+    qform = image.get_qform()
+    if 1 - vector @ vector < 1e-7:
+        turn = nib.quaternions.quat2mat([0, *vector / np.linalg.norm(vector)])
+        zooms = np.ones(3)
+        zooms[: len(header.get_zooms())] = header.get_zooms()
+        qform[:3, :3] = turn * zooms * [1, 1, header["pixdim"][0] or 1]
+    return qform

@@ -40,8 +40,14 @@ def test_round_trip_on_any_grid(tmp_path, angles, spacing, flip):
     np.testing.assert_array_equal(read.numpy(), label.numpy())
     np.testing.assert_allclose(read.affine, affine, atol=1e-4)
     header = nib.load(tmp_path / "a.nii.gz").header
-    assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1)
-    np.testing.assert_allclose(header.get_qform(), affine, atol=1e-3)
+    assert int(header["sform_code"]) == 1
+    # float32 cannot hold a quaternion close to a half turn; readers that trust the qform must not get a wrong one.
+    quaternion = nib.quaternions.mat2quat(ph.rotation(angles) * [flip, 1, flip])
+    if abs(quaternion[0]) > 0.01:
+        assert int(header["qform_code"]) == 1
+    if header["qform_code"]:
+        offset = (np.linalg.inv(affine) @ (header.get_qform() - affine) @ [4, 3, 2, 1])[:3]
+        np.testing.assert_allclose(offset, 0, atol=0.01)
     lps = sitk.ReadImage(str(tmp_path / "a.nii.gz"))  # another reader finds the same corner
     far = lps.TransformIndexToPhysicalPoint((4, 3, 2))
     np.testing.assert_allclose(far, (ph.LPS @ affine @ [4, 3, 2, 1])[:3], atol=1e-3)
