@@ -7,22 +7,19 @@ import getpass
 import json
 import logging
 import os
-import platform
 import queue
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import torch
+import numpy as np
 
 try:
     import fcntl
@@ -32,7 +29,6 @@ except ImportError:  # Windows: start the first two trainings one after the othe
 logger = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class TrackingError(RuntimeError):
@@ -148,6 +144,35 @@ class Tracking:
                 path.write_text(json.dumps(value, indent=2, default=str) + "\n")
                 self.artifact(path)
 
+    def image(self, key: str, picture: np.ndarray, step: int) -> None:
+        """Store a picture, (height, width, 3) uint8, as one step of the image grid `key`."""
+        if self.run_id is not None:
+            self._client.log_image(self.run_id, picture, key=key, step=step)
+
+    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Store columns of equal length as an MLflow table; `name` ends in .json."""
+        if self.run_id is not None:
+            self._client.log_table(self.run_id, {key: list(values) for key, values in columns.items()}, name)
+
+    def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Name the datasets of the run.
+
+        Args:
+            datasets: each with "name", "digest", "source_type", "source" (text, may be JSON), "schema" and
+                "profile" (JSON), and "context", such as training or validation.
+        """
+        if self.run_id is not None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            inputs = [
+                DatasetInput(
+                    Dataset(**{key: value for key, value in dataset.items() if key != "context"}),
+                    [InputTag("mlflow.data.context", dataset["context"])],
+                )
+                for dataset in datasets
+            ]
+            self._client.log_inputs(self.run_id, inputs)
+
     def drain(self) -> None:
         """Wait until everything queued so far is written or refused."""
         if self._thread is not None and self._thread.is_alive():
@@ -262,51 +287,6 @@ class Tracking:
                 if isinstance(item, threading.Event):
                     item.set()
             open_for_more = items[-1] is not None
-
-
-def code_version() -> dict[str, str]:
-    """Tags that say which code ran: git commit, branch and whether it had uncommitted changes."""
-    found: dict[str, str] = {}
-    if not _in_repository():
-        return {"mlflow.source.git.commit": "unknown: not a git checkout"}
-    commands = {
-        "mlflow.source.git.commit": ["rev-parse", "HEAD"],
-        "mlflow.source.git.branch": ["rev-parse", "--abbrev-ref", "HEAD"],
-        "git.dirty": ["status", "--porcelain", "--untracked-files=no"],
-    }
-    for tag, arguments in commands.items():
-        result = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True)
-        if result.returncode == 0:
-            found[tag] = result.stdout.strip()
-    if "git.dirty" in found:
-        found["git.dirty"] = "true" if found["git.dirty"] else "false"
-    return found
-
-
-def _in_repository() -> bool:
-    """Whether git tracks this very file: an installed copy may lie inside somebody else's repository."""
-    command = ["git", "-C", str(REPOSITORY), "ls-files", "--error-unmatch", str(Path(__file__).resolve())]
-    try:
-        return subprocess.run(command, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-def environment() -> dict[str, str]:
-    """Tags that say where it ran: host, device, versions."""
-    names = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "nibabel", "SimpleITK", "blosc2")
-    tags = {}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # conda calls some of them otherwise
-            tags[f"version.{name}"] = metadata.version(name)
-    tags["version.python"] = platform.python_version()
-    tags["host"] = platform.node()
-    tags["host.cpus"] = str(os.cpu_count())
-    if torch.cuda.is_available():
-        tags["device"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    else:
-        tags["device"] = platform.processor() or platform.machine()
-    return tags
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

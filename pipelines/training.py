@@ -5,25 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.cases import Dataset, load_dataset
 from pipelines.checkpoints import BEST, CARD, Checkpoints
 from pipelines.config import ExecutedConfig
-from pipelines.dataset import PatchDataset
 from pipelines.demo import prepare_demo
 from pipelines.engines import SegEvaluator, SegTrainer, unwrapped
-from pipelines.handlers import mean_loss
 from pipelines.metrics import summarise, table
 from pipelines.preprocess import Preprocess
-from pipelines.tracking import Tracking, code_version, environment
+from pipelines.recording import Record
+from pipelines.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +108,8 @@ class Training:
         }
         self.checkpoints = Checkpoints(folder, hashlib.sha256(json.dumps(work).encode()).hexdigest())
         self.resume = resume
-        self.log_interval = max(1, log_interval)
+        self.record = Record(tracking, config, data, evaluator, log_interval)
         self.best = float("-inf")
-        self._losses: list[torch.Tensor] = []
-        self._epoch_started = 0.0
         self._history: list[dict[str, Any]] = []
         self._first = int(os.environ.get("RANK", "0")) == 0
 
@@ -127,7 +123,7 @@ class Training:
             self._begin()
             for event, handler in (
                 (Events.EPOCH_STARTED, self._on_epoch_started),
-                (Events.ITERATION_COMPLETED, self._on_iteration),
+                (Events.ITERATION_COMPLETED, self.record.iteration),
                 (Events.EPOCH_COMPLETED, self._on_epoch),
             ):
                 self.trainer.add_event_handler(event, handler)
@@ -149,75 +145,27 @@ class Training:
             moved = self.checkpoints.set_aside()
             if moved is not None:
                 logger.info("the files of the training before this one are now in %s", moved)
-        run_id = self.tracking.start(continue_run=state["run_id"] if state is not None else None)
-        if run_id is None:
-            return
-        self.tracking.params(self.config.flat())
-        self.tracking.json(self.config.raw, "config.json")
-        dataset = self.trainer.data_loader.dataset  # type: ignore[union-attr]
-        store = dataset.store.digest() if isinstance(dataset, PatchDataset) else "not a patch store"
-        self.tracking.tags(
-            code_version()
-            | environment()
-            | {
-                "data.name": self.data.name,
-                "data.digest": self.data.digest(),
-                "data.patches": store,
-                "data.training_cases": str(len(self.data.training)),
-                "data.validation_cases": str(len(self.data.validation)),
-            }
-        )
-        cases = {split: [case.id for case in self.data.cases(split)] for split in ("training", "validation")}
-        self.tracking.json(cases, "cases.json")
-        parameters = sum(p.numel() for p in unwrapped(self.trainer.network).parameters())
-        logger.info(
-            "%s: %d training and %d validation cases, %d classes, %.2f M parameters, MLflow run %s",
-            self.data.name,
-            len(self.data.training),
-            len(self.data.validation),
-            self.data.num_classes,
-            parameters / 1e6,
-            run_id,
-        )
+        self.record.begin(self.trainer, continue_run=state["run_id"] if state is not None else None)
 
     def _on_epoch_started(self, engine: SegTrainer) -> None:
-        self._losses = []
-        self._epoch_started = time.monotonic()
+        self.record.epoch_started(engine)
         sampler = getattr(engine.data_loader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             # The sampler counts from 0, ignite from 1.
             sampler.set_epoch(engine.state.epoch - 1)  # type: ignore[union-attr]
 
-    def _on_iteration(self, engine: SegTrainer) -> None:
-        loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
-        self._losses.append(loss)
-        iteration = engine.state.iteration
-        if iteration % self.log_interval == 0 and self.tracking.run_id is not None:
-            values = {"train_loss": float(loss), "learning_rate": engine.optimizer.param_groups[0]["lr"]}
-            if engine.grad_norm is not None:
-                values["grad_norm"] = float(engine.grad_norm)
-            self.tracking.metrics(values, iteration)
-
     def _on_epoch(self, engine: SegTrainer) -> None:
-        epoch, iteration = engine.state.epoch, engine.state.iteration
-        seconds = time.monotonic() - self._epoch_started
-        values: dict[str, float] = {"epoch_loss": mean_loss(self._losses), "epoch": float(epoch)}
-        values["epoch_seconds"] = seconds
-        improved = False
-        validated = (
-            self.evaluator is not None and self.evaluator.state.epoch == epoch and self.evaluator.state.cases
-        )
-        if validated:
-            assert self.evaluator is not None
-            metrics = {k: v for k, v in self.evaluator.state.metrics.items() if v == v}
-            values.update(metrics)
-            improved = metrics.get("val_mean_dice", float("-inf")) > self.best
-            if improved:
-                self.best = metrics["val_mean_dice"]
+        epoch = engine.state.epoch
+        dice = self._validation_dice(epoch)
+        improved = dice is not None and dice > self.best
+        if improved:
+            assert dice is not None
+            self.best = dice
+        # On every rank: the loss is averaged over them.
+        values = self.record.epoch(engine)
         self._history.append({"epoch": epoch, **values})
         if not self._first:
             return
-        self.tracking.metrics(values, iteration)
         # Without validation the last weights are the best that is known.
         if improved or (self.best == float("-inf") and epoch == engine.state.max_epochs):
             self.checkpoints.save_model(self.network, self._card(epoch))
@@ -225,6 +173,13 @@ class Training:
         self.tracking.drain()
         progress = {"best": self.best, "history": self._history, "run_id": self.tracking.run_id}
         self.checkpoints.save(engine, progress, finished=epoch == engine.state.max_epochs)
+
+    def _validation_dice(self, epoch: int) -> float | None:
+        """Mean Dice of the validation after this epoch; None if there was none or it has no value."""
+        if self.evaluator is None or self.evaluator.state.epoch != epoch or not self.evaluator.state.cases:
+            return None
+        dice = float(self.evaluator.state.metrics["val_mean_dice"])
+        return None if math.isnan(dice) else dice
 
     def _card(self, epoch: int) -> dict[str, Any]:
         card: dict[str, Any] = {
@@ -247,8 +202,6 @@ class Training:
         if not self._first:
             return {}
         folder = self.checkpoints.folder
-        for name in (BEST, CARD):
-            self.tracking.artifact(folder / name, "model")
         card = json.loads((folder / CARD).read_text())
         summary: dict[str, Any] = {}
         lines = [""]
@@ -262,9 +215,8 @@ class Training:
                 for c in card["validation"]
             ]
             summary = summarise(cases, names)
-            self.tracking.metrics({"best_val_mean_dice": summary["mean_dice"]}, self.trainer.state.iteration)
             lines += [f"best validation, epoch {card['epoch']}:", table(summary)]
-        self.tracking.flush()
+        self.record.end(self.trainer, folder, summary)
         lines += ["", f"model: {folder / BEST}", *self._next_commands(), ""]
         print("\n".join(lines))
         return summary

@@ -21,7 +21,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines import tracking as module
-from pipelines.tracking import Terminated, Tracking, TrackingError, code_version, environment
+from pipelines.provenance import code_version, environment
+from pipelines.tracking import Terminated, Tracking, TrackingError
 from tests.pipelines import small
 
 
@@ -333,24 +334,6 @@ def test_metrics_that_a_store_refuses_are_an_error_at_the_flush(database, uri):
     tracking.metrics({"loss": 1.0}, 1)
     with pytest.raises(TrackingError, match="refused metrics"):
         tracking.flush()
-
-
-def test_the_code_is_that_of_this_repository_only(tmp_path, monkeypatch):
-    found = code_version()["mlflow.source.git.commit"]
-    in_git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=module.REPOSITORY, capture_output=True, text=True
-    )
-    if in_git.returncode == 0:
-        assert found == in_git.stdout.strip()
-        assert code_version()["git.dirty"] in ("true", "false")
-    # installed into somebody else's repository, that repository's commit says nothing about this code
-    foreign = tmp_path / "theirs"
-    (foreign / "pipelines").mkdir(parents=True)
-    subprocess.run(["git", "init", "-q", str(foreign)], check=True)
-    shutil.copy(module.__file__, foreign / "pipelines" / "tracking.py")
-    monkeypatch.setattr(module, "REPOSITORY", foreign)
-    monkeypatch.setattr(module, "__file__", str(foreign / "pipelines" / "tracking.py"))
-    assert code_version() == {"mlflow.source.git.commit": "unknown: not a git checkout"}
 
 
 def test_a_terminated_training_with_workers_goes_on_in_the_same_run(database, uri, tmp_path, monkeypatch):

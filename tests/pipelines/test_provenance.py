@@ -1,0 +1,25 @@
+"""Which code ran, and where."""
+
+import shutil
+import subprocess
+
+from pipelines import provenance as module
+from pipelines.provenance import code_version
+
+
+def test_the_code_is_that_of_this_repository_only(tmp_path, monkeypatch):
+    found = code_version()["mlflow.source.git.commit"]
+    in_git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=module.REPOSITORY, capture_output=True, text=True
+    )
+    if in_git.returncode == 0:
+        assert found == in_git.stdout.strip()
+        assert code_version()["git.dirty"] in ("true", "false")
+    # installed into somebody else's repository, that repository's commit says nothing about this code
+    foreign = tmp_path / "theirs"
+    (foreign / "pipelines").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(foreign)], check=True)
+    shutil.copy(module.__file__, foreign / "pipelines" / "provenance.py")
+    monkeypatch.setattr(module, "REPOSITORY", foreign)
+    monkeypatch.setattr(module, "__file__", str(foreign / "pipelines" / "provenance.py"))
+    assert code_version() == {"mlflow.source.git.commit": "unknown: not a git checkout"}
