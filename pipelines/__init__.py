@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "cases": ["load_dataset"],
+    "dataset_folder": ["load_dataset"],
     "checkpoints": ["TrainedModel"],
     "config": ["executed_config", "preflight"],
     "dataset": ["PatchDataset", "PatchSampler"],

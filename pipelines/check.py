@@ -15,18 +15,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 
-from pipelines.cases import (
-    SPLITS,
-    Case,
-    Dataset,
-    DatasetError,
-    _check_ids,
-    _from_folders,
-    _from_json,
-    _header_problems,
-    check_label_values,
-    load_dataset,
-)
+from pipelines.case_checks import header_problems
+from pipelines.cases import SPLITS, DatasetError, check_label_values
+from pipelines.dataset_folder import describe, load_dataset
 from pipelines.files import replacing
 from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.notices import warnings_of
@@ -146,32 +137,15 @@ def _dataset(
     path: Path,
 ) -> tuple[list[dict[str, Any]], dict[int, str], list[str], list[str], dict[str, list[str]]]:
     """Cases, classes, problems and notices of the description, and problems by case."""
-    root = path.parent if path.is_file() else path
     problems: list[str] = []
     try:
-        if (root / "dataset.json").is_file():
-            source = _from_json(root / "dataset.json", problems)
-        else:
-            source = _from_folders(root, {}, None, problems)
+        _, dataset, described = describe(path, problems)
     except DatasetError as error:
         return [], {}, list(error.problems), [], {}
-    _check_ids(source.items, problems)
-    cases: dict[str, tuple[Case, ...]] = {
-        split: tuple(item.case for item in source.items if item.split == split) for split in SPLITS
-    }
-    dataset = Dataset(
-        root,
-        source.name,
-        source.labels,
-        cases["training"],
-        cases["validation"],
-        cases["test"],
-        channels=source.channels,
-    )
     of_cases: dict[str, list[str]] = {}
     general = []
-    for problem in (*problems, *_header_problems(dataset)):
-        owner = next((i.case.id for i in source.items if problem.startswith(f"case {i.case.id!r}")), None)
+    for problem in (*problems, *header_problems(dataset)):
+        owner = next((i.case.id for i in described if problem.startswith(f"case {i.case.id!r}")), None)
         if owner is None:
             general.append(problem)
         else:
@@ -179,11 +153,11 @@ def _dataset(
     notices = []
     if not problems:
         try:
-            load_dataset(root, check=False, validation_fraction=0.2)
+            load_dataset(path, check=False, validation_fraction=0.2)
         except DatasetError as error:
             notices = [f"for a training: {problem}" for problem in error.problems]
     items = [dict(case, split=split) for split in SPLITS for case in dataset.as_dicts(split)]
-    return items, source.labels, general, notices, of_cases
+    return items, dataset.labels, general, notices, of_cases
 
 
 def _image(

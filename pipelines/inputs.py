@@ -14,7 +14,8 @@ from pydicom import dcmread
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
-from pipelines.cases import SPLITS, load_dataset
+from pipelines.cases import SPLITS
+from pipelines.dataset_folder import load_dataset
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
 from transforms.readers import image_suffix

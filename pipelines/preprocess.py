@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from pipelines.cases import check_label_values, grid_difference
+from pipelines.case_checks import grid_difference
+from pipelines.cases import check_label_values
 from transforms.geometry import (
     Box,
     Geometry,
@@ -249,7 +250,7 @@ def _values(labels: np.ndarray) -> np.ndarray:
 def require_same_grid(name: str, labels: MetaTensor, geometry: Geometry) -> None:
     """Raise ImageError unless `labels` lies on the grid of the image's file.
 
-    The tolerance is that of the check at the start of a training, `pipelines.cases.grid_difference`.
+    The tolerance is that of the check at the start of a training, `pipelines.case_checks.grid_difference`.
     """
     if labels.shape[0] != 1:
         raise ImageError(f"{name} has {labels.shape[0]} channels; a label map has one integer per voxel")

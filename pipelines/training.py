@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from pipelines.cases import Dataset, load_dataset
+from pipelines.cases import Dataset
 from pipelines.checkpoints import BEST, CARD, Checkpoints
 from pipelines.config import ExecutedConfig
+from pipelines.dataset_folder import load_dataset
 from pipelines.demo import prepare_demo
 from pipelines.engines import SegEvaluator, SegTrainer, unwrapped
 from pipelines.metrics import summarise, table
@@ -34,7 +35,7 @@ def open_dataset(dataset_dir: str | os.PathLike, fold: int | None = None, seed: 
     """The dataset in a folder; the public demo CT is prepared when `data/demo` is asked for and absent.
 
     Raises:
-        DatasetError: the folder or a case in it cannot be used, see `pipelines.cases.load_dataset`.
+        DatasetError: the folder or a case in it cannot be used, see `pipelines.dataset_folder.load_dataset`.
     """
     if Path(dataset_dir) == DEMO:
         prepare_demo(DEMO)

@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
-from pipelines.cases import DatasetError, load_dataset
+from pipelines.cases import DatasetError
+from pipelines.dataset_folder import load_dataset
 from pipelines.loaders import VolumeDataset
 from pipelines.patches import PatchStore, StoreError
 from pipelines.preprocess import Preprocess

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.cases import Case, Dataset, DatasetError, check_headers, check_label_values, load_dataset
+from pipelines.case_checks import check_headers
+from pipelines.cases import Case, Dataset, DatasetError, check_label_values
+from pipelines.dataset_folder import load_dataset
 from tests import dicom_phantom as ph
 
 LABELS = {"0": "background", "1": "liver", "2": "spleen"}
