@@ -14,14 +14,8 @@ from pipelines.layouts import Item
 from pipelines.threads import in_threads
 from transforms.dicom_labels import check_dicom_label
 from transforms.errors import ImageError
-from transforms.readers import (
-    PICTURE_SUFFIXES,
-    Header,
-    image_suffix,
-    is_dicom_label,
-    read_header,
-    read_label,
-)
+from transforms.header import PICTURE_SUFFIXES, Header, image_suffix
+from transforms.readers import is_dicom_label, read_header, read_label
 
 GRID_TOLERANCE = 0.05
 """Largest distance, in voxels, between corners of an image's and its label's grid that still counts as equal."""

@@ -24,7 +24,8 @@ from pipelines.notices import warnings_of
 from transforms.dicom import scan_series
 from transforms.errors import ImageError
 from transforms.geometry import spacing_of
-from transforms.readers import NIFTI_SUFFIXES, Header, image_suffix, read_header, read_label
+from transforms.header import NIFTI_SUFFIXES, Header, image_suffix
+from transforms.readers import read_header, read_label
 from transforms.values import value_counts
 
 

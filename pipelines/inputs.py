@@ -18,7 +18,7 @@ from pipelines.cases import SPLITS
 from pipelines.dataset_folder import load_dataset
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
-from transforms.readers import image_suffix
+from transforms.header import image_suffix
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cases import SPLITS, Case, DatasetError
-from transforms.readers import SUFFIXES, image_suffix
+from transforms.header import SUFFIXES, image_suffix
 
 _GROUP_KEYS = ("patient", "group", "subject")
 _ID_KEYS = ("case", "id")

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
-from transforms.readers import Header, read_label
+from transforms.header import Header
+from transforms.readers import read_label
 
 
 class VolumeDataset(Dataset):

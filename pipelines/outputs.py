@@ -23,7 +23,8 @@ from pipelines.metrics import summarise, write_csv, write_json
 from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
-from transforms.readers import PICTURE_SUFFIXES, image_suffix, read_image
+from transforms.header import PICTURE_SUFFIXES, image_suffix
+from transforms.readers import read_image
 from transforms.writers import write_label
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}

@@ -593,7 +593,7 @@ def reading(item: Mapping[str, Any]) -> dict[str, Any]:
 def _is_dicom(label: str) -> bool:
     if label.lower().endswith((".nii", ".nii.gz")):
         return False  # the usual case, without importing what reads images
-    from transforms.readers import image_suffix
+    from transforms.header import image_suffix
 
     return image_suffix(label) == ""
 

@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 
 from pipelines.case_checks import grid_difference
 from pipelines.cases import check_label_values
+from transforms.errors import ImageError
 from transforms.geometry import (
     Box,
     Geometry,
@@ -29,8 +30,9 @@ from transforms.geometry import (
     resampled,
     to_oriented,
 )
+from transforms.header import Header
 from transforms.intensity import CTWindow, ZScore
-from transforms.readers import Header, ImageError, read_image, read_label
+from transforms.readers import read_image, read_label
 from transforms.restore import Restorer, slab_axis
 from transforms.shear import straighten, straighten_labels
 from transforms.values import value_counts

@@ -7,20 +7,19 @@ Every reader returns a :class:`monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` 
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from transforms.errors import ImageError
+from transforms.header import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, Header, image_suffix
+from transforms.itk_files import itk_header, read_itk
+from transforms.nifti import nifti_header, read_nifti
+from transforms.number_types import compact
 from transforms.pictures import picture_header, read_picture
 
 __all__ = [
@@ -33,44 +32,9 @@ __all__ = [
     "read_label",
 ]
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-ITK_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
-PICTURE_SUFFIXES = (".png", ".tiff", ".tif", ".jpeg", ".jpg", ".bmp")
-SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PICTURE_SUFFIXES
 READABLE = (
     "NIfTI (.nii, .nii.gz), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
 )
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_EXPORT_LAYERS = (
-    "the segments overlap and are stored in layers; export them from 3D Slicer as one labelmap"
-    " (Segmentations > Export/import > Labelmap) in which no two segments overlap"
-)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says about its grid.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Spatial size, ``(X, Y)`` or ``(X, Y, Z)`` in voxels.
-    channels : int
-        Number of values per voxel.
-    affine : numpy.ndarray
-        4x4 float64, voxel index to millimetres, RAS+.
-    """
-
-    shape: tuple[int, ...]
-    channels: int
-    affine: np.ndarray
-
-
-def image_suffix(path: str | Path) -> str:
-    """Return the known file ending of ``path`` in lower case (``.nii.gz``, ``.png`` ...), or ``""``."""
-    name = Path(path).name.lower()
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
 def read_image(
@@ -114,7 +78,7 @@ def read_image(
         image.meta["series_uid"] = found.uid
         return image
     _require_no_series(path, series)
-    array, affine = _reader(path)(path, channels, label=False)
+    array, affine = _read(path, channels)
     array = compact(array)
     if array.dtype.kind == "f":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
@@ -174,7 +138,7 @@ def read_label(
             )
         placed = read_dicom_label(path, grid, labels, image=image)
         return _meta_tensor(path, placed[None], np.asarray(grid.affine))
-    array, affine = _reader(path)(path, None, label=True)
+    array, affine = _read(path, None, label=True)
     if array.shape[0] > 1 and image_suffix(path) in PICTURE_SUFFIXES and (array == array[:1]).all():
         array = array[:1]
     if array.shape[0] != 1:
@@ -223,23 +187,20 @@ def read_header(
     _require_no_series(path, series)
     suffix = _known_suffix(path)
     if suffix in NIFTI_SUFFIXES:
-        with _nifti_stream(path) as stream:
-            header = _nifti_header(path, stream)
-        count, shape = _nifti_shape(path, header, channels)
-        return Header(shape, count, _nifti_affine(path, header))
+        return nifti_header(path, channels)
     if suffix in ITK_SUFFIXES:
-        return _itk_header(path, channels)
+        return itk_header(path, channels)
     size, count, affine = picture_header(path)
     return Header(size, count, affine)
 
 
-def _reader(path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def _read(path: Path, channels: int | None, label: bool = False) -> tuple[np.ndarray, np.ndarray]:
     if _is_dicom(path):
         raise ImageError(f"{path}: DICOM slices are an image, not a label map; give a NIfTI or NRRD label.")
     suffix = _known_suffix(path)
     if suffix in NIFTI_SUFFIXES:
-        return _read_nifti
-    return _read_itk if suffix in ITK_SUFFIXES else _read_picture
+        return read_nifti(path, channels)
+    return read_itk(path, channels) if suffix in ITK_SUFFIXES else read_picture(path, label)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -283,277 +244,3 @@ def _meta_tensor(path: Path, array: np.ndarray, affine: np.ndarray) -> MetaTenso
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = array.copy(order="K")
     return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine), meta=meta)
-
-
-def compact(array: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> np.ndarray:
-    """Apply ``slope * array + intercept`` and keep the smallest exact type: int16, int32, else float32."""
-    whole = array.dtype.kind in "iub" and slope == 1.0 and float(intercept).is_integer()
-    if whole and array.size:
-        shift = int(intercept)
-        low, high = int(array.min()) + shift, int(array.max()) + shift
-        for dtype in (np.int16, np.int32):
-            if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-                if shift == 0:
-                    return array.astype(dtype, copy=False)
-                out = np.empty_like(array, dtype=dtype)
-                for index in range(array.shape[-1]):
-                    out[..., index] = array[..., index].astype(np.int64) + shift
-                return out
-    if slope == 1.0 and intercept == 0.0:
-        return array.astype(np.float32, copy=False)
-    out = np.empty_like(array, dtype=np.float32)
-    for index in range(array.shape[-1]):  # by slice: the float64 product never exists as a whole volume
-        out[..., index] = array[..., index].astype(np.float64) * slope + intercept
-    return out
-
-
-def _check_affine(path: Path, affine: np.ndarray) -> np.ndarray:
-    affine = np.asarray(affine, dtype=np.float64)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
-    if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
-        raise ImageError(
-            f"{path}: the affine has no inverse ({np.array2string(affine[:3, :3], precision=4)}); convert the image"
-            " again from its source."
-        )
-    return affine
-
-
-def _read_picture(path: Path, channels: int | None, label: bool) -> tuple[np.ndarray, np.ndarray]:
-    return read_picture(path, label)
-
-
-# --- NIfTI ----------------------------------------------------------------------------------------------------------
-
-
-def _nifti_stream(path: Path) -> IO[bytes]:
-    with path.open("rb") as stream:
-        packed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
-
-
-def _nifti_header(path: Path, stream: IO[bytes]) -> nib.Nifti1Header:
-    """Parse without nibabel's own check, which takes longer than all the rest and only logs most findings."""
-    try:
-        first = stream.read(4)
-        stream.seek(0)
-        size = {int.from_bytes(first, "little"), int.from_bytes(first, "big")}
-        kind = nib.Nifti2Header if 540 in size else nib.Nifti1Header
-        header = kind.from_fileobj(stream, check=False)
-        known = bytes(header["magic"])[:3] in (b"n+1", b"n+2", b"ni1", b"ni2") and size & {348, 540}
-        header.get_data_dtype()
-    except (EOFError, zlib.error, OSError) as error:
-        raise ImageError(
-            f"{path}: the file is damaged or cut off ({error}); copy or convert it again."
-        ) from error
-    except (nib.wrapstruct.WrapStructError, nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
-        raise ImageError(f"{path}: not a NIfTI file ({error}).") from error
-    if not known:
-        raise ImageError(f"{path}: not a NIfTI file (its header has no magic number).")
-    if abs(header["pixdim"][0]) != 1:  # the standard's qfac; 0 is written by many and stands for 1
-        header["pixdim"][0] = 1
-    return header
-
-
-def _nifti_shape(path: Path, header: nib.Nifti1Header, channels: int | None) -> tuple[int, tuple[int, ...]]:
-    dtype = header.get_data_dtype()
-    if dtype.kind not in "iuf":
-        kind = "complex numbers" if dtype.kind == "c" else "RGB colours"
-        raise ImageError(f"{path}: voxels are {kind}; convert the image to one number per voxel.")
-    shape = tuple(int(n) for n in header.get_data_shape())
-    if len(shape) < 2 or 0 in shape:
-        raise ImageError(f"{path}: not an image, its size is {shape}.")
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) <= 3:
-        return 1, shape
-    count = int(np.prod(shape[3:]))
-    vector = int(header["intent_code"]) == 1007 and len(shape) == 5 and shape[3] == 1  # NIFTI_INTENT_VECTOR
-    if not vector and (len(shape) != 4 or count != channels):
-        wanted = "" if channels in (None, 1) else f" and {channels} channels were expected"
-        raise ImageError(
-            f"{path}: the image has {len(shape)} axes {shape}{wanted}; if the fourth axis is time, export one time"
-            ' point; if it holds channels, name as many of them under "modality" in dataset.json.'
-        )
-    return count, shape[:3]
-
-
-def _nifti_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if sform_code == 0 and qform_code == 0:
-        raise ImageError(
-            f"{path}: the file states no orientation (sform_code and qform_code are 0), so left and right are"
-            " unknown; convert it again from its source, or set the sform once you know the orientation."
-        )
-    try:
-        unit = header.get_xyzt_units()[0]
-        forms = [
-            form
-            for form in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0])
-            if form is not None
-        ]
-    except (ValueError, KeyError, nib.spatialimages.HeaderDataError) as error:
-        raise ImageError(
-            f"{path}: the orientation in the header is broken ({error}); convert it again."
-        ) from error
-    if unit in ("meter", "micron"):
-        raise ImageError(f"{path}: the header counts in {unit}s; rewrite it in millimetres.")
-    affines = [_check_affine(path, form) for form in forms]
-    if np.linalg.det(affines[0][:3, :3]) * np.linalg.det(affines[-1][:3, :3]) < 0:
-        raise ImageError(
-            f"{path}: sform and qform are mirror images of each other, so left and right are uncertain; find out"
-            " which one is right and write it to both."
-        )
-    return affines[0]  # the sform where both are there, as nibabel, MONAI and nnU-Net do
-
-
-def _read_nifti(path: Path, channels: int | None, label: bool) -> tuple[np.ndarray, np.ndarray]:
-    with closing(_nifti_stream(path)) as stream:
-        header = _nifti_header(path, stream)
-        count, shape = _nifti_shape(path, header, channels)
-        affine = _nifti_affine(path, header)
-        if bytes(header["magic"])[:2] != b"n+":
-            raise ImageError(
-                f"{path}: the voxels lie in a separate .img file; convert the pair to one .nii.gz."
-            )
-        try:
-            stream.seek(0)
-            proxy = nib.arrayproxy.ArrayProxy(stream, header, mmap=False)
-            array = np.asanyarray(proxy.get_unscaled())
-            if isinstance(stream, gzip.GzipFile):
-                while stream.read(1 << 20):  # the checksum stands at the end and is only compared there
-                    continue
-        except (EOFError, zlib.error, OSError, ValueError, nib.spatialimages.HeaderDataError) as error:
-            raise ImageError(
-                f"{path}: the file is damaged or cut off ({error}); copy or convert it again."
-            ) from error
-    array = array.reshape((*shape, count), order="F")
-    array = np.moveaxis(array, -1, 0)
-    if proxy.slope != 1.0 or proxy.inter != 0.0:
-        array = compact(array, float(proxy.slope), float(proxy.inter))
-    return array.astype(array.dtype.newbyteorder("="), copy=False), affine
-
-
-# --- NRRD, MHA, MHD (SimpleITK) -------------------------------------------------------------------------------------
-
-
-def _text_header(path: Path) -> dict[str, str]:
-    """Return the keys of a NRRD or MetaImage header in lower case; both are lines of text before the data."""
-    fields: dict[str, str] = {}
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream):
-            line = raw[:4096].decode("latin-1").strip()
-            nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
-            if nrrd and number == 0 and not line.startswith("NRRD"):
-                raise ImageError(f"{path}: not a NRRD file.")
-            if not line and nrrd:
-                break
-            key, found, value = line.partition(":" if nrrd else "=")
-            if found and not line.startswith("#"):
-                fields[key.strip().lower()] = value.lstrip("=").strip()
-            if not nrrd and key.strip().lower() == "elementdatafile":
-                break
-            if number > 100_000:
-                raise ImageError(f"{path}: the text header has no end; the file is damaged.")
-    return fields
-
-
-def _check_text_header(path: Path) -> None:
-    fields = _text_header(path)
-    if path.suffix.lower() in (".nrrd", ".nhdr"):
-        kinds = fields.get("kinds", "").split()
-        sizes = fields.get("sizes", "").split()
-        if "segment0_id" in fields and len(sizes) > 3 and sizes[0] != "1":
-            raise ImageError(f"{path}: {_EXPORT_LAYERS}.")
-        if "complex" in kinds:
-            raise ImageError(
-                f"{path}: voxels are complex numbers; convert the image to one number per voxel."
-            )
-        space = fields.get("space", "").lower().replace("-", " ")
-        known = (
-            "right anterior superior",
-            "left anterior superior",
-            "left posterior superior",
-            "ras",
-            "las",
-            "lps",
-        )
-        if _axis_count(path, fields, "dimension") > 2 and (
-            space not in known or "space directions" not in fields
-        ):
-            raise ImageError(
-                f"{path}: the file states no anatomical orientation (space: {space or 'absent'}), so left and right"
-                " are unknown; convert it again from its source."
-            )
-    else:
-        stated = {"transformmatrix", "rotation", "orientation"} & fields.keys()
-        if _axis_count(path, fields, "ndims") > 2 and not stated:
-            raise ImageError(
-                f"{path}: the file states no orientation (no TransformMatrix), so left and right are unknown;"
-                " convert it again from its source."
-            )
-
-
-def _axis_count(path: Path, fields: dict[str, str], key: str) -> int:
-    text = fields.get(key, "0")
-    try:
-        return int(text)
-    except ValueError:
-        raise ImageError(f"{path}: the header states '{text}' axes ({key}); the file is damaged.") from None
-
-
-def _itk_layout(path: Path, image: Any, count: int, channels: int | None) -> Header:
-    size = tuple(int(n) for n in image.GetSize())
-    dimension = len(size)
-    direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(dimension, dimension)
-    matrix = direction * np.asarray(image.GetSpacing(), dtype=np.float64)
-    origin = np.asarray(image.GetOrigin(), dtype=np.float64)
-    if dimension == 4:
-        if count != 1 or (size[3] != 1 and size[3] != channels):
-            raise ImageError(
-                f"{path}: the image has 4 axes {size}; if the fourth axis is time, export one time point; if it"
-                ' holds channels, name as many of them under "modality" in dataset.json.'
-            )
-        count = size[3]
-    spatial = min(dimension, 3)
-    affine = np.eye(4)
-    affine[:spatial, :spatial] = matrix[:spatial, :spatial]
-    affine[:spatial, 3] = origin[:spatial]
-    return Header(size[:spatial], count, _check_affine(path, _LPS_TO_RAS @ affine))
-
-
-def _itk_header(path: Path, channels: int | None) -> Header:
-    import SimpleITK as sitk
-
-    _check_text_header(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ImageError(f"{path}: the header cannot be read ({_itk_reason(error)}).") from error
-    return _itk_layout(path, reader, int(reader.GetNumberOfComponents()), channels)
-
-
-def _itk_reason(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("Reason:")]  # errno of some earlier call
-    return lines[-1] if lines else "no reason given"
-
-
-def _read_itk(path: Path, channels: int | None, label: bool) -> tuple[np.ndarray, np.ndarray]:
-    import SimpleITK as sitk
-
-    _check_text_header(path)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ImageError(f"{path}: the file is damaged or cut off ({_itk_reason(error)}).") from error
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise ImageError(f"{path}: voxels are complex numbers; convert the image to one number per voxel.")
-    layout = _itk_layout(path, image, int(image.GetNumberOfComponentsPerPixel()), channels)
-    array = sitk.GetArrayFromImage(image)  # (Z, Y, X[, C]), a fourth axis comes first
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-    elif image.GetDimension() < 4:
-        array = array[None]
-    return array.transpose(0, *range(array.ndim - 1, 0, -1)), layout.affine
