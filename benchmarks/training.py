@@ -1,0 +1,346 @@
+"""Training steps per second of our networks and trainer next to MONAI's, nnU-Net's and a plain R2U-Net.
+
+    python -m benchmarks.training                                  # 3D, this machine
+    python -m benchmarks.training --dims 2 --size 256 --batch 8
+    python -m benchmarks.training --device cuda --size 128 --batch 2 --peers monai nnunet
+
+Everybody gets the same patches, already in memory, and trains with a trainer of its own:
+
+- ours: pipelines.SegTrainer in bf16, channels-last, with SegLoss and AdamW;
+- plain: the common reimplementation of R2U-Net in float32, eager (benchmarks/plain_r2unet.py), same widths and t;
+- monai: UNet, BasicUNet and SegResNet, and our network too, under SupervisedTrainer with amp (which MONAI has
+  on CUDA only: on a CPU these train in float32);
+- nnunet: PlainConvUNet and ResidualEncoderUNet with deep supervision in nnUNetTrainer's own training step, where
+  nnunetv2 is installed.
+
+Every contestant runs in a process of its own, rounds interleaved, medians. Memory is the peak of what the device
+allocated, on a CPU what autograd keeps for the backward pass. The ceiling is the same network's convolutions
+measured one by one, forward and backward, in the faster memory layout (benchmarks/ceiling.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.losses import DiceCELoss
+from monai.networks.nets import BasicUNet, SegResNet, UNet
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.ceiling import convolution_ceiling, matrix_ceiling
+from benchmarks.measure import run_apart, saved_activations
+from benchmarks.plain_r2unet import PlainR2UNet
+from networks import R2UNet, UPerNet
+from pipelines.engines import SegTrainer, autocast, place
+from pipelines.losses import SegLoss
+
+CLASSES = 3
+FEATURES = (16, 32, 64, 128, 256)
+STEPS = 2
+
+Batch = dict[str, torch.Tensor]
+
+
+def batch_of(args: argparse.Namespace) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    size = (args.batch, 1, *[args.size] * args.dims)
+    image = torch.randn(size, generator=generator)
+    return {"image": image, "label": torch.randint(0, CLASSES, size, generator=generator, dtype=torch.uint8)}
+
+
+def r2unet(args: argparse.Namespace) -> nn.Module:
+    return R2UNet(args.dims, 1, CLASSES, FEATURES, num_steps=STEPS)
+
+
+def upernet(args: argparse.Namespace) -> nn.Module:
+    return UPerNet(args.dims, 1, CLASSES, encoder="resnet18", refine=True)
+
+
+class Contestant:
+    """A network with the step that trains it.
+
+    Attributes:
+        network: on the device.
+        run: trains `iterations` steps, calling back after each.
+        forward: one forward pass as in training, without the loss.
+    """
+
+    def __init__(
+        self, network: nn.Module, run: Callable[[int, Callable[[], None]], None], forward: Callable[[], Any]
+    ) -> None:
+        self.network, self.run, self.forward = network, run, forward
+
+
+def _engine(
+    make: Callable[[Iterable[Batch]], Any], batch: Batch
+) -> Callable[[int, Callable[[], None]], None]:
+    def run(iterations: int, after: Callable[[], None]) -> None:
+        trainer = make([batch] * iterations)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: after())
+        trainer.run()
+
+    return run
+
+
+def ours(
+    build: Callable[[argparse.Namespace], nn.Module], compiled: bool = False
+) -> Callable[..., Contestant]:
+    def make(args: argparse.Namespace) -> Contestant:
+        device, batch = torch.device(args.device), batch_of(args)
+        network = place(build(args), device, channels_last=True)
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+        trained = torch.compile(network) if compiled else network
+
+        def trainer(loader: Iterable[Batch]) -> SegTrainer:
+            return SegTrainer(
+                device=device,
+                max_epochs=1,
+                train_data_loader=loader,
+                network=trained,  # type: ignore[arg-type]
+                optimizer=optimizer,
+                loss_function=SegLoss(),
+                precision="bf16",
+                max_grad_norm=12.0,
+                channels_last=True,
+            )
+
+        image = batch["image"].to(device)
+        layout = torch.channels_last_3d if args.dims == 3 else torch.channels_last
+        image = image.contiguous(memory_format=layout)
+
+        def forward() -> torch.Tensor:
+            with autocast(device, "bf16"):
+                return network(image)
+
+        return Contestant(network, _engine(trainer, batch), forward)
+
+    return make
+
+
+def plain(args: argparse.Namespace) -> Contestant:
+    device, batch = torch.device(args.device), batch_of(args)
+    network = PlainR2UNet(args.dims, 1, CLASSES, FEATURES, STEPS).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+    loss_of = DiceCELoss(to_onehot_y=True, softmax=True)
+
+    def run(iterations: int, after: Callable[[], None]) -> None:
+        for _ in range(iterations):
+            image, label = (batch[key].to(device) for key in ("image", "label"))
+            optimizer.zero_grad()
+            loss_of(network(image), label).backward()
+            optimizer.step()
+            after()
+
+    return Contestant(network, run, lambda: network(batch["image"].to(device)))
+
+
+def monai(build: Callable[[argparse.Namespace], nn.Module]) -> Callable[..., Contestant]:
+    def make(args: argparse.Namespace) -> Contestant:
+        device, batch = torch.device(args.device), batch_of(args)
+        network = build(args).to(device)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+
+        def trainer(loader: Iterable[Batch]) -> SupervisedTrainer:
+            return SupervisedTrainer(
+                device=device,
+                max_epochs=1,
+                train_data_loader=loader,
+                network=network,
+                optimizer=optimizer,
+                loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
+                amp=device.type == "cuda",
+                decollate=False,
+            )
+
+        return Contestant(network, _engine(trainer, batch), lambda: network(batch["image"].to(device)))
+
+    return make
+
+
+def nnunet(residual: bool) -> Callable[..., Contestant]:
+    def make(args: argparse.Namespace) -> Contestant:
+        from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+        from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+        from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+        from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+        device, batch = torch.device(args.device), batch_of(args)
+        stages = 6 if args.size >= 128 else 5
+        widths = [min(32 * 2**n, 320 if args.dims == 3 else 512) for n in range(stages)]
+        conv, norm = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[args.dims]
+        blocks = [1, 3, 4, 6, 6, 6][:stages] if residual else [2] * stages
+        network = (ResidualEncoderUNet if residual else PlainConvUNet)(
+            1,
+            stages,
+            widths,
+            conv,
+            3,
+            [1] + [2] * (stages - 1),
+            blocks,
+            CLASSES,
+            [1] * (stages - 1) if residual else [2] * (stages - 1),
+            conv_bias=True,
+            norm_op=norm,
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            deep_supervision=True,
+        ).to(device)
+        weights = [0.5**n for n in range(stages - 2)] + [0.0]
+        weights = [weight / sum(weights) for weight in weights]
+        trainer = SimpleNamespace(
+            device=device,
+            network=network,
+            optimizer=torch.optim.SGD(
+                network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True
+            ),
+            loss=DeepSupervisionWrapper(
+                DC_and_CE_loss(
+                    {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False},
+                    {},
+                    weight_ce=1,
+                    weight_dice=1,
+                    dice_class=MemoryEfficientSoftDiceLoss,
+                ),
+                weights,
+            ),
+            grad_scaler=torch.amp.GradScaler("cuda") if device.type == "cuda" else None,
+        )
+        # Its augmentation makes the label of every head; here that is done once.
+        targets = [
+            nn.functional.interpolate(batch["label"].float(), scale_factor=0.5**n, mode="nearest")
+            for n in range(stages - 1)
+        ]
+        data = {"data": batch["image"], "target": targets}
+
+        def run(iterations: int, after: Callable[[], None]) -> None:
+            for _ in range(iterations):
+                nnUNetTrainer.train_step(trainer, data)
+                after()
+
+        return Contestant(network, run, lambda: network(batch["image"].to(device)))
+
+    return make
+
+
+OURS: dict[str, Callable[[argparse.Namespace], Contestant]] = {
+    "r2unet": ours(r2unet),
+    "upernet": ours(upernet),
+}
+COMPILED = {"r2unet compiled": ours(r2unet, True), "upernet compiled": ours(upernet, True)}
+PLAIN = {"plain r2unet fp32": plain}
+MONAI = {
+    "r2unet under MONAI": monai(r2unet),
+    "upernet under MONAI": monai(upernet),
+    "MONAI UNet": monai(lambda a: UNet(a.dims, 1, CLASSES, FEATURES, (2, 2, 2, 2), num_res_units=2)),
+    "MONAI BasicUNet": monai(lambda a: BasicUNet(a.dims, 1, CLASSES)),
+    "MONAI SegResNet": monai(lambda a: SegResNet(a.dims, 16, 1, CLASSES)),
+}
+NNUNET = {"nnU-Net plain": nnunet(False), "nnU-Net residual": nnunet(True)}
+ALL = {**OURS, **COMPILED, **PLAIN, **MONAI, **NNUNET}
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
+    """All figures of one contestant, to be called in a fresh process."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    cuda = args.device.startswith("cuda")
+    contestant = ALL[name](args)
+    contestant.network.train()
+    figures: dict[str, float] = {}
+    if not cuda:
+        figures["MiB"] = saved_activations(contestant.forward, contestant.network) / 2**20
+    started = time.perf_counter()
+    with FlopCounterMode(display=False) as counter:
+        contestant.run(1, lambda: None)
+    figures["first"] = time.perf_counter() - started
+    operations = counter.get_total_flops()
+    contestant.run(args.warm_up, lambda: None)
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    stamps = [time.perf_counter()]
+
+    def stamp() -> None:
+        if cuda:
+            torch.cuda.synchronize()
+        stamps.append(time.perf_counter())
+
+    contestant.run(args.iterations, stamp)
+    # The first step of a run also pays for setting the engine up.
+    figures["seconds"] = statistics.median(b - a for a, b in itertools.pairwise(stamps[1:]))
+    if cuda:
+        figures["MiB"] = torch.cuda.max_memory_allocated() / 2**20
+    figures["tflops"] = operations / figures["seconds"] / 1e12
+    figures["voxels"] = args.batch * args.size**args.dims / figures["seconds"]
+    if name in OURS:
+        ceiling = convolution_ceiling(contestant.forward, torch.device(args.device), True)
+        figures["ceiling"] = ceiling["tflops"]
+        figures["share"] = ceiling["seconds"] / figures["seconds"]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dims", type=int, choices=(2, 3), default=3)
+    parser.add_argument("--size", type=int, default=96, help="side of the patch in voxels")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--iterations", type=int, default=4, help="timed steps within a process")
+    parser.add_argument("--warm-up", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2, help="processes per contestant, interleaved")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's own choice")
+    parser.add_argument("--peers", nargs="*", choices=("monai", "nnunet"), default=["monai"])
+    parser.add_argument("--compiled", action="store_true", help="our networks under torch.compile too")
+    parser.add_argument("--only", choices=ALL, help="measure one contestant and print JSON")
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only, args)))
+        return
+    names = [*OURS, *PLAIN, *(COMPILED if args.compiled else {})]
+    names += [*MONAI] if "monai" in args.peers else []
+    names += [*NNUNET] if "nnunet" in args.peers else []
+    keys = ("dims", "size", "batch", "device", "iterations", "threads")
+    passed = [f"--{key}={getattr(args, key)}" for key in keys] + [f"--warm-up={args.warm_up}"]
+    results = run_apart("benchmarks.training", names, args.rounds, passed)
+    print(
+        f"torch {torch.__version__}, bf16 matrix product {matrix_ceiling(torch.device(args.device)):.3g} TFLOP/s"
+    )
+    print("| network | s / step | steps / s | Mvoxel / s | TFLOP/s | of its convolutions alone | MiB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, row in results.items():
+        share = f"{100 * row['share']:.0f}% of {row['ceiling']:.3g}" if "share" in row else ""
+        print(
+            f"| {name} | {row['seconds']:.3f} | {1 / row['seconds']:.3g} | {row['voxels'] / 1e6:.3g} |"
+            f" {row['tflops']:.3g} | {share} | {row['MiB']:.0f} |"
+        )
+    for mine in (*OURS, *(COMPILED if args.compiled else {})):
+        for peer in names:
+            if (
+                peer in OURS
+                or peer in COMPILED
+                or (peer.startswith("plain") and not mine.startswith("r2unet"))
+            ):
+                continue
+            for figure in ("seconds", "MiB"):
+                a, b = results[mine][figure], results[peer][figure]
+                label = f"{figure}:{mine}:{peer}".replace(" ", "-")
+                print(f"RESULT {label} ours={a:.4g} peer={b:.4g} ratio={a / b:.3f}")
+
+
+if __name__ == "__main__":
+    main()
