@@ -20,9 +20,11 @@ from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines.metrics import case_dice
+from pipelines.config import problem
+from pipelines.metrics import confusion_matrix, overlap_metrics, require_tolerance, surface_metrics
 from pipelines.preprocess import Preprocess, require_same_grid
 from pipelines.sliding_window import SlidingWindow
+from pipelines.volumes import voxel_ml
 from transforms.geometry import Geometry
 from transforms.restore import Restorer, slab_axis
 
@@ -200,21 +202,29 @@ class SegTrainer(SupervisedTrainer):
 
 
 class SegEvaluator(SupervisedEvaluator):
-    """Sliding-window prediction of whole cases and Dice on the grid of each case's own file.
+    """Sliding-window prediction of whole cases, and their metrics on the grid of each case's own file.
 
     The data loader gives one case at a time: "image" (1, C, *grid) float32, "label" (1, *file shape)
     integer classes, "geometry" (see `transforms.geometry.Geometry.to_dict`), "case", and optionally "padding"
     (what lies around the image, for the sliding window).
 
-    After a run `state.cases` holds one record per case ({"case": id, "dice": {class name: value}}) and
-    `state.metrics` the means: "val_mean_dice" over the classes and "val_dice_<class>" each. A class that
-    neither the reference nor the prediction of a case has is NaN there and left out of the means.
+    After a run `state.cases` holds one record per case ({"case": id, "dice": {class name: value}, ...}, see
+    `pipelines.metrics.overlap_metrics`) and `state.confusion` the voxels of all cases, int64 (classes, classes),
+    row = reference, column = predicted. A class that neither the reference nor the prediction of a case has is
+    NaN there and left out of means. With `go_on` set, a case that fails does not stop the others: `state.failures`
+    says why, by case.
 
     Args:
         preprocess: the definition that made the images; brings predictions back.
         class_names: names of the foreground classes 1, 2, ... in order.
         precision: "fp32", "bf16" or "fp16" for the network's forward.
         on_prediction: called with (item, MetaTensor label map) after each case, e.g. to save it.
+        surface_tolerance: mm, of one class or all; adds the metrics of surfaces (docs/evaluation.md), which take
+            longer than all others together. None leaves them out, as validations during a training do.
+        on_score: called with (item, MetaTensor label map, record) after each case that has a label.
+
+    Raises:
+        ValueError: a tolerance is no positive number, or not given for every class.
     """
 
     def __init__(
@@ -227,6 +237,8 @@ class SegEvaluator(SupervisedEvaluator):
         inferer: Inferer,
         precision: str = "fp32",
         on_prediction: Callable[[Mapping[str, Any], MetaTensor], None] | None = None,
+        surface_tolerance: float | Mapping[str, float] | None = None,
+        on_score: Callable[[Mapping[str, Any], MetaTensor, Mapping[str, Any]], None] | None = None,
         val_handlers: Sequence | None = None,
         **kwargs: Any,
     ) -> None:
@@ -243,10 +255,22 @@ class SegEvaluator(SupervisedEvaluator):
         self.class_names = list(class_names)
         self.precision = precision
         self.on_prediction = on_prediction
+        self.surface_tolerance = (
+            None if surface_tolerance is None else require_tolerance(surface_tolerance, self.class_names)
+        )
+        self.on_score = on_score
+        self.go_on = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty `state.cases`, `state.confusion` and `state.failures`."""
+        classes = len(self.class_names) + 1
         self.state.cases = []
+        self.state.failures = {}
+        self.state.confusion = torch.zeros(classes, classes, dtype=torch.int64)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        self.state.cases = []
+        self.forget()
         super().run(global_epoch)
 
     def predict(self, item: Mapping[str, Any]) -> MetaTensor:
@@ -268,19 +292,33 @@ class SegEvaluator(SupervisedEvaluator):
         assert maps is not None
         return labels, maps
 
-    def score(self, item: Mapping[str, Any], labels: MetaTensor) -> dict[str, float]:
-        """Dice of each foreground class of a predicted case against its "label", by name; NaN where neither has it.
+    def score(self, item: Mapping[str, Any], labels: MetaTensor) -> dict[str, dict[str, float]]:
+        """The metrics of a predicted case against its "label": {metric: {class name: value}}.
+
+        See `pipelines.metrics`, `overlap_metrics` and, with a tolerance, `surface_metrics`.
 
         Raises:
             ImageError: the label does not lie on the grid of the image's file.
             ValueError: it holds other classes.
         """
-        reference = item["label"]
-        require_same_grid(
-            f"the label of case {item['case']}", reference, Geometry.from_dict(item["geometry"])
-        )
-        scores = case_dice(labels[0], reference[0], len(self.class_names) + 1)
-        return dict(zip(self.class_names, scores[1:].tolist(), strict=True))
+        self._require_same_grid(item)
+        return self._compared(labels, item["label"])[1]
+
+    def _require_same_grid(self, item: Mapping[str, Any]) -> None:
+        geometry = Geometry.from_dict(item["geometry"])
+        require_same_grid(f"the label of case {item['case']}", item["label"], geometry)
+
+    def _compared(
+        self, labels: MetaTensor, reference: MetaTensor
+    ) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
+        prediction, truth = (x.as_tensor().cpu()[0] for x in (labels, reference))
+        confusion = confusion_matrix(prediction, truth, len(self.class_names) + 1)
+        affine = reference.affine.cpu().numpy()
+        scores = overlap_metrics(confusion, self.class_names, voxel_ml(affine, truth.ndim))
+        if self.surface_tolerance is not None:
+            pair = prediction.numpy(), truth.numpy()
+            scores |= surface_metrics(*pair, self.class_names, affine, self.surface_tolerance)
+        return confusion, scores
 
     def _restored(self, item: Mapping[str, Any], probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
         geometry = Geometry.from_dict(item["geometry"])
@@ -308,14 +346,31 @@ class SegEvaluator(SupervisedEvaluator):
         return iter(self.inferer(item["image"].to(self.state.device), self.network))
 
     def _iteration(self, engine: SegEvaluator, batchdata: Mapping[str, Any]) -> dict:  # type: ignore[override]
+        if not self.go_on:
+            return self._evaluate(engine, batchdata)
+        try:
+            if "problem" in batchdata:  # it could not be read, see `VolumeDataset`
+                engine.state.failures[batchdata["case"]] = batchdata["problem"]
+                return {}
+            return self._evaluate(engine, batchdata)
+        except Exception as error:  # whatever is wrong with one case must not cost the others
+            engine.state.failures[batchdata["case"]] = problem(error, batchdata["case"])
+            return {}
+
+    def _evaluate(self, engine: SegEvaluator, batchdata: Mapping[str, Any]) -> dict:
         labels = self.predict(batchdata)
         if self.on_prediction is not None:
             self.on_prediction(batchdata, labels)
         output: dict[str, Any] = {Keys.IMAGE: batchdata["image"], Keys.PRED: labels}
         engine.state.output = output
         if "label" in batchdata:
-            scores = self.score(batchdata, labels)
-            engine.state.cases.append({"case": batchdata["case"], "dice": scores})
+            self._require_same_grid(batchdata)
+            confusion, scores = self._compared(labels, batchdata["label"])
+            record = {"case": batchdata["case"], **scores}
+            if self.on_score is not None:
+                self.on_score(batchdata, labels, record)
+            engine.state.confusion += confusion
+            engine.state.cases.append(record)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
 

@@ -1,4 +1,4 @@
-"""Dice of a trained model on a labelled split, as a table, CSV and JSON."""
+"""The metrics of a trained model on a labelled split: tables, JSON, a page, and an MLflow run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from monai.data import MetaTensor
 
 from pipelines.cases import Dataset
 from pipelines.checkpoints import TrainedModel
+from pipelines.config import ExecutedConfig
 from pipelines.engines import SegEvaluator
+from pipelines.evaluation_run import EvaluationRun
 from pipelines.handlers import validate
-from pipelines.metrics import table, write_csv, write_json
+from pipelines.metrics import table
+from pipelines.results import METRICS_CSV, PICTURES, CasePictures, write_results
+from transforms.intensity import CTWindow
 from transforms.writers import write_label
 
 logger = logging.getLogger(__name__)
 
 
 class EvaluationError(ValueError):
-    """There is nothing to evaluate."""
+    """There is nothing to evaluate, or some cases failed; the message names them all."""
 
 
 def labelled(data: Dataset, split: str) -> list[dict[str, str]]:
@@ -39,14 +43,21 @@ def labelled(data: Dataset, split: str) -> list[dict[str, str]]:
 
 
 class Evaluation:
-    """Runs an evaluator over its cases and writes `dice.csv` and `dice.json`.
+    """Runs an evaluator over its cases, writes the results and stores them in MLflow.
+
+    In the folder: `metrics.csv`, `summary.csv`, `metrics.json`, `report.html` and `pictures/`, see
+    docs/evaluation.md. A case that fails does not stop the others.
 
     Args:
-        evaluator: over the cases to evaluate.
+        evaluator: over the cases to evaluate; its surface tolerance decides whether surfaces are measured.
         model: the model that the evaluator runs.
         data: the dataset that the cases are from; its labels must be the model's.
         output_dir: folder for the results.
         save_predictions: also write each label map to `predictions/` in that folder.
+        split: of the dataset that the cases are, for the record.
+        pictures: how many of the worst cases are drawn.
+        track: False logs nothing to MLflow.
+        experiment, run_name, config: of the MLflow run, see `pipelines.evaluation_run.EvaluationRun`.
     """
 
     def __init__(
@@ -56,24 +67,85 @@ class Evaluation:
         data: Dataset,
         output_dir: str | os.PathLike,
         save_predictions: bool = False,
+        split: str = "validation",
+        pictures: int = 32,
+        track: bool = True,
+        experiment: str | None = None,
+        run_name: str | None = None,
+        config: ExecutedConfig | None = None,
     ) -> None:
         model.require_labels(data.labels)
         self.evaluator = evaluator
         self.model = model
+        self.data = data
+        self.split = split
         self.output_dir = Path(output_dir)
+        ct = isinstance(evaluator.preprocess.intensity, CTWindow)
+        self.pictures = CasePictures(self.output_dir / PICTURES, model.labels, pictures, ct)
+        self.mlflow = EvaluationRun(
+            model, data, split, config, experiment, run_name, enabled=None if track else False
+        )
+        dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
+        self._images = {case["case"]: case for case in dataset.data}
+        dataset.problems_as_items = evaluator.go_on = True
+        evaluator.on_score = self._draw
         if save_predictions:
             evaluator.on_prediction = self._save
 
     def run(self) -> dict[str, Any]:
-        """Evaluate; returns the summary, see `pipelines.metrics.summarise`."""
-        summary = validate(self.evaluator)
-        if int(os.environ.get("RANK", "0")) != 0:
-            return summary
-        cases = self.evaluator.state.cases
-        write_csv(self.output_dir / "dice.csv", cases, self.model.class_names)
-        write_json(self.output_dir / "dice.json", cases, summary)
-        print(f"\n{table(summary)}\n\nper case and class: {self.output_dir / 'dice.csv'}\n")
+        """Evaluate; returns the summary, see `pipelines.metrics.summarise`.
+
+        Raises:
+            EvaluationError: at the end, naming every case that failed and why; the others' results are written.
+        """
+        with self.mlflow:
+            self.mlflow.start()
+            summary = validate(self.evaluator, intervals=True)
+            if int(os.environ.get("RANK", "0")) != 0:
+                return summary
+            cases = self.evaluator.state.cases
+            failures = self.evaluator.state.failures
+            lines = [f"{len(failures)} of {len(cases) + len(failures)} cases failed:"]
+            told = "\n".join(lines + [f"  {case}: {why}" for case, why in failures.items()])
+            if not cases:
+                raise EvaluationError(told)
+            pictures = self.pictures.worst(cases)
+            page = write_results(
+                self.output_dir,
+                cases,
+                self.model.class_names,
+                summary,
+                self.split,
+                title=f"{self.data.name}: {self.split}",
+                facts=self._facts() | {f"failed, {case}": why for case, why in failures.items()},
+                pictures=pictures,
+            )
+            confusion = self.evaluator.state.confusion.numpy()
+            self.mlflow.end(self.output_dir, cases, summary, pictures, confusion)
+            print(
+                f"\n{table(summary)}\n\nper case and class: {self.output_dir / METRICS_CSV}\npage: {page}\n"
+            )
+            if failures:
+                raise EvaluationError(told)
         return summary
+
+    def _facts(self) -> dict[str, str]:
+        card = self.model.card
+        facts = {
+            "dataset": f"{self.data.name}, {self.split}",
+            "model": f"sha256 {card['sha256'][:12]}, epoch {card.get('epoch')}, MLflow run {card.get('run_id')}",
+        }
+        tolerance = self.evaluator.surface_tolerance
+        if tolerance is not None:
+            facts["tolerance of the surface Dice"] = (
+                ", ".join(f"{name} {mm} mm" for name, mm in tolerance.items())
+                if isinstance(tolerance, Mapping)
+                else f"{tolerance} mm"
+            )
+        return facts
 
     def _save(self, item: Mapping[str, Any], labels: MetaTensor) -> None:
         write_label(self.output_dir / "predictions" / f"{item['case']}.nii.gz", labels)
+
+    def _draw(self, item: Mapping[str, Any], labels: MetaTensor, record: Mapping[str, Any]) -> None:
+        self.pictures.add(record, self._images[item["case"]], labels, item["label"])

@@ -61,7 +61,11 @@ def _section(report: Mapping[str, Any]) -> str:
     if report["status"] != "done":
         parts.append(f'<p class="failed">{escape(str(report.get("error", "failed")))}</p>')
     parts += [f'<p class="notice">{escape(str(text))}</p>' for text in report.get("notices", [])]
-    scores = {name: value for name, value in (report.get("dice") or {}).items() if value is not None}
+    scores = {
+        name: value
+        for name, value in ((report.get("metrics") or {}).get("dice") or {}).items()
+        if value is not None
+    }
     if scores:
         parts.append("<p>Dice: " + ", ".join(f"{escape(n)} {v:.3f}" for n, v in scores.items()) + "</p>")
     for name in report.get("outputs", {}) if report["status"] == "done" else ():

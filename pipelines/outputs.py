@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 
 from pipelines.files import replacing
 from pipelines.inputs import InputError, is_dicom, named
-from pipelines.metrics import summarise, write_csv, write_json
+from pipelines.metrics import summarise, with_nan, write_csv, write_json
 from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
@@ -31,7 +31,7 @@ FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 UNFINISHED = ".unfinished"
 """Folder in the output folder where a case's files are made before they take their places."""
 FORMAT_VERSION = 1
-_SUMMARIES = ("labels.json", "volumes.csv", "dice.csv", "dice.json", "index.html")
+_SUMMARIES = ("labels.json", "volumes.csv", "metrics.csv", "metrics.json", "index.html")
 
 
 class OutputError(OSError):
@@ -230,6 +230,7 @@ class Outputs:
         way = {
             errno.ENOSPC: "free some room there",
             errno.EDQUOT: "free some room there",
+            errno.EFBIG: "free some room there",
             errno.ENAMETOOLONG: "give the input a shorter name",
         }.get(error.errno or 0, "see to it that files can be written there")
         return OutputError(
@@ -284,22 +285,22 @@ class Outputs:
             folder.rmdir()
 
     def summarise(self) -> dict[str, Any] | None:
-        """Write the tables over all cases in the folder; returns the summary of Dice where there is one."""
+        """Write the tables over all cases in the folder; returns the summary of their metrics where there are any."""
         reports = read_reports(self.folder)
         done = [report for report in reports.values() if report["status"] == "done"]
         names = [name for value, name in self.labels.items() if value != 0]
         scored = [
-            {"case": r["case"], "dice": {n: float("nan") if v is None else v for n, v in r["dice"].items()}}
+            {"case": r["case"], **with_nan(r["metrics"])}
             for r in done
-            if r.get("dice") and set(r["dice"]) == set(names)
+            if r.get("metrics") and set(r["metrics"]["dice"]) == set(names)
         ]
-        summary = summarise(scored, names) if scored else None
+        summary = summarise(scored, names, intervals=True) if scored else None
         with self._placing("-summary") as part:
             if done:
                 write_volumes(part / "volumes.csv", done)
             if summary is not None:
-                write_csv(part / "dice.csv", scored, names)
-                write_json(part / "dice.json", scored, summary)
+                write_csv(part / "metrics.csv", scored, names)
+                write_json(part / "metrics.json", scored, names, summary, split="prediction")
             if self.preview:
                 from pipelines.gallery import write_gallery
 

@@ -29,7 +29,7 @@ from pipelines.checkpoints import TrainedModel
 from pipelines.config import ExecutedConfig, user_error
 from pipelines.distributed import Ranks, ranks
 from pipelines.engines import SegEvaluator
-from pipelines.metrics import table
+from pipelines.metrics import table, without_nan
 from pipelines.notices import warnings_of
 from pipelines.outputs import OutputError, Outputs, fingerprint, is_done, read_report, read_reports
 from pipelines.patches import reading
@@ -64,7 +64,7 @@ class Prediction:
     """Segments every case of a dataset and writes what was asked for on the cases' own grids.
 
     Each case becomes `<output>/<case>.nii.gz` (a PNG for a 2D picture) with a report `<case>.json`; beside them
-    lie `labels.json` (names of the classes), `volumes.csv`, and `dice.csv` and `dice.json` where labels are
+    lie `labels.json` (names of the classes), `volumes.csv`, and `metrics.csv` and `metrics.json` where labels are
     given. A case that fails does not stop the others. A case whose report says that it is done, with the same
     input, model and settings, is left as it is. Under torchrun the processes share the cases out.
 
@@ -190,7 +190,7 @@ class Prediction:
             labels = self.postprocess(labels, self.outputs.labels)
             predicted = time.perf_counter() - started
             report["volumes"] = measure(labels, self.outputs.labels)
-            report["dice"] = self._dice(case, loaded.item, labels)
+            report["metrics"] = self._metrics(case, loaded.item, labels)
             report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
             report |= {"status": "done", "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             whole = self.outputs.write(case, labels, probabilities, report)
@@ -223,18 +223,17 @@ class Prediction:
             return self.evaluator.predict_with_probabilities(item)
         return self.evaluator.predict(item), None
 
-    def _dice(
+    def _metrics(
         self, case: Mapping[str, Any], item: Mapping[str, Any], labels: MetaTensor
-    ) -> dict[str, float | None] | None:
+    ) -> dict[str, Any] | None:
         if "label" not in item:
             return None
         try:
-            scores = self.evaluator.score(item, labels)
+            return without_nan(self.evaluator.score(item, labels))
         except ImageError:
             raise
         except ValueError as error:
             raise ImageError(f"{case['label']}: {error}; correct the label map.") from error
-        return {name: None if value != value else value for name, value in scores.items()}
 
     def _finish(
         self,

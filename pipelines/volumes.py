@@ -11,6 +11,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 from pipelines.files import replacing
+from pipelines.tables import guarded
 from transforms.values import value_counts
 
 
@@ -49,4 +50,4 @@ def write_volumes(path: Path, cases: Iterable[Mapping[str, Any]]) -> None:
         for case in cases:
             for name, found in case["volumes"].items():
                 ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
-                writer.writerow([case["case"], name, ml, found["voxels"]])
+                writer.writerow(guarded([case["case"], name, ml, found["voxels"]]))

@@ -20,7 +20,7 @@ from transforms.dicom_seg import read_seg, seg_names
 from transforms.errors import ImageError
 from transforms.label_names import match_names
 
-__all__ = ["check_dicom_label", "find_dicom_label", "read_dicom_label"]
+__all__ = ["check_dicom_label", "dicom_label_names", "find_dicom_label", "read_dicom_label"]
 
 LabelMapSegmentationStorage = "1.2.840.10008.5.1.4.1.1.66.7"
 KINDS = {
@@ -278,3 +278,17 @@ def _references(dataset: pydicom.Dataset) -> set[str]:
     return {
         str(element.value) for element in dataset.iterall() if element.keyword == "ReferencedSOPInstanceUID"
     }
+
+
+def dicom_label_names(path: str | Path) -> dict[int, str]:
+    """Return the number and name of every segment (SEG) or ROI (RTSTRUCT).
+
+    Raises
+    ------
+    ImageError
+        If the file is neither, or damaged.
+    """
+    path = find_dicom_label(path)
+    dataset = _read(path, pixels=False)
+    with _naming(path):
+        return (seg_names if _kind(path) == "SEG" else rtstruct_names)(path, dataset)

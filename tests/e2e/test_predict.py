@@ -149,11 +149,13 @@ def test_a_dataset_is_evaluated(command, tmp_path, capsys):
     write_dataset(tmp_path / "data", training=2, validation=1)
     out = tmp_path / "out"
     assert command(tmp_path / "data" / "dataset.json", out, "--split", "training") == 0
-    with (out / "dice.csv").open(newline="") as stream:
+    with (out / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["case"] for row in rows} == {"ct0", "ct1"}
     assert all(float(row["dice"]) == 1 for row in rows)
-    assert json.loads((out / "dice.json").read_text())["summary"]["mean_dice"] == 1
+    assert json.loads((out / "metrics.json").read_text())["summary"]["mean_dice"] == 1
+    assert all(float(row["hd95_mm"]) == 0 and float(row["nsd"]) == 1 for row in rows)
+    assert report(out, "ct0")["metrics"]["volume_error_ml"] == {"lung": 0.0, "liver": 0.0}
     assert "Dice mean" in capsys.readouterr().out
 
 

@@ -12,6 +12,7 @@ from monai.inferers import SlidingWindowInferer
 from pipelines.engines import NonFiniteLossError, SegEvaluator, SegTrainer, averaged, unwrapped
 from pipelines.loaders import VolumeDataset, volume_loader
 from pipelines.losses import SegLoss
+from pipelines.metrics import METRICS
 from pipelines.preprocess import Preprocess
 from pipelines.schedule import lr_schedule
 from pipelines.sliding_window import SlidingWindow
@@ -255,8 +256,36 @@ def test_who_knows_the_answer_has_dice_one_on_the_files_grid(tmp_path, roi_size,
         reference = read_label(case["label"])
         assert torch.equal(saved[case["case"]].as_tensor(), reference.as_tensor())
         np.testing.assert_array_equal(saved[case["case"]].affine, reference.affine)
+    confusion = engine.state.confusion
+    assert confusion.dtype == torch.int64
+    assert confusion.shape == (4, 4)
+    assert torch.equal(confusion, confusion.diag().diag()), "nothing is mistaken"
+    maps = [read_label(case["label"]) for case in data]
+    assert confusion.diag().tolist() == [sum(int((m == value).sum()) for m in maps) for value in range(4)]
     engine.run(8)
     assert len(engine.state.cases) == 2, "a second run starts its list anew"
+    assert torch.equal(engine.state.confusion, confusion)
+
+
+def test_surfaces_are_measured_where_a_tolerance_is_given(tmp_path):
+    data = [write_ct(tmp_path, "a", affine=OBLIQUE)]
+    seen = []
+    options = {"on_score": lambda item, labels, record: seen.append((item["case"], labels.shape, record))}
+    engine = evaluator(
+        data, Preprocess(spacing=1.6), surface_tolerance={"lung": 1.0, "liver": 2.0}, **options
+    )
+    engine.run()
+    (record,) = engine.state.cases
+    assert set(METRICS) < set(record)
+    assert 0 < record["hd95_mm"]["liver"] < 3
+    assert record["nsd"]["liver"] > 0.9
+    assert seen == [("a", (1, *read_label(data[0]["label"]).shape[1:]), record)]
+    plain = evaluator(data, Preprocess(spacing=1.6))
+    plain.run()
+    assert "hd95_mm" not in plain.state.cases[0]
+    assert plain.state.cases[0]["dice"] == record["dice"]
+    with pytest.raises(ValueError, match="no number for the class 'liver'"):
+        evaluator(data, Preprocess(), surface_tolerance={"lung": 1.0})
 
 
 def test_a_coarser_network_grid_still_scores_on_the_files_grid(tmp_path):

@@ -226,7 +226,7 @@ def test_an_image_is_never_replaced_by_its_result(tmp_path, linked):
     assert {path: path.read_bytes() for path in images.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["a.nii.gz", "a.json", "labels.json", "volumes.csv", "dice.csv"])
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.json", "labels.json", "volumes.csv", "metrics.csv"])
 def test_files_of_the_user_are_never_replaced(tmp_path, name):
     cohort(tmp_path, "a")
     out = tmp_path / "out"
@@ -359,12 +359,12 @@ def test_labels_are_evaluated_in_the_same_pass(tmp_path):
     out = tmp_path / "out"
     for _ in range(2):  # of cases that are done before, too
         prediction(data, out).run()
-        found = {(row["case"], row["class"]): row["dice"] for row in rows(out / "dice.csv")}
+        found = {(row["case"], row["class"]): row["dice"] for row in rows(out / "metrics.csv")}
         assert found["ct0", "lung"] == found["ct1", "liver"] == "1.000000"
         assert float(found["ct2", "lung"]) < 0.9
         assert float(found["ct2", "liver"]) == 0
-        summary = json.loads((out / "dice.json").read_text())["summary"]
-        assert summary["classes"]["liver"]["mean"] == pytest.approx(2 / 3)
+        summary = json.loads((out / "metrics.json").read_text())["summary"]
+        assert summary["classes"]["liver"]["dice"]["mean"] == pytest.approx(2 / 3)
 
 
 def test_postprocessing_names_are_checked_at_once(tmp_path):
