@@ -18,6 +18,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
+from pipelines.monai_tracking import one_run
+
 # Ids that MONAI and its tools read without a reference from inside the config.
 ENTRY_POINTS = {
     "_meta_",
@@ -141,6 +143,7 @@ def preflight() -> None:
     """
     sys.excepthook = _one_sentence
     config = executed_config()
+    one_run(config.parser)
     findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]
     if findings:
         raise ConfigError("the config cannot run: " + "; ".join(findings))
@@ -283,6 +286,12 @@ def user_error(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def problem(error: BaseException, where: object) -> str:
+    """What went wrong, in the sentence meant for the user, or else with the file or case that it was about."""
+    known = user_error(error)
+    return str(known) if known is not None else f"{where}: {type(error).__name__}: {error}"
+
+
 def _raised_by_us(error: BaseException) -> bool:
     """Whether a `raise` of this project made the error, not a library that it called."""
     trace = error.__traceback__
@@ -295,6 +304,10 @@ def _raised_by_us(error: BaseException) -> bool:
 
 def _one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     known = user_error(error)
+    if issubclass(kind, KeyboardInterrupt) and not os.environ.get(DEBUG):
+        # Python ends by the signal all the same, which is what a shell looks for.
+        print("interrupted", file=sys.stderr)
+        return
     if known is None or os.environ.get(DEBUG):
         sys.__excepthook__(kind, error, trace)
         return

@@ -1,19 +1,23 @@
-"""One MLflow run per training: opened once under its own id, fed off the training thread, closed as it ended."""
+"""One MLflow run per training: opened once under its own id, closed as it ended, whatever becomes of the server.
+
+What a run says is written to a journal on disk (`pipelines.spool`) and brought to MLflow by one background
+thread (`pipelines.delivery`). What could not be delivered stays there for the next start or for
+`python -m pipelines sync`.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import getpass
+import hashlib
 import json
 import logging
 import os
-import queue
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -21,18 +25,21 @@ from typing import Any
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows: start the first two trainings one after the other there
-    fcntl = None  # type: ignore[assignment]
+from pipelines.liveness import identity
+from pipelines.shipping import Shipping
+from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
+from pipelines.store import PENDING, WORK, TrackingError, shown
+from pipelines.system_metrics import SystemMetrics
+
+__all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-
-
-class TrackingError(RuntimeError):
-    """MLflow did not take what the run had to say."""
+# After SIGTERM a scheduler gives a process some seconds before it kills it.
+KILLED_SECONDS = 8.0
+# A short run still sees to what earlier ones left.
+OTHERS_SECONDS = 30.0
 
 
 class Terminated(BaseException):
@@ -40,14 +47,14 @@ class Terminated(BaseException):
 
 
 class Tracking:
-    """An MLflow run with buffered metrics.
+    """An MLflow run that a training never waits for and never fails by.
 
     Used as a context: leaving it closes the run as FINISHED, as FAILED with the exception in the tag `error`,
     or as KILLED after SIGTERM or Ctrl-C. Where `MLFLOW_TRACKING_URI` is not set, runs go to
     `sqlite:///mlflow.db` in the working directory, which is what a bare `mlflow ui` shows.
 
-    Metrics are put into a queue and written by one background thread, so an iteration never waits for a
-    database or a server.
+    Every method writes to the journal and returns. A store that is away, slow or in trouble is warned of once;
+    values that it refuses for good are put aside in the journal's folder.
 
     Args:
         experiment: name of the MLflow experiment, created if absent.
@@ -55,6 +62,8 @@ class Tracking:
         uri: tracking URI; None takes MLFLOW_TRACKING_URI or the default above.
         flush_seconds: how long metrics may wait for company.
         enabled: False makes every call do nothing; the default is rank 0 of a distributed training.
+        finish_seconds: how long all waiting for MLflow together may hold up the end of the run.
+        system_metrics: seconds between samples of CPU, memory, GPU, disk and network; None takes none.
     """
 
     def __init__(
@@ -62,97 +71,170 @@ class Tracking:
         experiment: str,
         run_name: str | None = None,
         uri: str | None = None,
-        flush_seconds: float = 1.0,
+        flush_seconds: float = 2.0,
         enabled: bool | None = None,
+        finish_seconds: float = 60.0,
+        system_metrics: float | None = 10.0,
     ) -> None:
-        self.experiment = experiment
-        self.run_name = run_name
+        # A name such as 2026 comes as a number from a command line.
+        self.experiment = str(experiment)
+        self.run_name = None if run_name is None else str(run_name)
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
         self.flush_seconds = flush_seconds
         self.enabled = int(os.environ.get("RANK", "0")) == 0 if enabled is None else enabled
-        self.run_id: str | None = None
-        self._client: Any = None
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._patience = finish_seconds
+        self._sampling = system_metrics
+        self._given: str | None = None
+        self._journal: Journal | None = None
+        self._shipping: Shipping | None = None
+        self._system: SystemMetrics | None = None
         self._handlers: dict[int, Any] = {}
+        self._warned = False
+        self._ended = False
 
-    def start(self, continue_run: str | None = None) -> str | None:
-        """Open a new run, or go on with the one named; returns its id (None when not enabled)."""
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run; one that begins with "pending-" until MLflow could be reached. None before the start."""
+        made = self._shipping.run_id if self._shipping is not None else None
+        return made or self._given
+
+    def start(
+        self,
+        continue_run: str | None = None,
+        parent: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str | None:
+        """Open a new run, or go on with the one named; returns its id (None when not enabled).
+
+        A run that goes on keeps what it has: a metric's steps that are already there are not logged again.
+        Where MLflow does not answer soon, the run is opened when it does.
+
+        Args:
+            continue_run: `run_id` of an earlier start.
+            parent: "key", "name" and "tags" of the run whose child this one is; the run of that key in the
+                experiment, made where there is none. "spread" may list beginnings of the names of metrics whose
+                mean and spread over the finished children the parent gets as each of them ends.
+            tags: of the run from its first moment on. `segbundles.work` says what is done, so that the next
+                start of the same work closes a run that was left open; the default is the command line.
+
+        Raises:
+            TrackingError: MLflow answers, but this experiment or tracking URI cannot be used, or no journal can
+                be written.
+        """
         if not self.enabled:
             return None
-        # MLflow reports its use to its makers unless told not to; patient networks should stay silent.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow.entities import RunStatus
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-
-        with _sqlite_lock(self.uri):
-            self._client = MlflowClient(self.uri)
-            experiment = self._experiment_id()
-        if continue_run is not None:
-            try:
-                self._client.update_run(continue_run, status=RunStatus.to_string(RunStatus.RUNNING))
-                self.run_id = continue_run
-            except MlflowException as error:
-                logger.warning("MLflow run %s cannot go on, a new one begins: %s", continue_run, error)
-        if self.run_id is None:
-            command = " ".join(sys.argv)[:5000]
-            tags = {"mlflow.user": _user(), "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
-            # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
-            name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S}"
-            run = self._client.create_run(experiment, run_name=name, tags=tags)
-            self.run_id = run.info.run_id
-        self._thread = threading.Thread(target=self._write_queue, name="mlflow-writer", daemon=True)
-        self._thread.start()
+        key = uuid.uuid4().hex
+        self._given = continue_run or f"{PENDING}{key}"
+        given = {name: str(value)[:5000] for name, value in (tags or {}).items()}
+        first = {"mlflow.user": _user(), "mlflow.source.name": " ".join(sys.argv)[:5000]}
+        # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
+        name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S} {key[:4]}"
+        uri = _absolute(self.uri)
+        head = {
+            "op": "run",
+            "uri": uri,
+            "experiment": self.experiment,
+            "key": key,
+            "name": name,
+            "time": milliseconds(),
+            "continue": continue_run,
+            "parent": parent,
+            "tags": first | {"mlflow.source.type": "LOCAL"} | given,
+            "work": given.get(WORK) or _work(self.experiment),
+            "process": json.dumps(identity(), sort_keys=True),
+        }
+        try:
+            self._journal = Journal.create(usable_folder(uri), head)
+        except OSError as error:
+            raise TrackingError(
+                f"the journal of the run cannot be written ({error}); set SEGBUNDLES_SPOOL to a folder that can"
+            ) from error
+        self._shipping = Shipping(self._journal, uri, self.flush_seconds)
+        try:
+            self._shipping.start()
+        except TrackingError:
+            self._given = self._shipping = None
+            self._journal.remove()
+            self._journal = None
+            raise
+        if self._sampling:
+            self._system = SystemMetrics(self._system_values, self._sampling)
+            self._system.start()
         return self.run_id
 
+    # What a run says. Each call writes one record and returns.
+
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Queue metrics of one step; returns at once."""
-        if self.run_id is not None:
-            self._queue.put((time.time_ns() // 1_000_000, step, dict(values)))
+        """Metrics of one step."""
+        if self._journal is None:
+            return
+        numbers = {}
+        for name, value in values.items():
+            try:
+                numbers[_key(name)] = float(value)
+            except (TypeError, ValueError):
+                self._warn("the metric %s is no number but %r; it is left out", name, value)
+        if numbers:
+            record = {"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers}
+            self._journal.append(record)
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Parameters of the run, cut to the length that MLflow takes."""
-        if self.run_id is not None:
-            from mlflow.entities import Param
+        """Parameters of the run, cut to the length that MLflow takes.
 
-            known = self._client.get_run(self.run_id).data.params
-            params = [
-                Param(_key(key), str(value)[:6000]) for key, value in values.items() if _key(key) not in known
-            ]
-            for first in range(0, len(params), 100):
-                self._client.log_batch(self.run_id, params=params[first : first + 100])
+        A parameter keeps the value that it had first; another one is in the tag `changed.<name>`.
+        """
+        self._say(op="params", values={_key(key): str(value)[:6000] for key, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        if self.run_id is not None:
-            from mlflow.entities import RunTag
-
-            tags = [RunTag(key, str(value)[:5000]) for key, value in values.items()]
-            self._client.log_batch(self.run_id, tags=tags)
+        """Tags of the run, cut to 5000 characters."""
+        self._say(op="tags", values={key: str(value)[:5000] for key, value in values.items()})
 
     def artifact(self, path: str | os.PathLike, folder: str | None = None) -> None:
-        """Store a file with the run."""
-        if self.run_id is not None:
-            self._client.log_artifact(self.run_id, os.fspath(path), folder)
+        """Store a file, as it is now, with the run.
+
+        A file of more than 8 MB is linked, not copied: whoever changes it later has to replace it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if self._journal is None:
+            return
+        base = Path(path).name
+        name = f"{folder}/{base}" if folder else base
+        try:
+            file = self._journal.keep(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._warn("%s cannot be kept for the run (%s)", path, error)
+            return
+        self._say(op="file", file=file, name=name)
 
     def json(self, value: Any, name: str) -> None:
-        """Store a value as a JSON file with the run."""
-        if self.run_id is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / name
-                path.write_text(json.dumps(value, indent=2, default=str) + "\n")
-                self.artifact(path)
+        """Store a value as a JSON file with the run; `name` may have folders."""
+        self._text(json.dumps(value, indent=2, default=str) + "\n", name)
 
     def image(self, key: str, picture: np.ndarray, step: int) -> None:
         """Store a picture, (height, width, 3) uint8, as one step of the image grid `key`."""
-        if self.run_id is not None:
-            self._client.log_image(self.run_id, picture, key=key, step=step)
+        if self._journal is None:
+            return
+        label = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /" else "_" for c in key)
+        # MLflow's own pattern; a name made once is the same however often it is sent.
+        stamp = f"step+{int(step)}+timestamp+{milliseconds()}+{uuid.uuid4()}"
+        file = self._write("picture.npy", lambda path: np.save(path, np.ascontiguousarray(picture)))
+        if file is not None:
+            self._say(op="image", file=file, name=f"images/{label.replace('/', '~')}+{stamp}")
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Store columns of equal length as an MLflow table; `name` ends in .json."""
-        if self.run_id is not None:
-            self._client.log_table(self.run_id, {key: list(values) for key, values in columns.items()}, name)
+        """Store columns of equal length as an MLflow table in place of an earlier one; `name` ends in .json.
+
+        Raises:
+            ValueError: the columns differ in length, or the name does not end in .json.
+        """
+        if not name.endswith(".json"):
+            raise ValueError(f"the table '{name}' needs a name that ends in .json")
+        rows = [[_cell(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
+        self._text(json.dumps({"columns": list(columns), "data": rows}, default=str), name, table=True)
 
     def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
         """Name the datasets of the run.
@@ -161,49 +243,75 @@ class Tracking:
             datasets: each with "name", "digest", "source_type", "source" (text, may be JSON), "schema" and
                 "profile" (JSON), and "context", such as training or validation.
         """
-        if self.run_id is not None:
-            from mlflow.entities import Dataset, DatasetInput, InputTag
+        self._say(op="inputs", datasets=[dict(dataset) for dataset in datasets])
 
-            inputs = [
-                DatasetInput(
-                    Dataset(**{key: value for key, value in dataset.items() if key != "context"}),
-                    [InputTag("mlflow.data.context", dataset["context"])],
-                )
-                for dataset in datasets
-            ]
-            self._client.log_inputs(self.run_id, inputs)
+    def register(self, name: str, folder: str, value: float, alias: str = "best") -> None:
+        """Make the run's artifact folder a version of a registered model.
+
+        The alias goes to the version with the highest value of that model. To be called after the artifacts.
+
+        Args:
+            name: of the registered model, created where absent.
+            folder: of the run's artifacts, such as "model".
+            value: kept in the version's tag `value`; NaN never takes the alias.
+        """
+        self._say(op="register", name=name, folder=folder, value=float(value), alias=alias)
+
+    # Waiting and the end.
 
     def drain(self) -> None:
-        """Wait until everything queued so far is written or refused."""
-        if self._thread is not None and self._thread.is_alive():
-            done = threading.Event()
-            self._queue.put(done)
-            done.wait()
+        """Make sure that all said so far outlasts this process and a power cut, delivered or not."""
+        if self._journal is not None:
+            self._journal.secure()
 
-    def flush(self) -> None:
-        """Wait until everything queued so far is written.
-
-        Raises:
-            TrackingError: the background thread could not write.
-        """
-        self.drain()
-        if self._failure is not None:
-            raise TrackingError(f"MLflow at {self.uri} refused metrics: {self._failure}") from self._failure
+    def flush(self) -> bool:
+        """Wait, for a bounded time, until MLflow has everything said so far; returns whether it has."""
+        if self._shipping is None:
+            return True
+        started = time.monotonic()
+        done = self._shipping.wait(self._patience)
+        self._patience = max(0.0, self._patience - (time.monotonic() - started))
+        return done
 
     def finish(self, status: str) -> None:
-        """Write what is left and close the run as FINISHED, FAILED or KILLED."""
-        if self.run_id is None:
+        """Close the run as FINISHED, FAILED or KILLED, and wait a bounded time until MLflow knows.
+
+        What MLflow does not have then stays on disk, which one sentence says.
+        """
+        if self._journal is None or self._shipping is None:
             return
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
-        try:
-            self._client.set_terminated(self.run_id, status)
-        except Exception as error:
-            raise TrackingError(
-                f"MLflow at {self.uri} did not take that the run is {status}: {error}"
-            ) from error
+        if self._system is not None:
+            self._system.stop()
+        if not self._ended:
+            self._say(op="end", status=status, time=milliseconds())
+            self._ended = True
+        self._journal.secure()
+        if status == "KILLED":
+            self._patience = min(self._patience, KILLED_SECONDS)
+        delivered = self.flush() and not self._journal.unwritten
+        if delivered and status != "KILLED":
+            self._shipping.wait_for_others(min(self._patience, OTHERS_SECONDS))
+        self._given = self.run_id
+        self._shipping.stop()
+        folder, name = self._journal.folder, self.run_id
+        refused = self._journal.refused
+        if delivered:
+            self._journal.remove()
+        else:
+            waiting = self._shipping.pending
+            self._journal.release()
+            logger.warning(
+                "MLflow at %s does not have all of run %s yet: %.1f kB of records wait in %s; the next training "
+                "there delivers them, or: python -m pipelines sync %s",
+                shown(self.uri),
+                name,
+                waiting / 1e3,
+                folder,
+                folder.parent,
+            )
+        if refused:
+            logger.warning("MLflow refused %d records of run %s; they are kept in %s", refused, name, folder)
+        self._journal = self._shipping = self._system = None
 
     def __enter__(self) -> Tracking:
         if threading.current_thread() is threading.main_thread():
@@ -231,71 +339,69 @@ class Tracking:
                 self.tags({"error": f"{type(error).__name__}: {error}"})
             self.finish("KILLED" if killed else "FAILED")
         except Exception as failure:
-            # What ended the training matters more than what MLflow says to it.
+            # What ended the training matters more than what becomes of its run.
             logger.warning("the MLflow run %s stays open: %s", self.run_id, failure)
         if isinstance(error, Terminated):
             raise SystemExit(128 + signal.SIGTERM) from None
         if kind is None:
             raise error
 
-    def _experiment_id(self) -> str:
-        from mlflow.exceptions import MlflowException
+    # Within.
 
-        found = self._client.get_experiment_by_name(self.experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"the MLflow experiment '{self.experiment}' was deleted; restore it or choose another --experiment"
-            )
-        if found is not None:
-            return found.experiment_id
+    def _say(self, **record: Any) -> None:
+        if self._journal is not None:
+            self._journal.append(record)
+
+    def _system_values(self, values: Mapping[str, float]) -> None:
+        numbers = {_key(name): value for name, value in values.items()}
+        self._say(op="system", time=milliseconds(), values=numbers)
+
+    def _text(self, text: str, name: str, **more: Any) -> None:
+        file = self._write(Path(name).name, lambda path: path.write_text(text))
+        if file is not None:
+            self._say(op="file", file=file, name=name, **more)
+
+    def _write(self, name: str, write: Any) -> str | None:
+        if self._journal is None:
+            return None
         try:
-            return self._client.create_experiment(self.experiment, artifact_location=_artifact_root(self.uri))
-        except MlflowException:
-            # Another training created it in between.
-            found = self._client.get_experiment_by_name(self.experiment)
-            if found is None:
-                raise
-            return found.experiment_id
+            path = self._journal.place(name)
+            write(path)
+            return path.relative_to(self._journal.folder).as_posix()
+        except OSError as error:
+            self._warn("%s cannot be kept for the run (%s)", name, error)
+            return None
 
-    def _write_queue(self) -> None:
-        from mlflow.entities import Metric
-
-        open_for_more = True
-        while open_for_more:
-            items = [self._queue.get()]
-            deadline = time.monotonic() + self.flush_seconds
-            while items[-1] is not None and not isinstance(items[-1], threading.Event):
-                try:
-                    items.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
-                except queue.Empty:
-                    break
-            batch: list[Any] = []
-            # Whatever goes wrong, the thread stays: `flush` waits for it.
-            try:
-                batch = [
-                    Metric(_key(name), float(value), item[0], item[1])
-                    for item in items
-                    if isinstance(item, tuple)
-                    for name, value in item[2].items()
-                ]
-                for first in range(0, len(batch), 1000):
-                    self._client.log_batch(self.run_id, metrics=batch[first : first + 1000])
-            except Exception as error:
-                logger.warning("MLflow at %s refused %d metrics: %s", self.uri, len(batch), error)
-                self._failure = error
-            for item in items:
-                if isinstance(item, threading.Event):
-                    item.set()
-            open_for_more = items[-1] is not None
+    def _warn(self, text: str, *values: Any) -> None:
+        if not self._warned:
+            logger.warning(text, *values)
+        self._warned = True
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated(f"signal {number}")
 
 
+def _absolute(uri: str) -> str:
+    """A SQLite URI that means the same file from any folder."""
+    database = sqlite_file(uri)
+    return uri if database is None else f"sqlite:///{database}"
+
+
+def _work(experiment: str) -> str:
+    text = json.dumps([experiment, os.getcwd(), sys.argv])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _key(name: str) -> str:
-    allowed = "_-. :/"
-    return "".join(c if (c.isascii() and c.isalnum()) or c in allowed else "_" for c in name)[:250]
+    # MLflow takes the letters of every script, and names of classes may have no others.
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)[:250]
+
+
+def _cell(value: Any) -> Any:
+    """A value of a table as JSON has it: numpy's numbers are numbers, what is no number is null."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _user() -> str:
@@ -303,28 +409,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(uri[len(prefix) :]).absolute() if uri.startswith(prefix) else None
-
-
-def _artifact_root(uri: str) -> str | None:
-    """Beside the database; a folder `mlruns` would make a bare `mlflow ui` look for old file-store runs."""
-    database = _sqlite_file(uri)
-    return (database.parent / "mlartifacts").as_uri() if database is not None else None
-
-
-@contextlib.contextmanager
-def _sqlite_lock(uri: str) -> Iterator[None]:
-    """Let one process at a time create the tables of a new SQLite file; two at once break each other."""
-    database = _sqlite_file(uri)
-    if database is None:
-        yield
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{database}.lock").open("w") as lock:
-        if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

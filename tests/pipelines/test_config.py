@@ -225,6 +225,8 @@ def test_an_error_that_is_not_the_users_keeps_its_traceback(capsys, monkeypatch)
         text = capsys.readouterr().err
         assert ("Traceback" in text) is traced
         assert ("error: a.nii.gz: cut off" in text) is not traced
+    module._one_sentence(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted\n", "Ctrl-C is no error to trace"
     monkeypatch.setenv(module.DEBUG, "1")
     module._one_sentence(type(error), error, error.__traceback__)
     assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,371 @@
+"""Brings a journal to MLflow: everything once, in order, from wherever an earlier attempt ended.
+
+A process can be killed between MLflow's answer and the note of it, so whatever was sent last may be sent again.
+Nothing of that is there twice: MLflow's SQL store ignores a metric of the same key, step, time and value, a run
+is looked up by the key in its tags before it is made, files have fixed names, and a parameter stays as it is.
+
+Every call says `synchronous`: with MLFLOW_ENABLE_ASYNC_LOGGING MLflow would answer before it has anything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.liveness import alive
+from pipelines.spool import Journal, milliseconds
+from pipelines.store import (
+    KEY,
+    PENDING,
+    PROCESS,
+    WORK,
+    TrackingError,
+    close_dead,
+    experiment_id,
+    find_run,
+    first_line,
+    parent_id,
+    process_of,
+    refused_for_good,
+    runs_with,
+    settle_parent,
+)
+from pipelines.writes import (
+    list_table,
+    log_datasets,
+    log_params,
+    log_picture,
+    register,
+    set_tags,
+    step_of_picture,
+    upload,
+)
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1000
+PARENT = "mlflow.parentRunId"
+
+
+class Delivery:
+    """The way of one journal into MLflow.
+
+    Args:
+        journal: locked by this process.
+        client: see `pipelines.store.connect`.
+        uri: where the client leads, if not where the journal says.
+
+    Attributes:
+        run_id: MLflow's id of the run, once `open` has found or made it.
+        ended: whether the run's end is delivered.
+    """
+
+    def __init__(self, journal: Journal, client: Any, uri: str | None = None) -> None:
+        self.journal = journal
+        self.client = client
+        head = journal.head()
+        if head is None:
+            raise ValueError(f"{journal.folder} has no first record")
+        self.head = head if uri is None else {**head, "uri": uri}
+        progress = journal.progress()
+        self.run_id: str | None = progress.get("run_id")
+        self.ended: bool = progress.get("ended", False)
+        self._offset: int = progress["offset"]
+        self._goes_on: bool = progress.get("goes_on", False)
+        self._experiment: str | None = None
+        # Of a run that goes on: the steps and pictures that it has already.
+        self._there: dict[str, set[int]] = {}
+        self._pictures: set[str] | None = None
+        self._lost = False
+        self._warned = False
+
+    # The run.
+
+    def open(self) -> str:
+        """Find or make the run; returns its id.
+
+        Raises:
+            TrackingError: the experiment was deleted, or MLflow refuses the run.
+            Exception: what MLflow and its libraries raise while the store cannot be reached.
+        """
+        if self.run_id is not None:
+            return self.run_id
+        try:
+            self.run_id = self._open()
+        except TrackingError:
+            raise
+        except Exception as error:
+            if not refused_for_good(error):
+                raise
+            raise TrackingError(f"MLflow refuses the run: {first_line(error)}") from error
+        self._save(next(iter(self.journal.records(0)))[1])
+        return self.run_id
+
+    def _open(self) -> str:
+        head, client = self.head, self.client
+        self._experiment = experiment_id(client, head["uri"], head["experiment"])
+        tags = dict(head["tags"])
+        if str(tags.get(PARENT, "")).startswith(PENDING):
+            tags[PARENT] = find_run(client, self._experiment, tags[PARENT]) or tags[PARENT]
+        if head.get("parent"):
+            user = tags.get("mlflow.user", "unknown")
+            tags[PARENT] = parent_id(client, head["uri"], self._experiment, head["parent"], user)
+            client.update_run(tags[PARENT], status="RUNNING")
+        if head.get("continue"):
+            run_id = self._continued(head["continue"])
+            if run_id is not None:
+                self._goes_on = True
+                client.update_run(run_id, status="RUNNING")
+                set_tags(client, run_id, tags | {PROCESS: head["process"]})
+                return run_id
+        made = runs_with(client, self._experiment, KEY, head["key"])
+        if made:
+            return made[0].info.run_id
+        tags |= {KEY: head["key"], WORK: head["work"], PROCESS: head["process"]}
+        run = client.create_run(self._experiment, start_time=head["time"], run_name=head["name"], tags=tags)
+        return run.info.run_id
+
+    def _continued(self, wanted: str) -> str | None:
+        """The run to go on with; None, with a warning, where a new one has to begin."""
+        from mlflow.exceptions import MlflowException
+
+        assert self._experiment is not None
+        reason = "MLflow has no such run"
+        try:
+            run_id = find_run(self.client, self._experiment, wanted)
+            if run_id is not None:
+                run = self.client.get_run(run_id)
+                process = process_of(run)
+                if run.info.lifecycle_stage == "deleted":
+                    reason = "it was deleted"
+                elif run.info.status == "RUNNING" and alive(process) and not self._is_me(process):
+                    reason = f"process {process.get('pid')} is writing it"
+                else:
+                    return run_id
+        except MlflowException as error:
+            if not refused_for_good(error):
+                raise
+            reason = first_line(error)
+        logger.warning("MLflow run %s cannot go on, a new one begins: %s", wanted, reason)
+        return None
+
+    def _is_me(self, process: Mapping[str, Any]) -> bool:
+        return process == json.loads(self.head["process"])
+
+    def abandon(self) -> None:
+        """Close the run of a process that ended without doing so, unless another process goes on with it."""
+        if self.ended or self.run_id is None:
+            return
+        run = self.client.get_run(self.run_id)
+        if run.info.status == "RUNNING" and self._is_me(process_of(run)):
+            close_dead(self.client, self.run_id)
+            self._settle(milliseconds())
+
+    # The records.
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the journal that MLflow does not have yet."""
+        return max(0, self.journal.size - self._offset)
+
+    def advance(self) -> None:
+        """Deliver all whole records that are there.
+
+        Raises:
+            Exception: what MLflow and its libraries raise while the store cannot be reached; what came before
+                is delivered and noted.
+        """
+        batch: list[dict[str, Any]] = []
+        values, end = 0, self._offset
+        for record, behind in self.journal.records(self._offset):
+            if record.get("op") == "metrics":
+                batch.append(record)
+                values += len(record["values"])
+                if values < BATCH // 2:
+                    end = behind
+                    continue
+                self._metrics(batch)
+                batch, values = [], 0
+                self._save(behind)
+            else:
+                if batch:
+                    self._metrics(batch)
+                    batch, values = [], 0
+                    self._save(end)
+                taken = self._deliver(record)
+                self._save(behind)
+                if taken:
+                    self.journal.forget(record)
+            end = behind
+        if batch:
+            self._metrics(batch)
+            self._save(end)
+
+    def _save(self, offset: int) -> None:
+        self._offset = offset
+        self.journal.set_progress(offset=offset, run_id=self.run_id, goes_on=self._goes_on, ended=self.ended)
+
+    def _deliver(self, record: Mapping[str, Any]) -> bool:
+        """Carry out one record; False where MLflow refuses it."""
+        way = getattr(self, f"_op_{record.get('op')}", None)
+        try:
+            if self._lost and record.get("op") != "end":
+                self._refuse(record, "the run was deleted")
+                return False
+            elif way is None:
+                raise ValueError(f"no operation is called '{record.get('op')}'")
+            elif "file" in record and not (self.journal.folder / record["file"]).is_file():
+                raise ValueError(f"its file {record['file']} is gone")
+            else:
+                way(record)
+        except Exception as error:
+            if not refused_for_good(error):
+                raise
+            self._refuse(record, first_line(error))
+            self.ended = self.ended or record.get("op") == "end"
+            return False
+        return True
+
+    def _refuse(self, record: Mapping[str, Any], reason: str) -> None:
+        self.journal.refuse({**record, "run_id": self.run_id}, reason)
+        if not self._warned:
+            self._lost = not self._exists()
+            logger.warning(
+                "MLflow does not take a part of run %s (%s: %s); it is kept in %s",
+                self.run_id,
+                record.get("op"),
+                reason,
+                self.journal.folder,
+            )
+        self._warned = True
+
+    def _exists(self) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(self.run_id).info.lifecycle_stage != "deleted"
+        except MlflowException as error:
+            if not refused_for_good(error):
+                raise
+            return False
+
+    # Metrics.
+
+    def _metrics(self, records: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        if self._lost:
+            for record in records:
+                self._refuse(record, "the run was deleted")
+            return
+        metrics = [
+            Metric(name, value, record["time"], record["step"])
+            for record in records
+            for name, value in record["values"].items()
+            if record["step"] not in self._steps_there(name)
+        ]
+        for first in range(0, len(metrics), BATCH):
+            self._log_metrics(metrics[first : first + BATCH])
+
+    def _log_metrics(self, metrics: list[Any]) -> None:
+        if not metrics:
+            return
+        try:
+            self.client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+        except Exception as error:
+            if not refused_for_good(error):
+                raise
+            if len(metrics) == 1 or self._lost:
+                for m in metrics:
+                    record = {
+                        "op": "metrics",
+                        "time": m.timestamp,
+                        "step": m.step,
+                        "values": {m.key: m.value},
+                    }
+                    self._refuse(record, first_line(error))
+                return
+            # One value that cannot be taken must not cost the others; halves find it quickly.
+            half = len(metrics) // 2
+            self._log_metrics(metrics[:half])
+            self._log_metrics(metrics[half:])
+
+    def _steps_there(self, name: str) -> set[int]:
+        if not self._goes_on:
+            return set()
+        if name not in self._there:
+            history = self.client.get_metric_history(self.run_id, name)
+            self._there[name] = {metric.step for metric in history}
+        return self._there[name]
+
+    def _op_system(self, record: Mapping[str, Any]) -> None:
+        """Metrics of the machine: their step is the second of the run, which a run that goes on goes on counting."""
+        from mlflow.entities import Metric
+
+        start = self.client.get_run(self.run_id).info.start_time
+        step = max(0, record["time"] - start) // 1000
+        values = record["values"].items()
+        self._log_metrics([Metric(name, value, record["time"], step) for name, value in values])
+
+    # Everything else, one method an operation.
+
+    def _op_run(self, record: Mapping[str, Any]) -> None:
+        self.open()
+
+    def _op_params(self, record: Mapping[str, Any]) -> None:
+        for key, value in log_params(self.client, self.run_id, record["values"]).items():
+            self._deliver({"op": "param", "key": key, "value": value})
+
+    def _op_param(self, record: Mapping[str, Any]) -> None:
+        self.client.log_param(self.run_id, record["key"], record["value"], synchronous=True)
+
+    def _op_tags(self, record: Mapping[str, Any]) -> None:
+        set_tags(self.client, self.run_id, record["values"])
+
+    def _op_file(self, record: Mapping[str, Any]) -> None:
+        upload(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
+        if record.get("table"):
+            list_table(self.client, self.run_id, record["name"])
+
+    def _op_image(self, record: Mapping[str, Any]) -> None:
+        if self._goes_on and step_of_picture(record["name"]) in self._pictures_there():
+            return
+        log_picture(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
+
+    def _pictures_there(self) -> set[str]:
+        if self._pictures is None:
+            files = self.client.list_artifacts(self.run_id, "images")
+            # The small copy is stored last: without it the picture is only half there.
+            self._pictures = {step_of_picture(file.path) for file in files if file.path.endswith(".webp")}
+        return self._pictures
+
+    def _op_inputs(self, record: Mapping[str, Any]) -> None:
+        log_datasets(self.client, self.run_id, record["datasets"])
+
+    def _op_register(self, record: Mapping[str, Any]) -> None:
+        register(self.client, self.run_id, record["name"], record["folder"], record["value"], record["alias"])
+
+    def _op_end(self, record: Mapping[str, Any]) -> None:
+        if self._lost:
+            self.ended = True
+            return
+        if not self._goes_on:
+            self._remove_doubles()
+        self.client.set_terminated(self.run_id, record["status"], record["time"])
+        self.ended = True
+        self._settle(record["time"])
+
+    def _settle(self, time_ms: int) -> None:
+        if self.head.get("parent"):
+            parent = self.client.get_run(self.run_id).data.tags.get(PARENT)
+            if parent is not None:
+                settle_parent(self.client, parent, list(self.head["parent"].get("spread", ())), time_ms)
+
+    def _remove_doubles(self) -> None:
+        """A server that answered too late made a run of ours that nobody waited for any more."""
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        for run in runs_with(self.client, experiment, KEY, self.head["key"]):
+            if run.info.run_id != self.run_id and not run.data.metrics:
+                self.client.delete_run(run.info.run_id)

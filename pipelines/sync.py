@@ -1,0 +1,77 @@
+"""Delivering a spool without a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.delivery import Delivery
+from pipelines.spool import JOURNAL, Journal, journals, with_refused
+from pipelines.store import connect, first_line, shown
+
+
+def sync(root: Path, uri: str | None = None, refused: bool = False) -> bool:
+    """Deliver every journal of a spool whose process has ended, and say what became of each.
+
+    Args:
+        root: the spool, or the folder of one journal in it.
+        uri: deliver there instead of where each journal says.
+        refused: try again what MLflow refused before.
+
+    Returns:
+        Whether nothing waits any more, apart from what living processes deliver themselves.
+    """
+    if refused:
+        for journal in with_refused(root):
+            journal.retry_refused()
+    found = [Journal(root)] if (root / JOURNAL).is_file() else journals(root)
+    clients: dict[str, Any] = {}
+    away: dict[str, str] = {}
+    counts = {"delivered": 0, "waiting": 0, "running": 0}
+    for journal in found:
+        counts[_one(journal, uri, clients, away)] += 1
+    left = with_refused(root)
+    for journal in left:
+        print(f"{journal.folder.name}: MLflow refuses {journal.refused} records, see refused.jsonl there")
+    words = [f"{count} {word}" for word, count in counts.items() if count]
+    print(f"{root}: {', '.join(words) if words else 'nothing waits'}")
+    return not counts["waiting"] and not left
+
+
+def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[str, str]) -> str:
+    """Deliver one journal; "delivered", "waiting" or "running"."""
+    name = journal.folder.name
+    try:
+        if not journal.take():
+            print(f"{name}: its training is running and delivers it itself")
+            return "running"
+    except OSError as error:
+        print(f"{name}: cannot be locked ({error}); copy the spool to a local disk")
+        return "waiting"
+    try:
+        head = journal.head()
+        if head is None:
+            journal.remove()
+            return "delivered"
+        target = uri or head["uri"]
+        # A later journal may go on with the run of an earlier one, so nothing overtakes.
+        if target in away:
+            print(f"{name}: waits for {shown(target)} too")
+            return "waiting"
+        try:
+            if target not in clients:
+                clients[target] = connect(target)
+            delivery = Delivery(journal, clients[target], uri=target)
+            delivery.open()
+            size = delivery.pending
+            delivery.advance()
+            delivery.abandon()
+        except Exception as error:
+            away[target] = first_line(error)
+            print(f"{name}: cannot be delivered to {shown(target)}: {first_line(error)}")
+            return "waiting"
+        print(f"{name}: run '{head['name']}' ({delivery.run_id}), {size / 1e3:.1f} kB of records delivered")
+        journal.remove()
+        return "delivered"
+    finally:
+        journal.release()

@@ -1,0 +1,172 @@
+"""Real servers on loopback that a test can kill: MLflow, PostgreSQL, and proxies that misbehave."""
+
+import contextlib
+import http.client
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class MlflowServer:
+    """`mlflow server` on one port, started as often as wanted."""
+
+    def __init__(self, folder, store):
+        self.folder, self.store = Path(folder), store
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process = None
+        self.log = self.folder / "server.log"
+
+    def start(self, wait=True):
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--backend-store-uri", self.store]
+        variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        variables.pop("MLFLOW_TRACKING_URI", None)
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=variables, stdout=log, stderr=log, start_new_session=True
+            )
+        if wait:
+            self.wait()
+
+    def wait(self, seconds=120):
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.3)
+
+    def kill(self):
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+class Postgres:
+    """A PostgreSQL of its own, as Debian packages it."""
+
+    def __init__(self):
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        if not programs:
+            pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
+        pytest.importorskip("psycopg2", reason="psycopg2-binary is not installed")
+        self.programs, self.port = programs[-1], free_port()
+        # initdb refuses to run as root, and pytest keeps its folders to their owner.
+        self.user = "postgres" if os.getuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="segbundles-postgres-"))
+        if self.user is not None:
+            shutil.chown(self.folder, self.user)
+        self._run("initdb", "-D", str(self.folder / "data"), "-U", "mlflow", "-A", "trust", "--no-sync")
+        self.start()
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "mlflow", "mlflow")
+        self.uri = f"postgresql+psycopg2://mlflow@127.0.0.1:{self.port}/mlflow"
+
+    def _run(self, program, *words):
+        command = [str(self.programs / program), *words]
+        done = subprocess.run(command, user=self.user, cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start(self):
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k '' -c fsync=off"
+        log = str(self.folder / "log")
+        # Its output goes to the log, or it would hold the pipe of this test open.
+        command = [str(self.programs / "pg_ctl"), "start", "-w", "-D", str(self.folder / "data"), "-l", log]
+        subprocess.run(
+            [*command, "-o", options], user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL
+        )
+
+    def stop(self):
+        """As a power cut would."""
+        self._run("pg_ctl", "stop", "-D", str(self.folder / "data"), "-m", "immediate")
+
+    def remove(self):
+        self.stop()
+        shutil.rmtree(self.folder)
+
+
+class Proxy:
+    """Stands between a client and a server and lets requests go wrong.
+
+    Args:
+        target: port of the server; None without one.
+        faults: how requests may fail: "hang", "500", "lost request" (500 without asking the server), "lost
+            answer" (the server did it, and the client never hears).
+        share: of requests that fail, drawn from a seeded generator.
+    """
+
+    def __init__(self, target=None, faults=("500",), share=1.0, seed=0):
+        self.faults, self.share, self.failed = faults, share, 0
+        self.random, proxy = random.Random(seed), self
+        self.released = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *words):
+                """Silent: the test tells what went wrong."""
+
+            def handle_any(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                fault = None
+                if proxy.random.random() < proxy.share:
+                    fault = proxy.random.choice(proxy.faults)
+                    proxy.failed += 1
+                if fault == "hang":
+                    proxy.released.wait(120)
+                    self.close_connection = True
+                    return
+                if fault in ("500", "lost request"):
+                    self.answer(500, b"<html>proxy error</html>", "text/html")
+                    return
+                connection = http.client.HTTPConnection("127.0.0.1", target, timeout=60)
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                content = answer.read()
+                if fault == "lost answer":
+                    self.close_connection = True
+                    return
+                self.answer(answer.status, content, answer.headers.get("Content-Type", "text/plain"))
+
+            def answer(self, status, content, kind):
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.released.set()
+        self.server.shutdown()
+        self.server.server_close()
