@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipelines.checkpoints import BEST, CARD, TrainedModel
 
@@ -41,30 +43,11 @@ def package(source: Path, target: Path, models: Path | None = None) -> Path:
         PackagingError: a file is missing, or MONAI's verifiers refuse the result.
         CheckpointError: there is no trained model, or a damaged one.
     """
-    missing = [name for name in (*CONFIGS, "README.md", "LICENSE") if not (source / name).is_file()]
-    if missing:
-        raise PackagingError(f"{source} lacks {', '.join(missing)}, so it is not a bundle")
     models = models or source / "models"
-    trained = TrainedModel(models / BEST)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target) as folder:
         root = Path(folder) / source.name
-        (root / "configs").mkdir(parents=True)
-        (root / "docs").mkdir()
-        (root / "models").mkdir()
-        for name in CONFIGS:
-            text = (source / name).read_text()
-            # Inside a standard bundle commands run from its own root.
-            (root / "configs" / name).write_text(
-                text.replace(f"bundles/{source.name}/", "configs/").replace(f'"bundles/{source.name}"', '"."')
-            )
-        _describe(root / "configs" / "metadata.json", trained)
-        shutil.copy(source / "README.md", root / "docs" / "README.md")
-        shutil.copy(source / "LICENSE", root / "LICENSE")
-        for name in (BEST, CARD):
-            shutil.copy(models / name, root / "models" / name)
-        for name in CODE:
-            shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        assemble(source, root, models)
         _verify(root)
         final = target / source.name
         if final.exists():
@@ -72,6 +55,68 @@ def package(source: Path, target: Path, models: Path | None = None) -> Path:
         archive = shutil.make_archive(str(Path(folder) / "bundle"), "zip", folder, source.name)
         root.rename(final)
         return Path(archive).replace(target / f"{source.name}.zip")
+
+
+def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any] | None = None) -> Path:
+    """Write the standard bundle of the flat folder `source` as the folder `root`, not verified, in the time that copying takes.
+
+    Args:
+        models: folder with `model.pt` and `model.json`.
+        executed: the config of the training that made them, in place of the `train.json` of `source`.
+
+    Raises:
+        PackagingError: `source` is not a bundle.
+        CheckpointError: there is no trained model, or a damaged one.
+    """
+    files = bundle_files(source)
+    missing = [name for name, path in files.items() if path is None]
+    if missing:
+        raise PackagingError(f"{source} lacks {', '.join(missing)}, so it is not a bundle")
+    trained = TrainedModel(models / BEST)
+    (root / "configs").mkdir(parents=True)
+    (root / "docs").mkdir()
+    for name in CONFIGS:
+        text = (source / name).read_text()
+        # Inside a standard bundle commands run from its own root.
+        (root / "configs" / name).write_text(
+            text.replace(f"bundles/{source.name}/", "configs/").replace(f'"bundles/{source.name}"', '"."')
+        )
+    if executed is not None:
+        config = {**executed, "bundle_root": "."}
+        (root / "configs" / "train.json").write_text(json.dumps(config, indent=4, default=str) + "\n")
+    _describe(root / "configs" / "metadata.json", trained)
+    for name, place in (("README.md", root / "docs"), ("LICENSE", root)):
+        found = files[name]
+        assert found is not None
+        shutil.copy(found, place / name)
+    copy_code(root)
+    copy_model(models, root)
+    return root
+
+
+def bundle_files(source: Path) -> dict[str, Path | None]:
+    """Where the files of a bundle are; None for those that are absent.
+
+    Args:
+        source: a flat bundle folder, or `configs/` of a standard bundle, whose README and license lie beside it.
+    """
+    places = {"README.md": (source, source.parent / "docs"), "LICENSE": (source, source.parent)}
+    return {
+        name: next((at / name for at in places.get(name, (source,)) if (at / name).is_file()), None)
+        for name in (*CONFIGS, "README.md", "LICENSE")
+    }
+
+
+def copy_code(root: Path) -> None:
+    """The code that a bundle needs, at its root, where `monai.bundle run` finds it."""
+    for name in CODE:
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def copy_model(models: Path, root: Path) -> None:
+    (root / "models").mkdir()
+    for name in (BEST, CARD):
+        shutil.copy(models / name, root / "models" / name)
 
 
 def _describe(path: Path, trained: TrainedModel) -> None:

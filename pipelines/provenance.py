@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+DIFF_LIMIT = 2_000_000
+"""Characters of uncommitted changes that are kept; generated files should not fill a tracking server."""
+_UNTRACKED_LIMIT = 500
+# What `monai.bundle run` takes beside ids of the config.
+_RUN_WORDS = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "tracking", "args_file"}
 
 
 def code_version() -> dict[str, str]:
@@ -30,7 +39,35 @@ def code_version() -> dict[str, str]:
             found[tag] = result.stdout.strip()
     if "git.dirty" in found:
         found["git.dirty"] = "true" if found["git.dirty"] else "false"
+        found["mlflow.source.git.dirty"] = found["git.dirty"]
     return found
+
+
+def uncommitted(limit: int = DIFF_LIMIT) -> str:
+    """What the working tree has that the commit lacks: `git diff HEAD`, then the names of untracked files.
+
+    `git apply` on the commit brings the changes back; lines that begin with # are passed over by it. Empty where
+    nothing was changed, and outside of a git checkout. Untracked files are named, not copied: they may be data.
+
+    Args:
+        limit: characters kept of the diff; a longer one is cut and says so in its last line.
+    """
+    if not _in_repository():
+        return ""
+    changes = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv")
+    if len(changes) > limit:
+        cut = changes.rfind("\n", 0, limit) + 1
+        changes = f"{changes[:cut]}# cut off here: {len(changes) - cut} more characters\n"
+    names = _git("ls-files", "--others", "--exclude-standard").splitlines()
+    listed = [f"# untracked: {name}" for name in names[:_UNTRACKED_LIMIT]]
+    if len(names) > _UNTRACKED_LIMIT:
+        listed.append(f"# untracked: and {len(names) - _UNTRACKED_LIMIT} more")
+    return changes + "".join(f"{line}\n" for line in listed)
+
+
+def _git(*arguments: str) -> str:
+    result = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True)
+    return result.stdout.decode("utf-8", "replace") if result.returncode == 0 else ""
 
 
 def _in_repository() -> bool:
@@ -52,8 +89,50 @@ def environment() -> dict[str, str]:
     tags["version.python"] = platform.python_version()
     tags["host"] = platform.node()
     tags["host.cpus"] = str(os.cpu_count())
+    tags["host.cpu"] = _cpu_model()
+    tags["host.memory_gib"] = f"{psutil.virtual_memory().total / 2**30:.1f}"
+    tags["host.os"] = platform.platform()
     if torch.cuda.is_available():
-        tags["device"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        tags["device"] = ", ".join(gpu.name for gpu in found)
+        tags["device.memory_gib"] = ", ".join(f"{gpu.total_memory / 2**30:.1f}" for gpu in found)
+        tags["version.cuda"] = str(torch.version.cuda)
+        tags["version.cudnn"] = str(torch.backends.cudnn.version())
     else:
-        tags["device"] = platform.processor() or platform.machine()
+        tags["device"] = tags["host.cpu"]
+    tags["processes"] = os.environ.get("WORLD_SIZE", "1")
     return tags
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):  # Linux alone has this file
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def invocation() -> dict[str, Any]:
+    """How the bundle run that is going on was called.
+
+    Returns:
+        "command": the words of the process; "config_files": the config and its overlays, in order;
+        "overrides": id to value, as given on the command line or in MONAI's `--args_file`. The last two are
+        empty outside of `monai.bundle run`.
+    """
+    found: dict[str, Any] = {"command": list(sys.argv), "config_files": [], "overrides": {}}
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and "config_file" in frame.f_locals:
+            from monai.bundle.scripts import update_kwargs
+
+            given = frame.f_locals
+            words = update_kwargs(
+                given.get("args_file"), config_file=given["config_file"], **given["override"]
+            )
+            files = words.pop("config_file", None)
+            found["config_files"] = [files] if isinstance(files, str) else list(files or [])
+            found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
+            break
+        frame = frame.f_back
+    return found

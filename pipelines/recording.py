@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import re
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +15,27 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
+from pipelines.best_results import case_table, log_results
 from pipelines.cases import Dataset
-from pipelines.checkpoints import BEST, CARD
+from pipelines.checkpoints import CARD, LAST
 from pipelines.config import ExecutedConfig
+from pipelines.crossvalidation import parent_of
 from pipelines.dataset import PatchDataset
 from pipelines.engines import SegEvaluator, SegTrainer, unwrapped
-from pipelines.handlers import mean_loss
-from pipelines.provenance import code_version, environment
+from pipelines.handlers import earlier_losses, mean_loss
+from pipelines.metrics import results, summarise
+from pipelines.mlflow_model import write_model
+from pipelines.provenance import code_version, environment, invocation, uncommitted
+from pipelines.snapshots import Snapshots, decoded
+from pipelines.timing import StepTimer, Stopwatch
 from pipelines.tracking import Tracking
 
 logger = logging.getLogger(__name__)
+
+MOST_PICTURES = 32
+"""Cases whose pictures of the best validation are kept."""
+SPLITS = ("training", "validation")
+_COLUMNS = [{"name": name, "type": "string", "required": True} for name in ("case", "image", "label")]
 
 
 class Record:
@@ -32,6 +47,7 @@ class Record:
         data: the dataset that is trained on.
         evaluator: of the validation; None without one.
         log_interval: iterations between training metrics.
+        pictures: cases, the first by id, whose pictures are logged at every validation; 0 for none.
     """
 
     def __init__(
@@ -41,38 +57,50 @@ class Record:
         data: Dataset,
         evaluator: SegEvaluator | None = None,
         log_interval: int = 10,
+        pictures: int = 3,
     ) -> None:
         self.tracking = tracking
         self.config = config
         self.data = data
         self.evaluator = evaluator
         self.log_interval = max(1, log_interval)
+        self.shown = sorted(case.id for case in data.validation)[: max(0, pictures)]
         self._losses: list[torch.Tensor] = []
         self._epoch_started = 0.0
+        self._timer: StepTimer | None = None
+        self._validation = Stopwatch()
+        self._snapshots: Snapshots | None = None
+        self._pictures: dict[str, bytes] = {}
+        self._best: dict[str, Any] | None = None
+        self._fold = config.knobs().get("fold")
 
-    def begin(self, trainer: SegTrainer, continue_run: str | None = None) -> None:
-        """Open the run, or go on with one, and say what is trained, on what, with which code and where."""
-        run_id = self.tracking.start(continue_run=continue_run)
+    def begin(
+        self, trainer: SegTrainer, continue_run: str | None = None, work: Mapping[str, str] | None = None
+    ) -> None:
+        """Open the run, or go on with one, and say what is trained, on what, with which code and where.
+
+        To be called on every rank.
+
+        Args:
+            continue_run: the run of the checkpoint that the training goes on from.
+            work: what makes the training the one it is, see `pipelines.resume.work_of`: the next start of the same
+                work closes a run that was left open.
+        """
+        parent = parent_of(self.config, self.data) if self._fold is not None else None
+        tags = {"segbundles.kind": "training"}
+        if work is not None:
+            named = json.dumps([self.tracking.experiment, dict(work)], sort_keys=True)
+            tags["segbundles.work"] = hashlib.sha256(named.encode()).hexdigest()
+        if self._fold is not None:
+            tags["fold"] = str(self._fold)
+        run_id = self.tracking.start(continue_run=continue_run, parent=parent, tags=tags)
+        self._attach(trainer, tracked=run_id is not None)
         if run_id is None:
             return
-        self.tracking.params(self.config.flat())
-        self.tracking.json(self.config.raw, "config.json")
-        dataset = trainer.data_loader.dataset  # type: ignore[union-attr]
-        store = dataset.store.digest() if isinstance(dataset, PatchDataset) else "not a patch store"
-        self.tracking.tags(
-            code_version()
-            | environment()
-            | {
-                "data.name": self.data.name,
-                "data.digest": self.data.digest(),
-                "data.patches": store,
-                "data.training_cases": str(len(self.data.training)),
-                "data.validation_cases": str(len(self.data.validation)),
-            }
-        )
-        cases = {split: [case.id for case in self.data.cases(split)] for split in ("training", "validation")}
-        self.tracking.json(cases, "cases.json")
+        self._tell_origin()
+        self._tell_data(trainer)
         parameters = sum(p.numel() for p in unwrapped(trainer.network).parameters())
+        self.tracking.tags({"network.parameters": str(parameters)})
         logger.info(
             "%s: %d training and %d validation cases, %d classes, %.2f M parameters, MLflow run %s",
             self.data.name,
@@ -83,41 +111,177 @@ class Record:
             run_id,
         )
 
+    def _attach(self, trainer: SegTrainer, tracked: bool) -> None:
+        if tracked:
+            self._timer = StepTimer(trainer.state.device)  # type: ignore[attr-defined]
+            self._timer.attach(trainer)
+        if self.evaluator is None:
+            return
+        self._validation.attach(self.evaluator)
+        # Each rank validates cases of its own, and rank 0 alone has the run.
+        if _on_any_rank(tracked):
+            drawn = sorted(case.id for case in self.data.validation)[:MOST_PICTURES]
+            self._snapshots = Snapshots(drawn, self.data.labels, self.evaluator.preprocess)
+            self._snapshots.attach(self.evaluator)
+
+    def _tell_origin(self) -> None:
+        called = invocation()
+        self.tracking.params(self.config.flat())
+        self.tracking.json(self.config.raw, "config.json")
+        self.tracking.json(called, "invocation.json")
+        self.tracking.tags(code_version() | environment())
+        self.tracking.tags({"overrides": json.dumps(called["overrides"], default=str)})
+        with tempfile.TemporaryDirectory() as name:
+            for place, given in enumerate(called["config_files"]):
+                # Two overlays of one name, from two folders, stay two files.
+                copy = Path(name) / f"{place}_{Path(given).name}"
+                copy.write_bytes(Path(given).read_bytes())
+                self.tracking.artifact(copy, "config_files")
+            changes = uncommitted()
+            if changes:
+                diff = Path(name) / "uncommitted.diff"
+                diff.write_text(changes)
+                self.tracking.artifact(diff, "code")
+
+    def _tell_data(self, trainer: SegTrainer) -> None:
+        dataset = trainer.data_loader.dataset  # type: ignore[union-attr]
+        store = dataset.store.digest() if isinstance(dataset, PatchDataset) else "not a patch store"
+        digest = self.data.digest()
+        cases = {split: [case.id for case in self.data.cases(split)] for split in SPLITS}
+        self.tracking.tags(
+            {
+                "data.name": self.data.name,
+                "data.digest": digest,
+                "data.patches": store,
+                "data.training_cases": str(len(self.data.training)),
+                "data.validation_cases": str(len(self.data.validation)),
+            }
+        )
+        self.tracking.json(cases, "cases.json")
+        self.tracking.inputs(
+            [
+                {
+                    "name": f"{self.data.name} {split}"[:500],
+                    # MLflow keeps 36 characters; the whole digest is the tag data.digest.
+                    "digest": hashlib.sha256(json.dumps([digest, split, ids]).encode()).hexdigest()[:32],
+                    "source_type": "local",
+                    "source": json.dumps({"uri": str(self.data.root)}),
+                    "schema": json.dumps({"mlflow_colspec": _COLUMNS}),
+                    "profile": json.dumps(
+                        {"num_cases": len(ids), "classes": self.data.class_names, "cases": ids[:10_000]}
+                    ),
+                    "context": split,
+                }
+                for split, ids in cases.items()
+                if ids
+            ]
+        )
+
     def epoch_started(self, engine: SegTrainer) -> None:
-        self._losses = []
+        self._losses = earlier_losses(engine)
         self._epoch_started = time.monotonic()
 
     def iteration(self, engine: SegTrainer) -> None:
-        """Metrics of one iteration, every `log_interval`."""
+        """Metrics of one iteration, every `log_interval`; in between nothing waits for the device."""
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
         self._losses.append(loss)
         iteration = engine.state.iteration
-        if iteration % self.log_interval == 0 and self.tracking.run_id is not None:
-            values = {"train_loss": float(loss), "learning_rate": engine.optimizer.param_groups[0]["lr"]}
-            if engine.grad_norm is not None:
-                values["grad_norm"] = float(engine.grad_norm)
-            self.tracking.metrics(values, iteration)
+        if iteration % self.log_interval != 0 or self.tracking.run_id is None:
+            return
+        tensors = {"train_loss": loss}
+        if engine.grad_norm is not None:
+            tensors["grad_norm"] = engine.grad_norm
+        # One transfer from the device for all of them.
+        read = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
+        values = dict(zip(tensors, read, strict=True))
+        values["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
+        if self._timer is not None:
+            values |= self._timer.take()
+        self.tracking.metrics(values, iteration)
 
-    def epoch(self, engine: SegTrainer) -> dict[str, float]:
-        """Metrics of one epoch with its validation, if there was one; called on every rank."""
+    def epoch(self, engine: SegTrainer, improved: bool = False) -> dict[str, float]:
+        """Metrics of one epoch with its validation and its pictures, if there was one; called on every rank.
+
+        Args:
+            improved: the validation was the best so far, so its results are kept.
+        """
         epoch, evaluator = engine.state.epoch, self.evaluator
         seconds = time.monotonic() - self._epoch_started
         values: dict[str, float] = {"epoch_loss": mean_loss(self._losses), "epoch": float(epoch)}
         values["epoch_seconds"] = seconds
-        if evaluator is not None and evaluator.state.epoch == epoch and evaluator.state.cases:
+        timed = self._timer.take() if self._timer is not None else {}
+        # Asked on every rank: one whose share of the cases is empty has not validated, but takes part.
+        if self._snapshots is not None and _on_any_rank(self._validated(engine)):
+            self._pictures = self._snapshots.take()
+        if self._validated(engine):
+            assert evaluator is not None
             values.update({k: v for k, v in evaluator.state.metrics.items() if v == v})
-        self.tracking.metrics(values, engine.state.iteration)
+            if self._validation.seconds is not None:
+                timed["time/validation"] = self._validation.seconds
+            for case in self.shown:
+                if case in self._pictures and self.tracking.run_id is not None:
+                    self.tracking.image(_image_key(case), decoded(self._pictures[case]), epoch)
+        self.tracking.metrics(values | timed, engine.state.iteration)
+        if improved and evaluator is not None and self.tracking.run_id is not None:
+            self._keep_results(engine, evaluator)
         return values
 
+    def _keep_results(self, engine: SegTrainer, evaluator: SegEvaluator) -> None:
+        summary = summarise(evaluator.state.cases, evaluator.class_names)
+        values = {"best_val_mean_dice": summary["mean_dice"], "best_epoch": float(engine.state.epoch)}
+        values |= {f"best_val_dice_{name}": row["dice"]["mean"] for name, row in summary["classes"].items()}
+        self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
+        self._best = results(evaluator.state.cases, evaluator.class_names, summary)
+        log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
+
     def end(self, trainer: SegTrainer, folder: Path, summary: Mapping[str, Any]) -> None:
-        """Store the model and the best result, and wait until MLflow has everything.
+        """Store the model, the last checkpoint and the table of the best cases, and wait for MLflow.
 
         Args:
-            folder: where `model.pt` and `model.json` lie.
+            folder: where `model.pt`, `model.json` and `last.pt` lie.
             summary: of the best validation; empty without one.
         """
-        for name in (BEST, CARD):
-            self.tracking.artifact(folder / name, "model")
-        if summary:
-            self.tracking.metrics({"best_val_mean_dice": summary["mean_dice"]}, trainer.state.iteration)
+        if self.tracking.run_id is None:
+            return
+        if (folder / LAST).is_file():
+            self.tracking.artifact(folder / LAST, "checkpoint")
+        card = json.loads((folder / CARD).read_text())
+        if "validation" in card:
+            # A training that went on after its best validation has no more of it than the model's card.
+            best = self._best or {"classes": self.data.class_names[1:], "cases": card["validation"]}
+            self.tracking.table("results/table.json", case_table(best))
+        with tempfile.TemporaryDirectory() as name:
+            sources = invocation()["config_files"]
+            root = write_model(
+                Path(name) / "model", folder, Path(sources[0]).parent if sources else None, self.config.raw
+            )
+            for path in sorted(path for path in root.rglob("*") if path.is_file()):
+                inside = path.relative_to(root).parent
+                self.tracking.artifact(path, (Path("model") / inside).as_posix())
+        if summary and summary["mean_dice"] == summary["mean_dice"]:
+            name = model_name(self.tracking.experiment)
+            self.tracking.register(name, "model", summary["mean_dice"], alias="best")
         self.tracking.flush()
+
+    def _validated(self, engine: SegTrainer) -> bool:
+        state = self.evaluator.state if self.evaluator is not None else None
+        return state is not None and state.epoch == engine.state.epoch and bool(state.cases)
+
+
+def model_name(experiment: str) -> str:
+    """Name of the registered model of an experiment: MLflow takes no / and : there, and finds none by a quotation mark."""
+    return re.sub(r'[/:"]', "_", experiment)
+
+
+def _image_key(case: str) -> str:
+    """MLflow allows few characters in the name of a series of images; two cases must not share one."""
+    name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", case)
+    return name if name == case else f"{name} {hashlib.sha256(case.encode()).hexdigest()[:4]}"
+
+
+def _on_any_rank(value: bool) -> bool:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, value)
+        return any(found)
+    return value

@@ -66,6 +66,7 @@ class Workplace:
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)
 
-    def runs(self, experiment: str) -> list[Run]:
+    def runs(self, experiment: str, kind: str = "training") -> list[Run]:
         found = self.client.get_experiment_by_name(experiment)
-        return [] if found is None else list(self.client.search_runs([found.experiment_id]))
+        runs = [] if found is None else self.client.search_runs([found.experiment_id])
+        return [run for run in runs if run.data.tags.get("segbundles.kind", "training") == kind]

@@ -43,9 +43,64 @@ def test_the_run_can_be_read_back_from_mlflow(trained: Workplace) -> None:
         assert len(history) == 2, metric
         assert all(np.isfinite(point.value) for point in history)
     names = {item.path for item in trained.client.list_artifacts(run.info.run_id)}
-    assert {"config.json", "cases.json", "model"} <= names
-    inside = {item.path for item in trained.client.list_artifacts(run.info.run_id, "model")}
-    assert inside == {"model/model.pt", "model/model.json"}
+    assert {"config.json", "cases.json", "model", "results", "images", "checkpoint"} <= names
+    assert run.data.tags["segbundles.kind"] == "training"
+    overrides = json.loads(run.data.tags["overrides"])
+    assert overrides["epochs"] == 2
+    assert overrides["bundle_root"] == str(trained.root)
+    called = json.loads(
+        Path(trained.client.download_artifacts(run.info.run_id, "invocation.json")).read_text()
+    )
+    assert called["config_files"] == ["bundles/r2unet/train.json"]
+    assert called["overrides"] == overrides
+    (kept,) = trained.client.list_artifacts(run.info.run_id, "config_files")
+    source = Path(trained.client.download_artifacts(run.info.run_id, kept.path)).read_text()
+    assert source == (REPOSITORY / "bundles" / "r2unet" / "train.json").read_text()
+
+
+def test_the_run_shows_the_validation_cases(trained: Workplace) -> None:
+    (run,) = trained.runs("r2unet")
+
+    def listed(folder: str) -> list[str]:
+        return [Path(item.path).name for item in trained.client.list_artifacts(run.info.run_id, folder)]
+
+    assert listed("results/pictures") == ["ctchest.png"]
+    assert {"cases.json", "confusion.png", "dice.png", "table.json"} <= set(listed("results"))
+    steps = {name.replace("%", "+").split("+")[2] for name in listed("images") if name.startswith("ctchest")}
+    assert steps == {"1", "2"}
+    record = json.loads(
+        Path(trained.client.download_artifacts(run.info.run_id, "results/cases.json")).read_text()
+    )
+    (case,) = record["cases"]
+    assert case["case"] == "ctchest"
+    assert run.data.metrics["best_val_mean_dice"] == pytest.approx(np.mean(list(case["dice"].values())))
+
+
+def test_the_run_is_a_bundle_and_an_mlflow_model(trained: Workplace, tmp_path: Path) -> None:
+    """One folder: MONAI runs it, MLflow loads it, and both give the labels of `python -m pipelines predict`."""
+    (run,) = trained.runs("r2unet")
+    image = prepare_demo(REPOSITORY / "data" / "demo") / "imagesTr" / "lidc_idri_0001.nii.gz"
+    root = Path(trained.client.download_artifacts(run.info.run_id, "model", str(tmp_path)))
+    predict = ["-m", "pipelines", "predict", str(image), "-o", str(tmp_path / "predicted")]
+    predict += ["--bundle", "bundles/r2unet", "--model", str(trained.root / "models" / "model.pt")]
+    trained.run(predict)
+    bundle = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    bundle += ["--input", str(image), "--output", str(tmp_path / "bundle")]
+    code = "import mlflow, sys, numpy; model = mlflow.pyfunc.load_model(sys.argv[1]); "
+    code += "import pipelines; assert pipelines.__file__.startswith(sys.argv[1]), pipelines.__file__; "
+    code += "numpy.save(sys.argv[3], model.predict(sys.argv[2]))"
+    loading = ["-c", code, str(root), str(image), str(tmp_path / "labels.npy")]
+    for words, place in ((bundle, root), (loading, tmp_path)):
+        result = subprocess.run(
+            [sys.executable, *words], cwd=place, env=trained.environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    expected = np.asarray(nib.load(tmp_path / "predicted" / image.name).dataobj)
+    assert len(np.unique(expected)) > 1
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "bundle" / image.name).dataobj), expected)
+    assert np.array_equal(np.load(tmp_path / "labels.npy"), expected)
+    train = json.loads((root / "configs" / "train.json").read_text())
+    assert train["epochs"] == 2
 
 
 def test_the_checkpoint_is_tensors_only(trained: Workplace) -> None:
@@ -55,13 +110,13 @@ def test_the_checkpoint_is_tensors_only(trained: Workplace) -> None:
 
 def test_evaluate_writes_dice_per_case_and_class(trained: Workplace) -> None:
     trained.bundle("r2unet", "evaluate.json")
-    with (trained.root / "evaluation" / "dice.csv").open(newline="") as stream:
+    with (trained.root / "evaluation" / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {(row["case"], row["class"]) for row in rows} == {
         ("ctchest", "left_lung"),
         ("ctchest", "right_lung"),
     }
-    report = json.loads((trained.root / "evaluation" / "dice.json").read_text())
+    report = json.loads((trained.root / "evaluation" / "metrics.json").read_text())
     (run,) = trained.runs("r2unet")
     best = max(p.value for p in trained.client.get_metric_history(run.info.run_id, "val_mean_dice"))
     # Validation in training and evaluate.json walk the same way, so they agree.
@@ -191,18 +246,17 @@ def test_two_processes_train_like_one(lungs_like: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     place = Workplace(tmp_path)
-    for overrides, said in (
+    several = {"epoch": 3, "resume": "false", "network_def#feature": "[8,16]"}
+    for overrides, *said in (
         ({"dataset_dir": tmp_path / "nowhere"}, "nowhere"),
-        ({"epoch": 3}, "did you mean 'epochs'"),
-        ({"resume": "false"}, "--resume '$False'"),
-        ({"network_def#feature": "[8,16]"}, "did you mean 'features'"),
+        (several, "did you mean 'epochs'", "--resume '$False'", "did you mean 'features'"),
         ({"precision": "bf17"}, "bf17"),
     ):
         result = place.run(place.training("r2unet", **(SMALL | overrides)), check=False)
         assert result.returncode != 0
         assert "Traceback" not in result.stderr, result.stderr
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-        assert said in line
+        assert all(words in line for words in said)
     assert not os.path.exists(place.root)
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), tmp_path / "ct.nii.gz")
     result = place.bundle("r2unet", "inference.json", check=False, input=tmp_path / "ct.nii.gz")
