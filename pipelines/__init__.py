@@ -22,11 +22,12 @@ _HOMES = {
     "inputs": ["find_inputs"],
     "postprocess": ["Postprocess"],
     "predict": ["Prediction"],
+    "preparation": ["evaluated_network", "open_dataset", "seed_everything"],
     "preprocess": ["Preprocess"],
     "schedule": ["lr_schedule"],
     "sliding_window": ["SlidingWindow"],
     "tracking": ["Tracking"],
-    "training": ["Training", "evaluated_network", "open_dataset", "seed_everything"],
+    "training": ["Training"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

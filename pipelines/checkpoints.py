@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import pydoc
-import shutil
+import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,107 +16,217 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from pipelines.engines import SegTrainer, unwrapped
-from pipelines.files import replacing, sha256_of
+from pipelines.engines import unwrapped
+from pipelines.files import remove_leftovers, replacing, sha256_of, sync_folder, way_out
 from pipelines.preprocess import Preprocess
+
+try:
+    import fcntl
+except ImportError:  # Windows: two trainings in one folder are not told apart there
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
-LAST, BEST, CARD = "last.pt", "model.pt", "model.json"
+LAST, EARLIER, BEST, CARD = "last.pt", "earlier.pt", "model.pt", "model.json"
+FORMAT = 2
+_MOVING = ".moving"
 
 
 class CheckpointError(ValueError):
     """A checkpoint or model file cannot be used; the message names it and says what to do."""
 
 
+class CheckpointNotWrittenError(RuntimeError):
+    """A checkpoint or model file cannot be written; what lay there before is whole."""
+
+
 class Checkpoints:
     """Writes and reads the files of one training in one folder.
 
-    - `last.pt`: everything needed to go on, after every epoch;
+    - `last.pt`: everything needed to go on;
+    - `earlier.pt`: the same from the time before, in case `last.pt` cannot be read;
     - `model.pt`: the weights with the best validation Dice, a plain state dict as MONAI's tools expect;
     - `model.json`: what those weights need around them: network, labels, preprocessing, patch size, run.
 
-    Every file is written whole or not at all and holds only tensors and plain types.
+    Every file is written whole or not at all and holds only tensors and plain types. A process may be killed
+    between any two steps: `repair`, the first thing that the next start does, completes what was begun.
 
     Args:
         folder: where they lie.
-        work: what is trained, a digest of the config; a `last.pt` of other work is never continued.
     """
 
-    def __init__(self, folder: str | os.PathLike, work: str) -> None:
+    def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
-        self.work = work
+        self._unreadable = False
 
-    def unfinished(self, epochs: int) -> dict[str, Any] | None:
-        """The state to go on from: `last.pt` of the same work with fewer than `epochs` done, else None."""
-        path = self.folder / LAST
-        if not path.is_file():
-            return None
-        state = load_tensors(path)
-        if not isinstance(state, dict) or "work" not in state:
-            raise CheckpointError(f"{path} is not the state of a training; move it away")
-        same = state["work"] == self.work and not state.get("finished", False)
-        return state if same and state["epoch"] < epochs else None
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this process; a process that dies lets go of it.
+
+        Raises:
+            CheckpointError: another training is writing there.
+        """
+        if fcntl is None:
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Not flock: loader workers would inherit it and keep it for seconds after their parent was killed.
+            lock = (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise self._not_written(error) from error
+        with lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(
+                    f"another training is writing to {self.folder}; wait for it or end it, or train beside it with "
+                    "another --bundle_root"
+                ) from None
+            except OSError as error:
+                logger.warning("%s has no locks (%s): start no second training there", self.folder, error)
+            yield
+
+    def repair(self) -> None:
+        """Complete or clear away what a killed process had begun; by one process alone, see `held`."""
+        for name in (LAST, BEST, CARD, _next(Path(BEST)).name, _next(Path(CARD)).name):
+            remove_leftovers(self.folder / name)
+        model, card = self.folder / BEST, self.folder / CARD
+        if _waiting_card(model, card) is not None:
+            _next(card).replace(card)
+        # The card first: alone it would be taken for that of the weights in place.
+        for path in (_next(card), _next(model)):
+            path.unlink(missing_ok=True)
+        for moving in sorted((self.folder / "previous").glob(f"*{_MOVING}")):
+            self._move_to(moving)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The last state that can be read, the one of `earlier.pt` with a warning; None where there is none.
+
+        Raises:
+            CheckpointError: there are files, and none can be read.
+        """
+        present = [path for path in (self.folder / LAST, self.folder / EARLIER) if path.is_file()]
+        first_error: CheckpointError | None = None
+        for path in present:
+            try:
+                state = load_state(path)
+            except CheckpointError as error:
+                first_error = first_error or error
+                self._unreadable = self._unreadable or path.name == LAST
+                continue
+            if first_error is not None:
+                logger.warning("%s; the checkpoint before it, %s, takes its place", first_error, path.name)
+            return state
+        if first_error is not None:
+            raise first_error
+        return None
 
     def set_aside(self) -> Path | None:
-        """Move the files of an earlier training to `previous/<run>`, so that nothing is overwritten."""
-        present = [self.folder / name for name in (LAST, BEST, CARD) if (self.folder / name).exists()]
-        if not present:
+        """Move the files of an earlier training to `previous/<number>`, so that nothing is overwritten."""
+        if not self._present():
             return None
         parent = self.folder / "previous"
-        number = 1 + max((int(p.name) for p in parent.glob("*") if p.name.isdigit()), default=0)
-        target = parent / f"{number:03d}"
-        target.mkdir(parents=True)
-        for path in present:
-            shutil.move(path, target / path.name)
+        numbers = [p.name.removesuffix(_MOVING) for p in parent.glob("*")]
+        number = 1 + max((int(name) for name in numbers if name.isdigit()), default=0)
+        self._unreadable = False
+        return self._move_to(parent / f"{number:03d}{_MOVING}")
+
+    def _move_to(self, moving: Path) -> Path:
+        """Move the files, all of them at the end: a folder still called moving is not complete."""
+        moving.mkdir(parents=True, exist_ok=True)
+        for path in self._present():
+            path.replace(moving / path.name)
+        target = moving.with_name(moving.name.removesuffix(_MOVING))
+        moving.replace(target)
+        sync_folder(target.parent)
         return target
 
-    def save(self, trainer: SegTrainer, progress: Mapping[str, Any], finished: bool = False) -> None:
-        """Write `last.pt`: weights, average, optimiser, schedule, scaler, random state and `progress`."""
-        state: dict[str, Any] = {
-            **progress,
-            "work": self.work,
-            "finished": finished,
-            "epoch": trainer.state.epoch,
-            "network": unwrapped(trainer.network).state_dict(),
-            "optimizer": trainer.optimizer.state_dict(),
-            "lr_scheduler": trainer.lr_scheduler.state_dict() if trainer.lr_scheduler is not None else None,
-            "grad_scaler": trainer.grad_scaler.state_dict(),
-            "average": trainer.average.state_dict() if trainer.average is not None else None,
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        if state["lr_scheduler"] is not None:
-            state["lr_scheduler"] = {
-                k: v for k, v in state["lr_scheduler"].items() if not k.startswith("lr_lambda")
-            }
-        with replacing(self.folder / LAST) as temporary:
-            torch.save(state, temporary)
+    def _present(self) -> list[Path]:
+        # The state goes first: without it nothing is gone on with, and what is left is moved by the next start.
+        names = (LAST, EARLIER, "unreadable.pt", BEST, CARD)
+        return [self.folder / name for name in names if (self.folder / name).exists()]
 
-    def restore(self, trainer: SegTrainer, state: Mapping[str, Any]) -> None:
-        """Put a state from `unfinished` into the trainer, which then goes on with the epoch after it."""
-        unwrapped(trainer.network).load_state_dict(state["network"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        if trainer.lr_scheduler is not None and state["lr_scheduler"] is not None:
-            trainer.lr_scheduler.load_state_dict({**state["lr_scheduler"], "lr_lambdas": [None]})
-        trainer.grad_scaler.load_state_dict(state["grad_scaler"])
-        if trainer.average is not None and state["average"] is not None:
-            trainer.average.load_state_dict(state["average"])
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["rng_cuda"])
-        trainer.state.epoch = int(state["epoch"])
-        trainer.state.iteration = int(state["epoch"]) * (trainer.state.epoch_length or 0)
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a state to `last.pt`; the one before becomes `earlier.pt`.
 
-    def save_model(self, network: torch.nn.Module, card: Mapping[str, Any]) -> Path:
-        """Write `model.pt` and then `model.json`, which carries the sha256 of the weights it belongs to."""
+        Raises:
+            CheckpointNotWrittenError: the disk is full, or the like.
+        """
+        path = self.folder / LAST
+        if self._unreadable:
+            # It must not take the place of the one that was read, nor be lost: perhaps it can be mended.
+            path.replace(self.folder / "unreadable.pt")
+            self._unreadable = False
+        with self._writing(), replacing(path, keep=self.folder / EARLIER) as temporary:
+            _write_tensors({"format": FORMAT, **state}, temporary)
+
+    def save_model(self, weights: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> Path:
+        """Write `model.pt` and `model.json`, which carries the sha256 of the weights it belongs to.
+
+        Both are first written whole under other names. From then on `repair` and `TrainedModel` find a whole
+        pair wherever the process ends.
+
+        Raises:
+            CheckpointNotWrittenError: the disk is full, or the like; the pair before is whole.
+        """
         path = self.folder / BEST
-        weights = {name: value.detach().cpu() for name, value in plain_network(network).state_dict().items()}
-        with replacing(path) as temporary:
-            torch.save(weights, temporary)
-        with replacing(self.folder / CARD) as temporary:
-            temporary.write_text(json.dumps({**card, "sha256": sha256_of(path)}, indent=2) + "\n")
+        beside = path.with_suffix(".json")
+        try:
+            with self._writing():
+                with replacing(_next(path)) as temporary:
+                    _write_tensors(dict(weights), temporary)
+                text = json.dumps({**card, "sha256": sha256_of(_next(path))}, indent=2) + "\n"
+                with replacing(_next(beside)) as temporary:
+                    temporary.write_text(text)
+        except CheckpointNotWrittenError:
+            _next(path).unlink(missing_ok=True)
+            raise
+        with self._writing():
+            _next(path).replace(path)
+            _next(beside).replace(beside)
+            sync_folder(self.folder)
         return path
+
+    def has_model(self) -> bool:
+        """Whether `model.pt` and `model.json` are there and belong together."""
+        try:
+            card = json.loads((self.folder / CARD).read_text())
+            return sha256_of(self.folder / BEST) == card["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> CheckpointNotWrittenError:
+        return CheckpointNotWrittenError(
+            f"the training's files cannot be written to {self.folder} ({error.strerror or error}); {way_out(error)}, "
+            "and the same command goes on after the last checkpoint"
+        )
+
+
+def _next(path: Path) -> Path:
+    """Where a file of the pair lies until both can take their places."""
+    return path.with_name(f"{path.stem}.next{path.suffix}")
+
+
+def _write_tensors(value: Any, path: Path) -> None:
+    """torch.save, with what the system says of a failure: torch alone hides a full disk."""
+    try:
+        with path.open("wb") as stream:
+            torch.save(value, stream)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from error
 
 
 class TrainedModel:
@@ -144,7 +256,7 @@ class TrainedModel:
                     "with: python -m monai.bundle run training --config_file bundles/r2unet/train.json"
                 )
         try:
-            self.card: dict[str, Any] = json.loads(beside.read_text())
+            self.card: dict[str, Any] = _card_of(path, beside)
             self.labels = {int(value): str(name) for value, name in self.card["labels"].items()}
             self.patch_size = tuple(int(n) for n in self.card["patch_size"])
             self.preprocess = Preprocess.from_parameters(self.card["preprocessing"])
@@ -179,6 +291,20 @@ class TrainedModel:
             )
 
 
+def _card_of(path: Path, beside: Path) -> dict[str, Any]:
+    """The description beside weights, or the one that a killed training left waiting to take its place."""
+    return _waiting_card(path, beside) or json.loads(beside.read_text())
+
+
+def _waiting_card(path: Path, beside: Path) -> dict[str, Any] | None:
+    """The description that belongs to the weights in place but is not in its own place yet; mostly None."""
+    with contextlib.suppress(FileNotFoundError):
+        card = json.loads(_next(beside).read_text())
+        if not _next(path).is_file() and card["sha256"] == sha256_of(path):
+            return card
+    return None
+
+
 def _require_plain(definition: Mapping[str, Any], path: Path) -> None:
     """Refuse a network definition that could run code: it comes with a model, perhaps a stranger's."""
     target = pydoc.locate(str(definition.get("_target_")))
@@ -199,6 +325,33 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (Mapping, list)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)
+
+
+def load_state(path: str | os.PathLike) -> dict[str, Any]:
+    """Load a state that `Checkpoints.save` wrote, after checking its checksums, which torch.load does not.
+
+    Raises:
+        CheckpointError: the file is damaged, or something else than a state of a training.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except Exception as error:  # a damaged archive fails in more ways than zipfile names
+        raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
+    if wrong is not None:
+        raise CheckpointError(f"{path} is damaged (at {wrong}); restore it or move it away")
+    state = load_tensors(path)
+    if not isinstance(state, dict) or "network" not in state or "epoch" not in state:
+        raise CheckpointError(f"{path} is not the state of a training; move it away")
+    if state.get("format") != FORMAT:
+        if state.get("finished"):
+            # Nobody goes on with it, so the next training may begin.
+            return {"finished": True, "stopped_early": False, "epochs": sys.maxsize, "work": {}}
+        raise CheckpointError(
+            f"{path} was written by another version of this program; finish that training with that version, or "
+            "begin anew with --resume new"
+        )
+    return state
 
 
 def load_tensors(path: str | os.PathLike) -> dict[str, Any]:

@@ -239,15 +239,22 @@ class PatchSampler(DistributedSampler):
         if length < world:
             raise ValueError(f"{length} patches per epoch cannot be shared among {world} processes.")
         super().__init__(cast(Dataset, range(length)), world, rank, shuffle=False, drop_last=True)
+        self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch, from 0, that the next iteration yields."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The epoch, from 0, that the next iteration yields, and how many of its patches this rank leaves out.
+
+        They are those before the place where a training goes on; only the next iteration leaves any out.
+        """
         self.epoch = int(epoch)
+        self.skip = int(skip)
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * len(cast(Sized, self.dataset))
+        start = first + self.rank + self.skip * self.num_replicas
         self.epoch += 1
-        return iter(range(first + self.rank, first + self.total_size, self.num_replicas))
+        self.skip = 0
+        return iter(range(start, first + self.total_size, self.num_replicas))
 
 
 @lru_cache(maxsize=4)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""What a full disk, a limit on the size of files and a used-up quota are called by the system."""
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
-    A reader sees the old file or the new one, never a part; an error leaves the old file as it was.
+    A reader sees the old file or the new one, never a part; an error leaves the old file as it was. After the
+    block the file and its name are on the disk, not only in the system's memory.
+
+    Args:
+        keep: a name in the same folder that the old file gets. Where the file system has no hard links there is
+            a moment in between with nothing at `path`: whoever reads them looks at both.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,10 +38,54 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
+        if keep is not None and path.exists():
+            _rename_linked(path, Path(keep), temporary.with_name(f".{path.stem}-old-{temporary.name[1:]}"))
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _rename_linked(path: Path, target: Path, link: Path) -> None:
+    """Give a file another name in place of what has it now, and leave it under its own too if that can be."""
+    try:
+        os.link(path, link)
+    except OSError:
+        path.replace(target)
+        return
+    try:
+        link.replace(target)
+    finally:
+        link.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove what killed processes left of `replacing(path)`; nobody may be writing that file now."""
+    path = Path(path)
+    for left in path.parent.glob(f".{path.stem}-*.tmp{path.suffix}"):
+        left.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Have the names in a folder on the disk: after a rename the file alone is not enough."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems know no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def way_out(error: OSError) -> str:
+    """What a user does about a file that cannot be written, as part of a sentence."""
+    if error.errno in NO_ROOM:
+        return "free some room there"
+    return "see to it that files can be written there"
 
 
 def sha256_of(path: str | os.PathLike) -> str:

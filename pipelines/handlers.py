@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 class Validation(ValidationHandler):
     """Run the evaluator every `interval` epochs and after the last one, cases shared out over the ranks.
 
-    Afterwards the evaluator's `state.cases` and `state.metrics` hold the results of all ranks, on every rank.
+    Afterwards the evaluator's `state.cases`, `state.confusion`, `state.failures` and `state.metrics` hold the results of all ranks,
+    on every rank.
 
     Args:
         interval: epochs between validations; 0 never validates.
@@ -49,24 +50,34 @@ class Validation(ValidationHandler):
             validate(self.validator, engine.state.epoch)
 
 
-def validate(evaluator: Any, epoch: int = 1) -> dict[str, Any]:
+def validate(evaluator: Any, epoch: int = 1, intervals: bool = False) -> dict[str, Any]:
     """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
+
+    `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>"; a class that no
+    case has is NaN.
+
+    Args:
+        intervals: also confidence intervals in the summary.
 
     Returns:
         The summary, see `pipelines.metrics.summarise`.
     """
-    evaluator.state.cases = []
+    evaluator.forget()
     if len(evaluator.data_loader) > 0:
         evaluator.run(epoch)
     cases: list[dict[str, Any]] = evaluator.state.cases
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, cases)
-        cases = sorted((case for part in gathered for case in part), key=lambda case: case["case"])
+        torch.distributed.all_gather_object(
+            gathered, (cases, evaluator.state.confusion, evaluator.state.failures)
+        )
+        cases = sorted((case for part, _, _ in gathered for case in part), key=lambda case: case["case"])
+        evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
+        evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
     evaluator.state.cases = cases
-    summary = summarise(cases, evaluator.class_names)
+    summary = summarise(cases, evaluator.class_names, intervals)
     evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
-        f"val_dice_{name}": row["mean"] for name, row in summary["classes"].items()
+        f"val_dice_{name}": row["dice"]["mean"] for name, row in summary["classes"].items()
     }
     return summary
 
@@ -102,7 +113,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=engine.state.iteration, unit="step", dynamic_ncols=True)
 
     def _epoch_start(self, engine: Engine) -> None:
-        self._losses = []
+        self._losses = earlier_losses(engine)
         self._started = time.monotonic()
 
     def _iteration(self, engine: Engine) -> None:
@@ -133,6 +144,11 @@ class Progress:
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._close(engine)
         raise error
+
+
+def earlier_losses(engine: Engine) -> list[torch.Tensor]:
+    """Losses of this epoch's iterations that were done before this process began; empty in a whole epoch."""
+    return list(getattr(engine.state, "earlier_losses", ()))
 
 
 def mean_loss(losses: Sequence[torch.Tensor]) -> float:

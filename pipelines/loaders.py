@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pipelines.config import problem
 from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
@@ -21,7 +24,8 @@ class VolumeDataset(Dataset):
     """Preprocessed images with, where there is one, the label map on the grid of its file.
 
     An item holds "image": float32 (1, C, *grid), "geometry": plain dict, "case": id, "path": the image's
-    path, and "label": MetaTensor (1, *file shape) of integer classes when the case has a label.
+    path, and "label": MetaTensor (1, *file shape) of integer classes when the case has a label. With
+    `problems_as_items` set, a case that cannot be read is an item of "case" and "problem" (why), not an error.
 
     Args:
         data: cases: "image", optionally "label" (paths), "case" (id), "series" and "allow" (how to read DICOM).
@@ -43,6 +47,7 @@ class VolumeDataset(Dataset):
         self.data = list(data)
         self.preprocess = preprocess
         self.labels = labels
+        self.problems_as_items = False
         self.store: PatchStore | None = None
         if root is not None and self.data:
             self.store = PatchStore(root, preprocess, self.data, labels, num_workers).build()
@@ -51,6 +56,15 @@ class VolumeDataset(Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self._item(index)
+        except Exception as error:  # whatever is wrong with one case must not cost the others
+            if not self.problems_as_items:
+                raise
+            item = self.data[index]
+            return {"case": item["case"], "problem": problem(error, item["image"])}
+
+    def _item(self, index: int) -> dict[str, Any]:
         item = self.data[index]
         if self.store is not None:
             case = self.store.case(index)
@@ -104,10 +118,29 @@ def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str 
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=outlive_signals,
         # A loader draws a seed for its workers, persistent ones once and others every epoch. From the default
         # generator it would shift dropout, and a resumed training would differ from one never stopped.
         generator=torch.Generator(),
     )
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a loader worker go on when a whole group of processes is asked to end, for the trainer to stop well.
+
+    Ctrl-C, systemd and batch systems signal the workers too. Without them the iteration that is going on would
+    fail instead of ending in a checkpoint. The parent's own SIGTERM is obeyed; a dead parent is noticed by torch.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_parent, name="signals", daemon=True).start()
+
+
+def _await_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def loader_workers(requested: int | str) -> int:

@@ -2,71 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import logging
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 from ignite.engine import Events
+from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.cases import Dataset
-from pipelines.checkpoints import BEST, CARD, Checkpoints
+from pipelines.checkpoints import BEST, CARD, LAST, Checkpoints, plain_network
 from pipelines.config import ExecutedConfig
-from pipelines.dataset_folder import load_dataset
-from pipelines.demo import prepare_demo
-from pipelines.engines import SegEvaluator, SegTrainer, unwrapped
+from pipelines.dataset import PatchSampler
+from pipelines.engines import SegEvaluator, SegTrainer
+from pipelines.handlers import earlier_losses
 from pipelines.metrics import summarise, table
+from pipelines.preparation import DEMO
 from pipelines.preprocess import Preprocess
+from pipelines.provenance import invocation
 from pipelines.recording import Record
-from pipelines.tracking import Tracking
+from pipelines.resume import NEW, ResumeError, goes_on, resume_mode, work_of
+from pipelines.saving import Saver
+from pipelines.state import (
+    greatest,
+    mine,
+    of_all_ranks,
+    random_state,
+    restore_trainer,
+    set_random_state,
+    trainer_state,
+)
+from pipelines.stopping import EarlyStopping, StoppingError, StopRequest
+from pipelines.store import shown
+from pipelines.tracking import DEFAULT_URI, Tracking
 
 logger = logging.getLogger(__name__)
 
-DEMO = Path("data/demo")
-# What may change between two starts of the same training.
-FREE = ("epochs", "run_name", "device", "num_workers", "bundle_root", "initialize", "finalize")
-
-
-def open_dataset(dataset_dir: str | os.PathLike, fold: int | None = None, seed: int = 0) -> Dataset:
-    """The dataset in a folder; the public demo CT is prepared when `data/demo` is asked for and absent.
-
-    Raises:
-        DatasetError: the folder or a case in it cannot be used, see `pipelines.dataset_folder.load_dataset`.
-    """
-    if Path(dataset_dir) == DEMO:
-        prepare_demo(DEMO)
-    return load_dataset(Path(dataset_dir), fold=fold, seed=seed)
-
-
-def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed weights, dropout and everything else that is not drawn from (seed, epoch, index).
-
-    Args:
-        deterministic: also refuse algorithms that differ from run to run; slower on a GPU.
-    """
-    from monai.utils import set_determinism
-
-    set_determinism(seed, use_deterministic_algorithms=True if deterministic else None)
-    if not deterministic:
-        # set_determinism also forbids cuDNN to choose the fastest kernel, which costs a GPU up to half its speed.
-        torch.backends.cudnn.deterministic = False
-        torch.backends.cudnn.benchmark = True
-
-
-def evaluated_network(network: torch.nn.Module, average: torch.nn.Module | None) -> torch.nn.Module:
-    """What validation looks at and `model.pt` keeps: the averaged weights where there are any."""
-    return average if average is not None else unwrapped(network)
+# Optimiser steps after which ranks on GPUs ask one another whether to write a checkpoint or to end.
+AGREEMENT = 10
 
 
 class Training:
-    """Runs the trainer as one MLflow run, with checkpoints after every epoch.
+    """Runs the trainer as one MLflow run, with checkpoints within and after every epoch.
 
-    The same command after an interruption goes on from the last epoch in the same MLflow run; with a changed
-    config or dataset, or after a finished training, it starts anew and moves the earlier files to `previous/`.
+    The same command after an interruption goes on with the next iteration in the same MLflow run; after a
+    finished training it begins anew and moves the earlier files to `previous/`. See `pipelines.resume`.
 
     Args:
         trainer: with its handlers; validation is one of them.
@@ -77,8 +63,17 @@ class Training:
         tracking: the run.
         config: `executed_config()`.
         folder: where checkpoints go.
-        resume: False never continues an interrupted training.
+        resume: see `pipelines.resume.resume_mode`.
         log_interval: iterations between training metrics in MLflow.
+        pictures: cases whose pictures are in MLflow at every validation.
+        checkpoint_minutes: within an epoch a checkpoint is written this often, at the end of an optimiser step;
+            None only writes at the end of epochs.
+        patience: validations without a better mean Dice after which the training ends; None never ends it early.
+        min_delta: what counts as better, in Dice.
+
+    Raises:
+        ResumeError: a knob has no meaning, or, from `run`, the training in the folder is another one.
+        StoppingError: early stopping cannot work like this.
     """
 
     def __init__(
@@ -91,8 +86,12 @@ class Training:
         config: ExecutedConfig,
         folder: str | os.PathLike,
         evaluator: SegEvaluator | None = None,
-        resume: bool = True,
+        resume: bool | str = True,
         log_interval: int = 10,
+        pictures: int = 3,
+        checkpoint_minutes: float | None = 10.0,
+        patience: int | None = None,
+        min_delta: float = 0.0,
     ) -> None:
         self.trainer = trainer
         self.evaluator = evaluator
@@ -101,18 +100,24 @@ class Training:
         self.preprocess = preprocess
         self.tracking = tracking
         self.config = config
-        # Other data or another number of processes is other work: its epochs would not be these.
-        work = {
-            "config": config.digest(FREE),
-            "data": data.digest(),
-            "processes": os.environ.get("WORLD_SIZE", "1"),
-        }
-        self.checkpoints = Checkpoints(folder, hashlib.sha256(json.dumps(work).encode()).hexdigest())
-        self.resume = resume
-        self.record = Record(tracking, config, data, evaluator, log_interval)
+        self.checkpoints = Checkpoints(folder)
+        self.work = work_of(config.flat(), data.digest())
+        self.mode = resume_mode(resume)
+        self.record = Record(tracking, config, data, evaluator, log_interval, pictures)
+        self.stopping = EarlyStopping(patience, min_delta)
+        if patience is not None and (evaluator is None or not data.validation):
+            raise StoppingError("patience needs validation cases, and the dataset has none; leave it out")
         self.best = float("-inf")
+        self.stopped_early = False
         self._history: list[dict[str, Any]] = []
+        self._losses: list[torch.Tensor] = []
+        self._skip = 0
         self._first = int(os.environ.get("RANK", "0")) == 0
+        self._saver = Saver(self.checkpoints, checkpoint_minutes, tracking.drain, enabled=self._first)
+        self._request = StopRequest()
+        self._parts: list[Any] = []
+        self._random: Mapping[str, Any] | None = None
+        self._ranks: list[Any] | None = None
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
@@ -120,42 +125,153 @@ class Training:
         Returns:
             The summary of the best validation, see `pipelines.metrics.summarise`; empty without validation.
         """
-        with self.tracking:
-            self._begin()
-            for event, handler in (
-                (Events.EPOCH_STARTED, self._on_epoch_started),
-                (Events.ITERATION_COMPLETED, self.record.iteration),
-                (Events.EPOCH_COMPLETED, self._on_epoch),
-            ):
-                self.trainer.add_event_handler(event, handler)
-            self.trainer.run()
-            summary = self._end()
+        with contextlib.ExitStack() as stack:
+            if self._first:
+                stack.enter_context(self.checkpoints.held())
+                self.checkpoints.repair()
+            with self.tracking:
+                self._begin()
+                self._train()
+                summary = self._end()
+            # Only now: killed before, the next start does what is missing at the end.
+            self._saver.write(self._state(self.trainer.state.epoch, self._parts, finished=True))
         return summary
 
     def _begin(self) -> None:
+        _together()
         epochs = self.trainer.state.max_epochs or 0
-        state = self.checkpoints.unfinished(epochs) if self.resume else None
+        folder = self.checkpoints.folder
+        state = self.checkpoints.latest() if self.mode != NEW else None
+        if not goes_on(
+            state, self.work, epochs, self.mode, lambda s: self._has_to_stop(s["history"]), folder
+        ):
+            state = None
+        changed = state is not None and state["work"] != self.work
         if state is not None:
-            self.checkpoints.restore(self.trainer, state)
-            self.best, self._history = float(state["best"]), list(state["history"])
-            logger.info("going on after epoch %d of %d (%s)", state["epoch"], epochs, self.checkpoints.folder)
+            self._restore(state, changed)
         # Every rank has looked for `last.pt` before rank 0 moves it.
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
+        _together()
+        # Parameters of a run cannot change, so with other settings it is another run.
+        continues = state is not None and not changed
+        self.record.begin(self.trainer, state["run_id"] if state and continues else None, self.work)
+        # Not before: a start that MLflow refuses leaves everything as it was.
         if state is None and self._first:
             moved = self.checkpoints.set_aside()
             if moved is not None:
                 logger.info("the files of the training before this one are now in %s", moved)
-        self.record.begin(self.trainer, continue_run=state["run_id"] if state is not None else None)
+        if state is not None and changed:
+            self.tracking.tags({"segbundles.continues": str(state["run_id"])})
+        if state is not None and epochs != state["epochs"]:
+            self.tracking.tags({"segbundles.epochs": f"{epochs}, before it went on {state['epochs']}"})
+
+    def _restore(self, state: Mapping[str, Any], changed: bool) -> None:
+        trainer, folder = self.trainer, self.checkpoints.folder
+        try:
+            restore_trainer(trainer, state, settings=not changed)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ResumeError(
+                f"the checkpoint in {folder} does not fit the network or the optimiser of this config ({reason}); "
+                "begin anew with --resume new"
+            ) from error
+        self._parts = list(state["ranks"])
+        part = mine(self._parts, int(os.environ.get("RANK", "0")))
+        if part is not None:
+            self._random = part["random"]
+        self.best, self._history = float(state["best"]), list(state["history"])
+        # On every rank: all of them compare with the best.
+        if self.best > float("-inf") and not self.checkpoints.has_model():
+            logger.warning("there is no whole %s in %s; the next validation makes one", BEST, folder)
+            self.best = float("-inf")
+        self.stopped_early = self._has_to_stop(self._history)
+        length = trainer.state.epoch_length or 0
+        done, inside = int(state["epoch"]), int(state["inside"])
+        if changed and 0 < inside < state["epoch_length"]:
+            # The same place among the epoch's patches, at the start of an accumulation window.
+            steps = trainer.accumulation_steps
+            inside = min(int(state["patches"]) // self._patches_per_iteration(), length - 1) // steps * steps
+        elif inside:
+            inside = min(inside, length) if not changed else length
+        trainer.state.epoch, trainer.state.iteration, self._skip = done, done * length + inside, inside
+        if part is not None and inside:
+            trainer.state.earlier_losses = list(part["losses"].to(trainer.state.device))
+        within = f", in epoch {done + 1} after iteration {inside} of {length}" if inside else ""
+        logger.info("going on after epoch %d of %d%s (%s)", done, trainer.state.max_epochs, within, folder)
+
+    def _train(self) -> None:
+        trainer = self.trainer
+        for event, handler in (
+            (Events.EPOCH_STARTED, self._on_epoch_started),
+            (Events.ITERATION_COMPLETED, self._on_iteration),
+            (Events.EPOCH_COMPLETED, self._on_epoch),
+        ):
+            trainer.add_event_handler(event, handler)
+        self._saver.start()
+        if self._random is not None:
+            # Last of all: nothing that a start does must shift what is drawn.
+            set_random_state(self._random)
+        with self._request:
+            try:
+                if self._skip and self._skip == trainer.state.epoch_length:
+                    # Only the end of this epoch is missing: its validation.
+                    trainer.state.epoch += 1
+                    self._skip = 0
+                    trainer.fire_event(Events.EPOCH_STARTED)
+                    self._ready_to_validate()
+                    trainer.fire_event(Events.EPOCH_COMPLETED)
+                if trainer.state.epoch < (trainer.state.max_epochs or 0) and not self._has_to_stop(
+                    self._history
+                ):
+                    trainer.run()
+            except BaseException:
+                # Asked to end during a validation: the weights are as its epoch left them.
+                if self._request.number is not None and self._ranks is not None:
+                    self._saver.write(self._state(trainer.state.epoch - 1, self._ranks))
+                raise
 
     def _on_epoch_started(self, engine: SegTrainer) -> None:
         self.record.epoch_started(engine)
+        self._losses = earlier_losses(engine)
+        engine.state.earlier_losses = []
         sampler = getattr(engine.data_loader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            # The sampler counts from 0, ignite from 1.
+        # The sampler counts from 0, ignite from 1.
+        if isinstance(sampler, PatchSampler):
+            sampler.set_epoch(engine.state.epoch - 1, self._skip * (engine.data_loader.batch_size or 1))  # type: ignore[union-attr]
+        elif hasattr(sampler, "set_epoch"):
             sampler.set_epoch(engine.state.epoch - 1)  # type: ignore[union-attr]
+        self._skip = 0
+
+    def _on_iteration(self, engine: SegTrainer) -> None:
+        self.record.iteration(engine)
+        self._losses.append(engine.state.output[Keys.LOSS])  # type: ignore[index]
+        length = engine.state.epoch_length or 1
+        inside = (engine.state.iteration - 1) % length + 1
+        # Within an accumulation window there are gradients that no checkpoint holds.
+        if inside < length and inside % engine.accumulation_steps:
+            return
+        step = -(-inside // engine.accumulation_steps)
+        # Ranks on GPUs would wait for one another at each step.
+        if inside < length and step % AGREEMENT and engine.state.device.type == "cuda" and _distributed():
+            return
+        due = self._saver.due()
+        asked = greatest(self._request.number or int(due), engine.state.device)
+        if asked and isinstance(getattr(engine.data_loader, "sampler", None), PatchSampler):
+            ranks = of_all_ranks(self._of_this_rank())
+            # On a GPU the trainer looks for NaN only once in a while: such weights are not kept.
+            if all(bool(torch.isfinite(part["losses"]).all()) for part in ranks):
+                self._saver.write(self._state(engine.state.epoch - 1, ranks))
+        if asked > 1:
+            self._stop(asked)
+        if inside == length:
+            self._ready_to_validate()
+
+    def _ready_to_validate(self) -> None:
+        """From here to the end of the epoch nothing changes that a checkpoint holds, so one can stop at once."""
+        self._ranks = of_all_ranks(self._of_this_rank())
+        self._request.at_once = True
 
     def _on_epoch(self, engine: SegTrainer) -> None:
+        self._request.at_once = False
         epoch = engine.state.epoch
         dice = self._validation_dice(epoch)
         improved = dice is not None and dice > self.best
@@ -163,17 +279,62 @@ class Training:
             assert dice is not None
             self.best = dice
         # On every rank: the loss is averaged over them.
-        values = self.record.epoch(engine)
+        values = self.record.epoch(engine, improved)
         self._history.append({"epoch": epoch, **values})
-        if not self._first:
-            return
+        self.stopped_early = epoch < (engine.state.max_epochs or 0) and self._has_to_stop(self._history)
+        last = self.stopped_early or epoch == engine.state.max_epochs
+        self._losses, self._ranks = [], None
         # Without validation the last weights are the best that is known.
-        if improved or (self.best == float("-inf") and epoch == engine.state.max_epochs):
-            self.checkpoints.save_model(self.network, self._card(epoch))
-        # Once this checkpoint is there, the epoch is not trained again, so its metrics must be in MLflow.
-        self.tracking.drain()
-        progress = {"best": self.best, "history": self._history, "run_id": self.tracking.run_id}
-        self.checkpoints.save(engine, progress, finished=epoch == engine.state.max_epochs)
+        if self._first and (improved or (last and self.best == float("-inf"))):
+            self._saver.keep_model(self.network, self._card(epoch))
+        self._parts = of_all_ranks(self._of_this_rank())
+        self._saver.write(self._state(epoch, self._parts), required=last)
+        asked = greatest(self._request.number or 0, engine.state.device)
+        if asked and not last:
+            self._stop(asked)
+        if self.stopped_early:
+            engine.terminate()
+
+    def _has_to_stop(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        return self.stopping.reached(row["val_mean_dice"] for row in history if "val_mean_dice" in row)
+
+    def _stop(self, number: int) -> None:
+        logger.info(
+            "asked to end in epoch %d after iteration %d; the same command goes on from %s",
+            self.trainer.state.epoch,
+            self.trainer.state.iteration,
+            self.checkpoints.folder / LAST,
+        )
+        self._request.obey(number)
+
+    def _patches_per_iteration(self) -> int:
+        batch: int = getattr(self.trainer.data_loader, "batch_size", None) or 1
+        return batch * int(os.environ.get("WORLD_SIZE", "1"))
+
+    def _of_this_rank(self) -> dict[str, Any]:
+        losses = torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
+        return {"random": random_state(), "losses": losses}
+
+    def _state(self, done: int, ranks: list[Any], finished: bool = False) -> dict[str, Any]:
+        """Everything to go on from, with `done` whole epochs and what `ranks` says of each process."""
+        length = self.trainer.state.epoch_length or 0
+        inside = self.trainer.state.iteration - done * length
+        return {
+            "work": self.work,
+            "finished": finished,
+            "stopped_early": self.stopped_early,
+            "epochs": self.trainer.state.max_epochs,
+            "epoch": done,
+            "epoch_length": length,
+            "iteration": self.trainer.state.iteration,
+            "inside": inside,
+            "patches": inside * self._patches_per_iteration(),
+            "best": self.best,
+            "history": self._history,
+            "run_id": self.tracking.run_id,
+            "ranks": ranks,
+            **trainer_state(self.trainer),
+        }
 
     def _validation_dice(self, epoch: int) -> float | None:
         """Mean Dice of the validation after this epoch; None if there was none or it has no value."""
@@ -190,6 +351,7 @@ class Training:
             "preprocessing": self.preprocess.parameters(),
             "patch_size": self.config.resolved("patch_size"),
             "run_id": self.tracking.run_id,
+            "experiment": self.tracking.experiment,
             "epoch": epoch,
         }
         if self.evaluator is not None and self.evaluator.state.cases:
@@ -203,6 +365,18 @@ class Training:
         if not self._first:
             return {}
         folder = self.checkpoints.folder
+        if not self.checkpoints.has_model():
+            # Lost since, or of a training without validation that was told to end where it stood.
+            weights = plain_network(self.network).state_dict()
+            self.checkpoints.save_model(weights, self._card(self.trainer.state.epoch))
+        if self.stopped_early:
+            logger.info(
+                "%d validations in a row were no better, so the training ends after epoch %d of %d",
+                self.stopping.patience,
+                self.trainer.state.epoch,
+                self.trainer.state.max_epochs,
+            )
+            self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
         card = json.loads((folder / CARD).read_text())
         summary: dict[str, Any] = {}
         lines = [""]
@@ -224,15 +398,33 @@ class Training:
 
     def _next_commands(self) -> list[str]:
         knobs = self.config.knobs()
-        root = knobs.get("bundle_root", self.checkpoints.folder.parent)
+        root = str(knobs.get("bundle_root", self.checkpoints.folder.parent))
+        files = invocation()["config_files"]
+        # Models may lie elsewhere than the configs: --bundle_root.
+        configs = str(Path(files[0]).parent) if files else root
         run = "python -m monai.bundle run --config_file"
-        data = f" --dataset_dir {knobs['dataset_dir']}" if knobs.get("dataset_dir") != str(DEMO) else ""
+        given = "" if Path(configs) == Path(root) else f" --bundle_root {quote(root)}"
+        dataset = str(knobs.get("dataset_dir"))
+        data = f" --dataset_dir {quote(dataset)}" if dataset != str(DEMO) else ""
+        uri = self.tracking.uri
         ui = "mlflow ui"
-        if os.environ.get("MLFLOW_TRACKING_URI"):
-            ui = f"mlflow ui --backend-store-uri {self.tracking.uri}"
+        if uri.startswith(("http://", "https://")):
+            ui = f"the run in a browser: {shown(uri)}"
+        elif uri != DEFAULT_URI:
+            ui = f"mlflow ui --backend-store-uri {quote(shown(uri))}"
         return [
             "what comes next:",
-            f"  {run} {root}/evaluate.json{data}",
-            f"  {run} {root}/inference.json --input CT_FILE_OR_DICOM_FOLDER --output predictions",
+            f"  {run} {quote(f'{configs}/evaluate.json')}{given}{data}",
+            f"  {run} {quote(f'{configs}/inference.json')}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
             f"  {ui}",
         ]
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _together() -> None:
+    """Wait for all ranks."""
+    if _distributed():
+        torch.distributed.barrier()

@@ -350,6 +350,20 @@ def test_epochs_advance_by_themselves_and_can_be_set():
         PatchSampler(5, 2, 2)
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_place_in_the_epoch_is_gone_on_with_once(world):
+    for rank in range(world):
+        sampler = PatchSampler(9, rank, world)
+        sampler.set_epoch(2)
+        whole = list(sampler)
+        sampler.set_epoch(2, skip=3)
+        assert list(sampler) == whole[3:]
+        assert len(sampler) == len(whole), "an epoch is as long as ever"
+        assert list(sampler) == [index + 9 for index in whole]
+        sampler.set_epoch(2, skip=len(whole))
+        assert list(sampler) == []
+
+
 RANKS = """
 import sys, torch
 from pipelines.dataset import PatchSampler
@@ -357,6 +371,8 @@ rank, folder = int(sys.argv[1]), sys.argv[2]
 store = torch.distributed.FileStore(folder + "/rendezvous", 2)
 torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
 print(list(PatchSampler(7)))
+# One that ends while the other still connects takes the connection away.
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 

@@ -24,7 +24,7 @@ def saved(folder, seed, spacing=None, patch_size=(16, 16, 16), definition=DEFINI
         "preprocessing": Preprocess(spacing=spacing).parameters(),
         "network": {"_target_": "networks.R2UNet", **definition},
     }
-    return Checkpoints(folder, "work").save_model(network(seed, definition), card)
+    return Checkpoints(folder).save_model(network(seed, definition).state_dict(), card)
 
 
 def test_logits_are_averaged(tmp_path):

@@ -1,6 +1,10 @@
 """Batches of patches and whole cases."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -116,3 +120,46 @@ def test_the_number_of_workers_fits_the_machine(monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert loader_workers("auto") == expected
+
+
+class Processes(torch.utils.data.Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="only Linux says who sent a signal")
+def test_workers_outlive_signals_of_others_and_end_with_their_parent(tmp_path):
+    program = (
+        "import os, signal, sys\n"
+        "from torch.utils.data import DataLoader\n"
+        "from pipelines.loaders import outlive_signals\n"
+        "from tests.pipelines.test_loaders import Processes\n"
+        "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, lambda *given: None)\n"
+        "loader = DataLoader(Processes(), 1, num_workers=2, persistent_workers=True, worker_init_fn=outlive_signals)\n"
+        "seen = []\n"
+        "for process in loader:\n"
+        "    seen.append(int(process))\n"
+        "    if len(seen) == 4: print(*sorted(set(seen)), flush=True); sys.stdin.readline()\n"
+        "print(len(seen), len(set(seen)))\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        killer = [sys.executable, "-c", f"import os; os.killpg({parent.pid}, {int(number)})"]
+        subprocess.run(killer, check=True)
+    assert parent.communicate("go on\n", timeout=60)[0].split() == ["40", "2"]
+    assert parent.returncode == 0
+    assert len(workers) == 2
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
