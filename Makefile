@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BUNDLE ?= r2unet
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test test-all lint format ui bundles pictures clean
+.PHONY: train test test-all lint format ui bundles pictures screenshots clean
 
 train: $(VENV)/.runtime  ## Train a bundle on the demo CT (BUNDLE=r2unet or upernet)
 	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file bundles/$(BUNDLE)/train.json
@@ -36,6 +36,9 @@ bundles: $(VENV)/.development  ## The standard MONAI bundles as zips in dist/
 
 pictures: $(VENV)/.runtime  ## The pictures of README and docs, out of a trained model
 	$(BIN)/python docs/make_pictures.py
+
+screenshots: $(VENV)/.development  ## The pictures of docs/comparing.md, of MLflow's UI in Chromium
+	$(BIN)/python -m docs.make_screenshots
 
 clean:  ## Remove what can be made again; runs, models and data stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

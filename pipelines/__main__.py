@@ -1,4 +1,4 @@
-"""`python -m pipelines predict` and `python -m pipelines check`: the short forms of what a user does with CT.
+"""`python -m pipelines COMMAND`: the short forms of what a user does with CT.
 
 `predict` runs the bundle's own `inference.json` with MONAI's workflow, exactly as `python -m monai.bundle run`
 does; this only spells its settings as options of a command.
@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pipelines import compare_command, evaluate_command, sync_command
 
 DONE, FAILED, USAGE = 0, 1, 2
 _EXIT = "exit status: 0 all is well, 1 a case failed or was refused, 2 the command cannot run as it was given"
@@ -114,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--headers-only", action="store_true", help="do not read the voxels of label maps")
     _add_reading(check)
+    evaluate_command.add_parser(commands)
+    compare_command.add_parser(commands)
+    sync_command.add_parser(commands)
     return parser
 
 

@@ -1,0 +1,137 @@
+"""Statistics of paired differences: the same cases, scored by two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 9999
+CONFIDENCE = 0.95
+# With five pairs the smallest two-sided p of the test is 2 / 2**5 = 0.0625: it could never say anything.
+SMALLEST_TEST = 6
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What is known of the differences `other - baseline` of one class.
+
+    Attributes:
+        pairs: cases with a value in both runs; everything below is over these.
+        baseline, other: mean of the two runs.
+        difference: mean difference.
+        low, high: ends of its 95% bootstrap interval; NaN below two pairs.
+        p: of the Wilcoxon signed-rank test, not corrected; NaN below six pairs.
+        more, less, equal: pairs whose value rose, fell, stayed.
+        only_baseline, only_other, neither: cases with a value in one run or in none.
+    """
+
+    pairs: int
+    baseline: float
+    other: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    more: int
+    less: int
+    equal: int
+    only_baseline: int
+    only_other: int
+    neither: int
+
+
+def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
+    """Compare two runs on one class.
+
+    Args:
+        baseline, other: values of the same cases in the same order, shape (cases,); NaN is no value.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the two differ in shape.
+    """
+    baseline, other = np.asarray(baseline, float), np.asarray(other, float)
+    if baseline.shape != other.shape or baseline.ndim != 1:
+        raise ValueError(
+            f"pairs need one value per case in both runs, not {baseline.shape} and {other.shape}"
+        )
+    first, second = ~np.isnan(baseline), ~np.isnan(other)
+    both = first & second
+    # 0.3 - 0.2 and 0.2 - 0.1 are one difference, not two: rounding noise would decide about ties and ranks.
+    differences = np.round(other[both] - baseline[both], 12)
+    low, high = bootstrap_interval(differences, seed)
+    return Paired(
+        pairs=int(both.sum()),
+        baseline=_mean(baseline[both]),
+        other=_mean(other[both]),
+        difference=_mean(differences),
+        low=low,
+        high=high,
+        p=signed_rank(differences),
+        more=int((differences > 0).sum()),
+        less=int((differences < 0).sum()),
+        equal=int((differences == 0).sum()),
+        only_baseline=int((first & ~second).sum()),
+        only_other=int((second & ~first).sum()),
+        neither=int((~first & ~second).sum()),
+    )
+
+
+def bootstrap_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95% interval of the mean, by resampling cases: bias-corrected and accelerated.
+
+    B. Efron, Better bootstrap confidence intervals, JASA 82(397), 1987. (NaN, NaN) below two values.
+    """
+    differences = np.asarray(differences, float)
+    if len(differences) < 2:
+        return np.nan, np.nan
+    if np.all(differences == differences[0]):
+        # Every resample has this mean; the acceleration would be 0 / 0.
+        return float(differences[0]), float(differences[0])
+    found = stats.bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="BCa",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def signed_rank(differences: np.ndarray) -> float:
+    """Two-sided p of the Wilcoxon signed-rank test; NaN below six pairs, where it could not reach 0.05.
+
+    Pairs without a difference are left out of the ranks, as in F. Wilcoxon, Individual comparisons by ranking
+    methods, Biometrics Bulletin 1(6), 1945; when all are, p is 1. Exact up to 50 differences without ties, and
+    up to 13 with ties; else by the normal approximation.
+    """
+    differences = np.asarray(differences, float)
+    if len(differences) < SMALLEST_TEST:
+        return np.nan
+    changed = differences[differences != 0]
+    if not len(changed):
+        return 1.0
+    return float(stats.wilcoxon(changed).pvalue)
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """p-values adjusted so that the chance of any false finding among them stays at the level.
+
+    S. Holm, A simple sequentially rejective multiple test procedure, Scand J Statist 6(2), 1979. NaN is no test:
+    it stays NaN and does not count.
+    """
+    p = np.asarray(p, float)
+    adjusted = np.full(p.shape, np.nan)
+    tests = np.flatnonzero(~np.isnan(p))
+    order = tests[np.argsort(p[tests], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
