@@ -291,9 +291,14 @@ def process_of(run: Any) -> dict[str, Any]:
 
 
 def _artifact_root(uri: str) -> str | None:
-    """Beside the database; a folder `mlruns` would make a bare `mlflow ui` look for old file-store runs."""
+    """Beside a SQLite file, in the working directory for another database; a server has a place of its own.
+
+    MLflow itself would take `mlruns` relative to whoever reads, which another folder's `mlflow ui` cannot follow.
+    """
     database = sqlite_file(uri)
-    return (database.parent / "mlartifacts").as_uri() if database is not None else None
+    if database is None and not uri.startswith(("postgresql", "mysql", "mssql")):
+        return None
+    return ((database.parent if database is not None else Path.cwd()) / "mlartifacts").as_uri()
 
 
 @contextlib.contextmanager

@@ -176,6 +176,7 @@ def test_a_postgresql_that_loses_power_in_mid_run_has_everything_once(postgres, 
     require_all(client, run_id, 400, (100, 200, 300, 400), place)
     assert [m.step for m in client.get_metric_history(run_id, "other")] == [0, 1, 2]
     assert not (place / "mlflow_spool").exists()
+    assert client.get_run(run_id).info.artifact_uri.startswith((place / "mlartifacts").as_uri())
 
 
 def test_monais_own_option_does_not_double_the_run(lungs_like, tmp_path):

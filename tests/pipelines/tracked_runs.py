@@ -14,6 +14,8 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from pipelines.spool import sqlite_file
+
 
 @functools.cache
 def _template() -> Path:
@@ -47,7 +49,7 @@ def add_run(
 ) -> str:
     """Add a run; `values` is metric to (cases, classes), NaN where there is none; None leaves results out."""
     found = client.get_experiment_by_name(experiment)
-    key = found.experiment_id if found else client.create_experiment(experiment)
+    key = found.experiment_id if found else client.create_experiment(experiment, _artifacts(client))
     given = {"segbundles.kind": kind, "data.digest": "d" * 64, **(tags or {})}
     run_id = client.create_run(key, start_time=start_time, run_name=name, tags=given).info.run_id
     for param, value in (params or {}).items():
@@ -65,6 +67,12 @@ def add_run(
     if status is not None:
         client.set_terminated(run_id, status)
     return run_id
+
+
+def _artifacts(client: MlflowClient) -> str | None:
+    """Beside a SQLite file; MLflow itself would put them into the working directory."""
+    database = sqlite_file(client.tracking_uri)
+    return (database.parent / "mlartifacts").as_uri() if database is not None else None
 
 
 def log_text(client: MlflowClient, run_id: str, text: str, path: str) -> None:
