@@ -213,5 +213,5 @@ def test_a_whole_training_without_a_server_is_delivered_later(server, place):
     run = only_one(client, "small")
     assert run.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(run.info.run_id, "epoch_loss")] == [3, 6]
-    model = {item.path for item in client.list_artifacts(run.info.run_id, "model")}
-    assert {"model/model.pt", "model/model.json"} <= model
+    model = {item.path for item in client.list_artifacts(run.info.run_id, "model/models")}
+    assert {"model/models/model.pt", "model/models/model.json"} <= model
