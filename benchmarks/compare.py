@@ -63,7 +63,7 @@ def fill(database: Path, runs: int, experiments: int) -> None:
         connection.executemany(
             "insert into tags (run_uuid, key, value) values (?, ?, ?)",
             (
-                (run, "mlflow.runName" if k == 0 else f"version.library_{k}", f"run {i}" if k == 0 else "1.0")
+                (run, "mlflow.runName" if k == 0 else f"version.package_{k}", f"run {i}" if k == 0 else "1.0")
                 for i, run in enumerate(ids)
                 for k in range(TAGS)
             ),

@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from tqdm import tqdm
 
 from pipelines.metrics import summarise
+from pipelines.state import of_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False) -> dict[st
         evaluator.run(epoch)
     cases: list[dict[str, Any]] = evaluator.state.cases
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(
-            gathered, (cases, evaluator.state.confusion, evaluator.state.failures)
-        )
+        gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
         cases = sorted((case for part, _, _ in gathered for case in part), key=lambda case: case["case"])
         evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
         evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}

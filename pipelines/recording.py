@@ -27,6 +27,7 @@ from pipelines.metrics import results, summarise
 from pipelines.mlflow_model import write_model
 from pipelines.provenance import code_version, environment, invocation, uncommitted
 from pipelines.snapshots import Snapshots, decoded
+from pipelines.state import of_all_ranks
 from pipelines.timing import StepTimer, Stopwatch
 from pipelines.tracking import Tracking
 
@@ -119,7 +120,7 @@ class Record:
             return
         self._validation.attach(self.evaluator)
         # Each rank validates cases of its own, and rank 0 alone has the run.
-        if _on_any_rank(tracked):
+        if any(of_all_ranks(tracked)):
             drawn = sorted(case.id for case in self.data.validation)[:MOST_PICTURES]
             self._snapshots = Snapshots(drawn, self.data.labels, self.evaluator.preprocess)
             self._snapshots.attach(self.evaluator)
@@ -211,7 +212,7 @@ class Record:
         values["epoch_seconds"] = seconds
         timed = self._timer.take() if self._timer is not None else {}
         # Asked on every rank: one whose share of the cases is empty has not validated, but takes part.
-        if self._snapshots is not None and _on_any_rank(self._validated(engine)):
+        if self._snapshots is not None and any(of_all_ranks(self._validated(engine))):
             self._pictures = self._snapshots.take()
         if self._validated(engine):
             assert evaluator is not None
@@ -277,11 +278,3 @@ def _image_key(case: str) -> str:
     """MLflow allows few characters in the name of a series of images; two cases must not share one."""
     name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", case)
     return name if name == case else f"{name} {hashlib.sha256(case.encode()).hexdigest()[:4]}"
-
-
-def _on_any_rank(value: bool) -> bool:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        found: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(found, value)
-        return any(found)
-    return value

@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
 from pipelines.preprocess import Preprocess
+from pipelines.state import of_all_ranks
 from transforms.geometry import Geometry
 from transforms.intensity import CTWindow
 from transforms.overlay import draw_overlay, overlay_place
@@ -63,11 +64,7 @@ class Snapshots:
     def take(self) -> dict[str, bytes]:
         """The pictures since the last call as PNG by case id, those of all ranks; to be called on every rank."""
         pictures, self._pictures = self._pictures, {}
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gathered: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(gathered, pictures)
-            pictures = {case: picture for part in gathered for case, picture in part.items()}
-        return dict(sorted(pictures.items()))
+        return dict(sorted(item for part in of_all_ranks(pictures) for item in part.items()))
 
     def _drawn(
         self, case: str, item: Mapping[str, Any], prediction: MetaTensor, scores: Mapping[str, Any]
