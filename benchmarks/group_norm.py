@@ -1,7 +1,7 @@
-"""Group norm of this project against torch's on channels-last maps. Run as ``python -m benchmarks.group_norm``.
+"""Group norm and ReLU of this project against torch's on channels-last maps. Run as ``python -m benchmarks.group_norm``.
 
-Both in one process and in turn, forward and backward together, on the map of a network's first level and on a
-deeper one; the median over the rounds.
+Both in one process and in turn, forward and backward together, on the maps of a network's levels, with its numbers of groups, under autocast; the
+median over the rounds. The peer is `torch.nn.GroupNorm` and `torch.nn.ReLU(inplace=True)`.
 """
 
 from __future__ import annotations
@@ -9,49 +9,67 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from benchmarks.measure import PRECISIONS
-from networks.layers import GroupNorm
+from networks.group_norm import GroupNorm, norm_act
+from networks.layers import group_count
 
 MAPS = {
-    "8x96x80x80": (1, 8, 96, 80, 80),
-    "16x48x40x40": (1, 16, 48, 40, 40),
-    "64x12x10x10": (1, 64, 12, 10, 10),
+    "8x112x96x48": (1, 8, 112, 96, 48),
+    "16x96x96x96": (1, 16, 96, 96, 96),
+    "32x48x48x48": (1, 32, 48, 48, 48),
+    "64x24x24x24": (1, 64, 24, 24, 24),
+    "128x12x12x12": (1, 128, 12, 12, 12),
 }
 
 
-def step(norm: nn.Module, x: torch.Tensor, gradient: torch.Tensor) -> float:
+def step(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, gradient: torch.Tensor) -> float:
     """Milliseconds of one forward and backward pass."""
     x = x.detach().requires_grad_()
+    if x.is_cuda:
+        torch.cuda.synchronize()
     start = time.perf_counter()
-    norm(x).backward(gradient)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        y = run(x)
+    y.backward(gradient.to(y.dtype))
+    if x.is_cuda:
+        torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1e3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    for precision, dtype in PRECISIONS.items():
-        for name, shape in MAPS.items():
-            x, gradient = (
-                torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
-                for _ in range(2)
-            )
-            ours, peer = (kind(4, shape[1]).to(dtype) for kind in (GroupNorm, nn.GroupNorm))
-            torch.testing.assert_close(ours(x), peer(x), rtol=0.02, atol=0.02)
-            rounds = range(arguments.rounds + 1)  # the first warms up
-            times = [(step(ours, x, gradient), step(peer, x, gradient)) for _ in rounds][1:]
-            mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-            print(
-                f"RESULT group_norm_ms_{precision}_{name} ours={mine:.2f} peer={theirs:.2f} ratio={mine / theirs:.3f}"
-            )
+    for name, shape in MAPS.items():
+        x, gradient = (
+            torch.randn(shape, device=arguments.device)
+            .bfloat16()
+            .contiguous(memory_format=torch.channels_last_3d)
+            for _ in range(2)
+        )
+        groups = group_count(shape[1], 8)
+        ours, peer = (kind(groups, shape[1]).to(arguments.device) for kind in (GroupNorm, nn.GroupNorm))
+        relu = nn.ReLU(inplace=True)
+
+        def mine(x: torch.Tensor, norm: nn.Module = ours, act: nn.Module = relu) -> torch.Tensor:
+            return norm_act(norm, act, x)
+
+        def theirs(x: torch.Tensor, norm: nn.Module = peer, act: nn.Module = relu) -> torch.Tensor:
+            return act(norm(x))
+
+        torch.testing.assert_close(mine(x).float(), theirs(x).float(), rtol=0.02, atol=0.02)
+        rounds = range(arguments.rounds + 1)  # the first warms up
+        times = [(step(mine, x, gradient), step(theirs, x, gradient)) for _ in rounds][1:]
+        a, b = (statistics.median(column) for column in zip(*times, strict=True))
+        print(f"RESULT group_norm_relu_ms_bf16_{name} ours={a:.2f} peer={b:.2f} ratio={a / b:.3f}")
 
 
 if __name__ == "__main__":

@@ -104,17 +104,22 @@ def measure(
 def run_apart(
     module: str, names: Sequence[str], rounds: int, arguments: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Medians over rounds of ``python -m module --only name``, which prints one line of JSON."""
+    """Medians over rounds of ``python -m module --only name``, which prints one line of JSON.
+
+    A contestant that fails is left out, with the end of its error on stderr, so that the others' figures are not lost.
+    """
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
             command = [sys.executable, "-m", module, "--only", name, *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise SystemExit(f"{name} failed:\n{done.stderr}")
+                print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
+                continue
             results[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{name}: {results[name][-1]}", file=sys.stderr, flush=True)
     return {
         name: {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
         for name, runs in results.items()
+        if runs
     }

@@ -2,11 +2,12 @@
 
     python -m benchmarks.training                                  # 3D, this machine
     python -m benchmarks.training --dims 2 --size 256 --batch 8
-    python -m benchmarks.training --device cuda --size 128 --batch 2 --peers monai nnunet
+    python -m benchmarks.training --device cuda --size 128 --batch 2 --peers monai nnunet --compiled
+    python -m benchmarks.training --profile                        # where our own steps spend their time
 
 Everybody gets the same patches, already in memory, and trains with a trainer of its own:
 
-- ours: pipelines.SegTrainer in bf16, channels-last, with SegLoss and AdamW;
+- ours: pipelines.SegTrainer in bf16, channels-last, with SegLoss and fused AdamW, as the bundles have it;
 - plain: the common reimplementation of R2U-Net in float32, eager (benchmarks/plain_r2unet.py), same widths and t;
 - monai: UNet, BasicUNet and SegResNet, and our network too, under SupervisedTrainer with amp (which MONAI has
   on CUDA only: on a CPU these train in float32);
@@ -14,7 +15,8 @@ Everybody gets the same patches, already in memory, and trains with a trainer of
   nnunetv2 is installed.
 
 Every contestant runs in a process of its own, rounds interleaved, medians. Memory is the peak of what the device
-allocated, on a CPU what autograd keeps for the backward pass. The ceiling is the same network's convolutions
+allocated, on a CPU what autograd keeps for the backward pass; beside it, on a CPU, the peak of the resident set over
+what it was before the network was made. The ceiling is the same network's convolutions
 measured one by one, forward and backward, in the faster memory layout (benchmarks/ceiling.py).
 """
 
@@ -26,6 +28,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.ceiling import convolution_ceiling, matrix_ceiling
 from benchmarks.measure import run_apart, saved_activations
 from benchmarks.plain_r2unet import PlainR2UNet
+from benchmarks.step_profile import shares
 from networks import R2UNet, UPerNet
 from pipelines.engines import SegTrainer, autocast, place
 from pipelines.losses import SegLoss
@@ -58,8 +62,8 @@ def batch_of(args: argparse.Namespace) -> Batch:
     return {"image": image, "label": torch.randint(0, CLASSES, size, generator=generator, dtype=torch.uint8)}
 
 
-def r2unet(args: argparse.Namespace) -> nn.Module:
-    return R2UNet(args.dims, 1, CLASSES, FEATURES, num_steps=STEPS)
+def r2unet(args: argparse.Namespace, checkpointing: bool = False) -> nn.Module:
+    return R2UNet(args.dims, 1, CLASSES, FEATURES, num_steps=STEPS, checkpointing=checkpointing)
 
 
 def upernet(args: argparse.Namespace) -> nn.Module:
@@ -98,20 +102,21 @@ def ours(
     def make(args: argparse.Namespace) -> Contestant:
         device, batch = torch.device(args.device), batch_of(args)
         network = place(build(args), device, channels_last=True)
-        optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
-        trained = torch.compile(network) if compiled else network
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
 
         def trainer(loader: Iterable[Batch]) -> SegTrainer:
             return SegTrainer(
                 device=device,
                 max_epochs=1,
                 train_data_loader=loader,
-                network=trained,  # type: ignore[arg-type]
+                network=network,
                 optimizer=optimizer,
                 loss_function=SegLoss(),
                 precision="bf16",
                 max_grad_norm=12.0,
                 channels_last=True,
+                compile=compiled,
+                compile_kwargs={"mode": args.compile_mode},
             )
 
         image = batch["image"].to(device)
@@ -238,6 +243,7 @@ OURS: dict[str, Callable[[argparse.Namespace], Contestant]] = {
     "r2unet": ours(r2unet),
     "upernet": ours(upernet),
 }
+RECOMPUTED = {"r2unet recomputed": ours(lambda args: r2unet(args, checkpointing=True))}
 COMPILED = {"r2unet compiled": ours(r2unet, True), "upernet compiled": ours(upernet, True)}
 PLAIN = {"plain r2unet fp32": plain}
 MONAI = {
@@ -248,7 +254,12 @@ MONAI = {
     "MONAI SegResNet": monai(lambda a: SegResNet(a.dims, 16, 1, CLASSES)),
 }
 NNUNET = {"nnU-Net plain": nnunet(False), "nnU-Net residual": nnunet(True)}
-ALL = {**OURS, **COMPILED, **PLAIN, **MONAI, **NNUNET}
+ALL = {**OURS, **RECOMPUTED, **COMPILED, **PLAIN, **MONAI, **NNUNET}
+
+
+def resident(figure: str = "VmRSS") -> int:
+    """Bytes of this process in memory; "VmHWM" is the peak."""
+    return 1024 * int(Path("/proc/self/status").read_text().split(f"{figure}:")[1].split()[0])
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
@@ -257,6 +268,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cuda = args.device.startswith("cuda")
+    started_with = 0 if cuda else resident()
     contestant = ALL[name](args)
     contestant.network.train()
     figures: dict[str, float] = {}
@@ -271,6 +283,9 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+    else:
+        # Since Linux 4.0 this sets the peak of the resident set back to what it is now.
+        Path("/proc/self/clear_refs").write_text("5")
     stamps = [time.perf_counter()]
 
     def stamp() -> None:
@@ -283,6 +298,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     figures["seconds"] = statistics.median(b - a for a, b in itertools.pairwise(stamps[1:]))
     if cuda:
         figures["MiB"] = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        figures["resident"] = (resident("VmHWM") - started_with) / 2**20
     figures["tflops"] = operations / figures["seconds"] / 1e12
     figures["voxels"] = args.batch * args.size**args.dims / figures["seconds"]
     if name in OURS:
@@ -290,6 +307,22 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
         figures["ceiling"] = ceiling["tflops"]
         figures["share"] = ceiling["seconds"] / figures["seconds"]
     return figures
+
+
+def print_profile(args: argparse.Namespace) -> None:
+    """A table of the kinds of work in a step of our networks."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found = {}
+    for name, make in OURS.items():
+        contestant = make(args)
+        contestant.network.train()
+        contestant.run(2, lambda: None)
+        found[name] = shares(lambda run=contestant.run: run(1, lambda: None), torch.device(args.device))  # type: ignore[misc]
+    print("| % of a step | " + " | ".join(found) + " |")
+    print("| --- |" + " ---: |" * len(found))
+    for kind in next(iter(found.values())):
+        print(f"| {kind} | " + " | ".join(f"{row[kind]:.0f}" for row in found.values()) + " |")
 
 
 def main() -> None:
@@ -306,40 +339,49 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's own choice")
     parser.add_argument("--peers", nargs="*", choices=("monai", "nnunet"), default=["monai"])
     parser.add_argument("--compiled", action="store_true", help="our networks under torch.compile too")
+    parser.add_argument("--compile-mode", help='of torch.compile, such as "reduce-overhead" for CUDA graphs')
+    parser.add_argument("--profile", action="store_true", help="instead: where the time of our steps goes")
     parser.add_argument("--only", choices=ALL, help="measure one contestant and print JSON")
     args = parser.parse_args()
     if args.only:
         print(json.dumps(measure(args.only, args)))
         return
-    names = [*OURS, *PLAIN, *(COMPILED if args.compiled else {})]
+    if args.profile:
+        print_profile(args)
+        return
+    names = [*OURS, *RECOMPUTED, *PLAIN, *(COMPILED if args.compiled else {})]
     names += [*MONAI] if "monai" in args.peers else []
     names += [*NNUNET] if "nnunet" in args.peers else []
     keys = ("dims", "size", "batch", "device", "iterations", "threads")
     passed = [f"--{key}={getattr(args, key)}" for key in keys] + [f"--warm-up={args.warm_up}"]
+    passed += [f"--compile-mode={args.compile_mode}"] if args.compile_mode else []
     results = run_apart("benchmarks.training", names, args.rounds, passed)
+    failed = [name for name in names if name not in results]
+    names = [*results]
     print(
         f"torch {torch.__version__}, bf16 matrix product {matrix_ceiling(torch.device(args.device)):.3g} TFLOP/s"
     )
-    print("| network | s / step | steps / s | Mvoxel / s | TFLOP/s | of its convolutions alone | MiB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| network | s / step | steps / s | Mvoxel / s | TFLOP/s | of its convolutions alone | MiB | resident |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, row in results.items():
         share = f"{100 * row['share']:.0f}% of {row['ceiling']:.3g}" if "share" in row else ""
         print(
             f"| {name} | {row['seconds']:.3f} | {1 / row['seconds']:.3g} | {row['voxels'] / 1e6:.3g} |"
-            f" {row['tflops']:.3g} | {share} | {row['MiB']:.0f} |"
+            f" {row['tflops']:.3g} | {share} | {row['MiB']:.0f} | {row.get('resident', 0):.0f} |"
         )
-    for mine in (*OURS, *(COMPILED if args.compiled else {})):
+    own = [name for name in names if name in {**OURS, **RECOMPUTED, **COMPILED}]
+    for mine in own:
         for peer in names:
-            if (
-                peer in OURS
-                or peer in COMPILED
-                or (peer.startswith("plain") and not mine.startswith("r2unet"))
-            ):
+            if peer in own or (peer.startswith("plain") and not mine.startswith("r2unet")):
                 continue
             for figure in ("seconds", "MiB"):
                 a, b = results[mine][figure], results[peer][figure]
                 label = f"{figure}:{mine}:{peer}".replace(" ", "-")
                 print(f"RESULT {label} ours={a:.4g} peer={b:.4g} ratio={a / b:.3f}")
+    if failed:
+        raise SystemExit(f"these failed, see above: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from .layers import (
     make_act,
     make_conv,
     make_norm,
+    norm_act,
     run_checkpointed,
     total_strides,
 )
@@ -86,6 +87,9 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(spatial_dims, in_channels, width, stride, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            h = norm_act(self.bn1, self.act, self.conv1(x))
+            return norm_act(self.bn2, self.act, self.conv2(h), self.downsample(x))
         h = self.act(self.bn1(self.conv1(x)))
         return self.act(self.bn2(self.conv2(h)) + self.downsample(x))
 
@@ -118,6 +122,10 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(spatial_dims, in_channels, channels, stride, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            h = norm_act(self.bn1, self.act, self.conv1(x))
+            h = norm_act(self.bn2, self.act, self.conv2(h))
+            return norm_act(self.bn3, self.act, self.conv3(h), self.downsample(x))
         h = self.act(self.bn1(self.conv1(x)))
         h = self.act(self.bn2(self.conv2(h)))
         return self.act(self.bn3(self.conv3(h)) + self.downsample(x))
@@ -203,7 +211,9 @@ class ResNetEncoder(nn.Module):
                 nn.init.normal_(module.weight, std=std)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+        x = self.conv1(x)
+        x = norm_act(self.bn1, self.act, x) if not torch.jit.is_scripting() else self.act(self.bn1(x))
+        x = self.maxpool(x)
         if self.checkpointing and self.training and not torch.jit.is_scripting():
             return self._checkpointed(x)
         c2 = self.layer1(x)

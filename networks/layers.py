@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.networks.layers.factories import Act, Dropout, Norm, split_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from .group_norm import GroupNorm, norm_act
 
 GROUP_NORM = ("group", {"num_groups": 8})
 RELU = ("relu", {"inplace": True})
@@ -43,32 +44,6 @@ def group_count(channels: int, num_groups: int) -> int:
     """
     limit = max(1, min(num_groups, channels // 2))
     return next(n for n in range(limit, 0, -1) if channels % n == 0)
-
-
-class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm`, fast for channels-last maps of few channels in 16-bit floats on a CPU.
-
-    torch's CPU kernel (2.13) for channels-last maps vectorises over the channels of one voxel. Below the 32 values
-    of a 512-bit register it runs several times slower than on contiguous memory, reordering there and back
-    included (``python -m benchmarks.group_norm``). Those maps are the largest of a network.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():
-            last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-            if (
-                last is not None
-                and x.device.type == "cpu"
-                and x.element_size() == 2
-                and x.shape[1] < 32
-                and not x.is_contiguous()
-                and x.is_contiguous(memory_format=last)
-            ):
-                return self._normalised(x.contiguous()).contiguous(memory_format=last)
-        return self._normalised(x)
-
-    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def make_norm(norm: str | tuple | None, spatial_dims: int, channels: int) -> nn.Module:
@@ -189,6 +164,14 @@ class ConvNormAct(nn.Sequential):
             make_norm(norm, spatial_dims, out_channels),
             make_act(act),
         )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, in_channels, *spatial)`` to ``(B, out_channels, *spatial / stride)``."""
+        if not torch.jit.is_scripting():
+            return norm_act(self[1], self[2], self[0](x))
+        for module in self:
+            x = module(x)
+        return x
 
 
 def keeps_statistics(norm: nn.Module) -> bool:

@@ -25,6 +25,7 @@ from .layers import (
     make_conv,
     make_dropout,
     make_norm,
+    norm_act,
     run_checkpointed,
     total_strides,
 )
@@ -94,13 +95,19 @@ class RecurrentConv(nn.Module):
             return self.conv(h)
         return self.recurrent(h)
 
+    def activated(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            return norm_act(self.norm, self.act, x)
+        return self.act(self.norm(x))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, C, *spatial)`` to the same shape."""
         wx = self.conv(x)
-        h = self.act(self.norm(wx))
+        h = self.activated(wx)
         if self.shared_norm:
             for _ in range(self.num_steps):
-                h = self.act(self.norm(wx + self.recur(h)))
+                # No convolution's backward pass needs its own output, so the sum can take its place.
+                h = self.activated(self.recur(h).add_(wx))
         else:
             for norm in self.step_norms:
                 h = self.act(norm(wx + self.recur(h)))
@@ -158,7 +165,8 @@ class RecurrentResidualUnit(nn.Module):
         """Map ``(B, C, *spatial)`` to the same shape."""
         h = self.layers(x)
         if self.scaled:
-            return torch.addcmul(x, h, self.scale)
+            # A scale in float32 would raise the sum, and all that is kept of it, to float32.
+            return torch.addcmul(x, h, self.scale.to(h.dtype))
         if self.residual:
             return x + h
         return h
@@ -371,6 +379,11 @@ class R2UNet(nn.Module):
                 y = F.interpolate(y, size=x.shape[2:], mode=self.mode, align_corners=False)
             logits.append(y)
         return torch.stack(logits, dim=1)
+
+    @torch.jit.unused
+    def regions(self) -> list[nn.Module]:
+        """The blocks that repeat, for compiling them one by one."""
+        return [m for m in self.modules() if isinstance(m, RecurrentResidualUnit)]
 
     def check_size(self, x: torch.Tensor) -> None:
         """Raise ValueError if a spatial size is no multiple of `size_divisor`."""

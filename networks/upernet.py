@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Norm, split_args
 from torch import nn
 
-from .encoders import ResNetEncoder, load_encoder_weights
+from .encoders import BasicBlock, Bottleneck, ResNetEncoder, load_encoder_weights
 from .layers import (
     GROUP_NORM,
     RELU,
@@ -159,6 +159,11 @@ class UPerHead(nn.Module):
             merged.append(self.resize(y, pyramid[0]))
         pyramid.insert(0, self.fuse(torch.cat(merged, dim=1)))
         return pyramid
+
+    @torch.jit.unused
+    def regions(self) -> list[nn.Module]:
+        """The blocks that repeat, for compiling them one by one."""
+        return [m for m in self.modules() if isinstance(m, BasicBlock | Bottleneck | ConvNormAct)]
 
     def resize(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return F.interpolate(x, size=like.shape[2:], mode=self.mode, align_corners=False)
@@ -318,6 +323,11 @@ class UPerNet(nn.Module):
             if i > 0:
                 logits.append(self.resize(classify(self.dropout(maps[i + 1])), x))
         return torch.stack(logits, dim=1)
+
+    @torch.jit.unused
+    def regions(self) -> list[nn.Module]:
+        """The blocks that repeat, for compiling them one by one."""
+        return [m for m in self.modules() if isinstance(m, BasicBlock | Bottleneck | ConvNormAct)]
 
     def resize(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return F.interpolate(x, size=like.shape[2:], mode=self.mode, align_corners=False)

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
+from pipelines.deferred import augments_on_device, collate_deferred
 from pipelines.patches import PatchStore, StoredCase
 
 __all__ = ["PatchDataset", "PatchSampler"]
@@ -60,6 +61,13 @@ class PatchDataset(Dataset):
         and to cut the patch out itself.
     seed : int
         Seed of everything.
+    augment_on : str
+        "workers": an item is augmented where it is read. "device": it is read and what happens to it is drawn, but
+        done only by `pipelines.engines.prepare_patches`, on the device of the training; batches are then made by
+        `collate` (as `patch_loader` does). "auto": on `device` if that is a GPU and `transform` is a
+        `PatchAugmentation`.
+    device : torch.device or str, optional
+        Where the network is trained.
     num_workers, progress
         See `PatchStore`.
 
@@ -68,13 +76,16 @@ class PatchDataset(Dataset):
     StoreError
         If cases cannot be found or preprocessed; the message lists every one.
     ValueError
-        If a parameter is out of range.
+        If a parameter is out of range, or the augmentation cannot be done where `augment_on` says.
 
     Notes
     -----
     An item holds "image": float32 (C, *patch_size), "label": (1, *patch_size) uint8 (int32 in a cohort
     stored with more than 255 classes), "case": the case's id. Without label files there is no "label". uint8
     is an eighth of int64 for collating, pinning and copying; convert on the GPU.
+
+    Augmented on the device, "image" is the int16 codes (C, *source) of the patch with its margin, "label" goes with
+    it, "variation" says what to do with both and "intensity" what the codes stand for.
     """
 
     def __init__(
@@ -91,6 +102,8 @@ class PatchDataset(Dataset):
         seed: int = 0,
         num_workers: int | None = None,
         progress: bool = True,
+        augment_on: str = "workers",
+        device: torch.device | str | None = None,
     ) -> None:
         self.patch_size = tuple(int(p) for p in patch_size)
         if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
@@ -107,6 +120,7 @@ class PatchDataset(Dataset):
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}.")
         self.transform = transform
+        self.on_device = augments_on_device(augment_on, device, transform)
         self.seed = int(seed)
         if isinstance(data, PatchStore):
             self.store = data
@@ -137,7 +151,15 @@ class PatchDataset(Dataset):
         size = tuple(transform.source_size()) if hasattr(transform, "source_size") else self.patch_size
         start = self._start(case, random, self.is_foreground(index))
         item = self._read(case, start, size)
+        if self.on_device:
+            return {**item, "intensity": case.intensity, "variation": transform.draw()}
         return item if transform is None else transform(item)
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of items; those still to be augmented come flat and with "deferred", see `DeferredPatches`."""
+        if self.on_device:
+            return collate_deferred(items, self.preprocess.normalise)
+        return default_collate(list(items))
 
     def case_index(self, index: int) -> int:
         """Which case the patch at an index is drawn from."""
@@ -191,7 +213,10 @@ class PatchDataset(Dataset):
             full = np.full((case.shape[0], *outer), self.preprocess.padding_code(case.intensity), np.int16)
             full[(slice(None), *target)] = codes
             codes = full
-        image = self.preprocess.normalise(codes, case.intensity)
+        # int16 is half of float32 for collating, pinning and copying.
+        image = (
+            torch.from_numpy(codes) if self.on_device else self.preprocess.normalise(codes, case.intensity)
+        )
         item: dict[str, Any] = {"image": image.reshape(case.shape[0], *size)}
         if case.has_label:
             label = case.read_label(inside)

@@ -20,6 +20,7 @@ from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
+from pipelines.compilation import compile_regions
 from pipelines.config import problem
 from pipelines.metrics import confusion_matrix, overlap_metrics, require_tolerance, surface_metrics
 from pipelines.preprocess import Preprocess, require_same_grid
@@ -52,12 +53,17 @@ def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractC
 def prepare_patches(
     batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image and label of a batch on the device, as plain tensors (a compiled model refuses MetaTensor)."""
+    """Image and label of a batch on the device, as plain tensors (a compiled model refuses MetaTensor).
+
+    Patches whose augmentation was left to the device are augmented there, see `pipelines.deferred`.
+    """
     pair = []
     for key in (Keys.IMAGE, Keys.LABEL):
         value = batch[key]
         value = value.as_tensor() if isinstance(value, MetaTensor) else value
         pair.append(value.to(device, non_blocking=non_blocking, **kwargs))
+    if "deferred" in batch:
+        return batch["deferred"].apply(*pair)
     return pair[0], pair[1]
 
 
@@ -66,14 +72,16 @@ class SegTrainer(SupervisedTrainer):
 
     Args:
         device, max_epochs, train_data_loader, network, optimizer, loss_function: as in MONAI's
-            SupervisedTrainer. `loss_function` gets logits in float32 and integer labels (B, 1, *spatial).
+            SupervisedTrainer. `loss_function` gets integer labels (B, 1, *spatial) and logits in float32,
+            or as they are if it has a true attribute `any_precision`.
         precision: "fp32", "bf16" or "fp16"; fp16 scales the loss and skips steps that overflow.
         lr_scheduler: stepped once per optimiser step; None keeps the learning rate.
         max_grad_norm: gradients are scaled down to this L2 norm; None only measures it.
         average: `torch.optim.swa_utils.AveragedModel` of `network`, updated after every optimiser step.
         channels_last: keep weights and patches in channels-last memory. A network in
             DistributedDataParallel must have been through `place` before it was wrapped.
-        compile: torch.compile the network.
+        compile: torch.compile the network, by its repeated blocks where it names them (`regions()`).
+        compile_kwargs: options of torch.compile.
         check_interval: on CUDA the loss is fetched to look for NaN once in so many iterations, since each
             look waits for the device; on a CPU it is looked at every time.
 
@@ -105,6 +113,7 @@ class SegTrainer(SupervisedTrainer):
         device = torch.device(device)
         if channels_last and not isinstance(network, DistributedDataParallel):
             place(network, device, channels_last)
+        regional = compile and compile_regions(unwrapped(network), **(compile_kwargs or {}))
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -114,7 +123,7 @@ class SegTrainer(SupervisedTrainer):
             loss_function=loss_function,
             prepare_batch=prepare_batch,
             train_handlers=train_handlers,
-            compile=compile,
+            compile=compile and not regional,
             compile_kwargs=compile_kwargs,
             accumulation_steps=accumulation_steps,
             non_blocking=device.type == "cuda",
@@ -151,7 +160,10 @@ class SegTrainer(SupervisedTrainer):
             with autocast(engine.state.device, self.precision):
                 output[Keys.PRED] = engine.inferer(inputs, engine.network)
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            loss = engine.loss_function(output[Keys.PRED].float(), targets).mean()
+            logits = output[Keys.PRED]
+            if not getattr(engine.loss_function, "any_precision", False):
+                logits = logits.float()
+            loss = engine.loss_function(logits, targets).mean()
             output[Keys.LOSS] = loss
             engine.fire_event(IterationEvents.LOSS_COMPLETED)
             self._require_finite(engine, loss.detach(), batchdata)
@@ -409,12 +421,27 @@ def averaged(network: torch.nn.Module, decay: float | None) -> torch.nn.Module |
     if decay is None:
         return None
 
-    @torch.no_grad()
-    def blend(average: Any, current: Any, count: Any) -> None:
-        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(average, current, weight)
+    return _Average(unwrapped(network), decay)
 
-    return torch.optim.swa_utils.AveragedModel(unwrapped(network), multi_avg_fn=blend, use_buffers=False)
+
+class _Average(torch.optim.swa_utils.AveragedModel):
+    """torch's own sends the count of steps to the GPU and waits for it at every step; here it stays on the host."""
+
+    def __init__(self, network: torch.nn.Module, decay: float) -> None:
+        super().__init__(network)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        count = int(self.n_averaged)
+        # The first value is the network's own.
+        weight = 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
+        averages: list[torch.Tensor] = list(self.module.parameters())
+        current = [p.to(a.device) for p, a in zip(model.parameters(), averages, strict=True)]
+        torch._foreach_lerp_(averages, current, weight)
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+        self.n_averaged += 1
 
 
 def _channels_last_format(value: torch.nn.Module | torch.Tensor) -> torch.memory_format:

@@ -116,6 +116,7 @@ def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str 
         batch_size=batch_size,
         sampler=PatchSampler(dataset),
         num_workers=workers,
+        collate_fn=dataset.collate,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=outlive_signals,

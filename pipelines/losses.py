@@ -1,9 +1,11 @@
-"""Dice + cross-entropy, also for a stack of deep-supervision heads."""
+"""Dice + cross-entropy in one pass, also for a stack of deep-supervision heads."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from monai.losses import DiceCELoss
+from torch.autograd.function import once_differentiable
 
 
 class SegLoss(torch.nn.Module):
@@ -13,6 +15,9 @@ class SegLoss(torch.nn.Module):
     sum to one (Lee et al., Deeply-Supervised Nets, AISTATS 2015; the halving as in nnU-Net, Isensee et al.,
     Nature Methods 18, 2021). A plain (B, C, *spatial) prediction is one head.
 
+    The values are those of MONAI's DiceCELoss with softmax. But the reference is never made one-hot, and of a
+    head nothing is kept for the backward pass but its logits and one number per voxel.
+
     Args:
         include_background: whether class 0 has a Dice term (it always is in the cross-entropy).
         batch_dice: one Dice over all patches of the batch instead of one per patch. Steadier with small
@@ -20,6 +25,9 @@ class SegLoss(torch.nn.Module):
         dice_weight, ce_weight: weights of the two terms.
         smooth: added to numerator and denominator, so that a patch without a structure has a defined Dice.
     """
+
+    # The sums are in float32 whatever the logits are.
+    any_precision = True
 
     def __init__(
         self,
@@ -30,16 +38,10 @@ class SegLoss(torch.nn.Module):
         smooth: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.loss = DiceCELoss(
-            include_background=include_background,
-            to_onehot_y=True,
-            softmax=True,
-            batch=batch_dice,
-            lambda_dice=dice_weight,
-            lambda_ce=ce_weight,
-            smooth_nr=smooth,
-            smooth_dr=smooth,
-        )
+        self.include_background = include_background
+        self.batch_dice = batch_dice
+        self.dice_weight, self.ce_weight = dice_weight, ce_weight
+        self.smooth = smooth
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss.
@@ -47,14 +49,101 @@ class SegLoss(torch.nn.Module):
         Args:
             prediction: logits (B, C, *spatial) or (B, H, C, *spatial).
             target: integer classes (B, 1, *spatial).
+
+        Raises:
+            ValueError: the shapes do not belong together, or there is only one class.
         """
-        target = target.long()
-        if prediction.ndim == target.ndim:
-            return self.loss(prediction, target)
-        heads = prediction.unbind(1)
+        stacked = prediction.ndim == target.ndim + 1
+        heads = prediction.unbind(1) if stacked else (prediction,)
+        if heads[0].ndim != target.ndim or (len(target), *target.shape[2:]) != (
+            len(prediction),
+            *heads[0].shape[2:],
+        ):
+            raise ValueError(
+                f"a label of shape {tuple(target.shape)} does not belong to logits of {tuple(prediction.shape)}."
+            )
+        if heads[0].shape[1] < 2:
+            raise ValueError(
+                "the loss needs logits of two classes or more, the background being one of them."
+            )
         weights = [0.5**index for index in range(len(heads))]
-        total = sum(weights)
         losses = [
-            weight / total * self.loss(head, target) for weight, head in zip(weights, heads, strict=True)
+            weight / sum(weights) * self._of_head(head, target)
+            for weight, head in zip(weights, heads, strict=True)
         ]
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() if stacked else losses[0]
+
+    def _of_head(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        entropy, overlap, volume, reference = _Sums.apply(logits.flatten(2), target.flatten(1))
+        sums = [overlap, volume, reference]
+        if not self.include_background:
+            sums = [s[:, 1:] for s in sums]
+        if self.batch_dice:
+            sums = [s.sum(0) for s in sums]
+        overlap, volume, reference = sums
+        dice = (2 * overlap + self.smooth) / (volume + reference + self.smooth)
+        return self.dice_weight * (1 - dice).mean() + self.ce_weight * entropy / target.numel()
+
+
+class _Sums(torch.autograd.Function):
+    """What Dice and cross-entropy need of logits ``(B, C, N)`` and classes ``(B, N)``, a part of the voxels at a time.
+
+    Returns the sum of the cross-entropy over all voxels, and ``(B, C)`` each: the sum of the probability where the
+    class is right, of the probability everywhere, and the number of voxels of the class.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        batch, classes, _ = logits.shape
+        kind = _precise(logits)
+        entropy = logits.new_zeros((), dtype=kind)
+        overlap, volume, reference = logits.new_zeros((3, batch, classes), dtype=kind)
+        for part in _parts(logits):
+            labels = target[:, None, part].long()
+            log = torch.log_softmax(logits[:, :, part].to(kind), 1)
+            entropy -= log.gather(1, labels).sum()
+            probability = log.exp_()
+            volume += probability.sum(2)
+            right = _right(labels, classes)
+            reference += right.sum(2)
+            overlap += (probability * right).sum(2)
+        ctx.save_for_backward(logits, target)
+        ctx.mark_non_differentiable(reference)
+        return entropy, overlap, volume, reference
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, entropy: torch.Tensor, overlap: torch.Tensor, volume: torch.Tensor, _: Any
+    ) -> tuple[torch.Tensor, None]:
+        logits, target = ctx.saved_tensors
+        kind = _precise(logits)
+        result = torch.empty_like(logits)
+        for part in _parts(logits):
+            probability = torch.softmax(logits[:, :, part].to(kind), 1)
+            right = _right(target[:, None, part], logits.shape[1])
+            # By the probabilities first, then through the softmax.
+            slope = torch.addcmul(volume[..., None], overlap[..., None], right.to(kind)).mul_(probability)
+            slope -= probability * slope.sum(1, keepdim=True)
+            slope += entropy * probability.sub_(right.to(kind))
+            result[:, :, part] = slope
+        return result, None
+
+
+def _precise(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _right(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Whether a voxel is of a class: bool ``(B, C, n)``."""
+    return labels == torch.arange(classes, device=labels.device)[:, None]
+
+
+def _parts(logits: torch.Tensor) -> list[slice]:
+    """Voxels to be worked on at a time: few enough for the caches of a CPU, or for little memory on a GPU."""
+    batch, classes, count = logits.shape
+    values = 2**17 if logits.device.type == "cpu" else 2**26
+    step = max(1, values // (batch * classes))
+    return [slice(start, start + step) for start in range(0, count, step)]

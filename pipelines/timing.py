@@ -12,6 +12,8 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 PHASES = ("forward", "backward", "optimizer")
+WAITS = 0.02
+"""Share of its time from which on an iteration counts as one that waited for data."""
 
 
 class HostClock:
@@ -33,12 +35,14 @@ class HostClock:
 class CudaClock:
     """Marks moments in the stream of a GPU. A mark costs microseconds and never waits for the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._free: list[torch.cuda.Event] = []
 
     def mark(self) -> torch.cuda.Event:
         event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)
-        event.record()
+        # Of the network's GPU, which need not be the current one.
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def seconds(self, first: Any, second: Any) -> float:
@@ -55,6 +59,8 @@ class StepTimer:
     """Measures the phases of every iteration; `take` gives their means since it was last called.
 
     - `time/data`: the training waits for the next batch (host);
+    - `time/waiting_share`: share of the iterations that waited more than 2% of their time (on CUDA: in which the GPU
+      had nothing else to do for so long);
     - `time/forward`: copying the batch to the device, network and loss;
     - `time/backward`: gradients;
     - `time/optimizer`: clipping, optimiser step, schedule, weight average (0 while gradients accumulate).
@@ -67,9 +73,8 @@ class StepTimer:
     """
 
     def __init__(self, device: torch.device | str) -> None:
-        self.clock: HostClock | CudaClock = (
-            CudaClock() if torch.device(device).type == "cuda" else HostClock()
-        )
+        where = torch.device(device)
+        self.clock: HostClock | CudaClock = CudaClock(where) if where.type == "cuda" else HostClock()
         self._world = int(os.environ.get("WORLD_SIZE", "1"))
         self._open: list[Any] = []
         self._done: list[list[Any]] = []
@@ -83,7 +88,7 @@ class StepTimer:
             (Events.EPOCH_STARTED, self.restart),
             (Events.GET_BATCH_STARTED, self._wait),
             (Events.GET_BATCH_COMPLETED, self._got),
-            (Events.ITERATION_STARTED, self._start),
+            (Events.ITERATION_STARTED, self._mark),
             (IterationEvents.LOSS_COMPLETED, self._mark),
             (IterationEvents.BACKWARD_COMPLETED, self._mark),
             (IterationEvents.MODEL_COMPLETED, self._end),
@@ -108,7 +113,13 @@ class StepTimer:
         if self._data and seconds > 0:
             values["time/data"] = sum(self._data) / len(self._data)
             values["patches_per_second"] = self._patches * self._world / seconds
-        for index, phase in enumerate(PHASES):
+        waited = [
+            self.clock.seconds(marks[0], marks[1]) > WAITS * self.clock.seconds(marks[0], marks[-1])
+            for marks in finished
+        ]
+        if waited:
+            values["time/waiting_share"] = sum(waited) / len(waited)
+        for index, phase in enumerate(PHASES, 1):
             spent = [self.clock.seconds(marks[index], marks[index + 1]) for marks in finished]
             if spent:
                 values[f"time/{phase}"] = sum(spent) / len(spent)
@@ -120,13 +131,11 @@ class StepTimer:
         return values
 
     def _wait(self) -> None:
+        self._open = [self.clock.mark()]
         self._waiting = time.perf_counter()
 
     def _got(self) -> None:
         self._data.append(time.perf_counter() - self._waiting)
-
-    def _start(self) -> None:
-        self._open = [self.clock.mark()]
 
     def _mark(self) -> None:
         self._open.append(self.clock.mark())

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as functional
-from monai.transforms import (
-    Compose,
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    Randomizable,
-    RandomizableTransform,
-    RandScaleIntensity,
-    RandScaleIntensityFixedMean,
-    Transform,
-)
+from monai.transforms import Randomizable, Transform
+
+from transforms.variation import Variation
 
 __all__ = ["PatchAugmentation"]
 
@@ -51,6 +41,9 @@ class PatchAugmentation(Randomizable, Transform):
     never invented. `source_size` tells how many voxels around the patch it needs so that no corner of the
     result lies outside of what was read; `PatchDataset` asks and reads them. Given a patch of just its final
     size, what lies outside repeats the border.
+
+    Drawing and applying are apart: `draw` gives a `Variation`, a few numbers that can be applied at once
+    (calling the augmentation does so), in another process or on a GPU.
 
     Parameters
     ----------
@@ -127,33 +120,15 @@ class PatchAugmentation(Randomizable, Transform):
         if len(degrees) != angles:
             raise ValueError(f"rotation must be one angle or {angles}, got {rotation}.")
         self.rotation = np.deg2rad(np.asarray(degrees, float))
-        self.scale = None if scale is None else (float(scale[0]), float(scale[1]))
+        self.scale = _pair(scale)
         self.spacing = _voxel(spacing, dims)
         self.image_key = image_key
         self.label_key = label_key
 
-        prob = self.probability
-        changes: list[Any] = []
-        if noise is not None:
-            changes.append(RandGaussianNoise(prob["noise"], std=noise))
-        if blur is not None:
-            low, high = blur
-            changes.append(RandGaussianSmooth((low, high), (low, high), (low, high), prob["blur"]))
-        if brightness is not None:
-            changes.append(RandScaleIntensity(brightness, prob["brightness"]))
-        if contrast is not None:
-            changes.append(
-                RandScaleIntensityFixedMean(prob["contrast"], contrast, fixed_mean=True, preserve_range=True)
-            )
-        if low_resolution is not None:
-            changes.append(_RandLowResolution(prob["low_resolution"], tuple(low_resolution)))
-        if gamma is not None:
-            changes.append(
-                RandAdjustContrast(prob["gamma_inverted"], gamma, invert_image=True, retain_stats=True)
-            )
-            changes.append(RandAdjustContrast(prob["gamma"], gamma, retain_stats=True))
-        self.intensity = Compose(changes)
+        self.noise, self.brightness, self.contrast = noise, brightness, contrast
+        self.blur, self.low_resolution, self.gamma = _pair(blur), _pair(low_resolution), _pair(gamma)
         self._matrix: np.ndarray | None = None
+        self._flips: tuple[int, ...] = ()
         self._drawn = False
 
     def set_random_state(
@@ -161,18 +136,14 @@ class PatchAugmentation(Randomizable, Transform):
     ) -> PatchAugmentation:
         """Set the state of every random choice, and forget an affine that was drawn but not used."""
         super().set_random_state(seed, state)
-        for change in self.intensity.transforms:
-            change.set_random_state(state=self.R)  # one generator for all: seeding costs 0.1 ms each
         self._drawn = False
         return self
 
     def randomize(self, data: Any = None) -> None:
         """Draw the affine and the flips of the next patch."""
         self._matrix = self._draw_matrix()
-        self._flips = [
-            1 + a for a in range(len(self.patch_size)) if self.R.random() < self.probability["flip"]
-        ]
-        self._flips = [a for a in self._flips if a - 1 in self.flip_axes]
+        flips = [a for a in range(len(self.patch_size)) if self.R.random() < self.probability["flip"]]
+        self._flips = tuple(a for a in flips if a in self.flip_axes)
         self._drawn = True
 
     def source_size(self) -> tuple[int, ...]:
@@ -188,30 +159,56 @@ class PatchAugmentation(Randomizable, Transform):
         extra = np.maximum(np.ceil((reach - self.patch_size) / 2), 0).astype(int)
         return tuple(int(p + 2 * e) for p, e in zip(self.patch_size, extra, strict=True))
 
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The varied patch: the same keys, image float32 (C, *patch_size), label (1, *patch_size)."""
+    def draw(self) -> Variation:
+        """How the next patch varies; its affine is that of `source_size`, if that was asked for it."""
         if not self._drawn:
             self.randomize()
         self._drawn = False
+        return Variation(self.patch_size, self._matrix, tuple(self._draw_changes()), self._flips)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The varied patch: the same keys, image float32 (C, *patch_size), label (1, *patch_size)."""
         item = dict(data)
-        image = item[self.image_key]
-        label = item.get(self.label_key)
-        if self._matrix is not None:
-            grid = self._grid(image.shape[1:])
-            image = _sample(image, grid, "bilinear")
-            label = None if label is None else _sample(label, grid, "nearest")
-        elif tuple(image.shape[1:]) != self.patch_size:
-            raise ValueError(f"expected a patch of {self.patch_size}, got {tuple(image.shape[1:])}.")
-        # MONAI's array transforms turn tensors into MetaTensors, whose every operation costs dispatch
-        image = torch.as_tensor(self.intensity(image))
-        image = image.as_tensor() if hasattr(image, "as_tensor") else image
-        if self._flips:
-            image = torch.flip(image, self._flips)
-            label = None if label is None else torch.flip(label, self._flips)
-        item[self.image_key] = image.contiguous()
+        image, label = self.draw().apply(item[self.image_key], item.get(self.label_key))
+        item[self.image_key] = image
         if label is not None:
-            item[self.label_key] = label.contiguous()
+            item[self.label_key] = label
         return item
+
+    def _draw_changes(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Name and amounts of each intensity change; in this order, which makes seeds mean what they did."""
+        if self.noise is not None and self._happens("noise"):
+            yield "noise", (float(self.R.uniform(0, self.noise)), int(self.R.randint(2**32, dtype=np.uint64)))
+        if self.blur is not None and self._happens("blur"):
+            sigmas = tuple(float(self.R.uniform(*self.blur)) for _ in range(3))
+            yield "blur", (sigmas[: len(self.patch_size)],)
+        if self.brightness is not None and self._happens("brightness"):
+            yield "brightness", (1 + float(self.R.uniform(-self.brightness, self.brightness)),)
+        if self.contrast is not None and self._happens("contrast"):
+            yield "contrast", (1 + float(self.R.uniform(-self.contrast, self.contrast)),)
+        if self.low_resolution is not None:
+            happens, coarse = self._happens("low_resolution"), self._draw_low_resolution()
+            if happens:
+                yield "low_resolution", (coarse,)
+        for name, inverted in (("gamma_inverted", True), ("gamma", False)):
+            if self.gamma is not None and self._happens(name):
+                yield "gamma", (float(self.R.uniform(*self.gamma)), inverted)
+
+    def _happens(self, change: str) -> bool:
+        return bool(self.R.random() < self.probability[change])
+
+    def _draw_low_resolution(self) -> tuple[int, ...]:
+        """Voxels per axis, fewer along a random choice of the axes.
+
+        Scans differ in the thickness of their slices more than in anything else, which a factor common to all
+        axes (MONAI's RandSimulateLowResolution) does not cover.
+        """
+        assert self.low_resolution is not None
+        axes = self.R.randint(
+            1, 2 ** len(self.patch_size)
+        )  # the bits of a number: each choice but none alike
+        zoom = self.R.uniform(*self.low_resolution)
+        return tuple(max(1, round(n * zoom)) if axes >> i & 1 else n for i, n in enumerate(self.patch_size))
 
     def _draw_matrix(self) -> np.ndarray | None:
         """Offsets from the centre in the result to offsets in the source, in voxels; None for the identity."""
@@ -235,14 +232,9 @@ class PatchAugmentation(Randomizable, Transform):
             matrix = matrix / factor
         return matrix * self.spacing[None, :] / self.spacing[:, None]
 
-    def _grid(self, source: Sequence[int]) -> torch.Tensor:
-        """Sampling positions for `grid_sample`, whose axes run backwards from -1 to 1 between outer faces."""
-        assert self._matrix is not None
-        scaled = self._matrix * np.asarray(self.patch_size)[None, :] / np.asarray(source)[:, None]
-        theta = np.concatenate([scaled[::-1, ::-1], np.zeros((len(source), 1))], 1)
-        return functional.affine_grid(
-            torch.from_numpy(theta.astype(np.float32))[None], [1, 1, *self.patch_size], align_corners=False
-        )
+
+def _pair(bounds: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
 
 def _voxel(spacing: Sequence[float | None] | float | None, dims: int) -> np.ndarray:
@@ -252,37 +244,3 @@ def _voxel(spacing: Sequence[float | None] | float | None, dims: int) -> np.ndar
         raise ValueError(f"spacing must be one positive number, or {dims} positive numbers, got {spacing}.")
     smallest = min(known, default=1.0)
     return np.array([smallest if s is None else s for s in given[:dims]], float)
-
-
-class _RandLowResolution(RandomizableTransform):
-    """Coarser voxels along a random choice of the axes.
-
-    Scans differ in the thickness of their slices more than in anything else, which a factor common to all axes
-    (MONAI's RandSimulateLowResolution) does not cover. A block is averaged, as a scanner does; taking its first
-    voxel, MONAI's default, moves the image against its label by 0.5 to 1.2 voxels.
-    """
-
-    def __init__(self, prob: float, zoom_range: Sequence[float]) -> None:
-        super().__init__(prob)
-        self.zoom_range = zoom_range
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """The coarser image of the same shape (C, *size)."""
-        self.randomize(None)
-        low, high = self.zoom_range
-        axes = self.R.randint(1, 2 ** (image.ndim - 1))  # the bits of a number: each choice but none alike
-        zoom = self.R.uniform(low, high)
-        if not self._do_transform:
-            return image
-        size = image.shape[1:]
-        coarse = [max(1, round(n * zoom)) if axes >> i & 1 else n for i, n in enumerate(size)]
-        mode = "trilinear" if len(size) == 3 else "bilinear"
-        down = functional.interpolate(image[None].float(), size=coarse, mode="area")
-        return functional.interpolate(down, size=size, mode=mode, align_corners=False)[0].to(image.dtype)
-
-
-def _sample(volume: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
-    result = functional.grid_sample(
-        volume.float()[None], grid, mode=mode, padding_mode="border", align_corners=False
-    )
-    return result[0].to(volume.dtype)

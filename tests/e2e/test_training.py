@@ -225,13 +225,17 @@ def test_a_failed_training_says_so(lungs_like: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_train_like_one(lungs_like: Path, tmp_path: Path) -> None:
-    """torchrun with two gloo processes: the same losses as one process with the same global batch."""
+    """torchrun with two gloo processes: the same losses as one process with the same global batch.
+
+    The two augment in the training process, the one where it reads.
+    """
     losses = []
     for world, batch_size in ((1, 2), (2, 1)):
         place = Workplace(tmp_path / str(world))
         place.folder.mkdir()
         # Weight averaging and the schedule see the same number of steps in both.
         settings = SMALL | {"dataset_dir": lungs_like, "batch_size": batch_size, "patches_per_epoch": 8}
+        settings["augment_on"] = "device" if world > 1 else "workers"
         words = place.training("r2unet", *(["multi_gpu.json"] if world > 1 else []), **settings)
         if world > 1:
             words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", *words]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
+from pipelines import losses
 from pipelines.losses import SegLoss
 
 
@@ -49,3 +50,62 @@ def test_a_patch_without_any_structure_has_a_finite_loss():
     loss.backward()
     assert bool(torch.isfinite(loss))
     assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("classes", [2, 9])
+def test_many_parts_of_a_channels_last_map_give_the_gradient_of_the_whole(monkeypatch, classes):
+    """Parts that do not divide the voxels, on a map in the memory layout of the networks, against MONAI."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, classes, 5, 6, 7, dtype=torch.float64).contiguous(
+        memory_format=torch.channels_last_3d
+    )
+    target = torch.randint(0, classes, (2, 1, 5, 6, 7), dtype=torch.uint8)
+    monai = DiceCELoss(
+        include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    monkeypatch.setattr(losses, "_parts", lambda x: [slice(i, i + 13) for i in range(0, x.shape[2], 13)])
+    found = []
+    for loss, reference in ((SegLoss(), target), (monai, target.long())):
+        x = logits.clone(memory_format=torch.preserve_format).requires_grad_()
+        value = loss(x, reference)
+        value.backward()
+        found.append((value.detach(), x.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_half_precision_logits_cost_no_copy_and_lose_nothing_in_the_sums():
+    """A sum of 2**15 probabilities in bfloat16 would be off by percents."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 4, 32, 32, 32).bfloat16()
+    target = torch.randint(0, 4, (1, 1, 32, 32, 32), dtype=torch.uint8)
+    kept: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    half = logits.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        value = SegLoss()(half, target)
+    full = logits.float().requires_grad_()
+    exact = SegLoss()(full, target)
+    torch.testing.assert_close(value, exact)
+    assert value.dtype == torch.float32
+    value.backward()
+    exact.backward()
+    torch.testing.assert_close(half.grad.float(), full.grad, rtol=0.01, atol=1e-8)
+    assert sum(kept.values()) < 1.2 * (half.nbytes + target.nbytes)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target"),
+    [
+        ((2, 3, 4, 4), (2, 1, 4, 5)),
+        ((2, 3, 4, 4), (1, 1, 4, 4)),
+        ((2, 3, 4, 4, 4), (2, 1, 4)),
+        ((2, 1, 4, 4), (2, 1, 4, 4)),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(logits, target):
+    with pytest.raises(ValueError, match=r"does not belong|two classes"):
+        SegLoss()(torch.zeros(logits), torch.zeros(target, dtype=torch.uint8))

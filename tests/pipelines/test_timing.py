@@ -66,6 +66,7 @@ def test_each_phase_has_its_own_time(clock):
         assert values == pytest.approx(
             {
                 "time/data": DATA,
+                "time/waiting_share": 1.0,
                 "time/forward": FORWARD,
                 "time/backward": BACKWARD,
                 "time/optimizer": STEP,
@@ -73,6 +74,23 @@ def test_each_phase_has_its_own_time(clock):
             }
         )
     assert timer.take() == {}
+
+
+def test_iterations_that_waited_are_counted(clock):
+    """The first of each epoch takes longer than all others, as one does whose workers have to start."""
+    engine, _ = engine_of(clock)
+    share = 0.019 * (FORWARD + BACKWARD + STEP)  # of less than 2%
+
+    def batches():
+        for number in range(20):
+            clock.work(share if number % 4 else 10 * share)
+            yield torch.zeros(1, 1)
+
+    timer, found = StepTimer("cpu"), []
+    timer.attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(every=4), lambda: found.append(timer.take()))
+    engine.run(batches(), max_epochs=1, epoch_length=20)
+    assert [values["time/waiting_share"] for values in found] == [0.25] * 5
 
 
 def test_what_follows_the_last_iteration_is_no_training(clock):
@@ -104,7 +122,7 @@ def test_a_stopwatch_knows_the_last_run(clock):
         assert watch.seconds == seconds
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_measuring_never_waits_for_the_gpu():
     """torch raises in this mode wherever the host waits for the device."""
     items = [{"image": torch.rand(1, 64, 64, 64), "label": torch.ones(1, 64, 64, 64), "case": "a"}] * 24
@@ -135,6 +153,7 @@ def test_measuring_never_waits_for_the_gpu():
     assert len(found) == 3
     for values in found:
         assert {f"time/{phase}" for phase in PHASES} < set(values)
+        assert 0 <= values.pop("time/waiting_share") <= 1
         assert all(0 < value < 60 for value in values.values() if value != values["patches_per_second"])
         assert values["patches_per_second"] > 0
     assert not timer._done
