@@ -11,11 +11,18 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from pipelines.failures import Watch
+
 _T = TypeVar("_T")
+
+# One host may preprocess its cases for hours while the others have theirs, and validations are uneven.
+PATIENCE = timedelta(days=7)
+
+_control: torch.distributed.ProcessGroup | None = None
 
 
 class DistributedError(RuntimeError):
-    """The distributed overlay runs without torchrun."""
+    """The distributed overlay runs without torchrun, or the processes do not do the same training."""
 
 
 def rank_device() -> torch.device:
@@ -28,9 +35,14 @@ def rank_device() -> torch.device:
 def start_distributed() -> None:
     """Join the processes that torchrun started: NCCL on GPUs, gloo on CPUs.
 
+    Gradients have torch's own time limit. Whatever may take ranks unequally long (preprocessing, validation,
+    writing) goes over a second group, see `control_group`. From here on an error of one rank ends them all, see
+    `pipelines.failures`.
+
     Raises:
         DistributedError: not started by torchrun.
     """
+    global _control
     if "RANK" not in os.environ:
         raise DistributedError(
             "multi_gpu.json needs torchrun, for example: torchrun --standalone --nproc_per_node=2 -m monai.bundle "
@@ -39,17 +51,77 @@ def start_distributed() -> None:
     device = rank_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl", device_id=device)
+    else:
+        torch.distributed.init_process_group("gloo")
+    _control = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    Watch.start()
 
 
 def stop_distributed() -> None:
+    """Leave together: a rank that is gone while another still connects would break it."""
+    global _control
+    together()
+    Watch.stop()
+    _control = None
     torch.distributed.destroy_process_group()
 
 
-def data_parallel(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with gradients averaged over the processes; all start from rank 0's weights."""
+def control_group() -> torch.distributed.ProcessGroup | None:
+    """The processes over gloo, for objects and for waiting without a time limit; None is the default group."""
+    return _control
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several that train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def together() -> None:
+    """Wait for all ranks, as long as it takes."""
+    if is_distributed():
+        torch.distributed.barrier(group=_control)
+
+
+def data_parallel(network: torch.nn.Module, **options: Any) -> torch.nn.Module:
+    """The network with gradients averaged over the processes; all start from rank 0's weights.
+
+    Gradients are averaged in buckets while the backward pass goes on, once in an accumulation window, and lie in
+    the buckets themselves, which saves a copy of them.
+
+    Args:
+        network: on its device and in its memory format, see `place`.
+        options: of DistributedDataParallel, such as `bucket_cap_mb`.
+    """
+    together()
     device = next(network.parameters()).device
-    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    # Weights are those of rank 0 and patches follow from their index: what is left to draw is dropout, and each rank
+    # needs its own.
+    if is_distributed():
+        torch.manual_seed(torch.initial_seed() + torch.distributed.get_rank())
+    given = {"gradient_as_bucket_view": True, **options}
+    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None, **given)
+
+
+def share_buffers(network: torch.nn.Module) -> None:
+    """Give every rank the buffers of rank 0, such as the running statistics of batch norm.
+
+    DistributedDataParallel does so before each training step, so that after the last one they differ. Called by
+    all ranks together.
+    """
+    if is_distributed():
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def from_first(decide: Callable[[], _T]) -> _T:
+    """What rank 0 gets, on every rank; its error is the others' too. Called by all ranks together."""
+    if not is_distributed():
+        return decide()
+    # An error of rank 0 needs no answer: its end is that of the ranks that wait here.
+    answer = [decide() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(answer, 0, group=_control)
+    return answer[0]  # type: ignore[return-value]
 
 
 class Ranks:

@@ -15,8 +15,9 @@ from monai.handlers import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from tqdm import tqdm
 
+from pipelines.distributed import is_distributed, share_buffers
 from pipelines.metrics import summarise
-from pipelines.state import of_all_ranks
+from pipelines.state import mean_of_ranks, of_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +65,17 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False) -> dict[st
         The summary, see `pipelines.metrics.summarise`.
     """
     evaluator.forget()
+    share_buffers(evaluator.network)
     if len(evaluator.data_loader) > 0:
         evaluator.run(epoch)
     cases: list[dict[str, Any]] = evaluator.state.cases
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
-        cases = sorted((case for part, _, _ in gathered for case in part), key=lambda case: case["case"])
+        cases = [case for part, _, _ in gathered for case in part]
         evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
         evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
-    evaluator.state.cases = cases
+    # By id: their order in the dataset is lost where ranks share them out, and some may have failed.
+    evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
     summary = summarise(cases, evaluator.class_names, intervals)
     evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
         f"val_dice_{name}": row["dice"]["mean"] for name, row in summary["classes"].items()
@@ -94,14 +97,15 @@ class Progress:
         self._bar: tqdm | None = None
         self._losses: list[torch.Tensor] = []
         self._started = 0.0
+        self._speaks = int(os.environ.get("RANK", "0")) == 0
 
     def attach(self, engine: Engine) -> None:
-        if int(os.environ.get("RANK", "0")) != 0:
-            return
-        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        if not self._speaks:
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._close)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
@@ -125,7 +129,10 @@ class Progress:
                 self._bar.set_postfix(loss=f"{float(loss):.3f}")
 
     def _epoch(self, engine: Engine) -> None:
-        mean = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
+        # On every rank: the mean is that of all.
+        mean = mean_loss(self._losses) if self._losses else float("nan")
+        if not self._speaks:
+            return
         seconds = time.monotonic() - self._started
         line = f"epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {mean:.4f}  {seconds:.0f} s"
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
@@ -151,8 +158,4 @@ def earlier_losses(engine: Engine) -> list[torch.Tensor]:
 
 def mean_loss(losses: Sequence[torch.Tensor]) -> float:
     """Mean of the losses of this rank's iterations, averaged over the ranks."""
-    value = torch.stack(list(losses)).double().mean()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return float(value)
+    return float(mean_of_ranks(torch.stack(list(losses)).double().mean()))

@@ -26,8 +26,9 @@ from pipelines.handlers import earlier_losses, mean_loss
 from pipelines.metrics import results, summarise
 from pipelines.mlflow_model import write_model
 from pipelines.provenance import code_version, environment, invocation, uncommitted
+from pipelines.resume import DATA
 from pipelines.snapshots import Snapshots, decoded
-from pipelines.state import of_all_ranks
+from pipelines.state import mean_of_ranks, of_all_ranks
 from pipelines.timing import StepTimer, Stopwatch
 from pipelines.tracking import Tracking
 
@@ -99,7 +100,8 @@ class Record:
         if run_id is None:
             return
         self._tell_origin()
-        self._tell_data(trainer)
+        # A cohort of DICOM folders has hundreds of thousands of files: looked at once.
+        self._tell_data(trainer, work[DATA] if work is not None else self.data.digest())
         parameters = sum(p.numel() for p in unwrapped(trainer.network).parameters())
         self.tracking.tags({"network.parameters": str(parameters)})
         logger.info(
@@ -144,10 +146,9 @@ class Record:
                 diff.write_text(changes)
                 self.tracking.artifact(diff, "code")
 
-    def _tell_data(self, trainer: SegTrainer) -> None:
+    def _tell_data(self, trainer: SegTrainer, digest: str) -> None:
         dataset = trainer.data_loader.dataset  # type: ignore[union-attr]
         store = dataset.store.digest() if isinstance(dataset, PatchDataset) else "not a patch store"
-        digest = self.data.digest()
         cases = {split: [case.id for case in self.data.cases(split)] for split in SPLITS}
         self.tracking.tags(
             {
@@ -187,9 +188,11 @@ class Record:
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
         self._losses.append(loss)
         iteration = engine.state.iteration
-        if iteration % self.log_interval != 0 or self.tracking.run_id is None:
+        if iteration % self.log_interval != 0:
             return
-        tensors = {"train_loss": loss}
+        tensors = {"train_loss": mean_of_ranks(loss)}
+        if self.tracking.run_id is None:
+            return
         if engine.grad_norm is not None:
             tensors["grad_norm"] = engine.grad_norm
         # One transfer from the device for all of them.

@@ -27,7 +27,7 @@ FREE = frozenset(
     }
 )
 NEW, CHANGED, SAME = "new", "changed", "same"
-_DATA, _PROCESSES = "the files of the dataset (digest)", "the number of processes"
+DATA, _PROCESSES = "the files of the dataset (digest)", "the number of processes"
 _SHOWN = 8
 
 
@@ -62,16 +62,20 @@ def work_of(flat: Mapping[str, str], data: str) -> dict[str, str]:
         data: digest of the dataset.
     """
     kept = {name: value for name, value in flat.items() if name.split(".")[0] not in FREE}
-    return {**kept, _DATA: data, _PROCESSES: os.environ.get("WORLD_SIZE", "1")}
+    return {**kept, DATA: data, _PROCESSES: os.environ.get("WORLD_SIZE", "1")}
 
 
-def differences(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def differences(
+    earlier: Mapping[str, str],
+    now: Mapping[str, str],
+    where: tuple[str, str] = ("in the checkpoint", "now"),
+) -> list[str]:
     """One phrase for each setting that is not what it was, those that are knobs first."""
     names = [n for n in {**earlier, **now} if earlier.get(n) != now.get(n)]
-    names.sort(key=lambda name: ("." in name, name))
+    names.sort(key=lambda name: ("." in name and " " not in name, name))
     return [
-        f"{name.replace('.', '#') if name not in (_DATA, _PROCESSES) else name}: "
-        f"{_short(earlier.get(name))} in the checkpoint, {_short(now.get(name))} now"
+        f"{name if ' ' in name else name.replace('.', '#')}: "
+        f"{_short(earlier.get(name))} {where[0]}, {_short(now.get(name))} {where[1]}"
         for name in names
     ]
 

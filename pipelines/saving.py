@@ -59,7 +59,8 @@ class Saver:
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint within the epoch."""
-        return time.monotonic() - self._written >= self.seconds
+        # The time of ranks that write nothing would run on: for them it would always be due.
+        return self.enabled and time.monotonic() - self._written >= self.seconds
 
     def keep_model(self, network: torch.nn.Module, card: Mapping[str, Any]) -> None:
         """Have these weights as the best ones; `write`, called before they change, puts them on the disk."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.distributed import control_group, is_distributed
 from pipelines.engines import SegTrainer, unwrapped
 
 
@@ -70,6 +71,14 @@ def _restore_schedule(
         schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
+def place_schedule(trainer: SegTrainer, steps: int) -> None:
+    """Set a schedule by the number of steps to its place after so many, counted in those of the present length."""
+    schedule = trainer.lr_scheduler
+    if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+        state = schedule.state_dict() | {"last_epoch": steps, "_step_count": steps + 1}
+        _restore_schedule(schedule, trainer.optimizer, state, settings=True)
+
+
 def random_state() -> dict[str, Any]:
     """The state of all random number generators of this process: torch on CPU and GPUs, numpy, Python.
 
@@ -99,16 +108,25 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 def of_all_ranks(value: Any) -> list[Any]:
     """A value of every rank, by rank; in a single process its own alone. Called by all ranks together."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return [value]
     everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, value)
+    torch.distributed.all_gather_object(everyone, value, group=control_group())
     return everyone
+
+
+def mean_of_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all ranks, on its device. Called by all ranks together."""
+    if not is_distributed():
+        return value
+    shared = value.detach().clone()
+    torch.distributed.all_reduce(shared)
+    return shared / torch.distributed.get_world_size()
 
 
 def greatest(value: int, device: torch.device | str) -> int:
     """The greatest of the values of all ranks. Called by all ranks together."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return value
     shared = torch.tensor(value, device=device)
     torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterable
 from types import FrameType, TracebackType
 from typing import Any
+
+ONE_WISH = 3.0
+"""Seconds in which several signals are one: batch systems send theirs to torchrun, which passes it on, and to all it
+has started."""
 
 
 class StoppingError(ValueError):
@@ -56,13 +62,18 @@ class StopRequest:
     """SIGTERM and SIGINT (Ctrl-C) as a request that is heard where stopping loses nothing.
 
     Used as a context. The first signal is only noted, `number` says which; with `at_once` set, and at a second
-    signal, the handler that was there before is called, which ends what is going on.
+    signal, the handler that was there before is called, which ends what is going on. Under torchrun a second signal
+    counts as one only `ONE_WISH` seconds later.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.at_once = False
+        # While what it asked for is written, no signal counts.
+        self.busy = False
         self._before: dict[int, Any] = {}
+        self._first = 0.0
+        self._apart = ONE_WISH if "RANK" in os.environ else 0.0
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -87,6 +98,12 @@ class StopRequest:
         before(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self.number = self.number is not None, number
+        now = time.monotonic()
+        again = self.number is not None
+        if self.busy or (again and now - self._first < self._apart):
+            return
+        self.number = number
+        if not again:
+            self._first = now
         if again or self.at_once:
             self.obey()

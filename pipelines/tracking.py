@@ -313,6 +313,17 @@ class Tracking:
             logger.warning("MLflow refused %d records of run %s; they are kept in %s", refused, name, folder)
         self._journal = self._shipping = self._system = None
 
+    def hold_on(self) -> None:
+        """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
+        if signal.SIGTERM in self._handlers:
+            self._handlers[signal.SIGTERM] = signal.SIG_IGN
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def fail(self, error: BaseException) -> None:
+        """Close the run as FAILED from another thread, where the one of the training is stuck."""
+        self.tags({"error": f"{type(error).__name__}: {error}"})
+        self.finish("FAILED")
+
     def __enter__(self) -> Tracking:
         if threading.current_thread() is threading.main_thread():
             self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)

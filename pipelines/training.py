@@ -16,11 +16,14 @@ import torch
 from ignite.engine import Events
 from monai.utils.enums import CommonKeys as Keys
 
+from pipelines.agreement import agreed
 from pipelines.cases import Dataset
 from pipelines.checkpoints import BEST, CARD, LAST, Checkpoints, plain_network
 from pipelines.config import ExecutedConfig
 from pipelines.dataset import PatchSampler
+from pipelines.distributed import from_first, is_distributed, together
 from pipelines.engines import SegEvaluator, SegTrainer
+from pipelines.failures import failing_together
 from pipelines.handlers import earlier_losses
 from pipelines.metrics import summarise, table
 from pipelines.preparation import DEMO
@@ -33,6 +36,7 @@ from pipelines.state import (
     greatest,
     mine,
     of_all_ranks,
+    place_schedule,
     random_state,
     restore_trainer,
     set_random_state,
@@ -129,7 +133,7 @@ class Training:
             if self._first:
                 stack.enter_context(self.checkpoints.held())
                 self.checkpoints.repair()
-            with self.tracking:
+            with self.tracking, failing_together(self.tracking):
                 self._begin()
                 self._train()
                 summary = self._end()
@@ -138,19 +142,14 @@ class Training:
         return summary
 
     def _begin(self) -> None:
-        _together()
+        # What is recorded is the work of rank 0: its dataset may lie elsewhere than the other hosts'.
+        self.work = agreed(self.work, self.data, self.trainer.data_loader.dataset)  # type: ignore[union-attr]
         epochs = self.trainer.state.max_epochs or 0
-        folder = self.checkpoints.folder
-        state = self.checkpoints.latest() if self.mode != NEW else None
-        if not goes_on(
-            state, self.work, epochs, self.mode, lambda s: self._has_to_stop(s["history"]), folder
-        ):
-            state = None
+        # The other hosts need not see the folder.
+        state, whole = from_first(self._earlier)
         changed = state is not None and state["work"] != self.work
         if state is not None:
-            self._restore(state, changed)
-        # Every rank has looked for `last.pt` before rank 0 moves it.
-        _together()
+            self._restore(state, changed, whole)
         # Parameters of a run cannot change, so with other settings it is another run.
         continues = state is not None and not changed
         self.record.begin(self.trainer, state["run_id"] if state and continues else None, self.work)
@@ -164,7 +163,16 @@ class Training:
         if state is not None and epochs != state["epochs"]:
             self.tracking.tags({"segbundles.epochs": f"{epochs}, before it went on {state['epochs']}"})
 
-    def _restore(self, state: Mapping[str, Any], changed: bool) -> None:
+    def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
+        """The state to go on from, None to begin anew, and whether its best model is there."""
+        state = self.checkpoints.latest() if self.mode != NEW else None
+        epochs = self.trainer.state.max_epochs or 0
+        stops = lambda s: self._has_to_stop(s["history"])  # noqa: E731
+        if not goes_on(state, self.work, epochs, self.mode, stops, self.checkpoints.folder):
+            return None, False
+        return state, self.checkpoints.has_model()
+
+    def _restore(self, state: Mapping[str, Any], changed: bool, whole: bool) -> None:
         trainer, folder = self.trainer, self.checkpoints.folder
         try:
             restore_trainer(trainer, state, settings=not changed)
@@ -180,7 +188,7 @@ class Training:
             self._random = part["random"]
         self.best, self._history = float(state["best"]), list(state["history"])
         # On every rank: all of them compare with the best.
-        if self.best > float("-inf") and not self.checkpoints.has_model():
+        if self.best > float("-inf") and not whole:
             logger.warning("there is no whole %s in %s; the next validation makes one", BEST, folder)
             self.best = float("-inf")
         self.stopped_early = self._has_to_stop(self._history)
@@ -193,8 +201,15 @@ class Training:
         elif inside:
             inside = min(inside, length) if not changed else length
         trainer.state.epoch, trainer.state.iteration, self._skip = done, done * length + inside, inside
-        if part is not None and inside:
+        if inside and not changed:
             trainer.state.earlier_losses = list(part["losses"].to(trainer.state.device))
+        elif inside:
+            # As many as these patches would have taken now, so that each patch counts once in the epoch's mean.
+            earlier = torch.cat([part["losses"] for part in self._parts]).mean()
+            trainer.state.earlier_losses = [earlier.to(trainer.state.device)] * inside
+        if changed:
+            steps = trainer.accumulation_steps
+            place_schedule(trainer, done * -(-length // steps) + -(-inside // steps))
         within = f", in epoch {done + 1} after iteration {inside} of {length}" if inside else ""
         logger.info("going on after epoch %d of %d%s (%s)", done, trainer.state.max_epochs, within, folder)
 
@@ -226,6 +241,7 @@ class Training:
             except BaseException:
                 # Asked to end during a validation: the weights are as its epoch left them.
                 if self._request.number is not None and self._ranks is not None:
+                    self._request.busy = True
                     self._saver.write(self._state(trainer.state.epoch - 1, self._ranks))
                 raise
 
@@ -251,7 +267,7 @@ class Training:
             return
         step = -(-inside // engine.accumulation_steps)
         # Ranks on GPUs would wait for one another at each step.
-        if inside < length and step % AGREEMENT and engine.state.device.type == "cuda" and _distributed():
+        if inside < length and step % AGREEMENT and engine.state.device.type == "cuda" and is_distributed():
             return
         due = self._saver.due()
         asked = greatest(self._request.number or int(due), engine.state.device)
@@ -305,6 +321,8 @@ class Training:
             self.trainer.state.iteration,
             self.checkpoints.folder / LAST,
         )
+        # The first to end makes torchrun end the others: not while rank 0 writes.
+        together()
         self._request.obey(number)
 
     def _patches_per_iteration(self) -> int:
@@ -418,13 +436,3 @@ class Training:
             f"  {run} {quote(f'{configs}/inference.json')}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
             f"  {ui}",
         ]
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _together() -> None:
-    """Wait for all ranks."""
-    if _distributed():
-        torch.distributed.barrier()

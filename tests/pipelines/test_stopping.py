@@ -1,14 +1,17 @@
 """Early stopping, and signals as requests."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import stopping
 from pipelines.stopping import EarlyStopping, StoppingError, StopRequest
 
 DICE = st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20)
@@ -89,3 +92,27 @@ def test_what_is_ignored_stays_ignored():
     )
     command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", program]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "None\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize(("pause", "ended"), [(0.0, False), (1.1, True)])
+def test_under_torchrun_signals_close_together_are_one(pause, ended, monkeypatch):
+    """Batch systems signal torchrun, which passes it on, and its processes too."""
+    heard = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(stopping, "ONE_WISH", 1.0)
+    monkeypatch.setattr(stopping.StopRequest, "obey", lambda self, number=None: heard.append(self.number))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        request = stack.enter_context(stopping.StopRequest())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert request.number == signal.SIGTERM
+        assert bool(heard) == ended
+        request.busy, heard[:] = True, []
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert not heard
