@@ -169,6 +169,7 @@ class SlidingWindow(Inferer):
             if slab is None:
                 slab = _slab(plan, logits, normalise, self.device)
                 batches.make_room = slab.to_host
+                batches.blended_on_host = slab.on_host
             yield from slab.up_to(window.start[plan.axis])
             slab.add(window, logits)
             # Or it stays in memory while the network computes the next.
@@ -216,15 +217,19 @@ class _Slab:
         self.counts = torch.zeros(extent, device=device) if normalise else None
         # Sums of half-precision values change labels; the sums are always float32. One buffer for all
         # windows: fresh memory costs a CPU more than the arithmetic.
-        direct = logits.dtype == torch.float32 and logits.device == self.sums.device
         self.buffer = (
-            None if direct else torch.empty_like(logits, dtype=torch.float32, device=self.sums.device)
+            None
+            if logits.dtype == torch.float32
+            else torch.empty_like(logits, dtype=torch.float32, device=self.sums.device)
         )
         self.first = 0
 
+    def on_host(self) -> bool:
+        return self.sums.device.type == "cpu"
+
     def to_host(self) -> bool:
         """Leave the device; False if there is nothing on one."""
-        if self.sums.device.type == "cpu":
+        if self.on_host():
             return False
         self.sums, self.weights = self.sums.cpu(), self.weights.cpu()
         self.counts = None if self.counts is None else self.counts.cpu()
@@ -234,9 +239,11 @@ class _Slab:
     def add(self, window: Window, logits: torch.Tensor) -> None:
         at = [slice(start, start + size) for start, size in zip(window.start, self.plan.roi, strict=True)]
         at[self.axis] = slice(0, self.plan.roi[self.axis])
-        if logits.dtype != torch.float32 or logits.device != self.sums.device:
+        # In their own precision: converted on a full device they would need room there.
+        logits = logits.to(self.sums.device)
+        if logits.dtype != torch.float32:
             if self.buffer is None:
-                self.buffer = torch.empty_like(logits, dtype=torch.float32, device=self.sums.device)
+                self.buffer = torch.empty_like(logits, dtype=torch.float32)
             logits = self.buffer.copy_(logits)
         self.sums[(slice(None), *at)].addcmul_(logits, self.weights)
         if self.counts is not None:

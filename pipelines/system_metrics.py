@@ -81,9 +81,9 @@ def _monitors() -> list[Any]:
 
 
 class TorchMemory:
-    """Memory of this process's GPU as CUDA itself tells it, where the package for NVML is not installed.
+    """Memory of this process's GPUs as CUDA itself tells it, where the package for NVML is not installed.
 
-    Only of that one: to ask for another GPU would take some of its memory.
+    Only of those that it uses: to ask for another GPU would take some of its memory.
     """
 
     def __init__(self) -> None:
@@ -96,12 +96,14 @@ class TorchMemory:
         """Nothing to collect: memory needs no averaging."""
 
     def aggregate_metrics(self) -> dict[str, float]:
-        index = self.torch.cuda.current_device()
-        free, total = self.torch.cuda.mem_get_info(index)
-        return {
-            f"gpu_{index}_memory_usage_megabytes": (total - free) / 1e6,
-            f"gpu_{index}_memory_usage_percentage": (total - free) / total * 100,
-        }
+        values = {}
+        # The current device of this thread is not that of the training's, and before the first tensor there is none.
+        for index in range(self.torch.cuda.device_count()):
+            if self.torch.cuda.memory_reserved(index):
+                free, total = self.torch.cuda.mem_get_info(index)
+                values[f"gpu_{index}_memory_usage_megabytes"] = (total - free) / 1e6
+                values[f"gpu_{index}_memory_usage_percentage"] = (total - free) / total * 100
+        return values
 
     def clear_metrics(self) -> None:
         """Nothing is kept."""

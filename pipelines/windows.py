@@ -21,8 +21,20 @@ class InferenceMemoryError(RuntimeError):
     """Not even a single window fits the memory of the device."""
 
 
+ENOUGH_VOXELS = 8_000_000
+"""Voxels of windows in one forward pass; more take memory and keep a large GPU no busier."""
+
+
 class Window(NamedTuple):
     start: tuple[int, ...]
+
+
+class _Computed(NamedTuple):
+    """Windows with their logits (N, classes, *roi), and on CUDA the event after which these are there."""
+
+    windows: list[Window]
+    logits: torch.Tensor
+    done: torch.cuda.Event | None
 
 
 class Plan:
@@ -98,8 +110,9 @@ class Plan:
 class Batches:
     """Windows with their logits (classes, *roi), in the order of the plan.
 
-    On a CUDA device the host blends the logits of one batch, and gathers the next into pinned memory, while the device
-    computes. Where the memory gets too small, batches shrink and come one by one, then `make_room` is asked,
+    On a CUDA device the logits of one batch are blended, and the next is gathered into pinned memory, while the device
+    computes; where `blended_on_host` says so, logits come on the CPU, each only valid until the next is asked for.
+    Where the memory gets too small, batches shrink and come one by one, then `make_room` is asked,
     then the volume goes back to the host.
 
     Args:
@@ -138,18 +151,21 @@ class Batches:
         if self._came_from_host and volume.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
             volume = volume.to(device)
         self.volume = volume[0]
-        # A stream of their own, or copies would wait for the network.
+        # Streams of their own, or copies would wait for the batch that the network computes.
         self.copies = torch.cuda.Stream(device) if self._came_from_host else None
+        self._results = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._landing: torch.Tensor | None = None
         self.size = size or 1
         # Chosen after the first window has shown what it needs.
         self.automatic = size is None and device.type == "cuda"
         # A CPU would only hold the logits of one more batch.
         self.ahead = device.type == "cuda"
         self.make_room: Callable[[], bool] = lambda: False
+        self.blended_on_host: Callable[[], bool] = lambda: False
 
     def __iter__(self) -> Iterator[tuple[Window, torch.Tensor]]:
         plan = self.plan
-        pending: tuple[list[Window], torch.Tensor] | None = None
+        pending: _Computed | None = None
         done = 0
         with tqdm(
             total=len(plan.windows), disable=None if self.progress else True, unit="window", leave=False
@@ -160,26 +176,41 @@ class Batches:
                 # On CUDA the call above has only queued the work; the device is busy while the last is blended.
                 waiting = pending is not None
                 if pending is not None:
-                    yield from _pairs(*pending)
+                    yield from self._pairs(pending)
                     pending = None
                 if computed is None:
                     self._shrink(waiting, problem)
                     continue
-                done += len(computed[0])
-                bar.update(len(computed[0]))
+                done += len(computed.windows)
+                bar.update(len(computed.windows))
                 if self.ahead:
                     pending = computed
                 else:
-                    yield from _pairs(*computed)
+                    yield from self._pairs(computed)
                 # Or the network would compute the next while these are held.
                 del computed
         if pending is not None:
-            yield from _pairs(*pending)
+            yield from self._pairs(pending)
 
-    def _tried(
-        self, windows: list[Window]
-    ) -> tuple[tuple[list[Window], torch.Tensor] | None, BaseException | None]:
-        """The windows with their logits (N, classes, *roi), or the error that says that memory is too small."""
+    def _pairs(self, batch: _Computed) -> Iterator[tuple[Window, torch.Tensor]]:
+        for number, window in enumerate(batch.windows):
+            yield window, self._landed(batch.logits[number], batch.done)
+
+    def _landed(self, logits: torch.Tensor, done: torch.cuda.Event | None) -> torch.Tensor:
+        """The logits of a window, on the host where they are blended there."""
+        if self._results is None or done is None or logits.device.type == "cpu" or not self.blended_on_host():
+            return logits
+        if self._landing is None:
+            self._landing = torch.empty_like(logits, device="cpu", pin_memory=True)
+        with torch.cuda.stream(self._results):
+            self._results.wait_event(done)
+            self._landing.copy_(logits, non_blocking=True)
+        # Of this copy alone: the network goes on with the next batch.
+        self._results.synchronize()
+        return self._landing
+
+    def _tried(self, windows: list[Window]) -> tuple[_Computed | None, BaseException | None]:
+        """The windows with their logits, or the error that says that memory is too small."""
         try:
             logits = self._measured(windows) if self.automatic else self._logits(self._gather(windows))
         except RuntimeError as error:
@@ -187,7 +218,11 @@ class Batches:
                 raise
             # Its frames hold on to tensors.
             return None, error.with_traceback(None)
-        return (windows, logits), None
+        done = None
+        if logits.device.type == "cuda":
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(logits.device))
+        return _Computed(windows, logits, done), None
 
     def _shrink(self, waiting: bool, problem: BaseException | None) -> None:
         """Need less memory from now on.
@@ -228,7 +263,9 @@ class Batches:
         usable = free + torch.cuda.memory_reserved(self.device) - before
         sums = 4 * (logits.shape[1] + 1) * math.prod(self.plan.slab)
         on_device = (self.blending or blending_device(logits.device, sums)).type == "cuda"
-        self.size = windows_at_once(usable - (sums if on_device else 0), needed, self.plan.row)
+        self.size = windows_at_once(
+            usable - (sums if on_device else 0), needed, self.plan.row, math.prod(self.plan.roi)
+        )
         self.automatic = False
         return logits
 
@@ -286,26 +323,22 @@ class Batches:
         return logits
 
 
-def _pairs(windows: list[Window], logits: torch.Tensor) -> Iterator[tuple[Window, torch.Tensor]]:
-    for number, window in enumerate(windows):
-        yield window, logits[number]
-
-
 def longest(shape: Sequence[int]) -> int:
     """The axis of most voxels."""
     return max(range(len(shape)), key=lambda axis: shape[axis])
 
 
-def windows_at_once(usable: int, needed: int, row: int) -> int:
+def windows_at_once(usable: int, needed: int, row: int, voxels: int = 1) -> int:
     """Windows per forward pass.
 
     Args:
         usable: bytes of the device that the network may take.
         needed: bytes that one window took.
         row: windows of a row; more than two rows at once gain nothing.
+        voxels: of a window.
     """
     # Not all: memory is fragmented, and workspaces do not grow in proportion.
-    return max(1, min(int(0.7 * usable) // max(needed, 1), 2 * row, 32))
+    return max(1, min(int(0.7 * usable) // max(needed, 1), 2 * row, 32, ENOUGH_VOXELS // voxels))
 
 
 def blending_device(device: torch.device, needed: int) -> torch.device:

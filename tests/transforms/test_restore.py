@@ -95,8 +95,9 @@ def test_any_grid_any_rows(shape, spacing, axis, rows, classes, seed):
 
 
 @pytest.mark.parametrize(("classes", "dtype"), [(2, torch.uint8), (256, torch.uint8), (300, torch.uint16)])
-def test_restored_labels_of_many_classes(classes, dtype):
-    affine = np.diag([-1.0, 1.0, 1.0, 1.0])  # so that uint16 has to be reversed too
+@pytest.mark.parametrize("signs", [(-1.0, 1.0, 1.0), (1.0, 1.0, -1.0), (-1.0, -1.0, -1.0)])
+def test_restored_labels_of_many_classes(classes, dtype, signs):
+    affine = np.diag([*signs, 1.0])  # so that uint16 has to be reversed too
     geometry = resampled(orient((9, 8, 4), affine), 2.0)
     probabilities = torch.rand(classes, *geometry.grid, generator=torch.Generator().manual_seed(4))
     result = labels_from_probabilities(probabilities, geometry)

@@ -1,0 +1,170 @@
+"""Commands one after another within a time limit, each with its output in a file and a line in a summary."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+GRACE = 10.0
+"""Seconds that a part gets to end by itself after its limit, and that are kept back for the summary."""
+_END = re.compile(r"^PART ended: (?P<exit>.+) after (?P<seconds>\d+) s$", re.MULTILINE)
+
+
+class Part(NamedTuple):
+    """A command with its name and seconds.
+
+    Attributes:
+        least: it is not begun with less time than this left.
+        limit: it is ended after so long.
+    """
+
+    name: str
+    command: list[str]
+    least: float
+    limit: float
+
+
+class Outcome(NamedTuple):
+    """What a part's file says."""
+
+    exit: str
+    seconds: str
+    results: list[str]
+
+
+def run_all(parts: Sequence[Part], chosen: Iterable[str], folder: Path, seconds: float) -> int:
+    """Run the chosen parts in order as far as the time goes.
+
+    The summary is written anew before and after every part, and is made of the files of all parts that `folder`
+    holds, of earlier calls too: whatever ends this process, nothing that was measured is lost.
+
+    Returns:
+        The number of parts that were chosen and did not end with exit status 0.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + seconds
+    wanted, failed = set(chosen), 0
+    with _stoppable():
+        for part in parts:
+            if part.name not in wanted:
+                continue
+            left = until - time.monotonic() - GRACE
+            if left < part.least:
+                failed += 1
+                print(f"{part.name}: not run, {left:.0f} of {part.least:.0f} s left", flush=True)
+                continue
+            path = folder / f"{part.name}.txt"
+            path.write_text(f"$ {' '.join(part.command)}\n")
+            summarise(parts, folder)
+            try:
+                failed += _run(part, path, min(left, part.limit)) != "0"
+            finally:
+                summarise(parts, folder)
+    print(summarise(parts, folder))
+    return failed
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the part that is running and this process, like an interruption by hand."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(part: Part, path: Path, limit: float) -> str:
+    """Exit status of the part as its file says it."""
+    started, status = time.monotonic(), "interrupted"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with path.open("a") as file:
+        # A session of its own: its own processes end with it.
+        process = subprocess.Popen(
+            part.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        reader = threading.Thread(target=_copy, args=(process.stdout, file, part.name), daemon=True)
+        reader.start()
+        try:
+            status = str(process.wait(limit))
+        except subprocess.TimeoutExpired:
+            status = f"stopped at its limit of {limit:.0f} s"
+        finally:
+            _end(process)
+            reader.join(GRACE)
+            file.write(f"\nPART ended: {status} after {time.monotonic() - started:.0f} s\n")
+    return status
+
+
+def _copy(source: IO[str], file: IO[str], name: str) -> None:
+    for line in source:
+        file.write(line)
+        file.flush()
+        print(f"[{name}] {line}", end="", flush=True)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(GRACE / 2)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def outcome(path: Path) -> Outcome:
+    """What is known of a part by its file."""
+    if not path.is_file():
+        return Outcome("not run", "", [])
+    text = path.read_text(errors="replace")
+    results = [line for line in text.splitlines() if line.startswith("RESULT ")]
+    ends = list(_END.finditer(text))
+    if not ends:
+        return Outcome("running or killed", "", results)
+    return Outcome(ends[-1]["exit"], ends[-1]["seconds"], results)
+
+
+def summarise(parts: Sequence[Part], folder: Path) -> str:
+    """Write `summary.md` of what `folder` holds; returns its text."""
+    rows = {part.name: outcome(folder / f"{part.name}.txt") for part in parts}
+    lines = ["| part | seconds | exit | figures |", "| --- | ---: | --- | ---: |"]
+    lines += [f"| {name} | {row.seconds} | {row.exit} | {len(row.results)} |" for name, row in rows.items()]
+    for name, row in rows.items():
+        if row.results:
+            lines += ["", f"## {name}", "", "```", *row.results, "```"]
+    missing = [name for name, row in rows.items() if row.exit != "0"]
+    if missing:
+        lines += ["", f"To go on: `--only {' '.join(missing)}`"]
+    text = "\n".join(lines) + "\n"
+    whole = folder / ".summary.md"
+    whole.write_text(text)
+    whole.replace(folder / "summary.md")
+    return text
+
+
+def python(module: str, *words: object) -> list[str]:
+    """The command that runs a module of this repository."""
+    return [sys.executable, "-m", module, *map(str, words)]
