@@ -18,7 +18,8 @@ from pipelines.engines import SegEvaluator
 from pipelines.loaders import VolumeDataset, volume_loader
 from pipelines.metrics import case_dice
 from pipelines.sliding_window import SlidingWindow
-from transforms.geometry import orient, spacing_of, to_oriented
+from transforms.geometry import orient, to_oriented
+from transforms.header import spacing_of
 from transforms.readers import read_image
 
 COLOURS = {1: "#e8503a", 2: "#3a8fe8"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import compare_command, evaluate_command, sync_command
+from pipelines.garbage import importing
 
 DONE, FAILED, USAGE = 0, 1, 2
 _EXIT = "exit status: 0 all is well, 1 a case failed or was refused, 2 the command cannot run as it was given"
@@ -191,7 +192,10 @@ def _predict(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     }
     import logging
 
-    from monai.bundle import ConfigWorkflow
+    with importing():
+        from monai.bundle import ConfigWorkflow
+
+        import pipelines.predict  # noqa: F401
 
     logging.getLogger("monai.bundle").setLevel(logging.WARNING)
     workflow = ConfigWorkflow(
@@ -208,7 +212,8 @@ def _predict(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not Path(arguments.input).exists():
         parser.error(f"{arguments.input} does not exist")
-    from pipelines.check import run
+    with importing():
+        from pipelines.check import run
 
     wrong = run(
         Path(arguments.input),

@@ -15,7 +15,7 @@ from pipelines.threads import in_threads
 from transforms.dicom_labels import check_dicom_label
 from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, Header, image_suffix
-from transforms.readers import is_dicom_label, read_header, read_label
+from transforms.readers import is_dicom_label, label_array, read_header
 
 GRID_TOLERANCE = 0.05
 """Largest distance, in voxels, between corners of an image's and its label's grid that still counts as equal."""
@@ -164,7 +164,7 @@ def labels_from_values(where: Path, dataset: Dataset) -> dict[int, str]:
         try:
             if is_dicom_label(case.label):
                 check_dicom_label(case.label, None)
-            return np.unique(read_label(case.label).numpy()), ""
+            return np.unique(label_array(case.label)[0]), ""
         except ImageError as error:
             return np.zeros(0, np.int32), f"case {case.id!r}: label {error}"
 

@@ -23,9 +23,8 @@ from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_di
 from pipelines.notices import warnings_of
 from transforms.dicom import scan_series
 from transforms.errors import ImageError
-from transforms.geometry import spacing_of
-from transforms.header import NIFTI_SUFFIXES, Header, image_suffix
-from transforms.readers import read_header, read_label
+from transforms.header import NIFTI_SUFFIXES, Header, image_suffix, spacing_of
+from transforms.readers import label_array, read_header
 from transforms.values import value_counts
 
 
@@ -225,7 +224,7 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grids: Mapping[str, Hea
     try:
         # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
         named_on_grid = (grids[case.case], labels) if is_dicom(case.label) else ()
-        counts = value_counts(read_label(case.label, *named_on_grid).numpy())
+        counts = value_counts(label_array(case.label, *named_on_grid)[0])
         present = np.flatnonzero(counts)
         case.classes = {labels.get(int(v), str(v)): int(counts[v]) for v in present}
         if labels:

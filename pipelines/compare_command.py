@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.garbage import importing
+
 _EXIT = "exit status: 0 all is well, 2 the command cannot run as it was given"
 _METRICS = ("dice", "iou", "sensitivity", "precision", "nsd", "volume_error_ml", "hd95_mm", "msd_mm")
 
@@ -52,12 +54,15 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for path in (arguments.csv, arguments.html):
         if path is not None and path.is_dir():
             parser.error(f"{path} is a folder; give a file")
-    from pipelines.compare import compare
-    from pipelines.compare_log import log_comparison
-    from pipelines.compare_report import pictures, write_report
-    from pipelines.compare_text import as_text, classes_file, write_cases_csv, write_classes_csv
-    from pipelines.run_finder import RunFinder
-    from pipelines.run_results import read_results
+    with importing():
+        import mlflow.tracking  # noqa: F401  (the reader of runs needs it)
+
+        from pipelines.compare import compare
+        from pipelines.compare_log import log_comparison
+        from pipelines.compare_report import pictures, write_report
+        from pipelines.compare_text import as_text, classes_file, write_cases_csv, write_classes_csv
+        from pipelines.run_finder import RunFinder
+        from pipelines.run_results import read_results
 
     finder = RunFinder(arguments.tracking_uri, arguments.experiment)
     runs = [read_results(finder, run) for run in finder.find(arguments.runs)]

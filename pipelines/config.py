@@ -18,6 +18,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
+from pipelines.garbage import keep_what_is_there
 from pipelines.monai_tracking import one_run
 
 # Ids that MONAI and its tools read without a reference from inside the config.
@@ -142,6 +143,8 @@ def preflight() -> None:
         ConfigError: naming every finding.
     """
     sys.excepthook = _one_sentence
+    # MONAI and all that comes with it is imported by now.
+    keep_what_is_there()
     config = executed_config()
     one_run(config.parser)
     findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 
 from pipelines.files import sha256_of
 
@@ -111,6 +110,8 @@ def _build_dataset(root: Path) -> None:
         },
     )
     nib.save(nib.Nifti1Image(joined, lobes.affine), labels / "lidc_idri_0001.nii.gz")
+
+    import SimpleITK as sitk  # takes up to a second to load, and the demo is made once
 
     shutil.move(sample / "CTChest4.nrrd", images / "ctchest.nrrd")
     segments = sitk.ReadImage(str(sample / "Segmentation.seg.nrrd"))

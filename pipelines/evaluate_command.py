@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pipelines.garbage import importing
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of `python -m pipelines`."""
@@ -50,7 +52,8 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"{path} does not exist")
     if arguments.output is not None and Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; --output takes a folder")
-    from pipelines.evaluate_folders import evaluate
+    with importing():
+        from pipelines.evaluate_folders import evaluate
 
     whole = evaluate(
         arguments.predictions,

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipelines.garbage import importing
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to those of `python -m pipelines`."""
@@ -42,6 +44,9 @@ def _sync(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             parser.error(f"{folder} is no folder; give the folder mlflow_spool that a training named")
     else:
         folder = spool_folder(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    from pipelines.sync import sync
+    with importing():
+        import mlflow.tracking  # noqa: F401  (delivery needs it)
+
+        from pipelines.sync import sync
 
     return 0 if sync(folder, uri=arguments.tracking_uri, refused=arguments.refused) else 1

@@ -7,7 +7,7 @@ which take seconds to import.
 from importlib import import_module
 from typing import Any
 
-_HOME_OF = {"DicomSeriesReader": "dicom", "PatchAugmentation": "augment"}
+_HOME_OF = {"DicomSeriesReader": "dicom_reader", "PatchAugmentation": "augment"}
 
 __all__ = sorted(_HOME_OF)
 

@@ -11,10 +11,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -32,6 +31,9 @@ from transforms.label_names import match_names
 from transforms.label_painter import Painter
 from transforms.polygons import crossed, fill_polygons, outlines
 from transforms.values import Box, bounding_boxes
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 __all__ = ["read_rtstruct", "rtstruct_names", "write_rtstruct"]
 

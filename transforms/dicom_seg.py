@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
@@ -28,6 +27,9 @@ from transforms.dicom_source import (
 from transforms.errors import ImageError
 from transforms.label_names import match_names
 from transforms.label_painter import Painter, place_frame
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 __all__ = ["read_seg", "seg_names", "write_seg"]
 

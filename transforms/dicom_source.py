@@ -6,17 +6,19 @@ import copy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
-from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.uid import UID
 
 from transforms.errors import ImageError
 from transforms.label_painter import GRID_TOLERANCE
-from transforms.writers import placing
+from transforms.placing import placing
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 __all__ = ["SourceImages", "label_on_source", "replace_file", "software_version"]
 

@@ -17,6 +17,8 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from transforms.header import spacing_of
+
 Box = tuple[tuple[int, int], ...]
 
 SHEAR_TOLERANCE = 0.5
@@ -116,11 +118,6 @@ class Geometry:
             shear=None if shear is None else tuple(tuple(row) for row in shear),
             straight=None if straight is None else tuple(straight),
         )
-
-
-def spacing_of(affine: np.ndarray, spatial_dims: int) -> list[float]:
-    """Length in millimetres of each spatial column of a 4x4 affine."""
-    return [float(np.linalg.norm(np.asarray(affine)[:3, axis])) for axis in range(spatial_dims)]
 
 
 def _oriented_affine(

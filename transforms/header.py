@@ -9,7 +9,7 @@ import numpy as np
 
 from transforms.errors import ImageError
 
-__all__ = ["Header", "check_affine", "image_suffix"]
+__all__ = ["Header", "check_affine", "image_suffix", "spacing_of"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -40,6 +40,11 @@ def image_suffix(path: str | Path) -> str:
     """Return the known file ending of ``path`` in lower case (``.nii.gz``, ``.png`` ...), or ``""``."""
     name = Path(path).name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def spacing_of(affine: np.ndarray, spatial_dims: int) -> list[float]:
+    """Length in millimetres of each spatial column of a 4x4 affine."""
+    return [float(np.linalg.norm(np.asarray(affine)[:3, axis])) for axis in range(spatial_dims)]
 
 
 def check_affine(path: Path, affine: np.ndarray) -> np.ndarray:

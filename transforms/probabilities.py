@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from transforms.writers import placing
+from transforms.placing import placing
 
 __all__ = ["write_probabilities"]
 

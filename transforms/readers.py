@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
 from transforms.errors import ImageError
 from transforms.header import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, Header, image_suffix
@@ -22,11 +20,15 @@ from transforms.nifti import nifti_header, read_nifti
 from transforms.number_types import compact
 from transforms.pictures import picture_header, read_picture
 
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
 __all__ = [
     "Header",
     "ImageError",
     "image_suffix",
     "is_dicom_label",
+    "label_array",
     "read_header",
     "read_image",
     "read_label",
@@ -127,6 +129,30 @@ def read_label(
     ImageError
         As :func:`read_image`, and for fractional values or more than one channel.
     """
+    return _meta_tensor(Path(path), *label_array(path, grid, labels, image=image))
+
+
+def label_array(
+    path: str | Path,
+    grid: Header | None = None,
+    labels: Mapping[int, str] | None = None,
+    *,
+    image: str | Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`read_label` for who needs neither torch nor MONAI, which take seconds to import.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8, uint16 or int32.
+    affine : numpy.ndarray
+        4x4, voxel index to millimetres, RAS+.
+
+    Raises
+    ------
+    ImageError
+        As :func:`read_label`.
+    """
     path = Path(path)
     if is_dicom_label(path):
         from transforms.dicom_labels import find_dicom_label, read_dicom_label
@@ -137,7 +163,7 @@ def read_label(
                 f"{path}: a DICOM label map needs the grid of its image and the names of the classes; give both."
             )
         placed = read_dicom_label(path, grid, labels, image=image)
-        return _meta_tensor(path, placed[None], np.asarray(grid.affine))
+        return placed[None], np.asarray(grid.affine)
     array, affine = _read(path, None, label=True)
     if array.shape[0] > 1 and image_suffix(path) in PICTURE_SUFFIXES and (array == array[:1]).all():
         array = array[:1]
@@ -158,7 +184,7 @@ def read_label(
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     for dtype in (np.uint8, np.uint16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return _meta_tensor(path, array.astype(dtype), affine)
+            return array.astype(dtype), affine
     raise ImageError(f"{path}: label values {low} to {high} do not fit 32 bits; these are no class ids.")
 
 
@@ -231,6 +257,9 @@ def _known_suffix(path: Path) -> str:
 
 
 def _meta_tensor(path: Path, array: np.ndarray, affine: np.ndarray) -> MetaTensor:
+    import torch
+    from monai.data import MetaTensor
+
     if array.dtype == np.uint16 and not hasattr(torch, "uint16"):
         array = array.astype(np.int32)
     affine = np.ascontiguousarray(affine, dtype=np.float64)

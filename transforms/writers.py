@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import os
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -16,8 +12,9 @@ from monai.data import MetaTensor
 
 from transforms.errors import ImageError
 from transforms.pictures import write_picture
+from transforms.placing import placing
 
-__all__ = ["placing", "write_label"]
+__all__ = ["write_label"]
 
 _QFORM_TOLERANCE = 0.01
 """Largest distance in voxels, at the corners, between the affine and the qform, which cannot hold a shear."""
@@ -73,18 +70,6 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor) -> Path:
             affine = np.asarray(label.affine, dtype=np.float64)  # type: ignore[union-attr]
             _write_nifti(part, array, affine, packed=name.endswith(".gz"))
     return path
-
-
-@contextlib.contextmanager
-def placing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes it when the block ends without an error; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _whole_numbers(path: Path, label: torch.Tensor) -> np.ndarray:

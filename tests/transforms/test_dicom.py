@@ -22,7 +22,8 @@ from pydicom.uid import (
 
 from tests import dicom_phantom as ph
 from tests.dicom_phantom import Phantom, assert_in_world, some, write_series
-from transforms.dicom import DicomSeriesReader, read_series, scan_series
+from transforms.dicom import read_series, scan_series
+from transforms.dicom_reader import DicomSeriesReader
 from transforms.readers import ImageError, read_header, read_image
 
 angles = st.tuples(*(st.floats(-180, 180) for _ in range(3)))
@@ -160,7 +161,7 @@ def test_one_file_is_one_slice(folder):
     assert_in_world(image.numpy()[0], image.affine.numpy())
 
 
-@pytest.mark.parametrize("reader", [DicomSeriesReader, "transforms.dicom.DicomSeriesReader"])
+@pytest.mark.parametrize("reader", [DicomSeriesReader, "transforms.DicomSeriesReader"])
 def test_monai_load_image(folder, reader):
     phantom = Phantom(axes=ph.rotation((12, -7, 33)))
     write_series(folder, phantom.slices(), seed=5)
