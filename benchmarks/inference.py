@@ -44,6 +44,7 @@ import torch
 from benchmarks.gpu_time import Timed, kernel_seconds
 from benchmarks.inference_case import FOLDER, build, prepared, trained
 from benchmarks.inference_ways import WAYS, Task
+from benchmarks.measure import forget_peak, resident
 from pipelines.engines import PRECISIONS, place
 from transforms.geometry import Geometry, cropped, orient, resampled
 from transforms.memory import is_out_of_memory
@@ -52,11 +53,6 @@ from transforms.memory import is_out_of_memory
 LONG = 30.0
 
 Figures = dict[str, Any]
-
-
-def peak() -> int:
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(text.split("VmHWM:")[1].split()[0])
 
 
 def warm_up(geometry: Geometry, window: Sequence[int]) -> Geometry:
@@ -81,16 +77,15 @@ def predict(way: str, task: Task, network: Timed) -> tuple[np.ndarray, Figures]:
     """
     network.reset()
     with contextlib.suppress(OSError):
-        # Since Linux 4.0 this sets the peak of the resident set back to what it is now.
-        Path("/proc/self/clear_refs").write_text("5")
-    before = peak()
+        forget_peak()
+    before = resident("VmHWM")
     if task.cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     labels = WAYS[way](task, network)
     seconds = time.perf_counter() - start
-    figures: Figures = {"seconds": seconds, "forward": network.seconds, "memory": peak() - before}
+    figures: Figures = {"seconds": seconds, "forward": network.seconds, "memory": resident("VmHWM") - before}
     if task.cuda:
         figures["device_memory"] = torch.cuda.max_memory_allocated()
     return labels, figures

@@ -28,7 +28,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +40,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ceiling import convolution_ceiling, matrix_ceiling
-from benchmarks.measure import run_apart, saved_activations
+from benchmarks.measure import forget_peak, resident, run_apart, saved_activations
 from benchmarks.plain_r2unet import PlainR2UNet
 from benchmarks.step_profile import shares
 from networks import R2UNet, UPerNet
@@ -257,11 +256,6 @@ NNUNET = {"nnU-Net plain": nnunet(False), "nnU-Net residual": nnunet(True)}
 ALL = {**OURS, **RECOMPUTED, **COMPILED, **PLAIN, **MONAI, **NNUNET}
 
 
-def resident(figure: str = "VmRSS") -> int:
-    """Bytes of this process in memory; "VmHWM" is the peak."""
-    return 1024 * int(Path("/proc/self/status").read_text().split(f"{figure}:")[1].split()[0])
-
-
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     """All figures of one contestant, to be called in a fresh process."""
     if args.threads:
@@ -284,8 +278,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     else:
-        # Since Linux 4.0 this sets the peak of the resident set back to what it is now.
-        Path("/proc/self/clear_refs").write_text("5")
+        forget_peak()
     stamps = [time.perf_counter()]
 
     def stamp() -> None:

@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["GroupNorm", "norm_act"]
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 # Values in a row of the flat view of a map: wide enough for the vector units, also where a voxel has few channels.
 ROW = 256
 
@@ -47,16 +49,15 @@ class GroupNorm(nn.GroupNorm):
 
 def fuses(norm: nn.Module, x: torch.Tensor) -> bool:
     """Whether `norm` is a group norm and `x` a map for which this module has something better than torch."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     return (
         isinstance(norm, GroupNorm)
         and norm.affine
-        and last is not None
+        and x.dim() in LAYOUTS
         and x.dtype == torch.bfloat16
         and x.shape[1] > 1
         and (x.device.type != "cpu" or (x.shape[1] // norm.num_groups < WIDE and x.numel() >= LARGE))
         and not x.is_contiguous()
-        and x.is_contiguous(memory_format=last)
+        and x.is_contiguous(memory_format=LAYOUTS[x.dim()])
         # Whoever records the operations, a compiler or an exporter, is better off with torch's own.
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -73,11 +74,9 @@ def norm_act(
         x: map ``(B, C, *spatial)``.
         skip: a map of the same shape to be added before the activation, or ``None``.
     """
-    if type(act) is nn.ReLU and fuses(norm, x):
-        alike = skip is None or (skip.dtype == x.dtype and skip.stride() == x.stride())
-        if alike:
-            assert isinstance(norm, GroupNorm)
-            return _FusedGroupNorm.apply(x, skip, norm.weight, norm.bias, norm.num_groups, norm.eps, True)
+    alike = skip is None or (skip.dtype == x.dtype and skip.stride() == x.stride())
+    if type(act) is nn.ReLU and alike and fuses(norm, x):
+        return _FusedGroupNorm.apply(x, skip, norm.weight, norm.bias, norm.num_groups, norm.eps, True)
     y = norm(x)
     return act(y if skip is None else y + skip)
 
@@ -144,12 +143,11 @@ def _by_torch(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The norm by torch's CPU kernel, which reads channels-last maps; its forward pass is fast from 16 channels."""
     batch, channels = x.shape[:2]
-    layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
     source = x.contiguous() if channels < NARROW else x
     y, mean, rstd = torch.native_group_norm(
         source, weight.float(), bias.float(), batch, channels, x[0, 0].numel(), groups, eps
     )
-    return y.contiguous(memory_format=layout), mean.float(), rstd.float()
+    return y.contiguous(memory_format=LAYOUTS[x.dim()]), mean.float(), rstd.float()
 
 
 def _by_sums(
@@ -173,13 +171,12 @@ def _by_sums(
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """A channels-last map ``(B, C, *spatial)`` as ``(B, R, k C)`` in the order of memory: k voxels a row."""
-    layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
     batch, channels = x.shape[:2]
     voxels = x[0, 0].numel()
     together = 1
     while together * channels < ROW and voxels % (2 * together) == 0:
         together *= 2
-    last = x.contiguous(memory_format=layout).movedim(1, -1)
+    last = x.contiguous(memory_format=LAYOUTS[x.dim()]).movedim(1, -1)
     return last.reshape(batch, voxels // together, together * channels)
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from pipelines.deferred import augments_on_device, collate_deferred
+from pipelines.distributed import is_distributed
 from pipelines.patches import PatchStore, StoredCase
 
 __all__ = ["PatchDataset", "PatchSampler"]
@@ -255,7 +256,7 @@ class PatchSampler(DistributedSampler):
     """
 
     def __init__(self, dataset: Sized | int, rank: int | None = None, world: int | None = None) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        distributed = is_distributed()
         if rank is None:
             rank = torch.distributed.get_rank() if distributed else 0
         if world is None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.config import problem
 from pipelines.dataset import PatchDataset, PatchSampler
+from pipelines.distributed import is_distributed
 from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
 from transforms.header import Header
@@ -96,7 +97,7 @@ def only_item(batch: Sequence[Any]) -> Any:
 
 def shard(items: Sequence[Any]) -> list[Any]:
     """The part of `items` that this process of a distributed run works on."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         return list(items)[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
     return list(items)
 

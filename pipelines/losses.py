@@ -16,7 +16,7 @@ class SegLoss(torch.nn.Module):
     Nature Methods 18, 2021). A plain (B, C, *spatial) prediction is one head.
 
     The values are those of MONAI's DiceCELoss with softmax. But the reference is never made one-hot, and of a
-    head nothing is kept for the backward pass but its logits and one number per voxel.
+    head nothing is kept for the backward pass but its logits and the label.
 
     Args:
         include_background: whether class 0 has a Dice term (it always is in the cross-entropy).
