@@ -63,7 +63,7 @@ def work(args: argparse.Namespace) -> dict[str, float] | None:
             with autocast(device, args.precision):
                 prediction = network(image)
             loss_of(prediction.float(), label).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
 
     times: dict[str, list[float]] = {kind: [] for kind in kinds}

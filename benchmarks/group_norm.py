@@ -1,7 +1,8 @@
 """Group norm and ReLU of this project against torch's on channels-last maps. Run as ``python -m benchmarks.group_norm``.
 
-Both in one process and in turn, forward and backward together, on the maps of a network's levels, with its numbers of groups, under autocast; the
-median over the rounds. The peer is `torch.nn.GroupNorm` and `torch.nn.ReLU(inplace=True)`.
+Both in one process and in turn, forward and backward together, on the maps of a network's levels in 3D and in 2D (a batch
+of 8), with its numbers of groups, under autocast; the median over the rounds. The peer is `torch.nn.GroupNorm` and
+`torch.nn.ReLU(inplace=True)`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from networks.group_norm import GroupNorm, norm_act
+from networks.group_norm import LAYOUTS, GroupNorm, norm_act
 from networks.layers import group_count
 
-MAPS = {
-    "8x112x96x48": (1, 8, 112, 96, 48),
-    "16x96x96x96": (1, 16, 96, 96, 96),
-    "32x48x48x48": (1, 32, 48, 48, 48),
-    "64x24x24x24": (1, 64, 24, 24, 24),
-    "128x12x12x12": (1, 128, 12, 12, 12),
-}
+# (B, C, *spatial)
+MAPS = (
+    (1, 8, 112, 96, 48),
+    (1, 16, 96, 96, 96),
+    (1, 32, 48, 48, 48),
+    (1, 64, 24, 24, 24),
+    (1, 128, 12, 12, 12),
+    (8, 16, 256, 256),
+    (8, 64, 64, 64),
+)
 
 
 def step(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, gradient: torch.Tensor) -> float:
@@ -48,11 +52,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    for name, shape in MAPS.items():
+    for shape in MAPS:
         x, gradient = (
             torch.randn(shape, device=arguments.device)
             .bfloat16()
-            .contiguous(memory_format=torch.channels_last_3d)
+            .contiguous(memory_format=LAYOUTS[len(shape)])
             for _ in range(2)
         )
         groups = group_count(shape[1], 8)
@@ -69,6 +73,7 @@ def main() -> None:
         rounds = range(arguments.rounds + 1)  # the first warms up
         times = [(step(mine, x, gradient), step(theirs, x, gradient)) for _ in rounds][1:]
         a, b = (statistics.median(column) for column in zip(*times, strict=True))
+        name = "x".join(map(str, shape))
         print(f"RESULT group_norm_relu_ms_bf16_{name} ours={a:.2f} peer={b:.2f} ratio={a / b:.3f}")
 
 

@@ -112,7 +112,7 @@ def ours(
                 optimizer=optimizer,
                 loss_function=SegLoss(),
                 precision="bf16",
-                max_grad_norm=12.0,
+                max_grad_norm=1.0,
                 channels_last=True,
                 compile=compiled,
                 compile_kwargs={"mode": args.compile_mode},

@@ -16,8 +16,8 @@ LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 # Values in a row of the flat view of a map: wide enough for the vector units, also where a voxel has few channels.
 ROW = 256
 
-# Values that a CPU works on at a time.
-PIECE = 2**18
+# Values worked on at a time: what a CPU's caches hold in float32, and elsewhere what bounds the memory that float32 takes.
+CPU_PIECE, PIECE = 2**18, 2**24
 
 # torch's CPU kernels are slow backward where a group has fewer channels than a vector unit takes; and maps of fewer
 # values than this do not pay for the single steps that the norm is made of here (``python -m benchmarks.group_norm``).
@@ -186,9 +186,9 @@ def _map(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _pieces(rows: torch.Tensor) -> list[slice]:
-    """Rows to be worked on at a time: on a CPU as many as its caches hold in float32."""
-    count = rows.shape[1]
-    step = max(1, PIECE // rows.shape[2]) if rows.device.type == "cpu" else count
+    """Rows to be worked on at a time, of all samples."""
+    batch, count, width = rows.shape
+    step = max(1, (CPU_PIECE if rows.device.type == "cpu" else PIECE) // (batch * width))
     return [slice(start, start + step) for start in range(0, count, step)]
 
 

@@ -65,7 +65,7 @@ def gradients(x, skip, norm, act, upstream, fused):
 def test_values_and_gradients_are_those_of_float64(monkeypatch, device, way, skipped, act, channels, spatial):
     if way == "sums":
         monkeypatch.setattr(group_norm, "_by_torch", group_norm._by_sums)
-    monkeypatch.setattr(group_norm, "PIECE", 512)  # several pieces, the last one smaller
+    monkeypatch.setattr(group_norm, "CPU_PIECE", 512)  # several pieces, the last one smaller
     generator = torch.Generator().manual_seed(channels)
     shape = (2, channels, *spatial)
     x = channels_last((0.7 + 2 * torch.randn(shape, generator=generator)).bfloat16()).to(device)

@@ -184,9 +184,16 @@ def test_script(name, dims):
 
 
 def dynamic_shapes(name: str, dims: int) -> dict:
-    """Any batch, any size that fits; UPerNet from a deepest map of two voxels a side."""
+    """Any batch, any size that fits; UPerNet from a deepest map of two voxels a side.
+
+    The exporter of torch before 2.13 keeps a program to odd or to even sides of a pooled map.
+    """
     if NETWORKS[name].odd is None:
-        sides = [Dim(f"side{i}", min=33, max=512) for i in range(dims)]
+        recent = torch.torch_version.TorchVersion(torch.__version__) >= (2, 13)
+        sides = [
+            Dim(f"side{i}", min=33, max=512) if recent else 16 * Dim(f"side{i}", min=3, max=32)
+            for i in range(dims)
+        ]
     else:
         sides = [NETWORKS[name].step * Dim(f"side{i}", min=2, max=128) for i in range(dims)]
     return {0: Dim("batch", min=1, max=64), **{i + 2: side for i, side in enumerate(sides)}}

@@ -49,7 +49,7 @@ def trainer(network, epochs=1, count=2 * ITERATIONS, lr=0.01, loss=None, **optio
         optimizer=optimizer,
         loss_function=loss or SegLoss(),
         lr_scheduler=lr_schedule(optimizer, "cosine", epochs * count // 2),
-        max_grad_norm=12.0,
+        max_grad_norm=1.0,
         channels_last=True,
         **options,
     )
