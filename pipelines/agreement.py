@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from pipelines.cases import Dataset
 from pipelines.dataset import PatchDataset
 from pipelines.distributed import DistributedError, is_distributed
 from pipelines.provenance import code_version
+from pipelines.ranks import local_rank
 from pipelines.resume import DATA, differences
 from pipelines.state import of_all_ranks
 
@@ -37,7 +37,7 @@ def agreed(work: Mapping[str, str], data: Dataset, patches: Any) -> dict[str, st
     for split in ("training", "validation"):
         told[f"the {split} cases"] = " ".join(case.id for case in data.cases(split))
     # All processes of a host have the same code and store.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if local_rank() == 0:
         told[_CODE] = code_version().get("mlflow.source.git.commit", "not known")
         if isinstance(patches, PatchDataset):
             told[_CONTENT] = patches.store.digest()

@@ -12,6 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.failures import Watch
+from pipelines.ranks import local_rank, world_size
 
 _T = TypeVar("_T")
 
@@ -28,7 +29,7 @@ class DistributedError(RuntimeError):
 def rank_device() -> torch.device:
     """The GPU of this process, or the CPU where there is none."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return torch.device("cpu")
 
 
@@ -168,7 +169,7 @@ def ranks() -> Iterator[Ranks]:
 
     Always over gloo: only names and numbers are exchanged, and ranks may wait for one another for days.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     if world == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         yield Ranks()
         return

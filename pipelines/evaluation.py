@@ -17,6 +17,7 @@ from pipelines.engines import SegEvaluator
 from pipelines.evaluation_run import EvaluationRun
 from pipelines.handlers import validate
 from pipelines.metrics import table
+from pipelines.ranks import rank
 from pipelines.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from transforms.intensity import CTWindow
 from transforms.writers import write_label
@@ -101,7 +102,7 @@ class Evaluation:
         with self.mlflow:
             self.mlflow.start()
             summary = validate(self.evaluator, intervals=True)
-            if int(os.environ.get("RANK", "0")) != 0:
+            if rank() != 0:
                 return summary
             cases = self.evaluator.state.cases
             failures = self.evaluator.state.failures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from pipelines.distributed import is_distributed, share_buffers
 from pipelines.metrics import summarise
+from pipelines.ranks import rank
 from pipelines.state import mean_of_ranks, of_all_ranks
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Progress:
         self._bar: tqdm | None = None
         self._losses: list[torch.Tensor] = []
         self._started = 0.0
-        self._speaks = int(os.environ.get("RANK", "0")) == 0
+        self._speaks = rank() == 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_start)

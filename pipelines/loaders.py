@@ -17,6 +17,7 @@ from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.distributed import is_distributed
 from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
+from pipelines.ranks import local_world_size, world_size
 from transforms.header import Header
 from transforms.readers import read_label
 
@@ -154,12 +155,12 @@ def loader_workers(requested: int | str) -> int:
     if requested != "auto":
         return int(requested)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    share = cores // local_world_size()
     return 0 if share <= 2 else min(8, share - 1)
 
 
 def steps_per_epoch(num_patches: int, batch_size: int, accumulation: int = 1) -> int:
     """Optimiser steps of one epoch, the same on every rank."""
-    share = num_patches // int(os.environ.get("WORLD_SIZE", "1"))
+    share = num_patches // world_size()
     iterations = -(-share // batch_size)
     return -(-iterations // accumulation)

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import torch
 
+from pipelines.ranks import world_size
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DIFF_LIMIT = 2_000_000
 """Characters of uncommitted changes that are kept; generated files should not fill a tracking server."""
@@ -100,7 +102,7 @@ def environment() -> dict[str, str]:
         tags["version.cudnn"] = str(torch.backends.cudnn.version())
     else:
         tags["device"] = tags["host.cpu"]
-    tags["processes"] = os.environ.get("WORLD_SIZE", "1")
+    tags["processes"] = str(world_size())
     return tags
 
 

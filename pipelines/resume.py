@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipelines.ranks import world_size
+
 # What may change between two starts of the same training: it leaves the weights as they would be, or (epochs,
 # early stopping) only says how many of the same steps are done.
 FREE = frozenset(
@@ -62,7 +64,7 @@ def work_of(flat: Mapping[str, str], data: str) -> dict[str, str]:
         data: digest of the dataset.
     """
     kept = {name: value for name, value in flat.items() if name.split(".")[0] not in FREE}
-    return {**kept, DATA: data, _PROCESSES: os.environ.get("WORLD_SIZE", "1")}
+    return {**kept, DATA: data, _PROCESSES: str(world_size())}
 
 
 def differences(

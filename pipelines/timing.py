@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
+
+from pipelines.ranks import world_size
 
 PHASES = ("forward", "backward", "optimizer")
 WAITS = 0.02
@@ -75,7 +76,7 @@ class StepTimer:
     def __init__(self, device: torch.device | str) -> None:
         where = torch.device(device)
         self.clock: HostClock | CudaClock = CudaClock(where) if where.type == "cuda" else HostClock()
-        self._world = int(os.environ.get("WORLD_SIZE", "1"))
+        self._world = world_size()
         self._open: list[Any] = []
         self._done: list[list[Any]] = []
         self._waiting = 0.0

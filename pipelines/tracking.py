@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.liveness import identity
+from pipelines.ranks import rank
 from pipelines.shipping import Shipping
 from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
 from pipelines.store import PENDING, WORK, TrackingError, shown
@@ -81,7 +82,7 @@ class Tracking:
         self.run_name = None if run_name is None else str(run_name)
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
         self.flush_seconds = flush_seconds
-        self.enabled = int(os.environ.get("RANK", "0")) == 0 if enabled is None else enabled
+        self.enabled = rank() == 0 if enabled is None else enabled
         self._patience = finish_seconds
         self._sampling = system_metrics
         self._given: str | None = None

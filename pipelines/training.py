@@ -29,6 +29,7 @@ from pipelines.metrics import summarise, table
 from pipelines.preparation import DEMO
 from pipelines.preprocess import Preprocess
 from pipelines.provenance import invocation
+from pipelines.ranks import rank, world_size
 from pipelines.recording import Record
 from pipelines.resume import NEW, ResumeError, goes_on, resume_mode, work_of
 from pipelines.saving import Saver
@@ -116,7 +117,7 @@ class Training:
         self._history: list[dict[str, Any]] = []
         self._losses: list[torch.Tensor] = []
         self._skip = 0
-        self._first = int(os.environ.get("RANK", "0")) == 0
+        self._first = rank() == 0
         self._saver = Saver(self.checkpoints, checkpoint_minutes, tracking.drain, enabled=self._first)
         self._request = StopRequest()
         self._parts: list[Any] = []
@@ -183,7 +184,7 @@ class Training:
                 "begin anew with --resume new"
             ) from error
         self._parts = list(state["ranks"])
-        part = mine(self._parts, int(os.environ.get("RANK", "0")))
+        part = mine(self._parts, rank())
         if part is not None:
             self._random = part["random"]
         self.best, self._history = float(state["best"]), list(state["history"])
@@ -327,7 +328,7 @@ class Training:
 
     def _patches_per_iteration(self) -> int:
         batch: int = getattr(self.trainer.data_loader, "batch_size", None) or 1
-        return batch * int(os.environ.get("WORLD_SIZE", "1"))
+        return batch * world_size()
 
     def _of_this_rank(self) -> dict[str, Any]:
         losses = torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
