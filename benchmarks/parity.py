@@ -1,14 +1,14 @@
 """Whether what makes training faster changes what it learns: the same short training with and without each switch.
 
-    python -m benchmarks.parity                      # all switches, three seeds
-    python -m benchmarks.parity --epochs 15          # as long as `make train`
-    python -m benchmarks.parity --epochs 8 --patch-size "[64,64,32]"    # quicker, on smaller patches
+    python -m benchmarks.parity                      # all switches, three seeds, as long as `make train`
+    python -m benchmarks.parity --epochs 12 --spacing "[4,4,10]" --patch_size "[80,80,40]"    # quicker, on a coarser grid
     python -m benchmarks.parity --bundle upernet --switches bf16 augmentation
 
 Every training is the real command on the demo's CT (`make train` fetches it) in a process of its own; its figure is
 the mean Dice of the patient that it does not train on, after the last epoch. A switch is turned the other way than
 the bundle has it. Seeds differ among themselves, so a switch is harmless where its mean differs from the plain one
-by less than seeds do. The labels that are trained on are a model's: this is no figure of accuracy.
+by less than seeds do. The labels that are trained on are a model's: this is no figure of accuracy. Options that are not
+listed go to every training as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,7 +35,7 @@ SWITCHES: dict[str, list[str]] = {
 }
 
 
-def train(bundle: str, switch: str, seed: int, epochs: int, patch: str | None, folder: Path) -> float:
+def train(bundle: str, switch: str, seed: int, epochs: int, options: Sequence[str], folder: Path) -> float:
     """Mean Dice of one training."""
     place = folder / f"{switch}_{seed}"
     place.mkdir()
@@ -42,8 +43,7 @@ def train(bundle: str, switch: str, seed: int, epochs: int, patch: str | None, f
     command = [sys.executable, "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", f"bundles/{bundle}/train.json", "--bundle_root", str(place)]
     command += ["--epochs", str(epochs), "--val_interval", str(epochs), "--seed", str(seed)]
-    command += ["--pictures", "0", "--store_dir", str(folder / "store"), *SWITCHES[switch]]
-    command += ["--patch_size", patch] if patch else []
+    command += ["--pictures", "0", "--store_dir", str(folder / "store"), *SWITCHES[switch], *options]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": database}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -61,32 +61,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", default="r2unet")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--switches", nargs="+", choices=SWITCHES, default=[s for s in SWITCHES if s != "compile"]
     )
-    parser.add_argument("--patch-size", help='another patch than the bundle\'s, such as "[64,64,32]"')
     parser.add_argument("--at-once", type=int, default=1, help="trainings side by side")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     names = ["plain", *(s for s in args.switches if s != "plain")]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.at_once) as pool:
         place = Path(folder)
         runs = {
-            (name, seed): pool.submit(train, args.bundle, name, seed, args.epochs, args.patch_size, place)
+            (name, seed): pool.submit(train, args.bundle, name, seed, args.epochs, options, place)
             for name in names
             for seed in args.seeds
         }
         print("| switch turned | " + " | ".join(f"seed {seed}" for seed in args.seeds) + " | mean |")
         print("| --- |" + " ---: |" * (len(args.seeds) + 1), flush=True)
         means = {}
-        for name in names:
-            values = [runs[name, seed].result() for seed in args.seeds]
-            means[name] = statistics.mean(values)
-            print(
-                f"| {name} | " + " | ".join(f"{v:.4f}" for v in values) + f" | {means[name]:.4f} |",
-                flush=True,
-            )
+        try:
+            for name in names:
+                values = [runs[name, seed].result() for seed in args.seeds]
+                means[name] = statistics.mean(values)
+                print(
+                    f"| {name} | " + " | ".join(f"{v:.4f}" for v in values) + f" | {means[name]:.4f} |",
+                    flush=True,
+                )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # where one failed, the others are not begun
     for name in names[1:]:
         print(
             f"RESULT dice_{args.bundle}_{name} ours={means['plain']:.4f} peer={means[name]:.4f} "
