@@ -236,6 +236,8 @@ def test_two_processes_train_like_one(lungs_like: Path, tmp_path: Path) -> None:
         # Weight averaging and the schedule see the same number of steps in both.
         settings = SMALL | {"dataset_dir": lungs_like, "batch_size": batch_size, "patches_per_epoch": 8}
         settings["augment_on"] = "device" if world > 1 else "workers"
+        # Sums in another order differ by rounding, which Adam's first steps at a high rate make large.
+        settings["learning_rate"] = 0.0004
         words = place.training("r2unet", *(["multi_gpu.json"] if world > 1 else []), **settings)
         if world > 1:
             words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", *words]
@@ -245,7 +247,7 @@ def test_two_processes_train_like_one(lungs_like: Path, tmp_path: Path) -> None:
         history = place.client.get_metric_history(run.info.run_id, "epoch_loss")
         dice = place.client.get_metric_history(run.info.run_id, "val_mean_dice")
         losses.append([point.value for point in (*history, *dice)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=2e-4, abs=1e-3)
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
