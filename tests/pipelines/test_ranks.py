@@ -1,0 +1,34 @@
+"""Which of torchrun's processes this one is."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.ranks import local_rank, local_world_size, rank, world_size
+
+PROGRAM = (
+    "from pipelines.ranks import local_rank, local_world_size, rank, world_size\n"
+    "print(rank(), world_size(), local_rank(), local_world_size(), sep=',', end=' ', flush=True)\n"
+)
+
+
+def test_a_process_without_torchrun_is_alone(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (rank(), world_size(), local_rank(), local_world_size()) == (0, 1, 0, 1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_torchrun_numbers_its_processes(tmp_path, repository, count):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "program.py")],
+        env={"PATH": "", "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert sorted(done.stdout.split()) == [f"{number},{count},{number},{count}" for number in range(count)]
