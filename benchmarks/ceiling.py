@@ -12,6 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from networks.group_norm import LAYOUTS
+
 Shape = tuple[Any, ...]
 
 
@@ -65,9 +67,7 @@ def one_convolution(
     size, kernel, has_bias, stride, padding, dilation, transposed, output_padding, groups, dtype, inner = (
         shape
     )
-    layout = torch.contiguous_format
-    if channels_last:
-        layout = torch.channels_last_3d if len(size) == 5 else torch.channels_last
+    layout = LAYOUTS[len(size)] if channels_last else torch.contiguous_format
     x = torch.randn(size, device=device, dtype=dtype).contiguous(memory_format=layout).requires_grad_(inner)
     weight = torch.randn(kernel, device=device, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
     out = kernel[1] * groups if transposed else kernel[0]

@@ -28,6 +28,7 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from networks import R2UNet
+from networks.group_norm import LAYOUTS
 from pipelines.distributed import data_parallel, rank_device, start_distributed, stop_distributed
 from pipelines.engines import autocast, place
 from pipelines.losses import SegLoss
@@ -51,8 +52,7 @@ def work(args: argparse.Namespace) -> dict[str, float] | None:
             wrapped.register_comm_hook(None, bf16_compress_hook)
         built[kind] = wrapped, torch.optim.AdamW(wrapped.parameters(), 1e-4)
     size = (args.batch, 1, *[args.size] * args.dims)
-    layout = torch.channels_last_3d if args.dims == 3 else torch.channels_last
-    image = torch.randn(size, device=device).contiguous(memory_format=layout)
+    image = torch.randn(size, device=device).contiguous(memory_format=LAYOUTS[len(size)])
     label = torch.randint(0, CLASSES, size, device=device, dtype=torch.uint8)
     loss_of = SegLoss()
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -42,18 +41,19 @@ from torch.utils.data import DataLoader, RandomSampler
 from benchmarks.measure import run_apart
 from benchmarks.patches import data_list, generate
 from networks import R2UNet, UPerNet
+from networks.group_norm import LAYOUTS
 from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.dataset_folder import load_dataset
 from pipelines.engines import autocast, place, prepare_patches
 from pipelines.losses import SegLoss
-from pipelines.patches import PatchStore
+from pipelines.patches import PatchStore, available_cores
 from pipelines.preprocess import Preprocess
+from pipelines.timing import WAITS
 from transforms.augment import PatchAugmentation
 
 PROBABILITY = PatchAugmentation.PROBABILITY
 DEMO = Path("data/demo")
 ROTATION = np.pi / 6
-WAITS = 0.02
 ENDLESS = 10**6
 
 Batch = Mapping[str, Any]
@@ -206,7 +206,7 @@ def step_of(args: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], 
     network = place(network, device, channels_last=True).train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
     loss_of = SegLoss()
-    layout = torch.channels_last_3d if args.dims == 3 else torch.channels_last
+    layout = LAYOUTS[args.dims + 2]
 
     def step(image: torch.Tensor, label: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -365,7 +365,7 @@ def report(results: Mapping[str, Mapping[str, float]], args: argparse.Namespace)
 
 
 def main() -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

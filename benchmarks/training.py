@@ -44,6 +44,7 @@ from benchmarks.measure import forget_peak, resident, run_apart, saved_activatio
 from benchmarks.plain_r2unet import PlainR2UNet
 from benchmarks.step_profile import shares
 from networks import R2UNet, UPerNet
+from networks.group_norm import LAYOUTS
 from pipelines.engines import SegTrainer, autocast, place
 from pipelines.losses import SegLoss
 
@@ -119,8 +120,7 @@ def ours(
             )
 
         image = batch["image"].to(device)
-        layout = torch.channels_last_3d if args.dims == 3 else torch.channels_last
-        image = image.contiguous(memory_format=layout)
+        image = image.contiguous(memory_format=LAYOUTS[image.ndim])
 
         def forward() -> torch.Tensor:
             with autocast(device, "bf16"):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.config import problem
 from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.distributed import is_distributed
-from pipelines.patches import PatchStore, reading
+from pipelines.patches import PatchStore, available_cores, reading
 from pipelines.preprocess import Preprocess
 from pipelines.ranks import local_world_size, world_size
 from transforms.header import Header
@@ -154,8 +154,7 @@ def loader_workers(requested: int | str) -> int:
     """
     if requested != "auto":
         return int(requested)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // local_world_size()
+    share = available_cores() // local_world_size()
     return 0 if share <= 2 else min(8, share - 1)
 
 

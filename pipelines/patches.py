@@ -50,7 +50,7 @@ try:
 except ImportError:  # Windows: without the lock two builds may do the same case twice, with the same result
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
+__all__ = ["PatchStore", "StoreError", "StoredCase", "available_cores", "reading"]
 
 logger = logging.getLogger(__name__)
 
@@ -362,7 +362,7 @@ class PatchStore:
         if not missing:
             return
         # a worker needs seconds to import torch and MONAI: it pays from two cases a worker
-        enough = min(8, _available_cores(), len(missing) // 2)
+        enough = min(8, available_cores(), len(missing) // 2)
         workers = self.num_workers if self.num_workers is not None else enough
         workers = min(workers, len(missing))
         logger.info(f"preprocessing {len(missing)} of {len(self)} cases into {self.folder}")
@@ -681,7 +681,8 @@ def _listing(lines: Sequence[str], what: str) -> str:
     return f"{cases} {what}:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
