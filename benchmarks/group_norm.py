@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from benchmarks.measure import PRECISIONS
 from networks.group_norm import LAYOUTS, GroupNorm, norm_act
 from networks.layers import group_count
 
@@ -31,12 +32,12 @@ MAPS = (
 
 
 def step(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, gradient: torch.Tensor) -> float:
-    """Milliseconds of one forward and backward pass."""
+    """Milliseconds of one forward and backward pass, under autocast where `x` is in bfloat16."""
     x = x.detach().requires_grad_()
     if x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
         y = run(x)
     y.backward(gradient.to(y.dtype))
     if x.is_cuda:
@@ -49,13 +50,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     for shape in MAPS:
         x, gradient = (
             torch.randn(shape, device=arguments.device)
-            .bfloat16()
+            .to(PRECISIONS[arguments.precision])
             .contiguous(memory_format=LAYOUTS[len(shape)])
             for _ in range(2)
         )
@@ -74,7 +76,9 @@ def main() -> None:
         times = [(step(mine, x, gradient), step(theirs, x, gradient)) for _ in rounds][1:]
         a, b = (statistics.median(column) for column in zip(*times, strict=True))
         name = "x".join(map(str, shape))
-        print(f"RESULT group_norm_relu_ms_bf16_{name} ours={a:.2f} peer={b:.2f} ratio={a / b:.3f}")
+        print(
+            f"RESULT group_norm_relu_ms_{arguments.precision}_{name} ours={a:.2f} peer={b:.2f} ratio={a / b:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from monai.networks.layers.factories import Pool
 from monai.utils import optional_import
 from torch import nn
 
+from .convolution import make_conv
 from .layers import (
     GROUP_NORM,
     RELU,
     as_strides,
     check_dims,
     make_act,
-    make_conv,
     make_norm,
     norm_act,
     run_checkpointed,

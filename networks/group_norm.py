@@ -1,4 +1,4 @@
-"""Group norm that stays in bfloat16 and channels-last, together with the sum and the ReLU that follow it."""
+"""Group norm that keeps the type and the channels-last layout of a map, with the sum and the ReLU that follow it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROW = 256
 # Values worked on at a time: what a CPU's caches hold in float32, and elsewhere what bounds the memory that float32 takes.
 CPU_PIECE, PIECE = 2**18, 2**24
 
-# torch's CPU kernels are slow backward where a group has fewer channels than a vector unit takes; and maps of fewer
-# values than this do not pay for the single steps that the norm is made of here (``python -m benchmarks.group_norm``).
-WIDE = 16
+# torch's CPU kernels are slow backward where a group has fewer channels than this; and maps of fewer values than this
+# do not pay for the single steps that the norm is made of here (``python -m benchmarks.group_norm``).
+WIDE = {torch.bfloat16: 16, torch.float32: 8}
 LARGE = 2**17
 
 # Below so many channels torch's CPU kernel for channels-last maps is slower than reordering there and back.
@@ -29,10 +29,11 @@ NARROW = 16
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm`, fast on channels-last maps in bfloat16.
+    """`torch.nn.GroupNorm`, fast on channels-last maps.
 
-    There, torch (2.13) runs its CPU backward pass several times slower than on contiguous memory, and on CUDA
-    reorders the map and, under autocast, computes and keeps it in float32 (``python -m benchmarks.group_norm``).
+    There, torch (2.13) runs its CPU backward pass several times slower than on contiguous memory in bfloat16 and twice
+    as slow in float32 where groups are narrow, and on CUDA reorders a bfloat16 map and, under autocast, computes and
+    keeps it in float32 (``python -m benchmarks.group_norm``).
     Here a map keeps its type and its memory layout; means, variances and all sums are in float32. Every other map
     goes to torch's own.
     """
@@ -53,15 +54,18 @@ def fuses(norm: nn.Module, x: torch.Tensor) -> bool:
         isinstance(norm, GroupNorm)
         and norm.affine
         and x.dim() in LAYOUTS
-        and x.dtype == torch.bfloat16
         and x.shape[1] > 1
-        and (x.device.type != "cpu" or (x.shape[1] // norm.num_groups < WIDE and x.numel() >= LARGE))
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=LAYOUTS[x.dim()])
         # Whoever records the operations, a compiler or an exporter, is better off with torch's own.
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and (_pays_on_cpu(norm, x) if x.device.type == "cpu" else x.dtype == torch.bfloat16)
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=LAYOUTS[x.dim()])
     )
+
+
+def _pays_on_cpu(norm: nn.GroupNorm, x: torch.Tensor) -> bool:
+    return x.shape[1] // norm.num_groups < WIDE.get(x.dtype, 0) and x.numel() >= LARGE
 
 
 def norm_act(
@@ -212,7 +216,7 @@ def _through_relu(
     for piece in _pieces(rows):
         part = slope[:, piece]
         torch.ops.aten.threshold_backward.grad_input(gradient[:, piece], result[:, piece], 0, grad_input=part)
-        wide = part.float()
+        wide = part.to(torch.float32, copy=True)
         totals[0] += wide.sum(1)
         totals[1] += wide.mul_(rows[:, piece]).sum(1)
     p, q = totals.view(2, len(rows), -1, channels).sum(2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import torch
 from monai.networks.layers.factories import Act, Dropout, Norm, split_args
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .convolution import make_conv
 from .group_norm import GroupNorm, norm_act
 
 GROUP_NORM = ("group", {"num_groups": 8})
@@ -87,63 +87,6 @@ def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout is a probability in [0, 1); got {dropout}.")
     return Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout > 0 else nn.Identity()
-
-
-class _Float32OnTinyMaps(nn.Module):
-    """Mixed into torch's convolutions: on a CPU, train in float32 where the kernel is longer than the map.
-
-    There the bfloat16 weight gradient of oneDNN (torch 2.13) reads and writes out of bounds: values of 1e30 at
-    random, or a crash of the process. Measured against float32 on random shapes, 2D and 3D; every wrong one had
-    an axis shorter than the kernel. Such maps are the smallest of a network, so float32 costs next to nothing.
-    """
-
-    kernel_size: Any
-    _conv_forward: Any
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():  # a scripted network is one that has been trained
-            sizes = zip(x.shape[2:], self.kernel_size, strict=True)
-            half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-            if (
-                half
-                and self.training
-                and x.device.type == "cpu"
-                and any(size < kernel for size, kernel in sizes)
-            ):
-                with torch.autocast("cpu", enabled=False):
-                    bias = None if self.bias is None else self.bias.float()
-                    return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
-        return self._conv_forward(x, self.weight, self.bias)
-
-
-class Conv2d(_Float32OnTinyMaps, nn.Conv2d):
-    """`torch.nn.Conv2d`, safe in bfloat16 on a CPU."""
-
-
-class Conv3d(_Float32OnTinyMaps, nn.Conv3d):
-    """`torch.nn.Conv3d`, safe in bfloat16 on a CPU."""
-
-
-def make_conv(
-    spatial_dims: int,
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int = 3,
-    stride: int | Sequence[int] = 1,
-    groups: int = 1,
-    bias: bool = False,
-) -> nn.Module:
-    """A convolution that keeps the size at stride 1 (odd kernels)."""
-    kind: Any = {2: Conv2d, 3: Conv3d}[spatial_dims]
-    return kind(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        stride=stride if isinstance(stride, int) else tuple(stride),
-        padding=kernel_size // 2,
-        groups=groups,
-        bias=bias,
-    )
 
 
 class ConvNormAct(nn.Sequential):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Conv, Pool
 from torch import nn
 
+from .convolution import make_conv
 from .layers import (
     GROUP_NORM,
     RELU,
@@ -22,7 +23,6 @@ from .layers import (
     head_count,
     keeps_statistics,
     make_act,
-    make_conv,
     make_dropout,
     make_norm,
     norm_act,

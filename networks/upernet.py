@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Norm, split_args
 from torch import nn
 
+from .convolution import make_conv
 from .encoders import BasicBlock, Bottleneck, ResNetEncoder, load_encoder_weights
 from .layers import (
     GROUP_NORM,
@@ -23,7 +24,6 @@ from .layers import (
     ConvNormAct,
     check_dims,
     head_count,
-    make_conv,
     make_dropout,
 )
 

@@ -1,0 +1,129 @@
+"""Convolutions that take a CPU's fast and safe kernels whatever the size of the map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["Conv2d", "Conv3d", "make_conv"]
+
+# torch (`ConvParams::use_mkldnn`, torch 2.11 to 2.14) hands a float32 convolution of one sample to oneDNN only above
+# this product of the channels and all spatial sizes but the last; below it, it multiplies matrices of copied columns.
+SMALL_MAP = 20480
+
+# Fewer multiplications than this do not pay for the copies (``python -m benchmarks.small_maps``).
+WORTHWHILE = 2**22
+
+
+class _OnCPU(nn.Module):
+    """Mixed into torch's convolutions: the same function by the kernels that are safe and fast on a CPU.
+
+    - Training in bfloat16 with a kernel longer than the map: float32. There the weight gradient of oneDNN (torch 2.13)
+      reads and writes out of bounds: values of 1e30 at random, or a crash of the process. Measured against float32
+      on random shapes, 2D and 3D; every wrong one had an axis shorter than the kernel. Such maps are the smallest of a
+      network, so float32 costs next to nothing.
+    - A small float32 map of one sample in 3D: as a batch of its two halves, which overlap by the kernel. torch takes
+      oneDNN for a batch, and for one small map a kernel that is up to 6 times slower (`misses_onednn`).
+    """
+
+    kernel_size: Any
+    _conv_forward: Any
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # A scripted network is one that has been trained. TorchScript leaves out what is under this condition alone.
+        if not torch.jit.is_scripting():
+            if self.training and x.device.type == "cpu" and in_half(x):
+                sizes = zip(x.shape[2:], self.kernel_size, strict=True)
+                if any(size < kernel for size, kernel in sizes):
+                    with torch.autocast("cpu", enabled=False):
+                        bias = None if self.bias is None else self.bias.float()
+                        return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
+            if misses_onednn(self, x):
+                for axis in range(2, 5):
+                    if _rows(self, x, axis) % 2 == 0:
+                        return _as_halves(self, x, axis)
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+class Conv2d(_OnCPU, nn.Conv2d):
+    """`torch.nn.Conv2d`, safe in bfloat16 on a CPU."""
+
+
+class Conv3d(_OnCPU, nn.Conv3d):
+    """`torch.nn.Conv3d`, safe in bfloat16 and fast on small float32 maps on a CPU."""
+
+
+def in_half(x: torch.Tensor) -> bool:
+    """Whether a layer gets `x` in bfloat16, as it is or by autocast on a CPU."""
+    return x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+
+
+def misses_onednn(conv: nn.Module, x: torch.Tensor) -> bool:
+    """Whether torch would compute this convolution in 3D without oneDNN, at a cost worth avoiding."""
+    return (
+        # Whoever records the operations, a compiler or an exporter, wants the plain one.
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and isinstance(conv, nn.Conv3d)
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not in_half(x)
+        and x.dim() == 5
+        and len(x) == 1
+        and conv.groups == 1
+        and 1 < max(conv.kernel_size[1:]) <= 3
+        and math.prod(x.shape[1:4]) <= SMALL_MAP
+        and conv.weight.numel() * math.prod(_rows(conv, x, axis) for axis in range(2, 5)) >= WORTHWHILE
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+    )
+
+
+def _rows(conv: Any, x: torch.Tensor, axis: int) -> int:
+    """Size of the result along an axis of `x`."""
+    kernel, stride, padding = _along(conv, axis)
+    return (x.shape[axis] + 2 * padding - kernel) // stride + 1
+
+
+def _along(conv: Any, axis: int) -> tuple[int, int, int]:
+    return conv.kernel_size[axis - 2], conv.stride[axis - 2], int(conv.padding[axis - 2])
+
+
+def _as_halves(conv: Any, x: torch.Tensor, axis: int) -> torch.Tensor:
+    """The convolution of one sample whose result has an even size along `axis`, as a batch of two."""
+    kernel, stride, around = _along(conv, axis)
+    padding = [0 if other == axis else int(conv.padding[other - 2]) for other in range(2, 5)]
+    step = _rows(conv, x, axis) // 2 * stride
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last_3d
+    whole = F.pad(x[0], [*(0, 0) * (4 - axis), around, around])
+    halves = whole.unfold(axis - 1, step - stride + kernel, step).movedim(axis - 1, 0).movedim(-1, axis)
+    halves = halves.contiguous(memory_format=layout)
+    y = F.conv3d(halves, conv.weight, conv.bias, conv.stride, padding)
+    return y.movedim(0, axis - 1).flatten(axis - 1, axis)[None].contiguous(memory_format=layout)
+
+
+def make_conv(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> nn.Module:
+    """A convolution that keeps the size at stride 1 (odd kernels)."""
+    kind: Any = {2: Conv2d, 3: Conv3d}[spatial_dims]
+    return kind(
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        stride=stride if isinstance(stride, int) else tuple(stride),
+        padding=kernel_size // 2,
+        groups=groups,
+        bias=bias,
+    )

@@ -1,0 +1,120 @@
+"""Convolutions on a CPU: the same function whatever kernel it takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from networks import convolution
+from networks.convolution import make_conv, misses_onednn
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
+
+
+def plain(conv: nn.Module) -> nn.Conv3d:
+    """torch's own layer with the same weights, in float64."""
+    assert isinstance(conv, nn.Conv3d)
+    other = nn.Conv3d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        bias=conv.bias is not None,
+    ).double()
+    other.load_state_dict(conv.state_dict())
+    return other
+
+
+def kernels_of(conv: nn.Module, x: torch.Tensor) -> set[str]:
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        conv(x)
+    return {event.key for event in seen.key_averages()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.sampled_from([1, 3, 8]),
+    width=st.sampled_from([2, 8]),
+    size=st.tuples(*[st.integers(1, 9)] * 3),
+    stride=st.tuples(*[st.integers(1, 3)] * 3),
+    bias=st.booleans(),
+    layout=st.sampled_from(LAYOUTS),
+)
+def test_halves_are_the_whole(channels, width, size, stride, bias, layout):
+    torch.manual_seed(0)
+    conv = make_conv(3, channels, width, 3, stride, bias=bias).to(memory_format=layout)
+    x = torch.randn(1, channels, *size).contiguous(memory_format=layout)
+    axes = [axis for axis in range(2, 5) if convolution._rows(conv, x, axis) % 2 == 0]
+    reference = plain(conv)
+    there = x.double().requires_grad_()
+    wanted = reference(there)
+    upstream = torch.randn_like(wanted)
+    wanted.backward(upstream)
+    for axis in axes:
+        here = x.detach().requires_grad_()
+        conv.zero_grad()
+        found = convolution._as_halves(conv, here, axis)
+        found.backward(upstream.float())
+        # A map of one channel or one voxel lies in memory either way.
+        assert found.is_contiguous(memory_format=layout) or x.is_contiguous()
+        pairs = [(found, wanted), (here.grad, there.grad)]
+        pairs += [(p.grad, q.grad) for p, q in zip(conv.parameters(), reference.parameters(), strict=True)]
+        for a, b in pairs:
+            assert a.shape == b.shape
+            torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(16, 16, 16), (7, 16, 15)])
+def test_a_small_map_of_one_sample_is_computed_by_onednn(layout, size):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    conv = make_conv(3, 32, 32).to(memory_format=layout)
+    x = torch.randn(1, 32, *size).contiguous(memory_format=layout)
+    assert "aten::mkldnn_convolution" in kernels_of(conv, x)
+    # Where this no longer holds, torch needs no help any more.
+    assert "aten::slow_conv3d_forward" in kernels_of(plain(conv).float(), x)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["batch", "large", "groups", "kernel", "float64", "bfloat16", "autocast", "little work", "no oneDNN"],
+)
+def test_other_convolutions_are_torchs_own(change, monkeypatch):
+    conv, x = make_conv(3, 32, 32), torch.randn(1, 32, 16, 16, 16)
+    if torch.backends.mkldnn.is_available():
+        assert misses_onednn(conv, x)
+    if change == "batch":
+        x = torch.cat([x, x])
+    elif change == "large":
+        x = torch.randn(1, 32, 32, 32, 4)
+    elif change == "groups":
+        conv = make_conv(3, 32, 32, groups=2)
+    elif change == "kernel":
+        conv = make_conv(3, 32, 32, kernel_size=1)
+    elif change == "float64":
+        conv, x = conv.double(), x.double()
+    elif change == "bfloat16":
+        x = x.bfloat16()
+    elif change == "little work":
+        conv, x = make_conv(3, 4, 4), x[:, :4]
+    elif change == "no oneDNN":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
+        assert not misses_onednn(conv, x)
+
+
+def test_compilers_and_exporters_see_one_convolution():
+    conv, x = make_conv(3, 32, 32), torch.randn(1, 32, 16, 16, 16)
+    with torch.no_grad():
+        wanted = conv(x)
+        traced, exported = torch.jit.trace(conv, x), torch.export.export(conv, (x,)).module()
+        for other in (torch.jit.script(conv), traced, exported):
+            torch.testing.assert_close(other(x), wanted, rtol=1e-4, atol=1e-4)
+    assert str(traced.graph).count("aten::_convolution") == 1
+    assert "unfold" not in str(exported.graph)
