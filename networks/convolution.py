@@ -63,9 +63,9 @@ def in_half(x: torch.Tensor) -> bool:
     return x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
 
 
-def misses_onednn(conv: nn.Module, x: torch.Tensor) -> bool:
+def misses_onednn(conv: Any, x: torch.Tensor) -> bool:
     """Whether torch would compute this convolution in 3D without oneDNN, at a cost worth avoiding."""
-    return (
+    return bool(
         # Whoever records the operations, a compiler or an exporter, wants the plain one.
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
