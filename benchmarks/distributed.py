@@ -30,8 +30,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from networks import R2UNet
 from networks.group_norm import LAYOUTS
 from pipelines.distributed import data_parallel, rank_device, start_distributed, stop_distributed
-from pipelines.engines import autocast, place
 from pipelines.losses import SegLoss
+from pipelines.memory_format import place
+from pipelines.precision import autocast
 
 CLASSES = 3
 # torch exchanges bf16 over NCCL alone.

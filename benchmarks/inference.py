@@ -45,7 +45,8 @@ from benchmarks.gpu_time import Timed, kernel_seconds
 from benchmarks.inference_case import FOLDER, build, prepared, trained
 from benchmarks.inference_ways import WAYS, Task
 from benchmarks.measure import forget_peak, resident
-from pipelines.engines import PRECISIONS, place
+from pipelines.memory_format import place
+from pipelines.precision import PRECISIONS
 from transforms.geometry import Geometry, cropped, orient, resampled
 from transforms.memory import is_out_of_memory
 

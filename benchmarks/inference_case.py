@@ -14,8 +14,9 @@ from monai.data import MetaTensor
 
 from networks import UPerNet
 from pipelines.demo import CHEST, _unpack
-from pipelines.engines import autocast, place
 from pipelines.losses import SegLoss
+from pipelines.memory_format import place
+from pipelines.precision import autocast
 from pipelines.preprocess import Prepared, Preprocess
 from transforms.readers import read_image, read_label
 

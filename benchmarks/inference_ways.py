@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.inference_case import FOLDER
-from pipelines.engines import autocast
+from pipelines.precision import autocast
 from pipelines.sliding_window import SlidingWindow
 from transforms.geometry import Geometry
 from transforms.restore import Restorer, slab_axis

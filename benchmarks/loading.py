@@ -42,11 +42,14 @@ from benchmarks.measure import run_apart
 from benchmarks.patches import data_list, generate
 from networks import R2UNet, UPerNet
 from networks.group_norm import LAYOUTS
+from pipelines.cores import available_cores
 from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.dataset_folder import load_dataset
-from pipelines.engines import autocast, place, prepare_patches
+from pipelines.engines import prepare_patches
 from pipelines.losses import SegLoss
-from pipelines.patches import PatchStore, available_cores
+from pipelines.memory_format import place
+from pipelines.patches import PatchStore
+from pipelines.precision import autocast
 from pipelines.preprocess import Preprocess
 from pipelines.timing import WAITS
 from transforms.augment import PatchAugmentation

@@ -45,8 +45,10 @@ from benchmarks.plain_r2unet import PlainR2UNet
 from benchmarks.step_profile import shares
 from networks import R2UNet, UPerNet
 from networks.group_norm import LAYOUTS
-from pipelines.engines import SegTrainer, autocast, place
+from pipelines.engines import SegTrainer
 from pipelines.losses import SegLoss
+from pipelines.memory_format import place
+from pipelines.precision import autocast
 
 CLASSES = 3
 FEATURES = (16, 32, 64, 128, 256)

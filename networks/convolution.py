@@ -75,6 +75,8 @@ def misses_onednn(conv: Any, x: torch.Tensor) -> bool:
         and not in_half(x)
         and x.dim() == 5
         and len(x) == 1
+        # One channel is laid out either way, which oneDNN was seen to mistake.
+        and x.shape[1] > 1
         and conv.groups == 1
         and 1 < max(conv.kernel_size[1:]) <= 3
         and math.prod(x.shape[1:4]) <= SMALL_MAP
@@ -104,7 +106,8 @@ def _as_halves(conv: Any, x: torch.Tensor, axis: int) -> torch.Tensor:
     halves = whole.unfold(axis - 1, step - stride + kernel, step).movedim(axis - 1, 0).movedim(-1, axis)
     halves = halves.contiguous(memory_format=layout)
     y = F.conv3d(halves, conv.weight, conv.bias, conv.stride, padding)
-    return y.movedim(0, axis - 1).flatten(axis - 1, axis)[None].contiguous(memory_format=layout)
+    # Joined by a copy rather than a view, whose batch of one would have a stride that torch's norms refuse.
+    return torch.cat(y.chunk(2), axis).contiguous(memory_format=layout)
 
 
 def make_conv(

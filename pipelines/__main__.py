@@ -77,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--overwrite", action="store_true", help="predict again what is done already")
     predict.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
-    predict.add_argument("--precision", choices=("bf16", "fp16", "fp32"), help="number format of the network")
+    predict.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        help="number format of the network; auto, the default, takes the fastest of this machine",
+    )
     predict.add_argument(
         "--overlap", type=_share, metavar="SHARE", help="overlap of neighbouring windows, 0 to 0.9"
     )

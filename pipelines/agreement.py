@@ -7,11 +7,10 @@ from typing import Any
 
 from pipelines.cases import Dataset
 from pipelines.dataset import PatchDataset
-from pipelines.distributed import DistributedError, is_distributed
+from pipelines.distributed import DistributedError, is_distributed, of_all_ranks
 from pipelines.provenance import code_version
 from pipelines.ranks import local_rank
 from pipelines.resume import DATA, differences
-from pipelines.state import of_all_ranks
 
 _CODE, _CONTENT = "the code (git commit)", "the content of the training cases (digest)"
 

@@ -18,6 +18,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
+from pipelines.cores import use_cores
 from pipelines.garbage import keep_what_is_there
 from pipelines.monai_tracking import one_run
 
@@ -135,7 +136,8 @@ def preflight() -> None:
     """Check the config of the bundle run that is going on, before anything is built.
 
     MONAI accepts an unknown id in silence, keeps `--x true` and `--x None` as strings, turns '#' inside
-    strings into its own separator, and reports a wrong keyword in a component with a page of traceback.
+    strings into its own separator, and reports a wrong keyword in a component with a page of traceback. Libraries are
+    told how many cores there are, see `pipelines.cores`.
     From here on an error that the user can mend is one sentence on stderr, exit status 1; set
     SEGBUNDLES_DEBUG=1 to see the traceback.
 
@@ -145,6 +147,7 @@ def preflight() -> None:
     sys.excepthook = _one_sentence
     # MONAI and all that comes with it is imported by now.
     keep_what_is_there()
+    use_cores()
     config = executed_config()
     one_run(config.parser)
     findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]

@@ -125,6 +125,15 @@ def from_first(decide: Callable[[], _T]) -> _T:
     return answer[0]  # type: ignore[return-value]
 
 
+def of_all_ranks(value: Any) -> list[Any]:
+    """A value of every rank, by rank; in a single process its own alone. Called by all ranks together."""
+    if not is_distributed():
+        return [value]
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, value, group=_control)
+    return everyone
+
+
 class Ranks:
     """The processes that share out the cases of a cohort; a single one without torchrun."""
 

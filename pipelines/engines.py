@@ -22,32 +22,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.compilation import compile_regions
 from pipelines.config import problem
+from pipelines.memory_format import channels_last_format, lies_channels_last, place
 from pipelines.metrics import confusion_matrix, overlap_metrics, require_tolerance, surface_metrics
+from pipelines.precision import AUTO, autocast, common_precision, resolve_precision
 from pipelines.preprocess import Preprocess, require_same_grid
 from pipelines.sliding_window import SlidingWindow
+from pipelines.thread_tuning import ThreadTuner
 from pipelines.volumes import voxel_ml
 from transforms.geometry import Geometry
 from transforms.restore import Restorer, slab_axis
 
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the iteration and the cases of the batch."""
-
-
-def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
-    """Automatic mixed precision by name, on any device.
-
-    Raises:
-        ValueError: the precision is not one of fp32, bf16, fp16.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
-    dtype = PRECISIONS[precision]
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=dtype)
 
 
 def prepare_patches(
@@ -74,12 +61,14 @@ class SegTrainer(SupervisedTrainer):
         device, max_epochs, train_data_loader, network, optimizer, loss_function: as in MONAI's
             SupervisedTrainer. `loss_function` gets integer labels (B, 1, *spatial) and logits in float32,
             or as they are if it has a true attribute `any_precision`.
-        precision: "fp32", "bf16" or "fp16"; fp16 scales the loss and skips steps that overflow.
+        precision: "fp32", "bf16", "fp16" or "auto", see `pipelines.precision`; fp16 scales the loss and skips steps
+            that overflow. The attribute of this name holds what "auto" has become.
         lr_scheduler: stepped once per optimiser step; None keeps the learning rate.
         max_grad_norm: gradients are scaled down to this L2 norm; None only measures it.
         average: `torch.optim.swa_utils.AveragedModel` of `network`, updated after every optimiser step.
-        channels_last: keep weights and patches in channels-last memory. A network in
-            DistributedDataParallel must have been through `place` before it was wrapped.
+        channels_last: keep weights and patches in channels-last memory; "auto" leaves the weights as they lie and
+            brings the patches to them. A network in DistributedDataParallel must have been through `place`
+            before it was wrapped.
         compile: torch.compile the network, by its repeated blocks where it names them (`regions()`).
         compile_kwargs: options of torch.compile.
         check_interval: on CUDA the loss is fetched to look for NaN once in so many iterations, since each
@@ -101,7 +90,7 @@ class SegTrainer(SupervisedTrainer):
         lr_scheduler: Any | None = None,
         max_grad_norm: float | None = None,
         average: torch.nn.Module | None = None,
-        channels_last: bool = False,
+        channels_last: bool | str = False,
         compile: bool = False,
         compile_kwargs: dict | None = None,
         accumulation_steps: int = 1,
@@ -111,7 +100,9 @@ class SegTrainer(SupervisedTrainer):
         **kwargs: Any,
     ) -> None:
         device = torch.device(device)
-        if channels_last and not isinstance(network, DistributedDataParallel):
+        if channels_last == AUTO:
+            channels_last = lies_channels_last(network)
+        elif channels_last and not isinstance(network, DistributedDataParallel):
             place(network, device, channels_last)
         regional = compile and compile_regions(unwrapped(network), **(compile_kwargs or {}))
         super().__init__(
@@ -131,23 +122,28 @@ class SegTrainer(SupervisedTrainer):
             decollate=False,
             **kwargs,
         )
-        autocast(device, precision)
-        self.precision = precision
+        self.asked_precision = precision
+        self.precision = common_precision(precision, device)
         self.lr_scheduler = lr_scheduler
         self.max_grad_norm = max_grad_norm
         self.average = average
-        self.channels_last = channels_last
+        self.channels_last = bool(channels_last)
         self.check_interval = 1 if device.type == "cpu" else max(1, check_interval)
-        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.grad_norm: torch.Tensor | None = None
+        self.threads = ThreadTuner(device)
         self._unchecked: list[tuple[int, torch.Tensor, Any]] = []
 
     def _iteration(self, engine: SegTrainer, batchdata: dict[str, Any]) -> dict:  # type: ignore[override]
+        with self.threads.step():
+            return self._step_on(engine, batchdata)
+
+    def _step_on(self, engine: SegTrainer, batchdata: dict[str, Any]) -> dict:
         inputs, targets = engine.prepare_batch(
             batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
         )
         if self.channels_last:
-            inputs = inputs.contiguous(memory_format=_channels_last_format(inputs))
+            inputs = inputs.contiguous(memory_format=channels_last_format(inputs))
         output = {Keys.IMAGE: inputs, Keys.LABEL: targets}
         engine.state.output = output
         first, last, window = self._accumulation(engine)
@@ -229,7 +225,8 @@ class SegEvaluator(SupervisedEvaluator):
     Args:
         preprocess: the definition that made the images; brings predictions back.
         class_names: names of the foreground classes 1, 2, ... in order.
-        precision: "fp32", "bf16" or "fp16" for the network's forward.
+        precision: "fp32", "bf16", "fp16" or "auto" for the network's forward, see `pipelines.precision`. The attribute
+            of this name holds what "auto" has become.
         on_prediction: called with (item, MetaTensor label map) after each case, e.g. to save it.
         surface_tolerance: mm, of one class or all; adds the metrics of surfaces (docs/evaluation.md), which take
             longer than all others together. None leaves them out, as validations during a training do.
@@ -265,7 +262,8 @@ class SegEvaluator(SupervisedEvaluator):
         )
         self.preprocess = preprocess
         self.class_names = list(class_names)
-        self.precision = precision
+        self.asked_precision = precision
+        self.precision = resolve_precision(precision, device)
         self.on_prediction = on_prediction
         self.surface_tolerance = (
             None if surface_tolerance is None else require_tolerance(surface_tolerance, self.class_names)
@@ -387,21 +385,6 @@ class SegEvaluator(SupervisedEvaluator):
         return output
 
 
-def place(
-    network: torch.nn.Module, device: torch.device | str, channels_last: bool = False
-) -> torch.nn.Module:
-    """The network on a device, its weights in channels-last memory if asked for.
-
-    DistributedDataParallel lays out its buckets by the weights that it finds: changed afterwards, the averaged
-    gradients are wrong without a word (measured with torch 2.13 and gloo), so this comes first.
-    """
-    network = network.to(device)
-    if channels_last:
-        # mypy does not know this form of Module.to.
-        network = network.to(memory_format=_channels_last_format(network))  # type: ignore[call-overload]
-    return network
-
-
 def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
     """The network itself behind DistributedDataParallel and torch.compile."""
     while True:
@@ -442,11 +425,3 @@ class _Average(torch.optim.swa_utils.AveragedModel):
         for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
         self.n_averaged += 1
-
-
-def _channels_last_format(value: torch.nn.Module | torch.Tensor) -> torch.memory_format:
-    if isinstance(value, torch.Tensor):
-        dims = value.ndim
-    else:
-        dims = max((p.ndim for p in value.parameters()), default=4)
-    return torch.channels_last_3d if dims == 5 else torch.channels_last

@@ -53,7 +53,9 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if arguments.output is not None and Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; --output takes a folder")
     with importing():
+        from pipelines.cores import use_cores
         from pipelines.evaluate_folders import evaluate
+    use_cores()
 
     whole = evaluate(
         arguments.predictions,

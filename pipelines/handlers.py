@@ -14,10 +14,10 @@ from monai.handlers import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from tqdm import tqdm
 
-from pipelines.distributed import is_distributed, share_buffers
+from pipelines.distributed import is_distributed, of_all_ranks, share_buffers
 from pipelines.metrics import summarise
 from pipelines.ranks import rank
-from pipelines.state import mean_of_ranks, of_all_ranks
+from pipelines.state import mean_of_ranks
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
 from pipelines.cases import SPLITS
+from pipelines.cores import available_cores
 from pipelines.dataset_folder import load_dataset
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
@@ -238,7 +239,7 @@ def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
         return {}
     homes: dict[str, set[Path]] = defaultdict(set)
     for folder, files in slices.items():
-        with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        with ThreadPoolExecutor(min(8, 2 * available_cores())) as pool:
             for uid in set(pool.map(_series_of, files)) - {""}:
                 homes[uid].add(folder)
     groups: dict[Path, set[Path]] = {}

@@ -13,11 +13,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.config import problem
+from pipelines.cores import cores_of_this_process
 from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.distributed import is_distributed
-from pipelines.patches import PatchStore, available_cores, reading
+from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
-from pipelines.ranks import local_world_size, world_size
+from pipelines.ranks import world_size
 from transforms.header import Header
 from transforms.readers import read_label
 
@@ -154,7 +155,7 @@ def loader_workers(requested: int | str) -> int:
     """
     if requested != "auto":
         return int(requested)
-    share = available_cores() // local_world_size()
+    share = cores_of_this_process()
     return 0 if share <= 2 else min(8, share - 1)
 
 

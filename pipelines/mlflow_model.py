@@ -19,8 +19,11 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.checkpoints import BEST, TrainedModel
-from pipelines.engines import SegEvaluator, place
+from pipelines.cores import use_cores
+from pipelines.engines import SegEvaluator
+from pipelines.memory_format import place
 from pipelines.packaging import assemble, bundle_files, copy_code, copy_model
+from pipelines.precision import AUTO
 from pipelines.preprocess import Prepared
 from pipelines.sliding_window import SlidingWindow
 
@@ -44,11 +47,12 @@ _REQUIREMENTS = (
     "scikit-image",
     "scipy",
     "SimpleITK",
+    "threadpoolctl",
     "tifffile",
     "torch",
     "tqdm",
 )
-_KNOBS: dict[str, Any] = {"precision": "fp32", "overlap": 0.5, "channels_last": False}
+_KNOBS: dict[str, Any] = {"precision": AUTO, "overlap": 0.5, "channels_last": AUTO}
 
 
 class ModelInputError(ValueError):
@@ -103,6 +107,7 @@ class Predictor:
     """
 
     def __init__(self, root: Path) -> None:
+        use_cores()
         trained = TrainedModel(root / "models" / BEST)
         knobs = dict(_KNOBS)
         config = root / "configs" / "inference.json"
@@ -114,7 +119,7 @@ class Predictor:
         self.evaluator = SegEvaluator(
             device=device,
             val_data_loader=[],
-            network=place(trained.network, device, bool(knobs["channels_last"])),
+            network=place(trained.network, device, knobs["channels_last"], knobs["precision"]),
             preprocess=trained.preprocess,
             class_names=trained.class_names,
             inferer=SlidingWindow(trained.patch_size, overlap=float(knobs["overlap"])),

@@ -43,6 +43,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from pipelines.cores import available_cores
 from pipelines.files import sha256_of
 
 try:
@@ -50,7 +51,7 @@ try:
 except ImportError:  # Windows: without the lock two builds may do the same case twice, with the same result
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["PatchStore", "StoreError", "StoredCase", "available_cores", "reading"]
+__all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
 
 logger = logging.getLogger(__name__)
 
@@ -679,11 +680,6 @@ def _read_meta(path: Path) -> dict[str, Any]:
 def _listing(lines: Sequence[str], what: str) -> str:
     cases = "1 case" if len(lines) == 1 else f"{len(lines)} cases"
     return f"{cases} {what}:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -182,6 +182,9 @@ class Prediction:
         """Predict one case; returns its report, of a failed one too."""
         report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, "notices": []}
         report |= {"input": {"path": os.path.abspath(case["image"])}, "versions": _versions()}
+        report |= {
+            "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision}
+        }
         try:
             loaded = load()
             report |= {**loaded.wanted, "notices": loaded.notices}
@@ -284,7 +287,8 @@ def _settings(
     evaluator: SegEvaluator, postprocess: Postprocess, config: ExecutedConfig | None
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "precision": evaluator.precision,
+        # As it was asked for: "auto" goes on with a cohort on another machine.
+        "precision": evaluator.asked_precision,
         "preprocessing": evaluator.preprocess.parameters(),
         "postprocessing": parameters(postprocess),
     }

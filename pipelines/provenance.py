@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import torch
 
+from pipelines.cores import available_cores
 from pipelines.ranks import world_size
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -91,6 +92,7 @@ def environment() -> dict[str, str]:
     tags["version.python"] = platform.python_version()
     tags["host"] = platform.node()
     tags["host.cpus"] = str(os.cpu_count())
+    tags["host.cpus_available"] = str(available_cores())
     tags["host.cpu"] = _cpu_model()
     tags["host.memory_gib"] = f"{psutil.virtual_memory().total / 2**30:.1f}"
     tags["host.os"] = platform.platform()

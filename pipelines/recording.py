@@ -21,14 +21,16 @@ from pipelines.checkpoints import CARD, LAST
 from pipelines.config import ExecutedConfig
 from pipelines.crossvalidation import parent_of
 from pipelines.dataset import PatchDataset
+from pipelines.distributed import of_all_ranks
 from pipelines.engines import SegEvaluator, SegTrainer, unwrapped
 from pipelines.handlers import earlier_losses, mean_loss
 from pipelines.metrics import results, summarise
 from pipelines.mlflow_model import write_model
+from pipelines.precision import AUTO, choose_precision
 from pipelines.provenance import code_version, environment, invocation, uncommitted
 from pipelines.resume import DATA
 from pipelines.snapshots import Snapshots, decoded
-from pipelines.state import mean_of_ranks, of_all_ranks
+from pipelines.state import mean_of_ranks
 from pipelines.timing import StepTimer, Stopwatch
 from pipelines.tracking import Tracking
 
@@ -103,7 +105,7 @@ class Record:
         # A cohort of DICOM folders has hundreds of thousands of files: looked at once.
         self._tell_data(trainer, work[DATA] if work is not None else self.data.digest())
         parameters = sum(p.numel() for p in unwrapped(trainer.network).parameters())
-        self.tracking.tags({"network.parameters": str(parameters)})
+        self.tracking.tags({"network.parameters": str(parameters), **_computed(trainer)})
         logger.info(
             "%s: %d training and %d validation cases, %d classes, %.2f M parameters, MLflow run %s",
             self.data.name,
@@ -281,3 +283,16 @@ def _image_key(case: str) -> str:
     """MLflow allows few characters in the name of a series of images; two cases must not share one."""
     name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", case)
     return name if name == case else f"{name} {hashlib.sha256(case.encode()).hexdigest()[:4]}"
+
+
+def _computed(trainer: SegTrainer) -> dict[str, str]:
+    """What "auto" has become on this machine."""
+    device = torch.device(trainer.state.device)  # type: ignore[attr-defined]
+    tags = {
+        "computed.precision": trainer.precision,
+        "computed.memory_format": "channels-last" if trainer.channels_last else "channels-first",
+        "computed.threads": str(torch.get_num_threads()),
+    }
+    if trainer.asked_precision == AUTO:
+        tags["computed.precision_reason"] = choose_precision(device).reason
+    return tags

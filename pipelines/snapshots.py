@@ -15,8 +15,8 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
+from pipelines.distributed import of_all_ranks
 from pipelines.preprocess import Preprocess
-from pipelines.state import of_all_ranks
 from transforms.geometry import Geometry
 from transforms.intensity import CTWindow
 from transforms.overlay import draw_overlay, overlay_place

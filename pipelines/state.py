@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.distributed import control_group, is_distributed
+from pipelines.distributed import is_distributed
 from pipelines.engines import SegTrainer, unwrapped
 
 
@@ -43,6 +43,7 @@ def restore_trainer(trainer: SegTrainer, state: Mapping[str, Any], settings: boo
     unwrapped(trainer.network).load_state_dict(state["network"])
     present = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
+    _lay_out(trainer.optimizer)
     if not settings:
         for group, values in zip(trainer.optimizer.param_groups, present, strict=True):
             group.update(values)
@@ -52,6 +53,20 @@ def restore_trainer(trainer: SegTrainer, state: Mapping[str, Any], settings: boo
         trainer.grad_scaler.load_state_dict(state["grad_scaler"])
     if trainer.average is not None and state["average"] is not None:
         trainer.average.load_state_dict(state["average"])
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Moments in the memory format of their weights, which another machine may have kept in another one.
+
+    A fused optimiser walks through both as they lie in memory: with two formats it mixes them up without a word
+    (measured with torch 2.13).
+    """
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(
+                    value
+                )
 
 
 def _restore_schedule(
@@ -104,15 +119,6 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state((name, words.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
     version, numbers, next_gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), next_gauss))
-
-
-def of_all_ranks(value: Any) -> list[Any]:
-    """A value of every rank, by rank; in a single process its own alone. Called by all ranks together."""
-    if not is_distributed():
-        return [value]
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, value, group=control_group())
-    return everyone
 
 
 def mean_of_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from pipelines.cores import available_cores
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def _workers() -> int:
-    return min(32, 4 * (os.cpu_count() or 1))
+    return min(32, 4 * available_cores())
 
 
 def in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:

@@ -21,7 +21,7 @@ from pipelines.cases import Dataset
 from pipelines.checkpoints import BEST, CARD, LAST, Checkpoints, plain_network
 from pipelines.config import ExecutedConfig
 from pipelines.dataset import PatchSampler
-from pipelines.distributed import from_first, is_distributed, together
+from pipelines.distributed import from_first, is_distributed, of_all_ranks, together
 from pipelines.engines import SegEvaluator, SegTrainer
 from pipelines.failures import failing_together
 from pipelines.handlers import earlier_losses
@@ -36,7 +36,6 @@ from pipelines.saving import Saver
 from pipelines.state import (
     greatest,
     mine,
-    of_all_ranks,
     place_schedule,
     random_state,
     restore_trainer,

@@ -135,7 +135,7 @@ def test_a_step_that_overflows_in_fp16_is_left_out():
 
 
 def test_an_unknown_precision_is_refused_at_once():
-    with pytest.raises(ValueError, match="'half' is unknown; choose one of fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="'half' is unknown; choose one of auto, fp32, bf16, fp16"):
         trainer(batches(1, 1), precision="half")
 
 

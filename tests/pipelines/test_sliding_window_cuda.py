@@ -5,8 +5,9 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from pipelines import windows
-from pipelines.engines import SegEvaluator, place
+from pipelines.engines import SegEvaluator
 from pipelines.loaders import VolumeDataset, volume_loader
+from pipelines.memory_format import place
 from pipelines.preprocess import Preprocess
 from pipelines.sliding_window import InferenceMemoryError, SlidingWindow
 from tests.cuda import exact, room

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipelines.checkpoints import load_tensors
-from pipelines.state import mine, of_all_ranks, random_state, set_random_state
+from pipelines.distributed import of_all_ranks
+from pipelines.state import mine, random_state, set_random_state
 
 
 @pytest.mark.parametrize("seed", range(3))

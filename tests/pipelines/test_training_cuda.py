@@ -9,8 +9,9 @@ from ignite.engine import Events
 from torch.utils.data import DataLoader
 
 from networks import R2UNet, UPerNet
-from pipelines.engines import SegTrainer, averaged, place
+from pipelines.engines import SegTrainer, averaged
 from pipelines.losses import SegLoss
+from pipelines.memory_format import place
 from pipelines.schedule import lr_schedule
 from pipelines.state import random_state, restore_trainer, set_random_state, trainer_state
 from pipelines.system_metrics import SystemMetrics, TorchMemory
