@@ -32,7 +32,7 @@ from networks.group_norm import LAYOUTS
 from pipelines.distributed import data_parallel, rank_device, start_distributed, stop_distributed
 from pipelines.losses import SegLoss
 from pipelines.memory_format import place
-from pipelines.precision import autocast
+from pipelines.precision import AUTO, PRECISIONS, autocast, resolve_precision
 
 CLASSES = 3
 # torch exchanges bf16 over NCCL alone.
@@ -47,7 +47,7 @@ def work(args: argparse.Namespace) -> dict[str, float] | None:
     torch.manual_seed(0)
     built, kinds = {}, KINDS[args.device]
     for kind in kinds:
-        network = place(R2UNet(args.dims, 1, CLASSES, args.features), device, channels_last=True)
+        network = place(R2UNet(args.dims, 1, CLASSES, args.features), device, "auto")
         wrapped = data_parallel(network, bucket_cap_mb=args.bucket)
         if kind == "bf16":
             wrapped.register_comm_hook(None, bf16_compress_hook)
@@ -61,7 +61,7 @@ def work(args: argparse.Namespace) -> dict[str, float] | None:
         network, optimizer = built[kind]
         optimizer.zero_grad(set_to_none=True)
         with network.no_sync() if kind == "alone" else contextlib.nullcontext():
-            with autocast(device, args.precision):
+            with autocast(device, resolve_precision(args.precision, device)):
                 prediction = network(image)
             loss_of(prediction.float(), label).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="edge of a patch in voxels")
     parser.add_argument("--batch", type=int, default=1, help="patches of each process")
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64, 128])
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="bf16")
+    parser.add_argument("--precision", choices=(AUTO, *PRECISIONS), default=AUTO)
     parser.add_argument("--bucket", type=float, default=25.0, help="MB of gradients exchanged at once")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

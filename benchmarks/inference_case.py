@@ -16,7 +16,7 @@ from networks import UPerNet
 from pipelines.demo import CHEST, _unpack
 from pipelines.losses import SegLoss
 from pipelines.memory_format import place
-from pipelines.precision import autocast
+from pipelines.precision import AUTO, autocast, resolve_precision
 from pipelines.preprocess import Prepared, Preprocess
 from transforms.readers import read_image, read_label
 
@@ -102,7 +102,7 @@ def trained(classes: int, spacing: float | None, steps: int, device: torch.devic
     labels = torch.from_numpy(merged(raw.numpy(), ids, classes))
     target = torch.from_numpy(preprocess.label_volume(labels, whole.geometry)).long().to(device)
     loss_of = SegLoss()
-    network = place(network, device, channels_last=True)
+    network = place(network, device, "auto")
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     generator = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def trained(classes: int, spacing: float | None, steps: int, device: torch.devic
     for step in range(steps):
         at = [slice(a, a + PATCH) for a in (int(generator.integers(0, n - PATCH + 1)) for n in target.shape)]
         x, y = codes[(slice(None), *at)][None], target[tuple(at)][None, None]
-        with autocast(device, "bf16"):
+        with autocast(device, resolve_precision(AUTO, device)):
             logits = network(x)
         loss = loss_of(logits.float(), y)
         optimizer.zero_grad()

@@ -49,7 +49,7 @@ from pipelines.engines import prepare_patches
 from pipelines.losses import SegLoss
 from pipelines.memory_format import place
 from pipelines.patches import PatchStore
-from pipelines.precision import autocast
+from pipelines.precision import AUTO, autocast, resolve_precision
 from pipelines.preprocess import Preprocess
 from pipelines.timing import WAITS
 from transforms.augment import PatchAugmentation
@@ -206,14 +206,14 @@ def step_of(args: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], 
         network = R2UNet(args.dims, 1, 4, (16, 32, 64, 128, 256), num_steps=2)
     else:
         network = UPerNet(args.dims, 1, 4, encoder="resnet18", refine=True)
-    network = place(network, device, channels_last=True).train()
+    network = place(network, device, "auto").train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
     loss_of = SegLoss()
     layout = LAYOUTS[args.dims + 2]
 
     def step(image: torch.Tensor, label: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(device, "bf16"):
+        with autocast(device, resolve_precision(AUTO, device)):
             logits = network(image.contiguous(memory_format=layout))
         loss_of(logits.float(), label).mean().backward()
         optimizer.step()

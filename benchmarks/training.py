@@ -4,10 +4,12 @@
     python -m benchmarks.training --dims 2 --size 256 --batch 8
     python -m benchmarks.training --device cuda --size 128 --batch 2 --peers monai nnunet --compiled
     python -m benchmarks.training --profile                        # where our own steps spend their time
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m benchmarks.training --size 64  # as without AVX-512
 
 Everybody gets the same patches, already in memory, and trains with a trainer of its own:
 
-- ours: pipelines.SegTrainer in bf16, channels-last, with SegLoss and fused AdamW, as the bundles have it;
+- ours: pipelines.SegTrainer in the precision and memory format that "auto" takes on this machine (`--precision` for
+  another one), with SegLoss and fused AdamW, as the bundles have it;
 - plain: the common reimplementation of R2U-Net in float32, eager (benchmarks/plain_r2unet.py), same widths and t;
 - monai: UNet, BasicUNet and SegResNet, and our network too, under SupervisedTrainer with amp (which MONAI has
   on CUDA only: on a CPU these train in float32);
@@ -47,8 +49,8 @@ from networks import R2UNet, UPerNet
 from networks.group_norm import LAYOUTS
 from pipelines.engines import SegTrainer
 from pipelines.losses import SegLoss
-from pipelines.memory_format import place
-from pipelines.precision import autocast
+from pipelines.memory_format import lies_channels_last, place
+from pipelines.precision import AUTO, PRECISIONS, autocast, resolve_precision
 
 CLASSES = 3
 FEATURES = (16, 32, 64, 128, 256)
@@ -103,7 +105,8 @@ def ours(
 ) -> Callable[..., Contestant]:
     def make(args: argparse.Namespace) -> Contestant:
         device, batch = torch.device(args.device), batch_of(args)
-        network = place(build(args), device, channels_last=True)
+        precision = resolve_precision(args.precision, device)
+        network = place(build(args), device, "auto", precision)
         optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
 
         def trainer(loader: Iterable[Batch]) -> SegTrainer:
@@ -114,18 +117,19 @@ def ours(
                 network=network,
                 optimizer=optimizer,
                 loss_function=SegLoss(),
-                precision="bf16",
+                precision=precision,
                 max_grad_norm=1.0,
-                channels_last=True,
+                channels_last="auto",
                 compile=compiled,
                 compile_kwargs={"mode": args.compile_mode},
             )
 
         image = batch["image"].to(device)
-        image = image.contiguous(memory_format=LAYOUTS[image.ndim])
+        if lies_channels_last(network):
+            image = image.contiguous(memory_format=LAYOUTS[image.ndim])
 
         def forward() -> torch.Tensor:
-            with autocast(device, "bf16"):
+            with autocast(device, precision):
                 return network(image)
 
         return Contestant(network, _engine(trainer, batch), forward)
@@ -331,6 +335,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=4, help="timed steps within a process")
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2, help="processes per contestant, interleaved")
+    parser.add_argument("--precision", choices=(AUTO, *PRECISIONS), default=AUTO, help="of our networks")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's own choice")
     parser.add_argument("--peers", nargs="*", choices=("monai", "nnunet"), default=["monai"])
     parser.add_argument("--compiled", action="store_true", help="our networks under torch.compile too")
@@ -347,15 +352,16 @@ def main() -> None:
     names = [*OURS, *RECOMPUTED, *PLAIN, *(COMPILED if args.compiled else {})]
     names += [*MONAI] if "monai" in args.peers else []
     names += [*NNUNET] if "nnunet" in args.peers else []
-    keys = ("dims", "size", "batch", "device", "iterations", "threads")
+    keys = ("dims", "size", "batch", "device", "iterations", "threads", "precision")
     passed = [f"--{key}={getattr(args, key)}" for key in keys] + [f"--warm-up={args.warm_up}"]
     passed += [f"--compile-mode={args.compile_mode}"] if args.compile_mode else []
     results = run_apart("benchmarks.training", names, args.rounds, passed)
     failed = [name for name in names if name not in results]
     names = [*results]
-    print(
-        f"torch {torch.__version__}, bf16 matrix product {matrix_ceiling(torch.device(args.device)):.3g} TFLOP/s"
-    )
+    device = torch.device(args.device)
+    precision = resolve_precision(args.precision, device)
+    product = matrix_ceiling(device, PRECISIONS[precision] or torch.float32)
+    print(f"torch {torch.__version__}, ours in {precision}, matrix product in it {product:.3g} TFLOP/s")
     print(
         "| network | s / step | steps / s | Mvoxel / s | TFLOP/s | of its convolutions alone | MiB | resident |"
     )

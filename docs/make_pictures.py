@@ -47,7 +47,7 @@ def main() -> None:
         model.preprocess,
         model.class_names,
         SlidingWindow(model.patch_size, 1),
-        precision="bf16",
+        precision="auto",
     )
     item = dataset[0]
     prediction = evaluator.predict(item)[0]
