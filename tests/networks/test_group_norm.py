@@ -84,7 +84,7 @@ def test_values_and_gradients_are_those_of_float64(monkeypatch, device, way, ski
         assert relative(a, b) < 0.01
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     batch=st.integers(1, 3),
     channels=st.integers(1, 12).map(lambda n: 2 * n),
