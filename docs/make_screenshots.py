@@ -31,7 +31,7 @@ def train(folder: Path, epochs: int) -> Workplace:
         return place
     folder.mkdir(parents=True, exist_ok=True)
     make_dataset(folder / "data", training=4, validation=6)
-    size = {"epochs": epochs, "patches_per_epoch": 40, "spacing": "[12.0,12.0,12.0]", "precision": "bf16"}
+    size = {"epochs": epochs, "patches_per_epoch": 40, "spacing": "[12.0,12.0,12.0]"}
     given = SMALL | size | {"val_interval": epochs // 2}
     # Relative paths: a picture in the docs should not show whose machine drew it.
     near = Path(os.path.relpath(folder, REPOSITORY))
