@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import math
 import os
 import random
 import shutil
@@ -114,10 +115,11 @@ class Proxy:
         faults: how requests may fail: "hang", "500", "lost request" (500 without asking the server), "lost
             answer" (the server did it, and the client never hears).
         share: of requests that fail, drawn from a seeded generator.
+        in_a_row: most requests that fail one after the other.
     """
 
-    def __init__(self, target=None, faults=("500",), share=1.0, seed=0):
-        self.faults, self.share, self.failed = faults, share, 0
+    def __init__(self, target=None, faults=("500",), share=1.0, seed=0, in_a_row=math.inf):
+        self.faults, self.share, self.failed, self.row = faults, share, 0, 0
         self.random, proxy = random.Random(seed), self
         self.released = threading.Event()
 
@@ -130,7 +132,9 @@ class Proxy:
             def handle_any(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 fault = None
-                if proxy.random.random() < proxy.share:
+                fails = proxy.random.random() < proxy.share and proxy.row < in_a_row
+                proxy.row = proxy.row + 1 if fails else 0
+                if fails:
                     fault = proxy.random.choice(proxy.faults)
                     proxy.failed += 1
                 if fault == "hang":
