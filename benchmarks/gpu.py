@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import platform
 import shutil
 import subprocess
@@ -126,7 +127,7 @@ def parts(device: str, quick: bool) -> list[Part]:
         }
         precision = "bf16"
     inference = ["--precision", precision, "--classes"]
-    return [
+    found = [
         Part("environment", python("benchmarks.gpu", "--environment"), 10, 60),
         Part("tests", python("pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *gpu_tests()), 60, 240),
         Part("training-3d", python("benchmarks.training", *on, *sizes["3d"]), 120, 420),
@@ -152,6 +153,8 @@ def parts(device: str, quick: bool) -> list[Part]:
             180,
         ),
     ]
+    # Whether a part runs at all has nothing to do with how fast the machine is.
+    return [part._replace(limit=math.inf) for part in found] if quick else found
 
 
 def main() -> None:

@@ -8,10 +8,12 @@ import pytest
 from benchmarks.gpu import gpu_tests, parts
 from benchmarks.gpu_time import union
 from benchmarks.parts import outcome
+from tests.waiting import PATIENCE
 
 
 def measured(folder, repository, *words):
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(folder), "--device", "cpu", "--quick"]
+    command += ["--minutes", str(PATIENCE / 60)]
     return subprocess.run([*command, *words], cwd=repository, capture_output=True, text=True, check=False)
 
 
@@ -51,9 +53,9 @@ def test_inference_is_measured_without_data(tmp_path, repository):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(4 * PATIENCE)
 def test_every_part_runs(tmp_path, repository):
-    done = measured(tmp_path, repository, "--minutes", "30")
+    done = measured(tmp_path, repository, "--minutes", str(4 * PATIENCE / 60))
     assert done.returncode == 0, done.stdout + done.stderr
     for part in parts("cpu", True):
         assert outcome(tmp_path / f"{part.name}.txt").exit == "0", part.name

@@ -9,8 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE = 60.0
+from tests.waiting import PATIENCE, answers, wait_for
 
 
 def chromium() -> tuple[str, str] | None:
@@ -66,27 +64,20 @@ class MlflowUi:
                 start_new_session=True,
             )
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=2):
-                    return address
-            except (urllib.error.URLError, OSError):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.__exit__(None, None, None)
-                    raise RuntimeError(f"mlflow ui did not start:\n{log.read_text()[-3000:]}") from None
-                time.sleep(0.2)
+        try:
+            wait_for(lambda: answers(address), self._process, said=log.read_text)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return address
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+            # It has nothing to save.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 class Browser:
@@ -114,6 +105,8 @@ class Browser:
         options.add_argument("--no-first-run")
         options.add_argument(f"--window-size={width},{height}")
         self.driver = webdriver.Chrome(options=options, service=Service(found[1]))
+        self.driver.set_page_load_timeout(PATIENCE)
+        self.driver.set_script_timeout(PATIENCE)
         # The window's frame counts in --window-size; a picture should have the size asked for.
         self._command(
             "Emulation.setDeviceMetricsOverride",
@@ -137,6 +130,15 @@ class Browser:
     def text(self) -> str:
         """All that is to be read on the page."""
         return self.driver.find_element(By.TAG_NAME, "body").text
+
+    def text_with(self, *words: str) -> str:
+        """All that is to be read on the page, once all these words are; waits for them."""
+
+        def read() -> str | None:
+            text = self.text()
+            return text if all(word in text for word in words) else None
+
+        return self.wait(read, f"a page with {', '.join(words)}")
 
     def all(self, xpath: str) -> list[WebElement]:
         return self.driver.find_elements(By.XPATH, xpath)

@@ -1,8 +1,10 @@
 """The commands that a user types, run as a user runs them."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ SMALL = {
     "val_interval": 1,
     "patch_size": "[32,32,32]",
     "spacing": "[8.0,8.0,8.0]",
-    "precision": "fp32",
     "num_workers": 0,
 }
+# The number format that every processor has fast kernels for; what a bundle would choose may differ by the machine.
+EVERYWHERE = {"precision": "fp32"}
+INTERRUPTIBLE = "tests/e2e/interrupt.json"
+"""An overlay by which the variables of `tests.pipelines.small.Interrupt` stop a training at an iteration."""
 
 
 class Workplace:
@@ -35,12 +40,25 @@ class Workplace:
         self.environment.pop("RANK", None)
 
     def training(self, bundle: str, *overlays: str, **overrides: Any) -> list[str]:
-        """The words of a training command."""
-        files = [f"bundles/{bundle}/{name}" for name in ("train.json", *overlays)]
+        """The words of a training command; overlays are files of the bundle, or paths from the repository's root."""
+        files = [name if "/" in name else f"bundles/{bundle}/{name}" for name in ("train.json", *overlays)]
         config = files[0] if len(files) == 1 else str(files)
         words = ["-m", "monai.bundle", "run", "training", "--config_file", config]
-        given = {"bundle_root": self.root, "store_dir": self.folder / "store", **overrides}
+        given = {"bundle_root": self.root, "store_dir": self.folder / "store", **EVERYWHERE, **overrides}
         return words + [word for key, value in given.items() for word in (f"--{key}", str(value))]
+
+    @contextlib.contextmanager
+    def started(
+        self, words: list[str], environment: Mapping[str, str], **options: Any
+    ) -> Iterator[subprocess.Popen]:
+        """`python WORDS` from the repository's root while it runs; killed when the block ends before it."""
+        variables = {**self.environment, **environment}
+        process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, env=variables, **options)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def run(self, words: list[str], check: bool = True, **environment: str) -> subprocess.CompletedProcess:
         """Run `python WORDS` from the repository's root."""
@@ -59,7 +77,7 @@ class Workplace:
     ) -> subprocess.CompletedProcess:
         """Run another config of a bundle on this folder's model."""
         words = ["-m", "monai.bundle", "run", "--config_file", f"bundles/{bundle}/{config}"]
-        given = {"bundle_root": self.root, **overrides}
+        given = {"bundle_root": self.root, **EVERYWHERE, **overrides}
         return self.run(words + [w for key, value in given.items() for w in (f"--{key}", str(value))], check)
 
     @property
@@ -70,3 +88,17 @@ class Workplace:
         found = self.client.get_experiment_by_name(experiment)
         runs = [] if found is None else self.client.search_runs([found.experiment_id])
         return [run for run in runs if run.data.tags.get("segbundles.kind", "training") == kind]
+
+    def require_killed(self, experiment: str, said: str = "") -> Run:
+        """The only run of an experiment, whose process was asked to end and closed it as KILLED.
+
+        A process that is asked to end gives MLflow some seconds; what a slow machine does not manage in them waits
+        in the spool.
+        """
+        if (self.folder / "mlflow_spool").exists():
+            self.run(["-m", "pipelines", "sync", str(self.folder / "mlflow_spool")])
+        (run,) = self.runs(experiment)
+        assert run.info.status == "KILLED", said
+        # As others say it of a process that could not close its run.
+        assert "error" not in run.data.tags, run.data.tags["error"] + said
+        return run

@@ -8,6 +8,7 @@ thread runs. A fork is killed from outside at a random moment, or ends itself by
 
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -64,7 +65,7 @@ def main(straight: str, config: str, seed: int, kills: int) -> None:
         child = os.fork()
         if child == 0:
             run(config, place, passes, after, minutes)
-        status = wait(child, 60.0 if passes else delay)
+        status = wait(child, math.inf if passes else delay)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         print(json.dumps({"place": place, "killed": killed}), flush=True)
         # A training that ended before its turn to be killed begins anew with the next start.

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import math
 import os
 import random
 import shutil
@@ -11,13 +12,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import PATIENCE, answers, wait_for
 
 
 def free_port():
@@ -48,16 +48,8 @@ class MlflowServer:
         if wait:
             self.wait()
 
-    def wait(self, seconds=120):
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline, self.log.read_text()
-                time.sleep(0.3)
+    def wait(self):
+        wait_for(lambda: answers(self.url), self.process, said=self.log.read_text)
 
     def kill(self):
         if self.process is not None:
@@ -69,6 +61,8 @@ class MlflowServer:
 
 class Postgres:
     """A PostgreSQL of its own, as Debian packages it."""
+
+    _waiting = ("-w", "-t", str(int(PATIENCE)))
 
     def __init__(self):
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -95,14 +89,18 @@ class Postgres:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k '' -c fsync=off"
         log = str(self.folder / "log")
         # Its output goes to the log, or it would hold the pipe of this test open.
-        command = [str(self.programs / "pg_ctl"), "start", "-w", "-D", str(self.folder / "data"), "-l", log]
+        command = [str(self.programs / "pg_ctl"), "start", *self._waiting, "-D", str(self.folder / "data")]
         subprocess.run(
-            [*command, "-o", options], user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL
+            [*command, "-l", log, "-o", options],
+            user=self.user,
+            cwd=self.folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
 
     def stop(self):
         """As a power cut would."""
-        self._run("pg_ctl", "stop", "-D", str(self.folder / "data"), "-m", "immediate")
+        self._run("pg_ctl", "stop", *self._waiting, "-D", str(self.folder / "data"), "-m", "immediate")
 
     def remove(self):
         self.stop()
@@ -117,10 +115,11 @@ class Proxy:
         faults: how requests may fail: "hang", "500", "lost request" (500 without asking the server), "lost
             answer" (the server did it, and the client never hears).
         share: of requests that fail, drawn from a seeded generator.
+        in_a_row: most requests that fail one after the other.
     """
 
-    def __init__(self, target=None, faults=("500",), share=1.0, seed=0):
-        self.faults, self.share, self.failed = faults, share, 0
+    def __init__(self, target=None, faults=("500",), share=1.0, seed=0, in_a_row=math.inf):
+        self.faults, self.share, self.failed, self.row = faults, share, 0, 0
         self.random, proxy = random.Random(seed), self
         self.released = threading.Event()
 
@@ -133,17 +132,19 @@ class Proxy:
             def handle_any(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 fault = None
-                if proxy.random.random() < proxy.share:
+                fails = proxy.random.random() < proxy.share and proxy.row < in_a_row
+                proxy.row = proxy.row + 1 if fails else 0
+                if fails:
                     fault = proxy.random.choice(proxy.faults)
                     proxy.failed += 1
                 if fault == "hang":
-                    proxy.released.wait(120)
+                    proxy.released.wait()
                     self.close_connection = True
                     return
                 if fault in ("500", "lost request"):
                     self.answer(500, b"<html>proxy error</html>", "text/html")
                     return
-                connection = http.client.HTTPConnection("127.0.0.1", target, timeout=60)
+                connection = http.client.HTTPConnection("127.0.0.1", target, timeout=PATIENCE)
                 connection.request(self.command, self.path, body, dict(self.headers))
                 answer = connection.getresponse()
                 content = answer.read()

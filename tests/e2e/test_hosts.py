@@ -1,19 +1,19 @@
 """Two "hosts" on one machine: two torchruns that meet over loopback and share no folder."""
 
+import contextlib
 import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.checkpoints import LAST, load_state
 from tests.conftest import make_dataset
-from tests.e2e.commands import REPOSITORY, SMALL, Workplace
+from tests.e2e.commands import INTERRUPTIBLE, SMALL, Workplace
+from tests.waiting import wait_for
 
 
 class Hosts:
@@ -27,36 +27,38 @@ class Hosts:
             # Files copied to another host need not keep their times.
             shutil.copytree(data, copy, copy_function=shutil.copyfile)
 
-    def start(
-        self, meeting: list[str], processes: int, second: dict[str, object] | None = None, **overrides: object
-    ) -> list[subprocess.Popen]:
-        """Start torchrun on each.
+    @contextlib.contextmanager
+    def started(
+        self,
+        meeting: list[str],
+        processes: int,
+        second: dict[str, object] | None = None,
+        stop: dict[str, str] | None = None,
+        **overrides: object,
+    ) -> Iterator[list[subprocess.Popen]]:
+        """torchrun on each while it runs.
 
         Args:
             meeting: how they find each other, with {host} for the host's number.
             second: overrides of the second host alone.
+            stop: variables of `tests.pipelines.small.Interrupt`.
         """
-        started = []
-        for number, (place, data) in enumerate(zip(self.places, self.data, strict=True)):
-            words = [word.format(host=number) for word in meeting]
-            given = SMALL | {"dataset_dir": data} | overrides | (second if second and number else {})
-            command = ["-m", "torch.distributed.run", f"--nnodes={len(self.places)}"]
-            command += [f"--nproc_per_node={processes}", *words]
-            with (place.folder / "log").open("a") as log:
-                started.append(
-                    subprocess.Popen(
-                        [sys.executable, *command, *place.training("r2unet", "multi_gpu.json", **given)],
-                        cwd=REPOSITORY,
-                        env=place.environment,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        return started
+        with contextlib.ExitStack() as stack:
+            found = []
+            for number, (place, data) in enumerate(zip(self.places, self.data, strict=True)):
+                words = [word.format(host=number) for word in meeting]
+                given = SMALL | {"dataset_dir": data} | overrides | (second if second and number else {})
+                command = ["-m", "torch.distributed.run", f"--nnodes={len(self.places)}"]
+                command += [f"--nproc_per_node={processes}", *words]
+                command += place.training("r2unet", "multi_gpu.json", INTERRUPTIBLE, **given)
+                log = stack.enter_context((place.folder / "log").open("a"))
+                options = {"stdout": log, "stderr": subprocess.STDOUT}
+                found.append(stack.enter_context(place.started(command, stop or {}, **options)))
+            yield found
 
     def run(self, meeting: list[str], processes: int, **overrides: object) -> list[int]:
-        started = self.start(meeting, processes, **overrides)
-        return [process.wait(timeout=400) for process in started]
+        with self.started(meeting, processes, **overrides) as started:
+            return [process.wait() for process in started]
 
     @property
     def said(self) -> list[str]:
@@ -103,27 +105,22 @@ def test_two_hosts_that_share_no_folder_train_together(tmp_path: Path) -> None:
 def test_hosts_of_several_processes_stop_and_go_on_from_the_first_hosts_checkpoint(tmp_path: Path) -> None:
     """Two processes each; SIGTERM to both torchruns, as a batch system sends it; the same commands go on."""
     hosts = Hosts(tmp_path, training=2, validation=3)
-    settings = {"patches_per_epoch": 400, "epochs": 1, "checkpoint_minutes": 0}
-    started = hosts.start(static(), 2, **settings)
-    last = hosts.places[0].root / "models" / LAST
-    deadline = time.monotonic() + 300
-    while not last.is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for process in started:
-        process.send_signal(signal.SIGTERM)
-    assert all(process.wait(timeout=120) != 0 for process in started)
-    done = load_state(last)["iteration"]
-    assert 1 <= done < 100
-    (run,) = hosts.places[0].runs("r2unet")
-    assert run.info.status == "KILLED", "\n".join(text[-4000:] for text in hosts.said)
-    state = load_state(last)
-    # The rest in four iterations: with 400 patches an epoch it would take minutes.
-    left = state["patches"] + 16
-    codes = hosts.run(static(), 2, **settings | {"patches_per_epoch": left, "resume": "changed"})
+    settings = {"patches_per_epoch": 24, "epochs": 1}
+    last, reached = hosts.places[0].root / "models" / LAST, tmp_path / "reached"
+    stop = {"SMALL_STOP_AT": "2", "SMALL_STOP_BY": str(reached)}
+    with hosts.started(static(), 2, stop=stop, **settings) as started:
+        wait_for(lambda: all(Path(f"{reached}{rank}").is_file() for rank in range(4)), *started)
+        for process in started:
+            process.terminate()
+        assert all(process.wait() != 0 for process in started)
+    assert load_state(last)["iteration"] == 2
+    hosts.places[0].require_killed("r2unet", "\n".join(text[-4000:] for text in hosts.said))
+    codes = hosts.run(static(), 2, **settings)
     assert codes == [0, 0], "\n".join(text[-4000:] for text in hosts.said)
-    assert f"going on after epoch 0 of 1, in epoch 1 after iteration {done}" in hosts.said[0]
+    assert "going on after epoch 0 of 1, in epoch 1 after iteration 2 of 6" in hosts.said[0]
     assert load_state(last)["finished"]
-    assert len(hosts.places[0].runs("r2unet")) == 2
+    (run,) = hosts.places[0].runs("r2unet")
+    assert run.info.status == "FINISHED"
     assert not hosts.places[1].root.exists()
 
 
@@ -139,8 +136,7 @@ def test_hosts_that_would_not_train_the_same_are_told(wrong: str, tmp_path: Path
     elif wrong == "a case is missing":
         next((hosts.data[1] / "images").glob("training*")).unlink()
     second = {"learning_rate": 0.5} if wrong == "another knob" else None
-    started = hosts.start(static(), 1, second)
-    assert all(process.wait(timeout=200) != 0 for process in started)
+    assert all(code != 0 for code in hosts.run(static(), 1, second=second))
     said = "\n".join(hosts.said)
     expected = {
         "another knob": r"do not train the same \(learning_rate: .* on rank 0, .* on rank 1\)",
@@ -155,22 +151,18 @@ def test_hosts_that_would_not_train_the_same_are_told(wrong: str, tmp_path: Path
 def test_one_process_goes_on_where_two_stopped(tmp_path: Path) -> None:
     """The other way round than usual: with the same patches in a batch, the epoch's other half."""
     place, data = Workplace(tmp_path), make_dataset(tmp_path / "data", training=2, validation=1, size=32)
-    settings = SMALL | {"dataset_dir": data, "epochs": 1, "patches_per_epoch": 200, "checkpoint_minutes": 0}
+    settings = SMALL | {"dataset_dir": data, "epochs": 1, "patches_per_epoch": 10}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words = [*torchrun, *place.training("r2unet", "multi_gpu.json", **settings)]
-    process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, env=place.environment)
-    last = place.root / "models" / LAST
-    deadline = time.monotonic() + 200
-    while not last.is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=100) != 0
-    state = load_state(last)
-    assert 0 < state["inside"] < 100
-    alone = settings | {"batch_size": 2, "resume": "changed", "patches_per_epoch": state["patches"] + 4}
-    result = place.run(place.training("r2unet", **alone))
-    assert f"in epoch 1 after iteration {state['inside']} of {state['inside'] + 2}" in result.stdout
-    assert load_state(last)["iteration"] == state["inside"] + 2
-    assert load_state(last)["lr_scheduler"]["last_epoch"] == state["inside"] + 2
+    words = [*torchrun, *place.training("r2unet", "multi_gpu.json", INTERRUPTIBLE, **settings)]
+    last, reached = place.root / "models" / LAST, tmp_path / "reached"
+    with place.started(words, {"SMALL_STOP_AT": "3", "SMALL_STOP_BY": str(reached)}) as process:
+        wait_for(lambda: all(Path(f"{reached}{rank}").is_file() for rank in range(2)), process)
+        process.terminate()
+        assert process.wait() != 0
+    assert load_state(last)["inside"] == 3
+    result = place.run(place.training("r2unet", **settings | {"batch_size": 2, "resume": "changed"}))
+    assert "in epoch 1 after iteration 3 of 5" in result.stdout
+    assert load_state(last)["iteration"] == 5
+    assert load_state(last)["lr_scheduler"]["last_epoch"] == 5
     runs = {run.info.status: run for run in place.runs("r2unet")}
     assert runs["FINISHED"].data.tags["segbundles.continues"] == runs["KILLED"].info.run_id

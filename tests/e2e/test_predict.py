@@ -3,21 +3,20 @@
 import csv
 import json
 import logging
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pipelines.__main__ import main
 from pipelines.outputs import UNFINISHED
 from tests.e2e.commands import REPOSITORY, Workplace
 from tests.pipelines.small import write_ct, write_dataset
-from tests.pipelines.tiny_model import read, write_dicom, write_model
+from tests.pipelines.tiny_model import HALT, read, write_dicom, write_model
+from tests.waiting import wait_for
 from transforms.readers import read_label
 
 BUNDLE = "bundles/r2unet"
@@ -217,21 +216,14 @@ def whole_results(out):
 
 
 def test_kill_9_leaves_no_half_file(model, command, tmp_path, capsys):
-    images, cases = cohort(tmp_path, 40, size=36)
+    """At any moment from the third case on, and at the twentieth at the latest."""
+    images, cases = cohort(tmp_path, 24, size=36)
     out = tmp_path / "out"
-    place = Workplace(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, *bundle_words(model, images, out)],
-        cwd=REPOSITORY,
-        env=place.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("ct*.json"))) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    place, silent = Workplace(tmp_path), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with place.started(bundle_words(model, images, out), {HALT: f"20:{out}"}, **silent) as process:
+        wait_for(lambda: len(list(out.glob("ct*.json"))) >= 3, process)
+        process.kill()
+        process.wait()
     done = whole_results(out)
     assert 3 <= len(done) < len(cases)
     before = {name: (out / f"{name}.nii.gz").stat().st_mtime_ns for name in done}
@@ -266,24 +258,15 @@ def test_two_processes_share_a_cohort(model, tmp_path):
 
 @pytest.mark.slow
 def test_the_cases_of_a_killed_process_are_listed(model, tmp_path):
-    images, cases = cohort(tmp_path, 120)
+    images, cases = cohort(tmp_path, 24)
     out = tmp_path / "out"
-    place = Workplace(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, *torchrun(bundle_words(model, images, out))],
-        cwd=REPOSITORY,
-        env=place.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("ct*.json"))) < 6 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    second = [pid for pid in ranks if b"\0RANK=1\0" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()]
-    os.kill(int(second[0]), signal.SIGKILL)
-    said, complained = process.communicate(timeout=120)
+    place, pipes = Workplace(tmp_path), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with place.started(torchrun(bundle_words(model, images, out)), {HALT: f"12:{out}"}, **pipes) as process:
+        wait_for(lambda: len(list(out.glob("ct*.json"))) >= 6, process)
+        ranks = psutil.Process(process.pid).children()
+        (second,) = [rank for rank in ranks if rank.environ().get("RANK") == "1"]
+        second.kill()
+        said, complained = process.communicate()
     assert process.returncode != 0
     done = whole_results(out)
     assert f"{len(done)} of {len(cases)} cases segmented, {len(cases) - len(done)} not reached" in said

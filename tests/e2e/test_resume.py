@@ -7,16 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.checkpoints import BEST, CARD, EARLIER, LAST, load_state, load_tensors
 from tests.conftest import make_dataset
-from tests.e2e.commands import REPOSITORY, SMALL, Workplace
+from tests.e2e.commands import INTERRUPTIBLE, REPOSITORY, SMALL, Workplace
 from tests.pipelines import small
 from tests.pipelines.test_checkpoints import EXACT, equal, without_times
+from tests.waiting import wait_for
 
 DETERMINISTIC = ["$pipelines.preflight()", "$pipelines.seed_everything(@seed, True)"]
 
@@ -94,26 +95,15 @@ def test_a_training_killed_a_hundred_times_ends_as_one_never_stopped(tmp_path, s
     require_the_same(tmp_path, uri)
 
 
-def interrupted(place, words, number, group=False, at=0):
-    """Start a training, send it a signal when it has done so many iterations, and return its exit status."""
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        cwd=REPOSITORY,
-        env=place.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    last = place.root / "models" / LAST
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if last.is_file() and load_state(last)["iteration"] > at:
-            break
-        time.sleep(0.02)
-    assert process.poll() is None, "the training ended before it could be interrupted"
-    (os.killpg if group else os.kill)(process.pid, number)
-    errors = process.communicate(timeout=120)[1]
+def interrupted(place, words, number, at, group=False, world=1):
+    """Start a training, send it a signal in an iteration, and return its exit status and what it complained of."""
+    reached = place.folder / f"reached{at}-"
+    stop = {"SMALL_STOP_AT": str(at), "SMALL_STOP_BY": str(reached)}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with place.started(words, stop, **pipes, start_new_session=True) as process:
+        wait_for(lambda: all(Path(f"{reached}{rank}").is_file() for rank in range(world)), process)
+        (os.killpg if group else os.kill)(process.pid, number)
+        errors = process.communicate()[1]
     return process.returncode, errors
 
 
@@ -121,25 +111,22 @@ def test_a_terminated_training_goes_on_within_its_epoch(tmp_path):
     """And not with another learning rate, unless told to."""
     data = make_dataset(tmp_path / "data", training=2, validation=1, size=32)
     place = Workplace(tmp_path)
-    settings = SMALL | {"patches_per_epoch": 60, "epochs": 1, "checkpoint_minutes": 0, "dataset_dir": data}
-    words = place.training("r2unet", **settings)
-    code, errors = interrupted(place, words, signal.SIGTERM)
+    settings = SMALL | {"patches_per_epoch": 30, "epochs": 1, "dataset_dir": data}
+    words = place.training("r2unet", INTERRUPTIBLE, **settings)
+    code, errors = interrupted(place, words, signal.SIGTERM, at=4)
     assert code == 143, errors
-    state = load_state(place.root / "models" / LAST)
-    done = state["inside"]
-    assert 0 < done < 60
-    (run,) = place.runs("r2unet")
-    assert run.info.status == "KILLED"
+    assert load_state(place.root / "models" / LAST)["inside"] == 4
+    place.require_killed("r2unet")
     changed = place.run([*words, "--learning_rate", "0.002"], check=False)
     assert changed.returncode == 1
     (line,) = [line for line in changed.stderr.splitlines() if line.startswith("error:")]
     assert "learning_rate: 0.004 in the checkpoint, 0.002 now" in line
     result = place.run(words)
-    assert f"going on after epoch 0 of 1, in epoch 1 after iteration {done} of 60" in result.stdout
+    assert "going on after epoch 0 of 1, in epoch 1 after iteration 4 of 30" in result.stdout
     (run,) = place.runs("r2unet")
     assert run.info.status == "FINISHED"
     steps = [step for step, _ in history(place.client, run.info.run_id)["train_loss"]]
-    assert steps == list(range(10, 61, 10))
+    assert steps == [10, 20, 30]
 
 
 @pytest.mark.slow
@@ -157,16 +144,17 @@ def test_signals_to_the_command_and_its_workers_lose_nothing(tmp_path):
     straight, stopped = Workplace(tmp_path / "a"), Workplace(tmp_path / "b")
     for place in (straight, stopped):
         place.folder.mkdir()
-    straight.run(straight.training("r2unet", **settings))
-    words = stopped.training("r2unet", **settings)
+    straight.run(straight.training("r2unet", INTERRUPTIBLE, **settings))
+    words = stopped.training("r2unet", INTERRUPTIBLE, **settings)
     ways = [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, True)]
     for count, (number, group) in enumerate(ways):
-        before = 15 * count
-        code, errors = interrupted(stopped, words, number, group, at=before)
+        at = 15 * count + 3
+        code, errors = interrupted(stopped, words, number, at, group)
         assert code == {signal.SIGTERM: 143, signal.SIGKILL: -9}.get(number, code), errors
         assert code != 0
         assert "DataLoader worker" not in errors
-        assert load_state(stopped.root / "models" / LAST)["iteration"] > before
+        done = at - (number == signal.SIGKILL)
+        assert load_state(stopped.root / "models" / LAST)["iteration"] == done
     stopped.run(words)
     expected, found = (load_state(place.root / "models" / LAST) for place in (straight, stopped))
     for key in ("network", "average", "optimizer", "lr_scheduler", "ranks", "iteration"):
@@ -195,20 +183,18 @@ def test_two_processes_stop_and_go_on_together(tmp_path):
     commands = []
     for place in (straight, stopped):
         place.folder.mkdir()
-        words = place.training("r2unet", "multi_gpu.json", **settings)
+        words = place.training("r2unet", "multi_gpu.json", INTERRUPTIBLE, **settings)
         commands.append(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words])
     straight.run(commands[0])
-    code, errors = interrupted(stopped, commands[1], signal.SIGTERM, at=5)
+    code, errors = interrupted(stopped, commands[1], signal.SIGTERM, at=5, world=2)
     assert code != 0
-    done = load_state(stopped.root / "models" / LAST)["iteration"]
-    assert 5 < done < 40, errors
-    (run,) = stopped.runs("r2unet")
-    assert run.info.status == "KILLED", errors
+    assert load_state(stopped.root / "models" / LAST)["iteration"] == 5, errors
+    stopped.require_killed("r2unet", errors)
     # one process alone is another training
-    alone = stopped.run(stopped.training("r2unet", **settings), check=False)
+    alone = stopped.run(stopped.training("r2unet", INTERRUPTIBLE, **settings), check=False)
     assert "the number of processes: 2 in the checkpoint, 1 now" in alone.stderr
     result = stopped.run(commands[1])
-    assert "going on after epoch 0 of 2, in epoch 1 after iteration" in result.stdout
+    assert "going on after epoch 0 of 2, in epoch 1 after iteration 5 of 20" in result.stdout
     expected, found = (load_state(place.root / "models" / LAST) for place in (straight, stopped))
     assert len(found["ranks"]) == 2
     for key in ("network", "average", "optimizer", "lr_scheduler", "ranks", "iteration"):

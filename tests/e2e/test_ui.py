@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,9 @@ def test_both_runs_with_their_dice(pages: MlflowPages, trained: Workplace) -> No
     pages.open_experiment(EXPERIMENT)
     pages.show_column(METRIC)
     runs = {run.info.run_name: run.data.metrics.get(METRIC) for run in trained.runs(EXPERIMENT)}
-    shown = pages.cells(METRIC)
+    shown = pages.browser.wait(
+        lambda: (cells := pages.cells(METRIC)).keys() >= set(RUNS) and cells, "the rows of both runs"
+    )
     for name in RUNS:
         assert float(shown[name]) == pytest.approx(runs[name], abs=1e-6)
 
@@ -69,10 +72,8 @@ def test_select_both_and_compare(pages: MlflowPages, trained: Workplace) -> None
     _at_the_table(pages)
     pages.select(*RUNS)
     pages.compare()
-    text = pages.browser.text()
-    assert "Comparing 2 Runs from 1 Experiment" in text
-    for words in (*RUNS, METRIC, "Parallel Coordinates Plot", "networks.R2UNet", "networks.UPerNet"):
-        assert words in text
+    words = ("Parallel Coordinates Plot", "networks.R2UNet", "networks.UPerNet")
+    text = pages.browser.text_with("Comparing 2 Runs from 1 Experiment", *RUNS, METRIC, *words)
     for run in trained.runs(EXPERIMENT):
         if run.info.run_name in RUNS:
             assert run.info.run_id in text
@@ -113,10 +114,9 @@ def test_the_comparison_is_shown_where_the_runs_are(pages: MlflowPages) -> None:
     browser.driver.switch_to.frame(browser.find("//iframe"))
     try:
         browser.find("//h2[normalize-space()='Differences per class' or contains(., 'against')]")
-        text = browser.text()
+        text = browser.text_with("left_lung")
     finally:
         browser.driver.switch_to.default_content()
-    assert "left_lung" in text
     assert re.search(r"[+-]0\.\d{4}", text)
 
 
@@ -135,7 +135,7 @@ def test_our_page_in_light_and_dark(trained: Workplace) -> None:
             width, window = browser.driver.execute_script(widths)
             assert width <= window
             loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
-            assert browser.driver.execute_script(loaded)
+            browser.wait(partial(browser.driver.execute_script, loaded), "all pictures")
     assert grounds == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
 
 

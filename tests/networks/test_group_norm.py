@@ -89,7 +89,7 @@ def test_values_and_gradients_are_those_of_float64(
         assert relative(a, b) < bound
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     batch=st.integers(1, 3),
     channels=st.integers(1, 12).map(lambda n: 2 * n),

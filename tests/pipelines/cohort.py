@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pipelines.cases import check_label_values
+from tests.waiting import PAUSE
 from transforms.geometry import Geometry, orient, to_oriented
 from transforms.intensity import CTWindow
 
@@ -27,12 +28,15 @@ class LightPrepared(NamedTuple):
 
 
 class Light:
-    """RAS orientation and a CT window; writes each image's name to `log` and takes at least `delay` seconds."""
+    """RAS orientation and a CT window; writes each image's name to `log`.
 
-    def __init__(self, log=None, delay=0.0, deadly=None):
+    At a path that holds `deadly` the process dies, and at one that holds one of `endless` it stays for ever.
+    """
+
+    def __init__(self, log=None, deadly=None, endless=()):
         self.log = None if log is None else str(log)
-        self.delay = delay
         self.deadly = deadly
+        self.endless = endless
         self.window = CTWindow(-1000, 1000)
 
     def parameters(self):
@@ -44,7 +48,8 @@ class Light:
                 file.write(f"{os.path.basename(path)}\n")
         if self.deadly is not None and self.deadly in str(path):
             os._exit(9)  # as the kernel ends a process that needs too much memory
-        time.sleep(self.delay)
+        while any(part in str(path) for part in self.endless):
+            time.sleep(PAUSE)
         image = nibabel.load(path)
         geometry = orient(image.shape, image.affine)
         volume = to_oriented(torch.from_numpy(image.get_fdata(dtype=np.float32))[None], geometry)

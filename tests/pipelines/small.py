@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from ignite.engine import Events
 
+from tests.waiting import stay_until_signalled
+
 LEVELS = (-1000, -500, 200, 700)
 """HU of background and of the classes 1, 2, 3: whoever knows them segments without a mistake."""
 NAMES = {0: "background", 1: "lung", 2: "liver", 3: "bone"}
@@ -108,6 +110,9 @@ class Interruption(RuntimeError):
 class Interrupt:
     """Ends the training at the iteration in SMALL_STOP_AT, by an error or by the signal in SMALL_STOP_BY.
 
+    Where SMALL_STOP_BY is the path of a file, each rank makes that file, with its rank at the end of the name, and
+    stays at that iteration until somebody sends it a signal.
+
     An environment variable, since another config would be another training.
     """
 
@@ -120,7 +125,10 @@ class Interrupt:
         name = os.environ.get("SMALL_STOP_BY", "error")
         if name == "error":
             raise Interruption("the test ends this training here")
-        os.kill(os.getpid(), getattr(signal, name))
+        if os.path.isabs(name):
+            stay_until_signalled(name + os.environ.get("RANK", "0"))
+        else:
+            os.kill(os.getpid(), getattr(signal, name))
 
 
 def config(folder, dataset, tracked=False, **overrides):

@@ -40,7 +40,7 @@ def test_the_next_is_prepared_meanwhile_and_only_the_next():
     for item, take in ahead(prepare, range(4), parallel=True):
         assert take() == item
         if item < 3:
-            assert started[item + 1].wait(30)
+            assert started[item + 1].wait()
         if item < 2:
             assert not started[item + 2].is_set()
 

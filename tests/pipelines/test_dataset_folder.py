@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -17,7 +17,7 @@ from pipelines.dataset_folder import load_dataset
 from tests import dicom_phantom as ph
 
 LABELS = {"0": "background", "1": "liver", "2": "spleen"}
-some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=30)
 
 
 def write(path: Path, shape=(4, 5, 3), affine=None, values=3) -> Path:

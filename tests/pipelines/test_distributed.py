@@ -247,36 +247,35 @@ def test_all_ranks_validate_with_the_running_statistics_of_the_first(jobs):
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds", "reason", "said"),
+    ("name", "reason", "said"),
     [
         (
             "nan",
-            12,
             "rank 1 of 2 on .* failed: NonFiniteLossError: the loss became nan",
             "the loss became nan",
         ),
-        ("kill", 12, "ended without a word", "ended without a word"),
+        ("kill", "ended without a word", "ended without a word"),
     ],
 )
-def test_a_failing_rank_ends_all_and_the_run_is_failed(jobs, name, seconds, reason, said):
+def test_a_failing_rank_ends_all_and_the_run_is_failed(jobs, name, reason, said):
     """By NaN, and by kill -9."""
-    require_failure(jobs[name], seconds, reason, said)
+    require_failure(jobs[name], reason, said)
 
 
 @pytest.mark.slow
 def test_a_rank_that_is_stuck_is_ended_when_another_fails(template, tmp_path):
-    """It sleeps for two minutes; ranks on GPUs may wait for a collective that never ends."""
+    """It would hang for ever; ranks on GPUs may wait for a collective that never ends."""
     data = small.write_dataset(tmp_path / "data", training=2, validation=1)
     uri = f"sqlite:///{shutil.copy(template, tmp_path / 'mlflow.db')}"
     made = job(tmp_path, data, 2, uri=uri, trouble=("stuck", 1, 3))
     (result,) = worlds(tmp_path, made)
     said = "the test ends this rank here"
-    require_failure(made | result, 25, f"rank 1 of 2 on .* failed: RuntimeError: {said}", said)
+    require_failure(made | result, f"rank 1 of 2 on .* failed: RuntimeError: {said}", said)
 
 
-def require_failure(ended, seconds, reason, said):
+def require_failure(ended, reason, said):
     assert all(code != 0 for code in ended["codes"]), ended
-    assert ended["seconds"] < seconds
+    assert ended["killed"] == [], "ranks end by themselves once one has failed"
     _, run = run_of(ended)
     assert run.info.status == "FAILED"
     words = logs(ended)

@@ -230,7 +230,7 @@ def test_real_contours_agree_with_monai(shared_data):
         assert math.isnan(surfaces["hd95_mm"][names[2]]), "missed"
 
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 maps = st.integers(2, 40).flatmap(
     lambda n: st.tuples(*[st.lists(st.integers(0, 3), min_size=n, max_size=n)] * 2)
 )

@@ -48,7 +48,7 @@ def test_zeros_are_left_out_and_too_few_cases_have_no_p() -> None:
     assert np.isnan(signed_rank(np.array([])))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]), min_size=6, max_size=9))
 def test_ties_are_counted_exactly_in_small_samples(differences: list[float]) -> None:
     values = np.array(differences)
@@ -69,7 +69,6 @@ def test_holm_of_r() -> None:
     assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=12))
 def test_holm_is_the_step_down_procedure(p: list[float]) -> None:
     """Holm 1979: reject in order while p(k) <= level / (m - k + 1); the adjusted p is the least such level."""
@@ -138,7 +137,7 @@ def test_rounding_noise_is_no_change() -> None:
     assert (result.equal, result.p, result.low, result.high) == (8, 1.0, 0.0, 0.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
 def test_swapping_the_runs_turns_everything_round(pairs: list[tuple[float, float]]) -> None:
     first, second = np.array(pairs).T

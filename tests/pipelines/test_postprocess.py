@@ -30,7 +30,7 @@ def run(process, array, spacing=(1, 1, 1)):
     return process(label(array, spacing), NAMES)[0].numpy()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(array=maps, process=steps)
 def test_twice_is_once_and_classes_keep_out_of_each_other(array, process):
     before = array.copy()
@@ -53,7 +53,7 @@ def test_twice_is_once_and_classes_keep_out_of_each_other(array, process):
                 assert not (changed & (once == value)).any()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(array=maps)
 def test_one_component_stays_and_it_is_the_largest(array):
     once = run(Postprocess(largest_component="all"), array)
@@ -65,7 +65,7 @@ def test_one_component_stays_and_it_is_the_largest(array):
         assert (left > 0).sum() == max(sizes, default=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(array=maps)
 def test_holes_in_a_box_are_holes_in_the_volume(array):
     """The bounding box that makes it fast changes nothing."""

@@ -166,7 +166,7 @@ def test_a_browser_sorts_the_table(tmp_path):
         "--dump-dom",
     ]
     result = subprocess.run(
-        [browser, *words, f"file://{tmp_path / 'r.html'}"], capture_output=True, text=True, timeout=120
+        [browser, *words, f"file://{tmp_path / 'r.html'}"], capture_output=True, text=True
     )
     page = Page(re.sub(r"<svg.*?</svg>", "", result.stdout, flags=re.S))
     column = [float(row[4]) for row in page.rows if re.fullmatch(r"c\d", row[0])]

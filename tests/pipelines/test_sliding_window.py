@@ -9,7 +9,7 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 
 from pipelines.sliding_window import InferenceMemoryError, SlidingWindow
 
-SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=60, derandomize=True)
 
 
 def network(classes, dims=3, seed=0, channels=1):

@@ -22,6 +22,8 @@ from pipelines.delivery import Delivery
 from pipelines.liveness import Lock, alive, gone, identity
 from pipelines.spool import Journal, journals, spool_folder
 from pipelines.tracking import Tracking
+from tests.pipelines.tracked_runs import patient
+from tests.waiting import PATIENCE
 
 FORK = multiprocessing.get_context("fork")
 HEAD = {"op": "run", "key": "0123456789abcdef"}
@@ -31,6 +33,7 @@ HEAD = {"op": "run", "key": "0123456789abcdef"}
 def uri(template, tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "RANK", "SEGBUNDLES_SPOOL"):
         monkeypatch.delenv(name, raising=False)
+    patient(monkeypatch)
     return f"sqlite:///{shutil.copy(template, tmp_path / 'mlflow.db')}"
 
 
@@ -46,7 +49,7 @@ def steps(uri, run_id, name="loss"):
 # The journal.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     records=st.lists(
         st.dictionaries(st.text(max_size=8), st.floats() | st.text() | st.none(), max_size=4), max_size=8
@@ -110,7 +113,7 @@ def test_a_full_disk_tears_no_line_and_loses_none_once_there_is_room(tmp_path):
     process.start()
     assert answer.get() > 60, "the limit held"
     assert answer.get() == 0
-    process.join(30)
+    process.join()
     (journal,) = journals(tmp_path)
     assert [record.get("n") for record, _ in journal.records(0)] == [None, 0, 1, 2, 3]
 
@@ -142,19 +145,28 @@ def test_the_spool_lies_beside_a_database_or_here(tmp_path, monkeypatch):
 # Locks and processes.
 
 
-def hold(path, ready, over):
+def hold(path, ready, staying, leaving):
+    os.close(leaving)
     lock = Lock(path)
     ready.put(lock.take())
     child = os.fork()  # a worker that outlives its training
+    os.read(staying, 1)
     if child == 0:
-        time.sleep(2)
         os._exit(0)
-    over.wait()
 
 
-def test_a_lock_ends_with_its_process_even_if_a_worker_lives_on(tmp_path):
-    path, ready, over = tmp_path / "lock", FORK.SimpleQueue(), FORK.Event()
-    process = FORK.Process(target=hold, args=(path, ready, over))
+@pytest.fixture
+def stay():
+    """A pipe out of which processes read until the test is over."""
+    staying, leaving = os.pipe()
+    yield staying, leaving
+    os.close(leaving)
+    os.close(staying)
+
+
+def test_a_lock_ends_with_its_process_even_if_a_worker_lives_on(tmp_path, stay):
+    path, ready = tmp_path / "lock", FORK.SimpleQueue()
+    process = FORK.Process(target=hold, args=(path, ready, *stay))
     process.start()
     assert ready.get()
     mine = Lock(path)
@@ -171,13 +183,13 @@ def test_a_process_is_known_from_every_other():
     me = identity()
     assert alive(me)
     assert not gone(me)
-    process = FORK.Process(target=time.sleep, args=(60,))
+    process = FORK.Process(target=signal.pause, daemon=True)
     process.start()
     other = {**me, "pid": process.pid, "started": liveness._started(process.pid)}
     assert alive(other)
     assert not gone(other)
     process.kill()
-    time.sleep(0.3)  # a zombie until it is joined
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie until it is joined
     assert gone(other)
     process.join()
     assert gone(other)
@@ -357,11 +369,13 @@ def test_a_run_deleted_while_it_is_written_is_told_once(uri, tmp_path, caplog):
 
 
 def test_kill_while_the_run_opens_leaves_no_run_open_and_none_twice(uri, tmp_path):
-    moments = random.Random(1)
+    moments, started = random.Random(1), time.monotonic()
+    killed(0.0, train_forever, uri)
+    opening = time.monotonic() - started
     for _ in range(6):
         process = FORK.Process(target=train_forever, args=(uri, os.open(os.devnull, os.O_WRONLY)))
         process.start()
-        time.sleep(moments.uniform(0.0, 0.2))
+        time.sleep(moments.uniform(0.0, opening))
         process.kill()
         process.join()
     begun = [journal.head() for journal in journals(tmp_path / "mlflow_spool")]
@@ -377,7 +391,8 @@ def train_with_a_full_database(uri, answer):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = Path(uri.removeprefix("sqlite:///")).stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Tracking("e", uri=uri, flush_seconds=0.1, system_metrics=None) as tracking:
+    more = {"flush_seconds": 0.1, "finish_seconds": PATIENCE, "system_metrics": None}
+    with Tracking("e", uri=uri, **more) as tracking:
         answer.put(tracking.start())
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, hard))
         for step in range(3000):
@@ -394,7 +409,7 @@ def test_a_database_on_a_full_disk_gets_everything_once_there_is_room(uri):
     process.start()
     run_id = answer.get()
     assert answer.get() is False, "the limit held"
-    process.join(60)
+    process.join()
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"
     assert steps(uri, run_id) == list(range(3001))

@@ -166,7 +166,7 @@ def test_masks_of_different_grids_are_refused():
 
 spacings = st.tuples(*[st.floats(0.3, 5)] * 3)
 seeds = st.integers(0, 10_000)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 @few

@@ -1,6 +1,7 @@
 """MLflow runs: opened once, fed off the training thread, closed as they ended. On real stores and a real server."""
 
 import contextlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -15,15 +16,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
 import urllib.request
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from urllib.request import url2pathname
 
 import numpy as np
 import pytest
+import sqlalchemy
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
@@ -32,13 +33,17 @@ from pipelines.__main__ import main
 from pipelines.provenance import code_version, environment
 from pipelines.store import connect, first_line
 from pipelines.tracking import Terminated, Tracking, TrackingError
+from tests.e2e.servers import MlflowServer
 from tests.pipelines import small
+from tests.pipelines.tracked_runs import patient
+from tests.waiting import PATIENCE, wait_for
 
 
 @pytest.fixture
 def database(template, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RANK", raising=False)
+    patient(monkeypatch)
     return Path(shutil.copy(template, tmp_path / "mlflow.db"))
 
 
@@ -52,30 +57,10 @@ def server(template, tmp_path_factory):
     """A real server on loopback; it starts while the other tests run."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(template, folder / "server.db")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--workers",
-        "1",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    command += ["--backend-store-uri", "sqlite:///server.db"]
-    variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=log, stderr=log, start_new_session=True
-        )
-        yield f"http://127.0.0.1:{port}", process, folder / "log"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    made = MlflowServer(folder, "sqlite:///server.db")
+    made.start(wait=False)
+    yield made
+    made.kill()
 
 
 def only_run(uri, experiment="e"):
@@ -87,14 +72,14 @@ def only_run(uri, experiment="e"):
 
 def test_runs_of_one_seed_and_one_second_have_names_of_their_own(uri):
     """The seed of a training is also that of the generator that MLflow draws its names from."""
-    names = []
+    names, before = [], datetime.now().replace(microsecond=0)
     for _ in range(2):
         random.seed(0)
         with Tracking("lungs", uri=uri) as tracking:
             names.append(MlflowClient(uri).get_run(tracking.start()).info.run_name)
     assert names[0] != names[1]
     started = [datetime.strptime(name[:-5], "lungs %Y-%m-%d %H:%M:%S") for name in names]
-    assert abs(started[1] - datetime.now()) < timedelta(minutes=1)
+    assert before <= started[0] <= started[1] <= datetime.now()
 
 
 def test_a_run_tells_everything_and_is_finished(uri, tmp_path, server):
@@ -207,11 +192,11 @@ def wait_for_sigterm(uri, ready):
         tracking.start()
         tracking.metrics({"loss": 1.0}, 1)
         ready.set()
-        time.sleep(60)
+        signal.pause()
 
 
 def forked(target, *arguments):
-    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -219,9 +204,9 @@ def forked(target, *arguments):
 def test_sigterm_makes_it_killed_with_the_usual_exit_code(uri):
     ready = multiprocessing.get_context("fork").Event()
     process = forked(wait_for_sigterm, uri, ready)
-    assert ready.wait(60)
+    wait_for(ready.is_set, process)
     os.kill(process.pid, signal.SIGTERM)
-    process.join(60)
+    process.join()
     assert process.exitcode == 143
     run = only_run(uri)
     assert run.info.status == "KILLED"
@@ -242,7 +227,7 @@ def test_two_trainings_at_once_on_a_new_database_stay_two_runs(tmp_path):
     barrier = multiprocessing.get_context("fork").Barrier(2)
     processes = [forked(one_of_two, uri, barrier, name) for name in ("a", "b")]
     for process in processes:
-        process.join(120)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("e").experiment_id])
@@ -256,24 +241,33 @@ def start_a_run(uri):
         tracking.start()
 
 
-def test_killed_while_it_makes_the_database_a_training_leaves_no_half_of_it(tmp_path, monkeypatch):
+def die_after_statements(uri, number):
+    """Start a run in a process that SIGKILL ends after so many statements of SQL."""
+    statements = itertools.count(1)
+
+    @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "after_cursor_execute")
+    def count(*given):
+        if next(statements) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    start_a_run(uri)
+
+
+@pytest.mark.parametrize("number", [1, 100])
+def test_killed_while_it_makes_the_database_a_training_leaves_no_half_of_it(tmp_path, monkeypatch, number):
     """MLflow can do nothing with a file that has some of its tables, so every later run would wait in the spool."""
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     database = tmp_path / "new.db"
-    process = forked(start_a_run, f"sqlite:///{database}")
-    # The tables are being made, wherever that is.
-    while not any(path.stat().st_size for path in tmp_path.rglob("*.db")):
-        assert process.is_alive()
-        time.sleep(0.01)
-    process.kill()
+    process = forked(die_after_statements, f"sqlite:///{database}", number)
     process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not database.exists()
     start_a_run(f"sqlite:///{database}")
     runs = MlflowClient(f"sqlite:///{database}").search_runs(["1"])
     assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
-    assert [path.name for path in tmp_path.glob("*new*")] == ["new.db", "new.db.lock"]
+    assert sorted(path.name for path in tmp_path.glob("*new*")) == ["new.db", "new.db.lock"]
 
 
 def test_a_half_made_database_is_named(database, uri):
@@ -383,7 +377,7 @@ def test_folds_started_at_once_have_one_parent_with_mean_and_spread(uri):
     barrier = multiprocessing.get_context("fork").Barrier(3)
     processes = [forked(fold, uri, barrier, number) for number in range(3)]
     for process in processes:
-        process.join(120)
+        process.join()
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("e").experiment_id])
     (parent,) = [run for run in found if run.info.run_name == "five folds"]
@@ -489,14 +483,12 @@ def test_pictures_and_tables_are_where_mlflow_looks_for_them(uri, tmp_path):
 def test_the_machine_is_watched_under_mlflows_names(uri):
     client, first = MlflowClient(uri), None
     for least in (3, 6):
-        with Tracking("e", uri=uri, system_metrics=0.1) as tracking:
+        with Tracking(
+            "e", uri=uri, flush_seconds=0.1, finish_seconds=PATIENCE, system_metrics=0.1
+        ) as tracking:
             first = tracking.start(continue_run=first)
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                time.sleep(0.2)
-                tracking.flush()
-                if len(client.get_metric_history(first, "system/cpu_utilization_percentage")) >= least:
-                    break
+            seen = partial(client.get_metric_history, first, "system/cpu_utilization_percentage")
+            wait_for(lambda seen=seen, least=least: len(seen()) >= least)
     run = client.get_run(first)
     expected = {"cpu_utilization_percentage", "system_memory_usage_megabytes", "disk_available_megabytes"}
     assert {f"system/{name}" for name in expected} <= set(run.data.metrics)
@@ -585,10 +577,13 @@ def test_a_terminated_training_with_workers_goes_on_in_the_same_run(database, ur
     path = small.config(tmp_path / "out", dataset, tracked=True, num_workers=1)
     command = [sys.executable, "-m", "tests.pipelines.small", str(path)]
     stop = {"SMALL_STOP_AT": "8", "SMALL_STOP_BY": "SIGTERM", "MLFLOW_TRACKING_URI": uri}
-    first = subprocess.run(command, env={**os.environ, **stop}, capture_output=True, text=True, timeout=180)
+    first = subprocess.run(command, env={**os.environ, **stop}, capture_output=True, text=True)
     assert first.returncode == 143, first.stderr
+    if (tmp_path / "mlflow_spool").exists():  # what a slow machine does not manage in the seconds at the end
+        assert main(["sync", str(tmp_path / "mlflow_spool")]) == 0
     run = only_run(uri, "small")
     assert run.info.status == "KILLED"
+    assert "error" not in run.data.tags, "it closed the run itself"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     small.run(path)
@@ -611,17 +606,11 @@ def test_a_terminated_training_with_workers_goes_on_in_the_same_run(database, ur
     assert card["run_id"] == run.info.run_id
 
 
-def test_a_server_takes_runs_and_gives_them_back(server, tmp_path):
-    url, process, log = server
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                break
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.3)
+def test_a_server_takes_runs_and_gives_them_back(server, tmp_path, monkeypatch):
+    server.wait()
+    url = server.url
+    patient(monkeypatch)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(PATIENCE)))
     (tmp_path / "model.pt").write_bytes(b"weights")
     with Tracking("over http", "r", url) as tracking:
         run_id = tracking.start()
@@ -634,7 +623,7 @@ def test_a_server_takes_runs_and_gives_them_back(server, tmp_path):
     request = urllib.request.Request(
         f"{url}/api/2.0/mlflow/runs/search", body.encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         runs = json.load(answer)["runs"]
     assert [(r["info"]["run_id"], r["info"]["status"]) for r in runs] == [(run_id, "FINISHED")]
     assert {m["key"]: m["value"] for m in runs[0]["data"]["metrics"]}["loss"] == 0.5

@@ -163,12 +163,12 @@ def test_a_training_goes_on_bit_for_bit():
 
 class Sleeping(Dropping):
     def forward(self, x):
-        torch.cuda._sleep(40_000_000)
+        torch.cuda._sleep(400_000_000)
         return super().forward(x)
 
 
 def test_phases_have_their_own_time_on_the_gpu():
-    """The forward pass sleeps 20 ms or so on the device, while the host goes on at once."""
+    """The forward pass sleeps 200 ms or so on the device, while the host goes on at once."""
     engine = trainer(Sleeping(), loss=squares, check_interval=1000)
     timer, found, seconds = StepTimer("cuda"), {}, []
     timer.attach(engine)
@@ -200,7 +200,7 @@ def test_the_gpu_is_among_the_systems_metrics():
 
     metrics = SystemMetrics(tell, 0.2)
     metrics.start()
-    assert done.wait(60)
+    done.wait()
     metrics.stop()
     assert seen["system/gpu_0_memory_usage_megabytes"] > held.nbytes / 1e6
     assert 0 < seen["system/gpu_0_memory_usage_percentage"] <= 100

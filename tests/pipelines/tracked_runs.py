@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from pipelines.spool import sqlite_file
+from tests.waiting import PATIENCE
+
+
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have trainings of this process, and of its forks, give MLflow all the time that a slow machine needs."""
+    for name in ("tracking.KILLED_SECONDS", "tracking.OTHERS_SECONDS", "shipping.START_SECONDS"):
+        monkeypatch.setattr(f"pipelines.{name}", PATIENCE)
 
 
 @functools.cache

@@ -63,7 +63,7 @@ class Drawn:
 
 
 class Trouble:
-    """Makes one rank fail at an iteration: "nan", "error", "kill", or "stuck" (the others hang, then it fails)."""
+    """Makes one rank fail at an iteration: "nan", "error", "kill", or "stuck" (and the others hang for ever)."""
 
     def __init__(self, kind, on, at):
         self.kind, self.on, self.at = kind, on, at
@@ -75,8 +75,9 @@ class Trouble:
         if engine.state.iteration != self.at:
             return
         if rank() != self.on:
-            if self.kind == "stuck":
-                time.sleep(120)
+            parent = os.getppid()
+            while self.kind == "stuck" and os.getppid() == parent:
+                time.sleep(1.0)
             return
         if self.kind == "nan":
             engine.state.batch["image"][:] = float("nan")

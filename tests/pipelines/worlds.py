@@ -1,11 +1,12 @@
 """Trainings by several processes as torchrun would start them, but as forks of one that has imported everything.
 
 `python -m tests.pipelines.worlds JOBS.json` runs one job after the other and prints a JSON line for each: the exit
-status of every rank, the seconds from the end of the first rank to that of the last, and those of all. A job is {"world": 2,
-"folder": for the logs `rank0.log`, ..., "config": path or list of paths, "overrides": {...}, "environment": {...},
-"hosts": 1, "each": [overrides of rank 0, ...], "script": "module:function" instead of a config}.
+status of every rank, and which ranks had to be killed. A job is {"world": 2, "folder": for the logs `rank0.log`, ...,
+"config": path or list of paths, "overrides": {...}, "environment": {...}, "hosts": 1, "each": [overrides of rank 0,
+...], "script": "module:function" instead of a config}.
 
-Like torchrun's agent, the parent ends all ranks when one has failed: SIGTERM, and SIGKILL 30 s later.
+Like torchrun's agent, the parent ends all ranks when one has failed: by SIGTERM, and by SIGKILL those that do not end.
+torchrun does that after 30 s, this parent when no machine needs so long.
 """
 
 import importlib
@@ -18,10 +19,12 @@ import sys
 import time
 from pathlib import Path
 
+from tests.waiting import PATIENCE, PAUSE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def worlds(folder, *jobs, timeout=300):
+def worlds(folder, *jobs):
     """Run jobs in a process of their own; returns what it printed about each."""
     path = Path(folder) / "jobs.json"
     path.write_text(json.dumps(jobs, default=str))
@@ -29,9 +32,7 @@ def worlds(folder, *jobs, timeout=300):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "tests.pipelines.worlds", str(path)]
-    result = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout
-    )
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-4000:]
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -57,9 +58,8 @@ def main(path):
     torch.set_num_threads(1)
     for job in json.loads(Path(path).read_text()):
         Path(job["folder"]).mkdir(parents=True, exist_ok=True)
-        port, started = free_port(), time.monotonic()
-        children = [start(job, rank, port) for rank in range(job["world"])]
-        print(json.dumps(attend(children) | {"took": round(time.monotonic() - started, 2)}), flush=True)
+        port = free_port()
+        print(json.dumps(attend([start(job, rank, port) for rank in range(job["world"])])), flush=True)
 
 
 def free_port():
@@ -112,7 +112,7 @@ def run(job):
 
 
 def attend(children):
-    codes, first, killed = {}, None, False
+    codes, failed, killed = {}, None, []
     while len(codes) < len(children):
         for child in children:
             if child not in codes:
@@ -120,17 +120,19 @@ def attend(children):
                 if process:
                     codes[child] = os.waitstatus_to_exitcode(status)
         running = [child for child in children if child not in codes]
-        if codes and first is None:
-            first = time.monotonic()
-        if any(codes.values()) and not killed:
-            killed = True
+        if failed is None and any(codes.values()):
+            failed = time.monotonic()
             for child in running:
                 os.kill(child, signal.SIGTERM)
-        if first is not None and any(codes.values()) and time.monotonic() - first > 30:
+        if failed is not None and not killed and time.monotonic() - failed > PATIENCE:
+            killed = running
             for child in running:
                 os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
-    return {"codes": [codes[child] for child in children], "seconds": round(time.monotonic() - first, 2)}
+        time.sleep(PAUSE)
+    return {
+        "codes": [codes[child] for child in children],
+        "killed": [children.index(child) for child in killed],
+    }
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from monai.data import MetaTensor
@@ -23,7 +23,7 @@ from transforms.dicom_rtstruct import write_rtstruct
 from transforms.readers import Header, ImageError, read_header, read_label
 
 NAMES = {0: "background", 1: "Heart", 2: "spinal_cord"}
-some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=30)
 angles = st.tuples(*[st.floats(-40, 40)] * 3)
 
 

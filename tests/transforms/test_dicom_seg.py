@@ -14,7 +14,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from pydicom.uid import EnhancedCTImageStorage, RLELossless
@@ -30,7 +30,7 @@ from transforms.readers import Header, ImageError, read_header, read_label
 
 NAMES = {0: "background", 1: "left lung", 2: "Tumor", 3: "spinal_cord"}
 SEGMENTS = {1: "Left_Lung", 2: " tumor ", 3: "spinal-cord"}
-some = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=40)
 angles = st.tuples(*[st.floats(-40, 40)] * 3)
 
 

@@ -23,7 +23,7 @@ from transforms.geometry import (
     to_oriented,
 )
 
-SETTINGS = settings(max_examples=30, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=30, derandomize=True)
 
 
 def rotation(angles):

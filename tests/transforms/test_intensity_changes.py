@@ -30,7 +30,7 @@ def image(size, seed=0, channels=2):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(amount=st.floats(0.3, 2.5), seed=st.integers(0, 99))
 def test_monai_computes_the_same(size, amount, seed):
     x = image(size, seed)
@@ -44,7 +44,7 @@ def test_monai_computes_the_same(size, amount, seed):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sigmas=st.lists(st.floats(0.05, 1.2), min_size=3, max_size=3))
 def test_blur_is_monai_s_inside_and_leaves_a_constant_alone_at_the_border(size, sigmas):
     sigmas = sigmas[: len(size)]

@@ -28,7 +28,7 @@ def shifted(label):
     return wrong
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(axes=st.permutations(range(3)), flips=st.tuples(*[st.booleans()] * 3))
 def test_the_picture_does_not_depend_on_how_the_file_is_stored(axes, flips):
     image, label = body()
@@ -90,7 +90,7 @@ def test_without_a_reference_there_is_the_prediction_alone():
     assert len(colour_at(pixels, reference_colour(1))) == 0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     zoom=st.tuples(*[st.floats(0.4, 2.5)] * 3),
     tilt=st.floats(-0.2, 0.2),

@@ -12,7 +12,7 @@ from transforms.polygons import crossed, fill_polygons, outlines
 
 SHAPE = (31, 23)
 CENTRES = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1).reshape(-1, 2)
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=60)
 
 
 def ellipse(centre, radii, count=4000):

@@ -44,7 +44,7 @@ def centre(mask):
     return np.argwhere(mask).mean(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(axes=st.permutations(range(3)), flips=st.tuples(*[st.booleans()] * 3))
 def test_planes_are_anatomical_however_the_file_is_stored(axes, flips):
     image, label = body()

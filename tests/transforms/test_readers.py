@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from monai.transforms import LoadImage
 from PIL import Image
@@ -17,7 +17,7 @@ from tests import dicom_phantom as ph
 from transforms.readers import ImageError, image_suffix, read_header, read_image, read_label
 
 SHAPE = (7, 6, 5)
-some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=25)
 permutations = st.permutations([0, 1, 2])
 signs = st.tuples(*(st.sampled_from([-1.0, 1.0]) for _ in range(3)))
 angles = st.tuples(*(st.floats(-180, 180) for _ in range(3)))

@@ -42,7 +42,7 @@ def torch_s(image, matrix, size):
     return found[0].float()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), dims=st.sampled_from([2, 3]), zoom=st.floats(0.4, 2.5), seed=st.integers(0, 99))
 def test_it_is_torch_s_resampling_beyond_the_border_too(data, dims, zoom, seed):
     size, source = (
@@ -61,7 +61,7 @@ def test_it_is_torch_s_resampling_beyond_the_border_too(data, dims, zoom, seed):
     torch.testing.assert_close(found, torch_s(image, matrix, size), atol=3e-4, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     dims=st.sampled_from([2, 3]),
     angle=st.one_of(st.just(0.0), st.floats(-1, 1)),

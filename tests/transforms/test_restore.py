@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 from transforms.geometry import GeometryError, cropped, from_oriented, orient, resample, resampled
 from transforms.restore import NonFiniteError, Restorer, labels_from_probabilities, slab_axis
 
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=40, derandomize=True)
 
 
 def naive_probabilities(probabilities, geometry):

@@ -14,7 +14,7 @@ from tests.dicom_phantom import hounsfield, world_grid
 from transforms.geometry import Geometry, orient, to_oriented
 from transforms.shear import straighten, straighten_labels
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25, derandomize=True)
 
 
 def smooth_field(world):

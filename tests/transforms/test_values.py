@@ -13,7 +13,7 @@ from transforms.values import bounding_boxes, value_counts
 maps = hnp.arrays(np.uint16, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6), elements=st.integers(0, 9))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(array=maps, axes=st.permutations(range(4)), slab=st.integers(1, 40))
 def test_slabs_change_nothing(array, axes, slab):
     array = array.transpose([axis for axis in axes if axis < array.ndim])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
@@ -14,7 +14,7 @@ from transforms import placing
 from transforms.readers import ImageError, read_label
 from transforms.writers import write_label
 
-some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=25)
 
 
 def label_map(shape=(5, 4, 3), high=4, affine=None, dtype=torch.uint8) -> MetaTensor:
