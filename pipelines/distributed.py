@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -55,7 +55,8 @@ def start_distributed() -> None:
         torch.distributed.init_process_group("nccl", device_id=device)
     else:
         torch.distributed.init_process_group("gloo")
-    _control = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    _control = cast(torch.distributed.ProcessGroup, group)  # no process is left out
     Watch.start()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,7 +108,12 @@ def shard(items: Sequence[Any]) -> list[Any]:
 def volume_loader(dataset: VolumeDataset, num_workers: int = 0) -> DataLoader:
     """One case at a time, in order."""
     return DataLoader(
-        dataset, batch_size=1, num_workers=num_workers, collate_fn=only_item, generator=torch.Generator()
+        dataset,
+        batch_size=1,
+        num_workers=num_workers,
+        multiprocessing_context=_start_method(num_workers),
+        collate_fn=only_item,
+        generator=torch.Generator(),
     )
 
 
@@ -119,6 +125,7 @@ def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str 
         batch_size=batch_size,
         sampler=PatchSampler(dataset),
         num_workers=workers,
+        multiprocessing_context=_start_method(workers),
         collate_fn=dataset.collate,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -127,6 +134,15 @@ def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str 
         # generator it would shift dropout, and a resumed training would differ from one never stopped.
         generator=torch.Generator(),
     )
+
+
+def _start_method(workers: int) -> str | None:
+    """How a loader's worker processes start: on Linux by fork with every Python, elsewhere as Python chooses.
+
+    Python 3.14 would start them out of a fork server, which dies of a signal to the whole group and takes them
+    along (see `outlive_signals`), and each would import torch and MONAI again: seconds for every pass.
+    """
+    return "fork" if workers and sys.platform == "linux" else None
 
 
 def outlive_signals(worker: int) -> None:

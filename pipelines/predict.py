@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import signal
 import sys
 import threading
@@ -15,7 +14,6 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -34,6 +32,7 @@ from pipelines.notices import warnings_of
 from pipelines.outputs import OutputError, Outputs, fingerprint, is_done, read_report, read_reports
 from pipelines.patches import reading
 from pipelines.postprocess import Postprocess, parameters
+from pipelines.provenance import versions
 from pipelines.volumes import measure
 from transforms.errors import ImageError
 from transforms.intensity import CTWindow
@@ -181,9 +180,10 @@ class Prediction:
     def _case(self, case: Mapping[str, Any], load: Callable[[], Loaded]) -> dict[str, Any]:
         """Predict one case; returns its report, of a failed one too."""
         report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, "notices": []}
-        report |= {"input": {"path": os.path.abspath(case["image"])}, "versions": _versions()}
         report |= {
-            "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision}
+            "input": {"path": os.path.abspath(case["image"])},
+            "versions": versions("segbundles", "torch", "monai", "numpy"),
+            "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision},
         }
         try:
             loaded = load()
@@ -307,14 +307,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _versions() -> dict[str, Any]:
-    versions: dict[str, Any] = {"python": platform.python_version()}
-    for name in ("segbundles", "torch", "monai", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
 
 
 @contextlib.contextmanager

@@ -85,11 +85,7 @@ def _in_repository() -> bool:
 def environment() -> dict[str, str]:
     """Tags that say where it ran: host, device, versions."""
     names = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "nibabel", "SimpleITK", "blosc2")
-    tags = {}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # conda calls some of them otherwise
-            tags[f"version.{name}"] = metadata.version(name)
-    tags["version.python"] = platform.python_version()
+    tags = {f"version.{name}": version for name, version in versions(*names).items()}
     tags["host"] = platform.node()
     tags["host.cpus"] = str(os.cpu_count())
     tags["host.cpus_available"] = str(available_cores())
@@ -106,6 +102,17 @@ def environment() -> dict[str, str]:
         tags["device"] = tags["host.cpu"]
     tags["processes"] = str(world_size())
     return tags
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Version of Python and of the packages among `packages` that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # conda calls some of them otherwise
+            found[name] = metadata.version(name)
+    if "torch" in packages:  # PyPI's says "2.15.0" of what is "2.15.0+cu132": which build ran matters
+        found["torch"] = str(torch.__version__)
+    return found
 
 
 def _cpu_model() -> str:

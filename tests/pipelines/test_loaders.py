@@ -131,19 +131,22 @@ class Processes(torch.utils.data.Dataset):
         time.sleep(0.02)
         return os.getpid()
 
+    def collate(self, items):
+        return items[0]
+
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="only Linux says who sent a signal")
 def test_workers_outlive_signals_of_others_and_end_with_their_parent(tmp_path):
     program = (
-        "import os, signal, sys\n"
-        "from torch.utils.data import DataLoader\n"
-        "from pipelines.loaders import outlive_signals\n"
+        "import multiprocessing, signal, sys\n"
+        "from pipelines.loaders import patch_loader\n"
         "from tests.pipelines.test_loaders import Processes\n"
+        "multiprocessing.set_start_method('forkserver')  # what Python 3.14 does unless told otherwise\n"
         "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, lambda *given: None)\n"
-        "loader = DataLoader(Processes(), 1, num_workers=2, persistent_workers=True, worker_init_fn=outlive_signals)\n"
+        "loader = patch_loader(Processes(), 1, 2)\n"
         "seen = []\n"
         "for process in loader:\n"
-        "    seen.append(int(process))\n"
+        "    seen.append(process)\n"
         "    if len(seen) == 4: print(*sorted(set(seen)), flush=True); sys.stdin.readline()\n"
         "print(len(seen), len(set(seen)))\n"
     )

@@ -1,10 +1,15 @@
 """Which code ran, and where."""
 
+import platform
 import shutil
 import subprocess
+from importlib import metadata
+
+import monai
+import torch
 
 from pipelines import provenance as module
-from pipelines.provenance import code_version
+from pipelines.provenance import code_version, environment, versions
 
 
 def test_the_code_is_that_of_this_repository_only(tmp_path, monkeypatch):
@@ -23,3 +28,18 @@ def test_the_code_is_that_of_this_repository_only(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "REPOSITORY", foreign)
     monkeypatch.setattr(module, "__file__", str(foreign / "pipelines" / "provenance.py"))
     assert code_version() == {"mlflow.source.git.commit": "unknown: not a git checkout"}
+
+
+def test_the_version_of_torch_says_which_build_ran(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "2.15.0" if name == "torch" else monai.__version__)
+    monkeypatch.setattr(torch, "__version__", "2.15.0+cu132")
+    assert versions("torch", "monai") == {
+        "python": platform.python_version(),
+        "torch": "2.15.0+cu132",
+        "monai": monai.__version__,
+    }
+    assert environment()["version.torch"] == "2.15.0+cu132"
+
+
+def test_packages_that_are_not_installed_have_no_version():
+    assert versions("no-such-package", "numpy").keys() == {"python", "numpy"}
