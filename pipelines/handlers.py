@@ -160,17 +160,16 @@ class Progress:
     def _beyond(self, engine: Engine) -> Beyond:
         """The time of the validations and checkpoints to come, by the mean of the last ones."""
         assert self._steps is not None
-        epochs, length = engine.state.max_epochs or 0, engine.state.epoch_length or 1
         seconds, unknown = 0.0, 0
         within = self._steps.paused
-        # The end of an epoch that has begun is still to come in part.
-        first = self._steps.done // length + (0 if within else 1)
-        for epoch in range(max(1, first), epochs + 1):
+        # The end of this epoch is still to come, or a part of it.
+        first = engine.state.epoch
+        for epoch in range(first, (engine.state.max_epochs or 0) + 1):
             kind = _validates(engine, epoch)
             known = self._gaps[kind][-3:]
             if known:
                 mean = sum(known) / len(known)
-                seconds += max(0.0, mean - within) if within and epoch == first else mean
+                seconds += max(0.0, mean - within) if epoch == first else mean
             else:
                 unknown += kind
         return Beyond(seconds, f"{unknown} validation{'s' * (unknown > 1)}" if unknown else "")

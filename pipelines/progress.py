@@ -330,7 +330,8 @@ class Steps:
         own = self._own(stepped, "" if not parts else f"{self._noun}s ")
         outer = next((steps for steps in around if steps.estimable), None)
         if outer is not None and outer.total != 1 and self.estimable:
-            own += f", all {outer._end()}"
+            end = outer._end()
+            own += f", all {end}" if end else ""
         return ": ".join([*parts, own])
 
     def _place(self) -> str:
@@ -354,17 +355,19 @@ class Steps:
             return text
         warm = " (warm-up included)" if len(self._marks) < 2 else ""
         text += f", {_seconds(self.pace)} per {self.unit}{warm}"
-        beyond = self.beyond()
-        if left <= 0 and not beyond.seconds and not beyond.unknown:
-            return text
-        return f"{text}, {which}{self._end(beyond)}"
+        end = self._end()
+        return f"{text}, {which}{end}" if end else text
 
-    def _end(self, beyond: Beyond | None = None) -> str:
-        """When everything is done, in words."""
-        beyond = self.beyond() if beyond is None else beyond
+    def _end(self) -> str:
+        """When everything is done, in words; "" where it is or should be already."""
+        beyond = self.beyond()
         left = (self.total or 0) - self.done
-        seconds = max(0.0, left * self.pace - min(self._in_step, self.pace)) if left > 0 else 0.0
-        text = finish(seconds + beyond.seconds, self.voice.now())
+        seconds = beyond.seconds
+        if left > 0:
+            seconds += left * self.pace - min(self._in_step, self.pace)
+        if seconds <= 0:
+            return f"then {beyond.unknown}" if beyond.unknown else ""
+        text = finish(seconds, self.voice.now())
         return f"{text} and {beyond.unknown}" if beyond.unknown else text
 
 

@@ -17,6 +17,7 @@ from pipelines import progress
 from pipelines.handlers import Progress, Validation
 from pipelines.progress import SECONDS, Beyond, Intervals, Steps, Voice, duration, finish, intervals
 from tests.e2e.commands import REPOSITORY
+from tests.pipelines import small
 
 
 class Desk:
@@ -91,7 +92,7 @@ def test_a_step_much_longer_than_the_others_is_said_to_go_on():
     with desk.steps(4, "case") as steps:
         desk.work(steps, 3, 10)
         desk.wait(50)
-    assert desk.lines[-1] == ("still in case 4 of 4, 50 s so far, 10.0 s per case, done at 14:01 (in 0 s)")
+    assert desk.lines[-1] == "still in case 4 of 4, 50 s so far, 10.0 s per case", "nobody knows when it ends"
 
 
 def test_the_first_step_does_not_spoil_the_estimate():
@@ -412,3 +413,61 @@ def test_a_training_that_fails_says_no_more(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         trainer.run([1], max_epochs=1)
     assert desk.voice.work == []
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    monkeypatch.setenv(SECONDS, "0")
+
+
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "pipelines.progress"]
+
+
+def test_a_resumed_training_counts_on(tmp_path, monkeypatch, caplog, every_step):
+    path = small.config(tmp_path / "run", small.write_dataset(tmp_path / "data"), checkpoint_minutes=0)
+    monkeypatch.setenv("SMALL_STOP_AT", "5")
+    with caplog.at_level(logging.INFO, "pipelines.progress"):
+        with pytest.raises(Exception, match="the test ends this training here"):
+            small.run(path)
+        assert progress.VOICE.work == []
+        before = [line.split(",")[0] for line in said(caplog) if line.startswith("step ")]
+        assert before == [f"step {n} of 12" for n in range(1, 5)]
+        caplog.clear()
+        monkeypatch.delenv("SMALL_STOP_AT")
+        small.run(path)
+    after = [line for line in said(caplog) if line.startswith("step ")]
+    assert [line.split(",")[0] for line in after] == [f"step {n} of 12" for n in range(5, 13)]
+    assert "(warm-up included)" in after[0], "the pace of the first process is not that of this one"
+    assert progress.VOICE.work == []
+
+
+def test_every_part_of_a_training_says_how_far_it_is(tmp_path, caplog, every_step):
+    path = small.config(
+        tmp_path / "run", small.write_dataset(tmp_path / "data"), train__dataset__progress=True
+    )
+    with caplog.at_level(logging.INFO, "pipelines.progress"):
+        small.run(path, epochs=1)
+    lines = said(caplog)
+    assert [line.split(",")[0] for line in lines if line.startswith("preprocessing")] == [
+        f"preprocessing case {n} of 3" for n in (1, 2, 3)
+    ]
+    for start in ("checking headers of case 1 of 4", "fingerprint of case 1 of 4", "step 3 of 3, "):
+        assert any(line.startswith(start) for line in lines), start
+    windows = [
+        line for line in lines if line.startswith("after step 3 of 3: in validation case 1 of 1: window ")
+    ]
+    assert len(windows) > 1
+    assert any(line.startswith("after step 3 of 3: validation case 1 of 1, ") for line in lines)
+
+
+def test_a_training_is_the_same_whatever_is_said(tmp_path, monkeypatch):
+    weights = []
+    for seconds in ("inf", "0", "0.001"):
+        monkeypatch.setenv(SECONDS, seconds)
+        folder = tmp_path / seconds
+        dataset = small.write_dataset(folder / "data")
+        small.run(small.config(folder / "run", dataset, num_workers=1, epochs=2))
+        weights.append(torch.load(folder / "run" / "models" / "model.pt", weights_only=True))
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][key], other[key]) for key in weights[0])
