@@ -150,14 +150,16 @@ class Prediction:
         """Indices of the cases to do, and names of those that are done."""
         reports = self.outputs.require_room(cases, self.overwrite)
         todo, done = [], []
-        for index, case in enumerate(cases):
-            report = reports.get(case["case"])
-            if report is not None and not self.overwrite:
+        with Steps(len(cases), "case", "looking for results of", leave=False, delay=2.0) as steps:
+            for index, case in enumerate(cases):
+                report = reports.get(case["case"])
                 names = self.outputs.names(case)
-                if is_done(report, self._wanted(case), self.outputs.folder, names):
+                kept = report is not None and not self.overwrite
+                if kept and is_done(report, self._wanted(case), self.outputs.folder, names):
                     done.append(case["case"])
-                    continue
-            todo.append(index)
+                else:
+                    todo.append(index)
+                steps.step()
         return todo, done
 
     def _wanted(self, case: Mapping[str, Any]) -> dict[str, Any]:
