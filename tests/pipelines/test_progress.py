@@ -14,8 +14,12 @@ from ignite.engine import Engine
 from monai.utils.enums import CommonKeys as Keys
 
 from pipelines import progress
+from pipelines.engines import SegEvaluator
 from pipelines.handlers import Progress, Validation
+from pipelines.loaders import VolumeDataset, volume_loader
+from pipelines.preprocess import Preprocess
 from pipelines.progress import SECONDS, Beyond, Intervals, Steps, Voice, duration, finish, intervals
+from pipelines.sliding_window import SlidingWindow
 from tests.e2e.commands import REPOSITORY
 from tests.pipelines import small
 
@@ -359,24 +363,21 @@ def test_without_a_log_lines_go_to_stderr_and_with_one_to_the_log(monkeypatch, c
 # -- a training ------------------------------------------------------------------------------------------------
 
 
-class Cases:
-    """A validator whose cases take their time by the clock of a desk."""
-
-    class_names = ()
-
-    def __init__(self, desk, seconds):
-        self.desk, self.seconds, self.data_loader = desk, seconds, [0]
-
-
-class Timed(Validation):
-    """Validates when the real one does; what it does is only to take time."""
-
-    def __call__(self, engine):
-        if self.due(engine.state.epoch, engine.state.max_epochs):
-            self.validator.desk.wait(self.validator.seconds)
+def slow_validator(desk, folder, seconds):
+    """A real validator of one case that takes so long by the clock of a desk."""
+    preprocess = Preprocess()
+    return SegEvaluator(
+        "cpu",
+        volume_loader(VolumeDataset([small.write_ct(folder, "a")], preprocess)),
+        small.Oracle(3),
+        preprocess,
+        ["lung", "liver"],
+        SlidingWindow((16, 16, 16)),
+        on_prediction=lambda item, labels: desk.wait(seconds),
+    )
 
 
-def test_a_training_counts_the_time_of_its_validations(monkeypatch):
+def test_a_training_counts_the_time_of_its_validations(tmp_path, monkeypatch):
     desk = Desk(0, 0)
     monkeypatch.setattr(progress, "VOICE", desk.voice)
 
@@ -385,7 +386,7 @@ def test_a_training_counts_the_time_of_its_validations(monkeypatch):
         return {Keys.LOSS: torch.tensor(1.0)}
 
     trainer = Engine(step)
-    Timed(2, Cases(desk, 600)).attach(trainer)
+    Validation(2, slow_validator(desk, tmp_path, 600)).attach(trainer)
     Progress().attach(trainer)
     trainer.run([1] * 5, max_epochs=4)
     lines = [line for line in desk.lines if line.startswith("step")]
