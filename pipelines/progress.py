@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pipelines.ranks import rank
 
-__all__ = ["SECONDS", "Beyond", "Intervals", "Steps", "Voice", "intervals"]
+__all__ = ["SECONDS", "Beyond", "Intervals", "Steps", "Voice", "at_work", "intervals"]
 
 logger = logging.getLogger(__name__)
 
@@ -412,6 +412,11 @@ def _say(line: str) -> None:
 
 VOICE = Voice()
 """The voice of this process."""
+
+
+def at_work() -> bool:
+    """Whether this process is telling how far some work is."""
+    return bool(VOICE.work)
 
 
 def _after_fork() -> None:

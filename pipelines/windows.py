@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
-from pipelines.progress import VOICE, Steps
+from pipelines.progress import Steps, at_work
 from transforms.memory import is_out_of_memory
 
 Network = Callable[..., torch.Tensor]
@@ -168,7 +168,7 @@ class Batches:
         pending: _Computed | None = None
         done = 0
         # Within other work one hears of them too, but only of a case that takes long.
-        quiet, delay = not (self.progress or VOICE.work), 0.0 if self.progress else 5.0
+        quiet, delay = not (self.progress or at_work()), 0.0 if self.progress else 5.0
         with Steps(len(plan.windows), "window", quiet=quiet, leave=False, delay=delay) as steps:
             while done < len(plan.windows):
                 count = 1 if self.automatic else self.size
