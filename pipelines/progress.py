@@ -113,11 +113,12 @@ class Voice:
     def begin(self, steps: Steps) -> None:
         """Work has begun, within what this thread is doing already."""
         with self.lock:
-            if not self.work:
+            if not self._speaking:
                 self.every = self._given or intervals()
                 self._due = self.clock() + self.every.first
             self.work.append(steps)
-            if self._timer and steps.bar is None and self._thread is None and 0 < self.every.then < math.inf:
+            timed = self._timer and 0 < self.every.then < math.inf
+            if timed and self._thread is None and self._speaking:
                 self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
                 self._thread.start()
 
@@ -128,7 +129,7 @@ class Voice:
             if steps in self.work:
                 self.work.remove(steps)
             self._changed.notify_all()
-            thread = self._thread if not self.work else None
+            thread = self._thread if not self._speaking else None
             if thread is not None:
                 self._thread = None
         if thread is not None and thread is not threading.current_thread():
@@ -156,8 +157,13 @@ class Voice:
             self._due = self.clock() + self.every.then
             self._say(speaker.line(stepping is not None))
 
+    @property
+    def _speaking(self) -> list[Steps]:
+        """The work that has no bar."""
+        return [steps for steps in self.work if steps.bar is None]
+
     def _speaker(self, stepping: Steps | None) -> Steps | None:
-        candidates = [steps for steps in self.work if steps.bar is None]
+        candidates = self._speaking
         if self.every.then == 0 and stepping in candidates:
             return stepping
         speaker = None
@@ -170,13 +176,10 @@ class Voice:
     def _watch(self) -> None:
         me = threading.current_thread()
         with self.lock:
-            while self._thread is me and self.work:
-                wait = self._due - self.clock()
-                if wait <= 0 and any(steps.bar is None for steps in self.work):
-                    self.tick()
-                else:
-                    # No longer than a lock can wait.
-                    self._changed.wait(min(max(wait, 0.1), 3600.0))
+            while self._thread is me and self._speaking:
+                self.tick()
+                # No longer than a lock can wait.
+                self._changed.wait(min(max(self._due - self.clock(), 0.0), 3600.0))
 
 
 class Steps:

@@ -1,5 +1,6 @@
 """How far work is: when a line is said, and what it says."""
 
+import io
 import logging
 import os
 import subprocess
@@ -199,6 +200,25 @@ def test_a_long_case_tells_of_its_windows_and_of_all():
         "in case 2 of 3: window 39 of 100, 1.00 s per window, windows done at 14:03 (in 1 min), "
         "all done at 14:05 (in 3 min)",
     )
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_only_work_without_steps_says_lines(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    desk = Desk()
+    with desk.steps(10, "step") as outer:
+        desk.wait(3600)
+        outer.step()
+        assert desk.said == []
+        with desk.steps(None, "waiting for MLflow"):
+            desk.wait(21)
+        desk.wait(100)
+    assert desk.said == [(3620, "in step 2 of 10: waiting for MLflow, 20 s so far")]
+    assert "| 1/10 [" in sys.stderr.getvalue()
 
 
 def test_work_that_an_error_left_behind_speaks_no_more():
