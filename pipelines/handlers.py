@@ -44,11 +44,14 @@ class Validation(ValidationHandler):
     def attach(self, engine: Engine) -> None:
         if not self.off:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-            engine.state.validation = self
+            engine.state.validation = self  # type: ignore[attr-defined]
 
     def due(self, epoch: int, epochs: int | None) -> bool:
         """Whether cases are validated after this one of so many epochs."""
-        if self.off or self.validator is None or not len(self.validator.data_loader):
+        if self.off or self.validator is None:
+            return False
+        loader: Any = self.validator.data_loader
+        if not len(loader):
             return False
         return epoch % self.interval == 0 or epoch == epochs
 
