@@ -140,8 +140,9 @@ class Progress:
     def _epoch_start(self, engine: Engine) -> None:
         self._losses = earlier_losses(engine)
         self._started = time.monotonic()
-        if self._steps is not None and self._steps.paused:
-            self._gaps[self._gap].append(self._steps.resume())
+        gap = None if self._steps is None else self._steps.resume()
+        if gap is not None:
+            self._gaps[self._gap].append(gap)
 
     def _iteration(self, engine: Engine) -> None:
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]

@@ -276,10 +276,10 @@ class Steps:
         with self.voice.lock:
             self._paused, self._pause = self.voice.clock(), why
 
-    def resume(self) -> float:
-        """The next step begins; returns the seconds since `pause`, 0 without one."""
+    def resume(self) -> float | None:
+        """The next step begins; returns the seconds since `pause`, None without one."""
         if self.quiet or not self._pause:
-            return 0.0
+            return None
         with self.voice.lock:
             now = self.voice.clock()
             self._pause, self._since = "", now

@@ -88,12 +88,13 @@ def test_predict_evaluate_and_check_say_lines(place: Workplace) -> None:
 
 def on_a_terminal(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Run a command on a pseudo terminal; returns its exit status and what one saw."""
-    pty = pytest.importorskip("pty")
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     process = subprocess.Popen(
         [sys.executable, *words],
         cwd=REPOSITORY,
-        env={**environment, "TERM": "xterm", "COLUMNS": "100"},
+        env={**environment, "TERM": "xterm"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -449,7 +449,7 @@ def test_a_resumed_training_counts_on(tmp_path, monkeypatch, caplog, every_step)
     path = small.config(tmp_path / "run", small.write_dataset(tmp_path / "data"), checkpoint_minutes=0)
     monkeypatch.setenv("SMALL_STOP_AT", "5")
     with caplog.at_level(logging.INFO, "pipelines.progress"):
-        with pytest.raises(Exception, match="the test ends this training here"):
+        with pytest.raises(RuntimeError, match="workflow"):
             small.run(path)
         assert progress.VOICE.work == []
         before = [line.split(",")[0] for line in said(caplog) if line.startswith("step ")]
