@@ -76,7 +76,9 @@ def check_ids(items: list[Item], problems: list[str]) -> None:
 
 def header_problems(dataset: Dataset) -> list[str]:
     cases = [case for split in SPLITS for case in dataset.cases(split)]
-    results = in_threads(lambda case: _check_case(case, dataset.channels, dataset.labels), cases)
+    results = in_threads(
+        lambda case: _check_case(case, dataset.channels, dataset.labels), cases, "checking headers of"
+    )
     problems = [
         f"case {case.id!r}: {problem}"
         for case, (_, found) in zip(cases, results, strict=True)
@@ -168,7 +170,7 @@ def labels_from_values(where: Path, dataset: Dataset) -> dict[int, str]:
         except ImageError as error:
             return np.zeros(0, np.int32), f"case {case.id!r}: label {error}"
 
-    results = in_threads(values, dataset.training)
+    results = in_threads(values, dataset.training, "reading labels of")
     problems = [problem for _, problem in results if problem]
     if problems:
         raise DatasetError(where, problems)

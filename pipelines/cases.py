@@ -139,7 +139,7 @@ class Dataset:
         """
         rows = [(split, case) for split in SPLITS for case in self.cases(split)]
         sha = hashlib.sha256(json.dumps([self.description, self.class_names, self.channels]).encode())
-        for line in in_threads(lambda row: _digest_line(self.root, *row), rows):
+        for line in in_threads(lambda row: _digest_line(self.root, *row), rows, "fingerprint of"):
             sha.update(line.encode("utf-8", "surrogateescape") + b"\n")
         return sha.hexdigest()
 

@@ -21,6 +21,7 @@ from pipelines.dataset_folder import describe, load_dataset
 from pipelines.files import replacing
 from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.notices import warnings_of
+from pipelines.progress import Steps
 from transforms.dicom import scan_series
 from transforms.errors import ImageError
 from transforms.header import NIFTI_SUFFIXES, Header, image_suffix, spacing_of
@@ -121,11 +122,19 @@ def check(
             items, problems = [], [str(error)]
     # One after the other, so that what the reader logs can be told by case; a series is scanned in parallel.
     grids: dict[str, Header] = {}
-    cases = [_image(item, {**asked, **_own(item)}, of_cases, grids) for item in items]
+    cases = []
+    with Steps(len(items), "case", "checking", leave=False, delay=2.0) as steps:
+        for item in items:
+            cases.append(_image(item, {**asked, **_own(item)}, of_cases, grids))
+            steps.step()
     if label_values:
         # Two at a time: whole label maps are in memory.
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda case: _classes(case, labels, grids), cases))
+        with (
+            Steps(len(cases), "case", "reading labels of", leave=False, delay=2.0) as steps,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            for _ in pool.map(lambda case: _classes(case, labels, grids), cases):
+                steps.step()
     return DatasetCheck(str(path), cases, problems, notices)
 
 

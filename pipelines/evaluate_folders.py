@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-from tqdm import tqdm
 
 from pipelines.case_checks import grid_difference
 from pipelines.config import problem
@@ -28,6 +27,7 @@ from pipelines.metrics import (
 from pipelines.metrics import table as summary_table
 from pipelines.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.patches import reading
+from pipelines.progress import Steps
 from pipelines.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from pipelines.volumes import voxel_ml
 from transforms.header import Header
@@ -84,11 +84,13 @@ def evaluate(
     )
     cases: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
-    for pair in tqdm(pairs.found, unit="case", dynamic_ncols=True, disable=None):
-        try:
-            cases.append(compare(pair, names, tolerance, drawn))
-        except Exception as error:  # whatever is wrong with one case must not cost the others
-            failures[pair.case] = problem(error, pair.prediction)
+    with Steps(len(pairs.found), "case") as steps:
+        for pair in pairs.found:
+            try:
+                cases.append(compare(pair, names, tolerance, drawn))
+            except Exception as error:  # whatever is wrong with one case must not cost the others
+                failures[pair.case] = problem(error, pair.prediction)
+            steps.step()
     class_names = list(names.values())
     summary = summarise(cases, class_names, intervals=True)
     if output is not None and cases:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from pipelines.distributed import is_distributed, of_all_ranks, share_buffers
 from pipelines.metrics import summarise
+from pipelines.progress import Beyond, Steps, intervals
 from pipelines.ranks import rank
 from pipelines.state import mean_of_ranks
 
@@ -44,15 +44,25 @@ class Validation(ValidationHandler):
     def attach(self, engine: Engine) -> None:
         if not self.off:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+            engine.state.validation = self  # type: ignore[attr-defined]
+
+    def due(self, epoch: int, epochs: int | None) -> bool:
+        """Whether cases are validated after this one of so many epochs."""
+        if self.off or self.validator is None:
+            return False
+        loader: Any = self.validator.data_loader
+        if not len(loader):
+            return False
+        return epoch % self.interval == 0 or epoch == epochs
 
     def __call__(self, engine: Engine) -> None:
         if engine.state.epoch % self.interval != 0 and engine.state.epoch != engine.state.max_epochs:
             return
         if self.validator is not None:
-            validate(self.validator, engine.state.epoch)
+            validate(self.validator, engine.state.epoch, label="validation")
 
 
-def validate(evaluator: Any, epoch: int = 1, intervals: bool = False) -> dict[str, Any]:
+def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> dict[str, Any]:
     """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
 
     `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>"; a class that no
@@ -60,17 +70,24 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False) -> dict[st
 
     Args:
         intervals: also confidence intervals in the summary.
+        label: what the progress calls it.
 
     Returns:
         The summary, see `pipelines.metrics.summarise`.
     """
     evaluator.forget()
     share_buffers(evaluator.network)
-    if len(evaluator.data_loader) > 0:
-        evaluator.run(epoch)
+    count = len(evaluator.data_loader)
+    if count > 0:
+        with (
+            Steps(count, "case", label, leave=not label) as steps,
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: steps.step()),
+        ):
+            evaluator.run(epoch)
     cases: list[dict[str, Any]] = evaluator.state.cases
     if is_distributed():
-        gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
+        with Steps(None, "waiting for the cases of the other processes"):
+            gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
         cases = [case for part, _, _ in gathered for case in part]
         evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
         evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
@@ -84,9 +101,9 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False) -> dict[st
 
 
 class Progress:
-    """A bar per training: epoch, iteration, loss; a plain line per epoch where there is no terminal.
+    """A bar per training: epoch, iteration, loss; where there is no terminal, lines of `pipelines.progress`.
 
-    In a distributed training only rank 0 speaks.
+    In both cases a line per epoch. In a distributed training only rank 0 speaks.
 
     Args:
         evaluator: its last mean Dice is shown with the epoch.
@@ -94,10 +111,15 @@ class Progress:
 
     def __init__(self, evaluator: Any | None = None) -> None:
         self.evaluator = evaluator
-        self._bar: tqdm | None = None
+        self._steps: Steps | None = None
+        # Seconds between the last step of an epoch and the next epoch, with a validation (True) and without.
+        self._gaps: dict[bool, list[float]] = {True: [], False: []}
+        self._gap = False
         self._losses: list[torch.Tensor] = []
         self._started = 0.0
         self._speaks = rank() == 0
+        # A mistake in it is told before the training begins.
+        intervals()
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_start)
@@ -111,22 +133,50 @@ class Progress:
 
     def _start(self, engine: Engine) -> None:
         total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=engine.state.iteration, unit="step", dynamic_ncols=True)
+        done = min(engine.state.iteration, total)
+        self._gaps, self._gap = {True: [], False: []}, False
+        self._steps = Steps(total, "step", initial=done, beyond=lambda: self._beyond(engine)).__enter__()
 
     def _epoch_start(self, engine: Engine) -> None:
         self._losses = earlier_losses(engine)
         self._started = time.monotonic()
+        gap = None if self._steps is None else self._steps.resume()
+        if gap is not None:
+            self._gaps[self._gap].append(gap)
 
     def _iteration(self, engine: Engine) -> None:
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
         self._losses.append(loss)
-        if self._bar is not None:
-            self._bar.update()
-            # Reading a loss waits for the GPU; the bar does not need every one.
-            if engine.state.iteration % 10 == 0 or loss.device.type == "cpu":
-                self._bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
-                self._bar.set_postfix(loss=f"{float(loss):.3f}")
+        if self._steps is None:
+            return
+        state = engine.state
+        if state.iteration % (state.epoch_length or 1) == 0:
+            self._gap = _validates(engine, state.epoch)
+        self._steps.step()
+        if state.iteration % (state.epoch_length or 1) == 0:
+            self._steps.pause("validation and checkpoint" if self._gap else "checkpoint")
+        bar = self._steps.bar
+        # Reading a loss waits for the GPU; the bar does not need every one.
+        if bar is not None and (engine.state.iteration % 10 == 0 or loss.device.type == "cpu"):
+            bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
+            bar.set_postfix(loss=f"{float(loss):.3f}")
+
+    def _beyond(self, engine: Engine) -> Beyond:
+        """The time of the validations and checkpoints to come, by the mean of the last ones."""
+        assert self._steps is not None
+        seconds, unknown = 0.0, 0
+        within = self._steps.paused
+        # The end of this epoch is still to come, or a part of it.
+        first = engine.state.epoch
+        for epoch in range(first, (engine.state.max_epochs or 0) + 1):
+            kind = _validates(engine, epoch)
+            known = self._gaps[kind][-3:]
+            if known:
+                mean = sum(known) / len(known)
+                seconds += max(0.0, mean - within) if epoch == first else mean
+            else:
+                unknown += kind
+        return Beyond(seconds, f"{unknown} validation{'s' * (unknown > 1)}" if unknown else "")
 
     def _epoch(self, engine: Engine) -> None:
         # On every rank: the mean is that of all.
@@ -137,18 +187,24 @@ class Progress:
         line = f"epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {mean:.4f}  {seconds:.0f} s"
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             line += f"  validation Dice {self.evaluator.state.metrics['val_mean_dice']:.4f}"
-        if self._bar is not None:
-            self._bar.write(line)
+        if self._steps is not None and self._steps.bar is not None:
+            tqdm.write(line)
         else:
             logger.info(line)
 
     def _close(self, engine: Engine) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._steps is not None:
+            self._steps.__exit__()
+            self._steps = None
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._close(engine)
         raise error
+
+
+def _validates(engine: Engine, epoch: int) -> bool:
+    validation = getattr(engine.state, "validation", None)
+    return validation is not None and validation.due(epoch, engine.state.max_epochs)
 
 
 def earlier_losses(engine: Engine) -> list[torch.Tensor]:

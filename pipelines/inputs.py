@@ -17,6 +17,7 @@ from pydicom.tag import Tag
 from pipelines.cases import SPLITS
 from pipelines.cores import available_cores
 from pipelines.dataset_folder import load_dataset
+from pipelines.progress import Steps
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
 from transforms.header import image_suffix
@@ -90,7 +91,8 @@ def find_inputs(
     elif path.is_file():
         cases = [{"image": str(path), "case": case_id(path)}]
     else:
-        cases = _folder(path, series, Path(output) if output else None)
+        with Steps(None, f"looking for images in {path}"):
+            cases = _folder(path, series, Path(output) if output else None)
     twice = [n for n, count in Counter(case["case"].casefold() for case in cases).items() if count > 1]
     if twice:
         first, second = [case["image"] for case in cases if case["case"].casefold() == twice[0]][:2]

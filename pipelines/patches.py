@@ -41,10 +41,10 @@ import blosc2
 import numpy as np
 import psutil
 import torch
-from tqdm import tqdm
 
 from pipelines.cores import available_cores
 from pipelines.files import sha256_of
+from pipelines.progress import Steps
 
 try:
     import fcntl
@@ -369,9 +369,11 @@ class PatchStore:
         logger.info(f"preprocessing {len(missing)} of {len(self)} cases into {self.folder}")
         failed: list[tuple[_Source, str]] = []
         done: set[str] = set()
-        with tqdm(total=len(missing), desc="preprocessing", unit="case", disable=not self.progress) as bar:
+        with Steps(
+            len(missing), "case", "preprocessing", warm_up=max(1, workers), quiet=not self.progress
+        ) as steps:
             for source, reason in self._run(missing, workers):
-                bar.update()
+                steps.step()
                 if reason is None:
                     done.add(source.entry)
                 else:
@@ -694,7 +696,8 @@ def _build_lock(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 logger.info(f"waiting for another process that is building {folder}")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                with Steps(None, "waiting for another process that is building the patch store"):
+                    fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             # entries appear by rename: without a lock a case may be built twice, never wrongly
             logger.warning(f"{folder} does not support locks ({error.strerror}): building without one")

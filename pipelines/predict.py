@@ -25,7 +25,7 @@ from tqdm import tqdm
 from pipelines.ahead import ahead
 from pipelines.checkpoints import TrainedModel
 from pipelines.config import ExecutedConfig, user_error
-from pipelines.distributed import Ranks, ranks
+from pipelines.distributed import ranks
 from pipelines.engines import SegEvaluator
 from pipelines.metrics import table, without_nan
 from pipelines.notices import warnings_of
@@ -33,6 +33,7 @@ from pipelines.outputs import OutputError, Outputs, fingerprint, is_done, read_r
 from pipelines.patches import reading
 from pipelines.postprocess import Postprocess, parameters
 from pipelines.provenance import versions
+from pipelines.progress import Steps
 from pipelines.volumes import measure
 from transforms.errors import ImageError
 from transforms.intensity import CTWindow
@@ -121,12 +122,15 @@ class Prediction:
             everyone: list[dict[str, Any]] | None = None
             try:
                 loads = ahead(self._load, mine, self.read_ahead)
-                for index, load in tqdm(
-                    loads, total=len(mine), unit="case", dynamic_ncols=True, disable=_quiet(here)
-                ):
-                    records.append(self._case(cases[index], load))
-                    _say(records[-1])
-                everyone = here.gather(records)
+                # A line for each case is printed anyway, by every process; of the progress only the first speaks.
+                with Steps(len(mine), "case", quiet=here.rank != 0) as steps:
+                    for index, load in loads:
+                        records.append(self._case(cases[index], load))
+                        _say(records[-1])
+                        steps.step()
+                waits = f"waiting for the cases of the other {here.world - 1} processes"
+                with Steps(None, waits, quiet=here.rank != 0 or here.world == 1):
+                    everyone = here.gather(records)
             finally:
                 # Also when this process is ended from outside or another one died: nothing is lost in silence.
                 failures = ""
@@ -145,14 +149,16 @@ class Prediction:
         """Indices of the cases to do, and names of those that are done."""
         reports = self.outputs.require_room(cases, self.overwrite)
         todo, done = [], []
-        for index, case in enumerate(cases):
-            report = reports.get(case["case"])
-            if report is not None and not self.overwrite:
+        with Steps(len(cases), "case", "looking for results of", leave=False, delay=2.0) as steps:
+            for index, case in enumerate(cases):
+                report = reports.get(case["case"])
                 names = self.outputs.names(case)
-                if is_done(report, self._wanted(case), self.outputs.folder, names):
+                kept = report is not None and not self.overwrite
+                if kept and is_done(report, self._wanted(case), self.outputs.folder, names):
                     done.append(case["case"])
-                    continue
-            todo.append(index)
+                else:
+                    todo.append(index)
+                steps.step()
         return todo, done
 
     def _wanted(self, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -324,11 +330,6 @@ def _terminating() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _quiet(here: Ranks) -> bool | None:
-    """Whether there is no bar; None where tqdm finds out if anybody looks (a line for each case is printed anyway)."""
-    return True if here.rank else None
 
 
 def _say(record: Mapping[str, Any]) -> None:

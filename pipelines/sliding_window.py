@@ -43,7 +43,8 @@ class SlidingWindow(Inferer):
         sw_device: where the network computes; None for the device of its weights, else of the volume. The
             volume may stay on the host: windows are copied while the device computes.
         device: where windows are blended; None for `sw_device`, or the CPU where its memory is too small.
-        progress: show a progress bar over the windows, where somebody looks at a terminal.
+        progress: show how far the windows are, see `pipelines.progress`; within other work that does so it is
+            shown anyway of a volume that takes long.
         mirror_axes: spatial axes (0, 1, 2) along which test-time augmentation mirrors each window; the
             logits of all combinations are averaged. Only sensible for axes that the training mirrored too.
 

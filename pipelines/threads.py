@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from pipelines.cores import available_cores
+from pipelines.progress import Steps
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -16,13 +17,27 @@ def _workers() -> int:
     return min(32, 4 * available_cores())
 
 
-def in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Map with threads, in chunks: one task per case would cost more than reading a header."""
+def in_threads(function: Callable[[_T], _R], items: Sequence[_T], doing: str) -> list[_R]:
+    """Map with threads, in chunks: one task per case would cost more than reading a header.
+
+    Args:
+        doing: what the progress calls it, such as "checking".
+    """
     size = max(1, min(256, len(items) // _workers()))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
-    with ThreadPoolExecutor(_workers()) as pool:
+
+    with (
+        Steps(len(items), "case", doing, leave=False, delay=2.0) as steps,
+        ThreadPoolExecutor(_workers()) as pool,
+    ):
+
+        def done(item: _T) -> _R:
+            result = function(item)
+            steps.step()
+            return result
+
         return [
             result
-            for chunk in pool.map(lambda part: [function(item) for item in part], chunks)
+            for chunk in pool.map(lambda part: [done(item) for item in part], chunks)
             for result in chunk
         ]

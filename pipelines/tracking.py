@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.liveness import identity
+from pipelines.progress import Steps
 from pipelines.ranks import rank
 from pipelines.shipping import Shipping
 from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
@@ -270,7 +271,8 @@ class Tracking:
         if self._shipping is None:
             return True
         started = time.monotonic()
-        done = self._shipping.wait(self._patience)
+        with Steps(None, "waiting for MLflow"):
+            done = self._shipping.wait(self._patience)
         self._patience = max(0.0, self._patience - (time.monotonic() - started))
         return done
 

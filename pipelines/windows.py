@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from monai.data.utils import compute_importance_map, dense_patch_slices
-from tqdm import tqdm
 
+from pipelines.progress import Steps, at_work
 from transforms.memory import is_out_of_memory
 
 Network = Callable[..., torch.Tensor]
@@ -167,9 +167,9 @@ class Batches:
         plan = self.plan
         pending: _Computed | None = None
         done = 0
-        with tqdm(
-            total=len(plan.windows), disable=None if self.progress else True, unit="window", leave=False
-        ) as bar:
+        # Within other work one hears of them too, but only of a case that takes long.
+        quiet, delay = not (self.progress or at_work()), 0.0 if self.progress else 5.0
+        with Steps(len(plan.windows), "window", quiet=quiet, leave=False, delay=delay) as steps:
             while done < len(plan.windows):
                 count = 1 if self.automatic else self.size
                 computed, problem = self._tried(plan.windows[done : done + count])
@@ -182,7 +182,7 @@ class Batches:
                     self._shrink(waiting, problem)
                     continue
                 done += len(computed.windows)
-                bar.update(len(computed.windows))
+                steps.step(len(computed.windows))
                 if self.ahead:
                     pending = computed
                 else:
