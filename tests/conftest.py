@@ -51,13 +51,11 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without experiments, to be copied: making its tables takes seconds."""
-    from mlflow.tracking import MlflowClient
+def template() -> Path:
+    """An MLflow database without runs, to be copied."""
+    from tests.pipelines.tracked_runs import template_database
 
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    return template_database()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from typing import Any
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from tests.pipelines.tracked_runs import new_store
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # A training that takes seconds: everything real, only small.
@@ -29,10 +31,18 @@ INTERRUPTIBLE = "tests/e2e/interrupt.json"
 
 
 class Workplace:
-    """A folder with models, patch store and MLflow database of its own."""
+    """A folder with models, patch store and MLflow database of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: made where absent.
+        database: False leaves it to the first command to make the database, which takes it seconds.
+    """
+
+    def __init__(self, folder: Path, database: bool = True) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if database and not (folder / "mlflow.db").exists():
+            new_store(folder)
         self.root = folder / "bundle"
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
         # One thread a process: tests run side by side.

@@ -21,7 +21,7 @@ class Hosts:
 
     def __init__(self, folder: Path, count: int = 2, **dataset: int) -> None:
         data = make_dataset(folder / "data", size=32, **dataset)
-        self.places = [Workplace(folder / f"host{number}") for number in range(count)]
+        self.places = [Workplace(folder / f"host{number}", database=False) for number in range(count)]
         self.data = [folder / f"host{number}" / "data" for number in range(count)]
         for copy in self.data:
             # Files copied to another host need not keep their times.

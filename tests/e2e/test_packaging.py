@@ -10,7 +10,7 @@ import nibabel as nib
 import torch
 
 from pipelines.packaging import package
-from tests.e2e.commands import REPOSITORY, SMALL, Workplace
+from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
 
 
 def test_the_standard_bundle_works_alone(lungs_like: Path, tmp_path: Path) -> None:
@@ -40,6 +40,8 @@ def test_the_standard_bundle_works_alone(lungs_like: Path, tmp_path: Path) -> No
         str(image),
         "--output",
         str(tmp_path / "out"),
+        "--precision",
+        EVERYWHERE["precision"],
     ]
     result = subprocess.run(
         [sys.executable, "-m", "monai.bundle", *words],

@@ -22,7 +22,7 @@ from tests.waiting import wait_for
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """The mission's own command for two short epochs on the demo CT."""
-    place = Workplace(tmp_path_factory.mktemp("demo"))
+    place = Workplace(tmp_path_factory.mktemp("demo"), database=False)
     result = place.run(place.training("r2unet", epochs=2, patches_per_epoch=4, val_interval=1, num_workers=0))
     assert "left_lung" in result.stdout
     assert "what comes next" in result.stdout
@@ -223,7 +223,6 @@ def test_two_processes_train_like_one(lungs_like: Path, tmp_path: Path) -> None:
     losses = []
     for world, batch_size in ((1, 2), (2, 1)):
         place = Workplace(tmp_path / str(world))
-        place.folder.mkdir()
         # Weight averaging and the schedule see the same number of steps in both.
         settings = SMALL | {"dataset_dir": lungs_like, "batch_size": batch_size, "patches_per_epoch": 8}
         settings["augment_on"] = "device" if world > 1 else "workers"

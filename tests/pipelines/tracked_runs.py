@@ -26,7 +26,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache
-def _template() -> Path:
+def template_database() -> Path:
     """An MLflow database without runs: making its tables takes seconds."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -36,7 +36,7 @@ def _template() -> Path:
 
 def new_store(folder: Path) -> MlflowClient:
     """A client of a new database in a folder."""
-    return MlflowClient(f"sqlite:///{shutil.copy(_template(), folder / 'mlflow.db')}")
+    return MlflowClient(f"sqlite:///{shutil.copy(template_database(), folder / 'mlflow.db')}")
 
 
 def add_run(
