@@ -18,12 +18,8 @@ from monai.bundle import ConfigParser
 
 from pipelines.engines import unwrapped
 from pipelines.files import remove_leftovers, replacing, sha256_of, sync_folder, way_out
+from pipelines.locks import Lock, NoLocksError
 from pipelines.preprocess import Preprocess
-
-try:
-    import fcntl
-except ImportError:  # Windows: two trainings in one folder are not told apart there
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -66,26 +62,22 @@ class Checkpoints:
         Raises:
             CheckpointError: another training is writing there.
         """
-        if fcntl is None:
-            yield
-            return
+        lock = Lock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Not flock: loader workers would inherit it and keep it for seconds after their parent was killed.
-            lock = (self.folder / ".lock").open("a+")
-        except OSError as error:
-            raise self._not_written(error) from error
-        with lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock.take():
                 raise CheckpointError(
                     f"another training is writing to {self.folder}; wait for it or end it, or train beside it with "
                     "another --bundle_root"
-                ) from None
-            except OSError as error:
-                logger.warning("%s has no locks (%s): start no second training there", self.folder, error)
+                )
+        except NoLocksError as error:
+            logger.warning("%s has no locks (%s): start no second training there", self.folder, error)
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def repair(self) -> None:
         """Complete or clear away what a killed process had begun; by one process alone, see `held`."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import fcntl
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ import nibabel as nib
 import numpy as np
 
 from pipelines.files import sha256_of
+from pipelines.locks import waiting_for
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +72,12 @@ def prepare_demo_dicom(root: str | os.PathLike = "data/demo_dicom") -> Path:
 
 def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def]
     root.parent.mkdir(parents=True, exist_ok=True)
+
+    def busy() -> None:
+        logger.info("waiting for another process that is preparing %s", root)
+
     # Two trainings started at once on a fresh machine prepare the data once.
-    with (root.parent / f".{root.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with waiting_for(root.parent / f".{root.name}.lock", busy=busy):
         if (root / proof).is_file():
             return root
         if root.exists():
@@ -85,9 +88,12 @@ def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def
             build(staging)
             staging.chmod(0o755)
             staging.rename(root)
-        except BaseException:
+        except OSError:
+            # Where there are no locks another process may have been sooner, with the same.
+            if not (root / proof).is_file():
+                raise
+        finally:
             shutil.rmtree(staging, ignore_errors=True)
-            raise
     return root
 
 

@@ -44,11 +44,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines.files import sha256_of
-
-try:
-    import fcntl
-except ImportError:  # Windows: without the lock two builds may do the same case twice, with the same result
-    fcntl = None  # type: ignore[assignment]
+from pipelines.locks import waiting_for
 
 __all__ = ["PatchStore", "StoreError", "StoredCase", "available_cores", "reading"]
 
@@ -689,17 +685,13 @@ def available_cores() -> int:
 @contextlib.contextmanager
 def _build_lock(folder: Path) -> Iterator[None]:
     """One build at a time on this folder; a killed holder releases it."""
-    if fcntl is None:
-        yield
-        return
-    with open(folder / ".lock", "a") as file:
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info(f"waiting for another process that is building {folder}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            # entries appear by rename: without a lock a case may be built twice, never wrongly
-            logger.warning(f"{folder} does not support locks ({error.strerror}): building without one")
+
+    def busy() -> None:
+        logger.info("waiting for another process that is building %s", folder)
+
+    def unlocked(error: OSError) -> None:
+        # entries appear by rename: without a lock a case may be built twice, never wrongly
+        logger.warning("%s cannot be locked (%s): building without a lock", folder, error.strerror or error)
+
+    with waiting_for(folder / ".lock", busy=busy, unlocked=unlocked):
         yield

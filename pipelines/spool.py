@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.files import replacing
-from pipelines.liveness import Lock
+from pipelines.locks import Lock
 
 logger = logging.getLogger(__name__)
 

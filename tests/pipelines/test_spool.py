@@ -1,4 +1,4 @@
-"""Journals on disk and their delivery: whole lines, locks that die with their process, nothing lost or twice."""
+"""Journals on disk and their delivery: whole lines, nothing lost or twice."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from pipelines import liveness
 from pipelines.__main__ import main
 from pipelines.delivery import Delivery
-from pipelines.liveness import Lock, alive, gone, identity
+from pipelines.liveness import alive, gone, identity
 from pipelines.spool import Journal, journals, spool_folder
 from pipelines.tracking import Tracking
 
@@ -139,32 +139,7 @@ def test_the_spool_lies_beside_a_database_or_here(tmp_path, monkeypatch):
     assert spool_folder("http://team:5000") == tmp_path / "elsewhere"
 
 
-# Locks and processes.
-
-
-def hold(path, ready, over):
-    lock = Lock(path)
-    ready.put(lock.take())
-    child = os.fork()  # a worker that outlives its training
-    if child == 0:
-        time.sleep(2)
-        os._exit(0)
-    over.wait()
-
-
-def test_a_lock_ends_with_its_process_even_if_a_worker_lives_on(tmp_path):
-    path, ready, over = tmp_path / "lock", FORK.SimpleQueue(), FORK.Event()
-    process = FORK.Process(target=hold, args=(path, ready, over))
-    process.start()
-    assert ready.get()
-    mine = Lock(path)
-    assert not mine.take()
-    process.kill()
-    process.join()
-    assert mine.take()
-    assert not Lock(path).take(), "nor has this process it twice"
-    mine.release()
-    assert Lock(path).take()
+# Processes.
 
 
 def test_a_process_is_known_from_every_other():
