@@ -20,6 +20,7 @@ from pipelines.engines import unwrapped
 from pipelines.files import remove_leftovers, replacing, sha256_of, sync_folder, way_out
 from pipelines.locks import Lock, NoLocksError
 from pipelines.preprocess import Preprocess
+from transforms.placing import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Checkpoints:
             remove_leftovers(self.folder / name)
         model, card = self.folder / BEST, self.folder / CARD
         if _waiting_card(model, card) is not None:
-            _next(card).replace(card)
+            put_in_place(_next(card), card)
         # The card first: alone it would be taken for that of the weights in place.
         for path in (_next(card), _next(model)):
             path.unlink(missing_ok=True)
@@ -128,9 +129,9 @@ class Checkpoints:
         """Move the files, all of them at the end: a folder still called moving is not complete."""
         moving.mkdir(parents=True, exist_ok=True)
         for path in self._present():
-            path.replace(moving / path.name)
+            put_in_place(path, moving / path.name)
         target = moving.with_name(moving.name.removesuffix(_MOVING))
-        moving.replace(target)
+        put_in_place(moving, target)
         sync_folder(target.parent)
         return target
 
@@ -148,7 +149,7 @@ class Checkpoints:
         path = self.folder / LAST
         if self._unreadable:
             # It must not take the place of the one that was read, nor be lost: perhaps it can be mended.
-            path.replace(self.folder / "unreadable.pt")
+            put_in_place(path, self.folder / "unreadable.pt")
             self._unreadable = False
         with self._writing(), replacing(path, keep=self.folder / EARLIER) as temporary:
             _write_tensors({"format": FORMAT, **state}, temporary)
@@ -175,8 +176,8 @@ class Checkpoints:
             _next(path).unlink(missing_ok=True)
             raise
         with self._writing():
-            _next(path).replace(path)
-            _next(beside).replace(beside)
+            put_in_place(_next(path), path)
+            put_in_place(_next(beside), beside)
             sync_folder(self.folder)
         return path
 

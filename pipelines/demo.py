@@ -26,6 +26,7 @@ import numpy as np
 
 from pipelines.files import sha256_of
 from pipelines.locks import waiting_for
+from transforms.placing import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def
         try:
             build(staging)
             staging.chmod(0o755)
-            staging.rename(root)
+            put_in_place(staging, root)
         except OSError:
             # Where there are no locks another process may have been sooner, with the same.
             if not (root / proof).is_file():

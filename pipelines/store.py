@@ -113,7 +113,11 @@ def _make_database(database: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     remove_leftovers(database)
-    with tempfile.TemporaryDirectory() as folder, replacing(database) as temporary:
+    # MLflow keeps the file open, which Windows does not remove then.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        replacing(database) as temporary,
+    ):
         made = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
         with contextlib.closing(sqlite3.connect(made)) as connection:

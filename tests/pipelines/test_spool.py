@@ -1,5 +1,6 @@
 """Journals on disk and their delivery: whole lines, nothing lost or twice."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -20,8 +21,9 @@ from pipelines import liveness
 from pipelines.__main__ import main
 from pipelines.delivery import Delivery
 from pipelines.liveness import alive, gone, identity
-from pipelines.spool import Journal, journals, spool_folder
+from pipelines.spool import Journal, journals, spool_folder, with_refused
 from pipelines.tracking import Tracking
+from tests.file_systems import refuse_folder_sync
 
 FORK = multiprocessing.get_context("fork")
 HEAD = {"op": "run", "key": "0123456789abcdef"}
@@ -128,6 +130,43 @@ def test_a_kept_file_is_the_file_of_that_moment(tmp_path):
         assert kept.name == "model.pt"
     with pytest.raises(FileNotFoundError):
         journal.keep(tmp_path / "absent")
+
+
+def test_a_journal_on_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
+    refused = refuse_folder_sync(monkeypatch, errno.EINVAL)
+    journal = Journal.create(tmp_path, HEAD)
+    journal.append({"n": 1})
+    journal.secure()
+    journal.refuse({"n": 1}, "because")
+    journal.remove()
+    (left,) = with_refused(tmp_path)
+    left.retry_refused()
+    assert [record.get("n") for record, _ in left.records(0)] == [None, 1]
+    assert len(refused) == 2, "of the head alone, and of the journal made again"
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_journal_is_removed_as_windows_wants_it(tmp_path, monkeypatch, refused):
+    """No folder moves and no file goes while a file in it is open, the lock too."""
+    journal = Journal.create(tmp_path / "spool", HEAD)
+    if refused:
+        journal.refuse({"n": 1}, "because")
+    replace, unlink = Path.replace, Path.unlink
+
+    def unless_open(real, path, *arguments, **options):
+        opened = [os.path.realpath(f"/proc/self/fd/{handle}") for handle in os.listdir("/proc/self/fd")]
+        if any(Path(name).is_relative_to(path) for name in opened):
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "replace", lambda *given: unless_open(replace, *given))
+    monkeypatch.setattr(Path, "unlink", lambda *given, **options: unless_open(unlink, *given, **options))
+    journal.remove()
+    left = ["head.jsonl", "lock", "refused.jsonl"] if refused else []
+    assert sorted(path.name for path in tmp_path.rglob("*.*") if path.is_file()) == [
+        name for name in left if "." in name
+    ]
+    assert (tmp_path / "spool").exists() == refused
 
 
 def test_the_spool_lies_beside_a_database_or_here(tmp_path, monkeypatch):
