@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.cases import SPLITS, Case, Dataset, DatasetError
+from pipelines.file_names import is_portable
 from pipelines.layouts import Item
 from pipelines.threads import in_threads
 from transforms.dicom_labels import check_dicom_label
@@ -42,11 +42,7 @@ def check_ids(items: list[Item], problems: list[str]) -> None:
     by_image: dict[str, Item] = {}
     for item in items:
         case = item.case
-        if (
-            re.search(r'[\x00-\x1f<>:"/\\|?*]', case.id)
-            or case.id != case.id.strip(" .")
-            or len(case.id) > 120
-        ):
+        if not is_portable(case.id):
             problems.append(
                 f'case {case.id!r} ({case.image}): the id is no safe file name; rename it or add "case": "name".'
             )

@@ -18,12 +18,9 @@ from monai.bundle import ConfigParser
 
 from pipelines.engines import unwrapped
 from pipelines.files import remove_leftovers, replacing, sha256_of, sync_folder, way_out
+from pipelines.locks import Lock, NoLocksError
 from pipelines.preprocess import Preprocess
-
-try:
-    import fcntl
-except ImportError:  # Windows: two trainings in one folder are not told apart there
-    fcntl = None  # type: ignore[assignment]
+from transforms.placing import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -66,26 +63,22 @@ class Checkpoints:
         Raises:
             CheckpointError: another training is writing there.
         """
-        if fcntl is None:
-            yield
-            return
+        lock = Lock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Not flock: loader workers would inherit it and keep it for seconds after their parent was killed.
-            lock = (self.folder / ".lock").open("a+")
-        except OSError as error:
-            raise self._not_written(error) from error
-        with lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock.take():
                 raise CheckpointError(
                     f"another training is writing to {self.folder}; wait for it or end it, or train beside it with "
                     "another --bundle_root"
-                ) from None
-            except OSError as error:
-                logger.warning("%s has no locks (%s): start no second training there", self.folder, error)
+                )
+        except NoLocksError as error:
+            logger.warning("%s has no locks (%s): start no second training there", self.folder, error)
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def repair(self) -> None:
         """Complete or clear away what a killed process had begun; by one process alone, see `held`."""
@@ -93,7 +86,7 @@ class Checkpoints:
             remove_leftovers(self.folder / name)
         model, card = self.folder / BEST, self.folder / CARD
         if _waiting_card(model, card) is not None:
-            _next(card).replace(card)
+            put_in_place(_next(card), card)
         # The card first: alone it would be taken for that of the weights in place.
         for path in (_next(card), _next(model)):
             path.unlink(missing_ok=True)
@@ -136,9 +129,9 @@ class Checkpoints:
         """Move the files, all of them at the end: a folder still called moving is not complete."""
         moving.mkdir(parents=True, exist_ok=True)
         for path in self._present():
-            path.replace(moving / path.name)
+            put_in_place(path, moving / path.name)
         target = moving.with_name(moving.name.removesuffix(_MOVING))
-        moving.replace(target)
+        put_in_place(moving, target)
         sync_folder(target.parent)
         return target
 
@@ -156,7 +149,7 @@ class Checkpoints:
         path = self.folder / LAST
         if self._unreadable:
             # It must not take the place of the one that was read, nor be lost: perhaps it can be mended.
-            path.replace(self.folder / "unreadable.pt")
+            put_in_place(path, self.folder / "unreadable.pt")
             self._unreadable = False
         with self._writing(), replacing(path, keep=self.folder / EARLIER) as temporary:
             _write_tensors({"format": FORMAT, **state}, temporary)
@@ -183,8 +176,8 @@ class Checkpoints:
             _next(path).unlink(missing_ok=True)
             raise
         with self._writing():
-            _next(path).replace(path)
-            _next(beside).replace(beside)
+            put_in_place(_next(path), path)
+            put_in_place(_next(beside), beside)
             sync_folder(self.folder)
         return path
 

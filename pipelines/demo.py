@@ -9,8 +9,8 @@ scanner, the CTChest sample of 3D Slicer with the lungs of its sample segmentati
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
-import fcntl
 import json
 import logging
 import os
@@ -26,7 +26,9 @@ import nibabel as nib
 import numpy as np
 
 from pipelines.files import sha256_of
+from pipelines.locks import waiting_for
 from pipelines.progress import Steps
+from transforms.placing import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +75,14 @@ def prepare_demo_dicom(root: str | os.PathLike = "data/demo_dicom") -> Path:
 
 def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def]
     root.parent.mkdir(parents=True, exist_ok=True)
+
+    def busy() -> None:
+        logger.info("waiting for another process that is preparing %s", root)
+
     # Two trainings started at once on a fresh machine prepare the data once.
-    with (root.parent / f".{root.name}.lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         with Steps(None, "waiting for another process that is preparing the demo CT"):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.enter_context(waiting_for(root.parent / f".{root.name}.lock", busy=busy))
         if (root / proof).is_file():
             return root
         if root.exists():
@@ -86,10 +92,13 @@ def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def
         try:
             build(staging)
             staging.chmod(0o755)
-            staging.rename(root)
-        except BaseException:
+            put_in_place(staging, root)
+        except OSError:
+            # Where there are no locks another process may have been sooner, with the same.
+            if not (root / proof).is_file():
+                raise
+        finally:
             shutil.rmtree(staging, ignore_errors=True)
-            raise
     return root
 
 

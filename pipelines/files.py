@@ -10,8 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from transforms.placing import put_in_place
+
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """What a full disk, a limit on the size of files and a used-up quota are called by the system."""
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 @contextlib.contextmanager
@@ -32,15 +35,16 @@ def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) ->
     temporary = Path(name)
     try:
         yield temporary
+        # Windows has nothing to sync for a handle that only reads.
+        with temporary.open("r+b") as stream:
+            os.fsync(stream.fileno())
         # mkstemp makes files that only their owner reads; a result should have the user's usual mode.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
         if keep is not None and path.exists():
             _rename_linked(path, Path(keep), temporary.with_name(f".{path.stem}-old-{temporary.name[1:]}"))
-        temporary.replace(path)
+        put_in_place(temporary, path)
         sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -52,10 +56,10 @@ def _rename_linked(path: Path, target: Path, link: Path) -> None:
     try:
         os.link(path, link)
     except OSError:
-        path.replace(target)
+        put_in_place(path, target)
         return
     try:
-        link.replace(target)
+        put_in_place(link, target)
     finally:
         link.unlink(missing_ok=True)
 
@@ -68,14 +72,21 @@ def remove_leftovers(path: str | os.PathLike) -> None:
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Have the names in a folder on the disk: after a rename the file alone is not enough."""
+    """Have the names in a folder on the disk: after a rename the file alone is not enough.
+
+    Where that cannot be asked for (on Windows, on CIFS and other network file systems, in a folder that one may write
+    to but not list), nothing happens.
+    """
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems know no such thing
+        if error.errno not in _NO_FOLDER_SYNC:
             raise
     finally:
         os.close(handle)

@@ -1,84 +1,14 @@
-"""Which process wrote something, whether it still lives, and locks that end with the process that holds them."""
+"""Which process wrote something, and whether it still lives."""
 
 from __future__ import annotations
 
 import os
 import platform
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-
-
-class Lock:
-    """A lock on a file, held by one process at a time and gone with that process, however it ends.
-
-    Record locks rather than `flock`: a forked worker that outlives its training must not hold the lock on.
-
-    Args:
-        path: of the lock file, made where absent.
-    """
-
-    # A record lock does not keep a process out of what it holds itself, and closing any handle drops it.
-    _held: ClassVar[set[tuple[int, str]]] = set()
-    _threads = threading.Lock()
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path).absolute()
-        self._handle: int | None = None
-
-    @property
-    def _name(self) -> tuple[int, str]:
-        return os.getpid(), str(self.path)
-
-    def take(self) -> bool:
-        """Take the lock without waiting; False where somebody holds it.
-
-        Raises:
-            OSError: the folder is gone, or its file system knows no locks.
-        """
-        with Lock._threads:
-            if self._name in Lock._held:
-                return False
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                _lock(handle)
-            except (BlockingIOError, PermissionError):
-                os.close(handle)
-                return False
-            except OSError:
-                os.close(handle)
-                raise
-            self._handle = handle
-            Lock._held.add(self._name)
-            return True
-
-    def release(self) -> None:
-        """Give the lock back."""
-        if self._handle is not None and self._name in Lock._held:
-            Lock._held.discard(self._name)
-            os.close(self._handle)
-        self._handle = None
-
-
-if fcntl is not None:
-
-    def _lock(handle: int) -> None:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-else:
-
-    def _lock(handle: int) -> None:
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
 
 
 def identity() -> dict[str, Any]:

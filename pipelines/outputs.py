@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
-from pipelines.files import replacing
+from pipelines.files import replacing, way_out
 from pipelines.inputs import InputError, is_dicom, named
 from pipelines.metrics import summarise, with_nan, write_csv, write_json
 from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, image_suffix
+from transforms.placing import put_in_place
 from transforms.readers import read_image
 from transforms.writers import write_label
 
@@ -218,7 +219,7 @@ class Outputs:
         try:
             yield part
             for path in sorted(part.iterdir(), key=lambda path: path.name == f"{owner}.json"):
-                os.replace(path, self.folder / path.name)
+                put_in_place(path, self.folder / path.name)
         except OSError as error:
             raise self._not_written(error) from error
         finally:
@@ -228,11 +229,9 @@ class Outputs:
 
     def _not_written(self, error: OSError) -> OutputError:
         way = {
-            errno.ENOSPC: "free some room there",
-            errno.EDQUOT: "free some room there",
-            errno.EFBIG: "free some room there",
             errno.ENAMETOOLONG: "give the input a shorter name",
-        }.get(error.errno or 0, "see to it that files can be written there")
+            errno.EINVAL: "give the input a name that the file system there takes",
+        }.get(error.errno or 0, way_out(error))
         return OutputError(
             f"the results cannot be written to {self.folder} ({error.strerror or error}); {way}, and run the same"
             " command again."

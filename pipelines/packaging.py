@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import BEST, CARD, TrainedModel
+from transforms.placing import put_in_place
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")
@@ -53,8 +54,8 @@ def package(source: Path, target: Path, models: Path | None = None) -> Path:
         if final.exists():
             shutil.rmtree(final)
         archive = shutil.make_archive(str(Path(folder) / "bundle"), "zip", folder, source.name)
-        root.rename(final)
-        return Path(archive).replace(target / f"{source.name}.zip")
+        put_in_place(root, final)
+        return put_in_place(archive, target / f"{source.name}.zip")
 
 
 def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any] | None = None) -> Path:

@@ -16,7 +16,6 @@ by a rename and are never changed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
@@ -43,13 +42,11 @@ import psutil
 import torch
 
 from pipelines.cores import available_cores
-from pipelines.files import sha256_of
+from pipelines.file_names import is_device
+from pipelines.files import NO_ROOM, sha256_of, sync_folder
+from pipelines.locks import waiting_for
 from pipelines.progress import Steps
-
-try:
-    import fcntl
-except ImportError:  # Windows: without the lock two builds may do the same case twice, with the same result
-    fcntl = None  # type: ignore[assignment]
+from transforms.placing import put_in_place
 
 __all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
 
@@ -65,13 +62,14 @@ BLOCKS = {3: (32, 32, 8), 2: (64, 64)}
 reads axial slices without unpacking 31 neighbours, at no cost to 3D patches (docs/patches.md)."""
 
 _TEMPORARY = ".tmp-"
+_MOST_ON_WINDOWS = 61
+"""Processes that a `ProcessPoolExecutor` can have there."""
 _SIDECARS = {
     ".nhdr": (".raw", ".raw.gz", ".gz", ".bz2"),
     ".mhd": (".raw", ".zraw"),
     ".hdr": (".img", ".img.gz"),
     ".img": (".hdr",),
 }
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class StoreError(ValueError):
@@ -352,7 +350,8 @@ class PatchStore:
         for name in present:
             if not name.startswith(_TEMPORARY) and name not in current and name.rpartition("-")[0] in stored:
                 trash = self.folder / _temporary_name()
-                with contextlib.suppress(FileNotFoundError):
+                # on Windows one that is being read stays where it is, for the next build
+                with contextlib.suppress(FileNotFoundError, PermissionError):
                     os.rename(self.folder / name, trash)
                 shutil.rmtree(trash, ignore_errors=True)
 
@@ -365,7 +364,7 @@ class PatchStore:
         # a worker needs seconds to import torch and MONAI: it pays from two cases a worker
         enough = min(8, available_cores(), len(missing) // 2)
         workers = self.num_workers if self.num_workers is not None else enough
-        workers = min(workers, len(missing))
+        workers = min(workers, len(missing), _MOST_ON_WINDOWS if os.name == "nt" else len(missing))
         logger.info(f"preprocessing {len(missing)} of {len(self)} cases into {self.folder}")
         failed: list[tuple[_Source, str]] = []
         done: set[str] = set()
@@ -457,7 +456,7 @@ def _outcome(job: _Job, source: _Source, folder: Path) -> str | None:
     try:
         _build_case(job, source)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise StoreError(
                 f"no room to store case {source.case} in {folder} ({error.strerror}): free some space or choose "
                 "another folder for the store, and start again; the cases already stored are kept."
@@ -474,7 +473,7 @@ def _build_case(job: _Job, source: _Source) -> None:
     try:
         _write_entry(job, source, temporary)
         try:
-            os.rename(temporary, job.folder / source.entry)
+            put_in_place(temporary, job.folder / source.entry)
         except OSError:
             # built meanwhile by a process that our lock does not reach: what is in place is as good
             if not (job.folder / source.entry / "meta.json").is_file():
@@ -526,7 +525,7 @@ def _write_entry(job: _Job, source: _Source, folder: Path) -> None:
     }
     text = json.dumps(meta, default=_plain).encode()
     _write_bytes(folder / "meta.json", lambda file: file.write(text))
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _plain(value: Any) -> Any:
@@ -576,15 +575,6 @@ def _write_bytes(path: Path, write: Any) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 # -- names and digests -------------------------------------------------------------------------------------
 
 
@@ -614,6 +604,7 @@ def _source(item: Mapping[str, Any], names: Mapping[int, str] | None = None) -> 
     paths = _digest(f"{case}\n{image}\n{label}{stated}")[:12]
     state = _state(image, case) if label is None else f"{_state(image, case)}\n{_state(label, case)}"
     name = re.sub(r"[^A-Za-z0-9_.]", "_", case).lstrip(".")[:80]
+    name = f"_{name}" if is_device(name) else name
     return _Source(case, image, label, f"{name}-{paths}-{_digest(state)[:16]}", options)
 
 
@@ -667,6 +658,8 @@ def _is_alive(process: int) -> bool:
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # of another user, on macOS
+        return True
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -687,18 +680,15 @@ def _listing(lines: Sequence[str], what: str) -> str:
 @contextlib.contextmanager
 def _build_lock(folder: Path) -> Iterator[None]:
     """One build at a time on this folder; a killed holder releases it."""
-    if fcntl is None:
-        yield
-        return
-    with open(folder / ".lock", "a") as file:
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info(f"waiting for another process that is building {folder}")
-                with Steps(None, "waiting for another process that is building the patch store"):
-                    fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            # entries appear by rename: without a lock a case may be built twice, never wrongly
-            logger.warning(f"{folder} does not support locks ({error.strerror}): building without one")
+
+    def busy() -> None:
+        logger.info("waiting for another process that is building %s", folder)
+
+    def unlocked(error: OSError) -> None:
+        # entries appear by rename: without a lock a case may be built twice, never wrongly
+        logger.warning("%s cannot be locked (%s): building without a lock", folder, error.strerror or error)
+
+    with contextlib.ExitStack() as stack:
+        with Steps(None, "waiting for another process that is building the patch store"):
+            stack.enter_context(waiting_for(folder / ".lock", busy=busy, unlocked=unlocked))
         yield

@@ -32,8 +32,8 @@ from pipelines.notices import warnings_of
 from pipelines.outputs import OutputError, Outputs, fingerprint, is_done, read_report, read_reports
 from pipelines.patches import reading
 from pipelines.postprocess import Postprocess, parameters
-from pipelines.provenance import versions
 from pipelines.progress import Steps
+from pipelines.provenance import versions
 from pipelines.volumes import measure
 from transforms.errors import ImageError
 from transforms.intensity import CTWindow

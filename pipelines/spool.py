@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.files import replacing
-from pipelines.liveness import Lock
+from pipelines.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -173,11 +173,14 @@ class Journal:
 
     def release(self) -> None:
         """Let others have the journal; nothing can be written any more."""
+        self._close()
+        self._lock.release()
+
+    def _close(self) -> None:
         with self._writing:
             if self._handle is not None:
                 os.close(self._handle)
                 self._handle = None
-        self._lock.release()
 
     @property
     def size(self) -> int:
@@ -269,6 +272,8 @@ class Journal:
 
     def remove(self) -> None:
         """Remove the whole journal, or all but what was refused, and release it."""
+        # Windows removes no file that is open.
+        self._close()
         if self.refused:
             with (self.folder / JOURNAL).open("rb") as stream, replacing(self.folder / HEAD) as temporary:
                 temporary.write_bytes(stream.readline())
@@ -278,8 +283,13 @@ class Journal:
         root = self.folder.parent
         # Out of sight at once: a journal that is half removed would look like one to deliver.
         hidden = self.folder.with_name(f".{self.folder.name}")
-        with contextlib.suppress(OSError):
+        try:
             self.folder.replace(hidden)
+        except OSError:
+            # Windows moves no folder in which a file is open, and the lock is one.
+            self.release()
+            with contextlib.suppress(OSError):
+                self.folder.replace(hidden)
         self.release()
         shutil.rmtree(hidden, ignore_errors=True)
         with contextlib.suppress(OSError):  # others have journals there

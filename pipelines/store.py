@@ -10,14 +10,14 @@ import os
 import re
 import sqlite3
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.files import remove_leftovers, replacing
-from pipelines.liveness import Lock, gone
+from pipelines.liveness import gone
+from pipelines.locks import waiting_for
 from pipelines.spool import sqlite_file
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,11 @@ def _make_database(database: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     remove_leftovers(database)
-    with tempfile.TemporaryDirectory() as folder, replacing(database) as temporary:
+    # MLflow keeps the file open, which Windows does not remove then.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        replacing(database) as temporary,
+    ):
         made = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
         with contextlib.closing(sqlite3.connect(made)) as connection:
@@ -309,7 +313,8 @@ def sqlite_lock(uri: str) -> Iterator[None]:
         yield
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _waiting(Lock(f"{database}.lock"), 120):
+    # A file system without locks has to do without.
+    with waiting_for(f"{database}.lock", patience=120):
         yield
 
 
@@ -317,18 +322,5 @@ def sqlite_lock(uri: str) -> Iterator[None]:
 def _turns(name: str) -> Iterator[None]:
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    with _waiting(Lock(Path(tempfile.gettempdir()) / f"segbundles-{user}-{digest}.lock"), 30):
+    with waiting_for(Path(tempfile.gettempdir()) / f"segbundles-{user}-{digest}.lock", patience=30):
         yield
-
-
-@contextlib.contextmanager
-def _waiting(lock: Lock, seconds: float) -> Iterator[None]:
-    """Hold a lock, waited for as long as said; a file system without locks has to do without."""
-    deadline = time.monotonic() + seconds
-    with contextlib.suppress(OSError):
-        while not lock.take() and time.monotonic() < deadline:
-            time.sleep(0.05)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,6 +1,7 @@
 """Stop anywhere and go on; a model that says what it is."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from pipelines.checkpoints import (
 )
 from pipelines.files import sha256_of
 from pipelines.preprocess import Preprocess
+from tests.file_systems import refuse_folder_sync
 from tests.pipelines import small
 
 
@@ -320,6 +322,37 @@ def test_files_are_set_aside_together(tmp_path, monkeypatch, moved):
     assert [path.name for path in tmp_path.iterdir()] == ["previous"]
     assert [path.name for path in (tmp_path / "previous").iterdir()] == ["001"]
     assert sorted(path.name for path in (tmp_path / "previous" / "001").iterdir()) == sorted(names)
+
+
+def test_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
+    refused = refuse_folder_sync(monkeypatch, errno.EINVAL)
+    checkpoints = Checkpoints(tmp_path)
+    with checkpoints.held():
+        for value in (1, 2):
+            checkpoints.save({"network": {}, "epoch": value})
+            checkpoints.save_model(weights(value), {"epoch": value})
+        checkpoints.repair()
+        assert checkpoints.latest()["epoch"] == 2
+        assert pair(tmp_path) == (2.0, 2)
+        assert checkpoints.set_aside() == tmp_path / "previous" / "001"
+    assert refused
+
+
+def test_a_folder_without_locks_is_trained_in_with_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(os, "lockf", refuse)
+    with Checkpoints(tmp_path).held():
+        pass
+    assert "has no locks" in caplog.text
+    assert "start no second training there" in caplog.text
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(CheckpointNotWrittenError, match="cannot be written to"),
+        Checkpoints(tmp_path / "file").held(),
+    ):
+        pass
 
 
 HOLDER = """

@@ -316,7 +316,7 @@ def test_grids_are_compared_in_voxels(tmp_path, shift, axis):
             check_headers(dataset)
 
 
-@pytest.mark.parametrize("case", ["../a", "a/b", "a:b", "", "a ", ".", "x" * 121, "a\nb"])
+@pytest.mark.parametrize("case", ["../a", "a/b", "a:b", "", "a ", ".", "x" * 121, "a\nb", "肺" * 67, "NUL"])
 def test_ids_have_to_be_file_names(root, case):
     items = [pair(root, "a") | {"case": case or "."}, pair(root, "b")]
     with pytest.raises(DatasetError, match="no safe file name"):

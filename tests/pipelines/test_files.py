@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.files import remove_leftovers, replacing, sha256_of
+from pipelines.files import remove_leftovers, replacing, sha256_of, sync_folder
+from tests.file_systems import refuse_folder_sync
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -97,3 +99,53 @@ def test_sha256(tmp_path):
     data = os.urandom(3 << 20)
     (tmp_path / "x").write_bytes(data)
     assert sha256_of(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_syncs_no_folders_is_good_enough(tmp_path, monkeypatch, number):
+    refused = refuse_folder_sync(monkeypatch, number)
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert refused
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows syncs no folders")
+def test_a_disk_that_fails_is_an_error(tmp_path, monkeypatch):
+    refuse_folder_sync(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        sync_folder(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_folder_that_may_be_written_to_but_not_listed(tmp_path, monkeypatch):
+    def refuse(path, *arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may list every folder
+    sync_folder(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks a handle how it was opened")
+def test_nothing_is_synced_by_a_handle_that_only_reads(tmp_path, monkeypatch):
+    """Windows refuses that with EBADF."""
+    import fcntl
+
+    real, synced = os.fsync, []
+
+    def fsync(handle):
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+                raise OSError(errno.EBADF, "Bad file descriptor")
+            synced.append(handle)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = os.umask(0o222)
+    try:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_bytes(b"new")
+    finally:
+        os.umask(before)
+    assert len(synced) == 1
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o444

@@ -1,6 +1,7 @@
 """The patch store: what is written, when it is written again, and what happens when things go wrong."""
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -16,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.file_names import is_portable
 from pipelines.patches import MAX_POSITIONS, PatchStore, StoreError
 from pipelines.preprocess import Preprocess
+from tests.file_systems import refuse_folder_sync
 from tests.pipelines.cohort import LABELS, Light, built, entries, leftovers, make_cases, save
 from tests.waiting import runs, wait_for
 
@@ -338,14 +341,51 @@ def test_a_full_disk_ends_the_build_at_once_and_leaves_no_half_entry(tmp_path):
     assert built(tmp_path / "log") == ["image-case0.nii.gz", "image-case1.nii.gz"]
 
 
+def test_a_store_on_a_file_system_that_syncs_no_folders(cohort, tmp_path, monkeypatch):
+    refused = refuse_folder_sync(monkeypatch, errno.EINVAL)
+    store = PatchStore(tmp_path, Light(), cohort, LABELS, 0, False).build()
+    assert len(refused) == 3
+    assert len(entries(store)) == 3
+    assert leftovers(store) == []
+
+
+def test_what_is_being_read_on_windows_costs_no_build(cohort, tmp_path, monkeypatch):
+    image = str(tmp_path / "image.nii.gz")
+    for value in (1, 2):
+        save(image, np.full((5, 5, 5), value, np.int16))
+        os.utime(image, (value, value))
+        store = PatchStore(tmp_path / "s", Light(), [{"image": image}], None, 0, False)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", refuse_as_windows)
+            store.build()
+        assert store.complete
+    assert len(entries(store)) == 2, "the superseded entry stays for the next build"
+    PatchStore(tmp_path / "s", Light(), [{"image": image}, cohort[0]], None, 0, False).build()
+    assert len(entries(store)) == 2
+    assert store.case(0).read([slice(0, 1)] * 3).item() == 2
+
+
+def refuse_as_windows(source, target):
+    raise PermissionError(13, "The process cannot access the file because it is being used", source)
+
+
+def test_an_entry_is_called_as_every_system_takes_it(tmp_path):
+    path = str(tmp_path / "CON.1.nii.gz")
+    save(path, np.zeros((5, 5, 5), np.int16))
+    store = PatchStore(tmp_path / "s", Light(), [{"image": path, "case": "CON.1"}], None, 0, False).build()
+    (name,) = entries(store)
+    assert name.startswith("_CON.1-")
+    assert is_portable(name)
+    assert store.case(0).id == "CON.1"
+
+
 BUILD = """
-import sys
+import os, sys
 from tests.pipelines.cohort import *
-from pipelines import patches
 from pipelines.patches import *
 folder, log, workers, lock, *endless = sys.argv[1:]
 if lock == "no":
-    patches.fcntl = None
+    del os.lockf
 data = case_paths(folder + "/data", 6)
 store = PatchStore(folder + "/s", Light(log, endless=endless), data, LABELS, int(workers), False)
 print("built", flush=True)

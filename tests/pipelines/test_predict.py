@@ -1,11 +1,13 @@
 """The loop over a cohort: what is written, what is left alone, and what a broken case costs."""
 
 import csv
+import errno
 import json
 import logging
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -23,6 +25,7 @@ from pipelines.predict import Prediction, PredictionError
 from pipelines.preprocess import Preprocess
 from pipelines.sliding_window import SlidingWindow
 from tests import dicom_phantom as ph
+from tests.file_systems import refuse_folder_sync
 from tests.pipelines.small import NAMES, Oracle, write_ct, write_dataset
 from tests.pipelines.tiny_model import prediction, read, write_dicom
 from transforms.readers import read_header, read_label
@@ -270,6 +273,31 @@ def test_an_output_that_takes_no_more_is_said_in_a_sentence(tmp_path):
     (out / UNFINISHED).unlink()
     prediction(find_inputs(tmp_path / "imagesTr"), out).run()
     assert report(out, "b")["status"] == "done"
+
+
+def test_an_output_on_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
+    refused = refuse_folder_sync(monkeypatch, errno.EINVAL)
+    cohort(tmp_path)
+    written = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
+    assert [path.name for path in written] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert all(report(tmp_path / "out", case)["status"] == "done" for case in "abc")
+    assert refused
+
+
+def test_a_name_that_the_output_cannot_have_is_said_in_a_sentence(tmp_path, monkeypatch):
+    """As a CIFS or exFAT disk refuses a name with a colon."""
+    cohort(tmp_path, ["a", "b:c"])
+    real = tempfile.mkdtemp
+
+    def mkdtemp(*arguments, prefix, **options):
+        if ":" in prefix:
+            raise OSError(errno.EINVAL, "Invalid argument", prefix)
+        return real(*arguments, prefix=prefix, **options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with pytest.raises(PredictionError, match=r"b:c: .*\(Invalid argument\); give the input a name that"):
+        prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
+    assert report(tmp_path / "out", "a")["status"] == "done"
 
 
 def test_results_of_another_image_of_the_same_name_stay(tmp_path):

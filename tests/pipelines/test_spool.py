@@ -1,5 +1,6 @@
-"""Journals on disk and their delivery: whole lines, locks that die with their process, nothing lost or twice."""
+"""Journals on disk and their delivery: whole lines, nothing lost or twice."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -19,9 +20,10 @@ from mlflow.tracking import MlflowClient
 from pipelines import liveness
 from pipelines.__main__ import main
 from pipelines.delivery import Delivery
-from pipelines.liveness import Lock, alive, gone, identity
-from pipelines.spool import Journal, journals, spool_folder
+from pipelines.liveness import alive, gone, identity
+from pipelines.spool import Journal, journals, spool_folder, with_refused
 from pipelines.tracking import Tracking
+from tests.file_systems import refuse_folder_sync
 from tests.pipelines.tracked_runs import patient
 from tests.waiting import PATIENCE
 
@@ -133,6 +135,43 @@ def test_a_kept_file_is_the_file_of_that_moment(tmp_path):
         journal.keep(tmp_path / "absent")
 
 
+def test_a_journal_on_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
+    refused = refuse_folder_sync(monkeypatch, errno.EINVAL)
+    journal = Journal.create(tmp_path, HEAD)
+    journal.append({"n": 1})
+    journal.secure()
+    journal.refuse({"n": 1}, "because")
+    journal.remove()
+    (left,) = with_refused(tmp_path)
+    left.retry_refused()
+    assert [record.get("n") for record, _ in left.records(0)] == [None, 1]
+    assert len(refused) == 2, "of the head alone, and of the journal made again"
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_journal_is_removed_as_windows_wants_it(tmp_path, monkeypatch, refused):
+    """No folder moves and no file goes while a file in it is open, the lock too."""
+    journal = Journal.create(tmp_path / "spool", HEAD)
+    if refused:
+        journal.refuse({"n": 1}, "because")
+    replace, unlink = Path.replace, Path.unlink
+
+    def unless_open(real, path, *arguments, **options):
+        opened = [os.path.realpath(f"/proc/self/fd/{handle}") for handle in os.listdir("/proc/self/fd")]
+        if any(Path(name).is_relative_to(path) for name in opened):
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "replace", lambda *given: unless_open(replace, *given))
+    monkeypatch.setattr(Path, "unlink", lambda *given, **options: unless_open(unlink, *given, **options))
+    journal.remove()
+    left = ["head.jsonl", "lock", "refused.jsonl"] if refused else []
+    assert sorted(path.name for path in tmp_path.rglob("*.*") if path.is_file()) == [
+        name for name in left if "." in name
+    ]
+    assert (tmp_path / "spool").exists() == refused
+
+
 def test_the_spool_lies_beside_a_database_or_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SEGBUNDLES_SPOOL", raising=False)
@@ -142,41 +181,7 @@ def test_the_spool_lies_beside_a_database_or_here(tmp_path, monkeypatch):
     assert spool_folder("http://team:5000") == tmp_path / "elsewhere"
 
 
-# Locks and processes.
-
-
-def hold(path, ready, staying, leaving):
-    os.close(leaving)
-    lock = Lock(path)
-    ready.put(lock.take())
-    child = os.fork()  # a worker that outlives its training
-    os.read(staying, 1)
-    if child == 0:
-        os._exit(0)
-
-
-@pytest.fixture
-def stay():
-    """A pipe out of which processes read until the test is over."""
-    staying, leaving = os.pipe()
-    yield staying, leaving
-    os.close(leaving)
-    os.close(staying)
-
-
-def test_a_lock_ends_with_its_process_even_if_a_worker_lives_on(tmp_path, stay):
-    path, ready = tmp_path / "lock", FORK.SimpleQueue()
-    process = FORK.Process(target=hold, args=(path, ready, *stay))
-    process.start()
-    assert ready.get()
-    mine = Lock(path)
-    assert not mine.take()
-    process.kill()
-    process.join()
-    assert mine.take()
-    assert not Lock(path).take(), "nor has this process it twice"
-    mine.release()
-    assert Lock(path).take()
+# Processes.
 
 
 def test_a_process_is_known_from_every_other():

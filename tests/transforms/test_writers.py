@@ -1,5 +1,7 @@
 """Label maps written and read back: same voxels, same place, whole or not at all."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from tests import dicom_phantom as ph
-from transforms import placing
 from transforms.readers import ImageError, read_label
 from transforms.writers import write_label
 
@@ -121,7 +122,7 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path, monkeypatch):
     def full(*_args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(placing.os, "replace", full)  # the last step; everything before it has been written
+    monkeypatch.setattr(Path, "replace", full)  # the last step; everything before it has been written
     with pytest.raises(OSError, match="no space"):
         write_label(path, label_map(high=9))
     assert path.read_bytes() == before

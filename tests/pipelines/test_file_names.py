@@ -1,0 +1,30 @@
+"""What files can be called on every system."""
+
+import pytest
+
+from pipelines.file_names import is_device, is_portable
+
+DEVICES = ["CON", "con", "nul", "Aux", "prn", "COM1", "lpt9", "com¹", "con.txt", "CON .x", "nul.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "case 1", "右肺_003", "a.b-c", "com0", "com10", "console", "x" * 120, "肺" * 66]
+)
+def test_names_that_every_system_takes(name):
+    assert is_portable(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a.", "a ", " a", ".a", "a\x00", "a\nb", "x" * 121, "肺" * 67]
+    + [f"a{letter}b" for letter in '<>:"/\\|?*']
+    + DEVICES,
+)
+def test_names_that_some_system_refuses(name):
+    assert not is_portable(name)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_devices(name):
+    assert is_device(name)
+    assert not is_device(f"_{name}")
