@@ -45,6 +45,7 @@ def job(folder, data, world, trouble=None, counting=False, uri=None, **overrides
         handlers.insert(0, {"_target_": "tests.pipelines.witnesses.Trouble", **disturbing})
     settings = {
         "channels_last": False,
+        "precision": "fp32",
         "train__trainer__channels_last": "@channels_last",
         "deterministic": False,
         "batch_size": 4 // world,
