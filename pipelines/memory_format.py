@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # Channels-last is what most layers here are made for: the other way has to save more than noise.
 WORTHWHILE = 0.95
+# In prediction more: the format moves results in their last bits, and the same command should take the same one.
+CLEAR = 0.75
 # Passes of each, and seconds in which more are made: the least time counts, and other programs disturb some.
 REPEATS, ENOUGH = 4, 0.2
 # Values of the map that is timed, in all channels.
@@ -77,7 +79,7 @@ def _choose(network: nn.Module, device: torch.device, precision: str) -> bool:
     if block is None or torch.are_deterministic_algorithms_enabled():
         return True
     share = _channels_first_share(block, device, resolve_precision(precision, device), network.training)
-    last = share > WORTHWHILE
+    last = share > (WORTHWHILE if network.training else CLEAR)
     logger.info(
         "memory format: %s, since a convolution and its norm take %.2f times as long channels-first",
         "channels-last" if last else "channels-first",

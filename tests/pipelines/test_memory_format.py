@@ -34,6 +34,12 @@ def test_auto_takes_what_is_faster(monkeypatch, name, share, wanted):
     assert lies_channels_last(place(NETWORKS[name](), "cpu", "auto", "fp32")) == wanted
 
 
+def test_prediction_leaves_channels_last_only_for_a_clear_gain(monkeypatch):
+    for share, wanted in ((0.8, True), (0.6, False)):
+        monkeypatch.setattr(memory_format, "_channels_first_share", lambda *_, share=share: share)
+        assert lies_channels_last(place(R2UNet(3, 1, 2, (4, 8)).eval(), "cpu", "auto", "fp32")) == wanted
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("training", [True, False])
 def test_looking_changes_neither_the_network_nor_random_numbers(name, training):
