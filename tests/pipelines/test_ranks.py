@@ -7,9 +7,11 @@ import pytest
 
 from pipelines.ranks import local_rank, local_world_size, rank, world_size
 
+# All at once: two processes write to one pipe at the same time.
 PROGRAM = (
+    "import os\n"
     "from pipelines.ranks import local_rank, local_world_size, rank, world_size\n"
-    "print(rank(), world_size(), local_rank(), local_world_size(), sep=',', end=' ', flush=True)\n"
+    "os.write(1, f'{rank()},{world_size()},{local_rank()},{local_world_size()} '.encode())\n"
 )
 
 
