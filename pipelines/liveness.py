@@ -1,7 +1,8 @@
-"""Which process wrote something, and whether it still lives."""
+"""Which process wrote something, for whom, and whether it still lives."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 from collections.abc import Mapping
@@ -21,6 +22,14 @@ def identity() -> dict[str, Any]:
         "pid": os.getpid(),
         "started": _started(os.getpid()),
     }
+
+
+def user_name() -> str:
+    """Who runs this process, "unknown" where the system has no name for the user, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # the last on Windows
+        return "unknown"
 
 
 def gone(process: Mapping[str, Any]) -> bool:

@@ -133,11 +133,15 @@ def outlive_signals(worker: int) -> None:
 
     Ctrl-C, systemd and batch systems signal the workers too. Without them the iteration that is going on would
     fail instead of ending in a checkpoint. The parent's own SIGTERM is obeyed; a dead parent is noticed by torch.
+    Windows sends none to a group.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_await_parent, name="signals", daemon=True).start()
+    elif hasattr(os, "setpgrp"):
+        # macOS does not tell who sent a signal, but has nothing that signals more than a group.
+        os.setpgrp()
 
 
 def _await_parent() -> None:

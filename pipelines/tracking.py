@@ -7,7 +7,6 @@ thread (`pipelines.delivery`). What could not be delivered stays there for the n
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.liveness import identity
+from pipelines.liveness import identity, user_name
 from pipelines.ranks import rank
 from pipelines.shipping import Shipping
 from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
@@ -127,7 +126,7 @@ class Tracking:
         key = uuid.uuid4().hex
         self._given = continue_run or f"{PENDING}{key}"
         given = {name: str(value)[:5000] for name, value in (tags or {}).items()}
-        first = {"mlflow.user": _user(), "mlflow.source.name": " ".join(sys.argv)[:5000]}
+        first = {"mlflow.user": user_name(), "mlflow.source.name": " ".join(sys.argv)[:5000]}
         # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
         name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S} {key[:4]}"
         uri = _absolute(self.uri)
@@ -414,10 +413,3 @@ def _cell(value: Any) -> Any:
     """A value of a table as JSON has it: numpy's numbers are numbers, what is no number is null."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
