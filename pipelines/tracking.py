@@ -368,7 +368,7 @@ class Tracking:
         self._say(op="system", time=milliseconds(), values=numbers)
 
     def _text(self, text: str, name: str, **more: Any) -> None:
-        file = self._write(Path(name).name, lambda path: path.write_text(text))
+        file = self._write(Path(name).name, lambda path: path.write_text(text, encoding="utf-8"))
         if file is not None:
             self._say(op="file", file=file, name=name, **more)
 

@@ -396,7 +396,7 @@ class Training:
                 self.trainer.state.max_epochs,
             )
             self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
-        card = json.loads((folder / CARD).read_text())
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         summary: dict[str, Any] = {}
         lines = [""]
         if "validation" in card:

@@ -56,7 +56,7 @@ class MlflowUi:
         # Fourteen processes of job workers would start, for nothing that is looked at here.
         variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         log = self.folder / "mlflow-ui.log"
-        with log.open("w") as stream:
+        with log.open("w", encoding="utf-8") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, *words, "--backend-store-uri", self.uri],
                 cwd=self.folder,
@@ -74,7 +74,9 @@ class MlflowUi:
             except (urllib.error.URLError, OSError):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.__exit__(None, None, None)
-                    raise RuntimeError(f"mlflow ui did not start:\n{log.read_text()[-3000:]}") from None
+                    raise RuntimeError(
+                        f"mlflow ui did not start:\n{log.read_text(encoding='utf-8')[-3000:]}"
+                    ) from None
                 time.sleep(0.2)
 
     def __exit__(

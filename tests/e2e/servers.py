@@ -41,7 +41,7 @@ class MlflowServer:
         command += ["--port", str(self.port), "--backend-store-uri", self.store]
         variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         variables.pop("MLFLOW_TRACKING_URI", None)
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=variables, stdout=log, stderr=log, start_new_session=True
             )
@@ -55,8 +55,8 @@ class MlflowServer:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
                     return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline, self.log.read_text()
+                assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
+                assert time.monotonic() < deadline, self.log.read_text(encoding="utf-8")
                 time.sleep(0.3)
 
     def kill(self):
@@ -88,7 +88,9 @@ class Postgres:
 
     def _run(self, program, *words):
         command = [str(self.programs / program), *words]
-        done = subprocess.run(command, user=self.user, cwd=self.folder, capture_output=True, text=True)
+        done = subprocess.run(
+            command, user=self.user, cwd=self.folder, capture_output=True, text=True, encoding="utf-8"
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self):
