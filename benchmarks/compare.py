@@ -80,7 +80,7 @@ def fill(database: Path, runs: int, experiments: int) -> None:
     for i in (runs // 2, runs // 3):
         place = folder / ids[i] / "results"
         place.mkdir(parents=True)
-        (place / "cases.json").write_text(json.dumps(content))
+        (place / "cases.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:

@@ -100,7 +100,9 @@ def started(args: argparse.Namespace, processes: int, threads: int) -> dict[str,
     for name in ("device", "dims", "size", "batch", "steps", "rounds", "precision", "bucket"):
         words.append(f"--{name}={getattr(args, name)}")
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    result = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
     if result.returncode:
         raise SystemExit(result.stderr)
     return json.loads(result.stdout.strip().splitlines()[-1])

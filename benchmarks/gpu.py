@@ -34,7 +34,11 @@ def environment() -> None:
     print(f"python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     for name in ("monai", "nnunetv2", "triton", "numpy"):
         print(f"{name} {_version(name)}")
-    memory = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")]
+    memory = [
+        line
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("MemTotal")
+    ]
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {' '.join(memory)}"
     )
@@ -67,7 +71,7 @@ def _installed(module: str) -> bool:
 def gpu_tests() -> list[str]:
     """The files that hold a test for a GPU."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(path.relative_to(ROOT)) for path in files if "mark.cuda" in path.read_text()]
+    return [str(path.relative_to(ROOT)) for path in files if "mark.cuda" in path.read_text(encoding="utf-8")]
 
 
 def parts(device: str, quick: bool) -> list[Part]:

@@ -162,7 +162,7 @@ def run_way(
     """The figures of a way in a process of its own; None where it failed, which its output says."""
     command = [sys.executable, "-m", "benchmarks.inference", "--measure", way, "--classes", str(classes)]
     command += ["--precision", precision, "--at-once", str(at_once), *_passed(options)]
-    output = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    output = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     if output.returncode:
         if way == "ours":
             raise SystemExit(f"ours failed with exit status {output.returncode}, see above")

@@ -32,7 +32,7 @@ def chest() -> tuple[Path, Path, dict[str, int]]:
     if not (folder / "structures.csv").is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         _unpack(CHEST, FOLDER, ["cxr.nii.gz", "mask.nii.gz", "structures.csv"])
-    with (folder / "structures.csv").open(newline="") as stream:
+    with (folder / "structures.csv").open(newline="", encoding="utf-8") as stream:
         ids = {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
     return folder / "cxr.nii.gz", folder / "mask.nii.gz", ids
 

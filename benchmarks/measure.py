@@ -40,12 +40,12 @@ def saved_activations(run: Callable[[], torch.Tensor], module: nn.Module) -> int
 
 def resident(figure: str = "VmRSS") -> int:
     """Bytes of this process in memory; "VmHWM" is the peak since `forget_peak`."""
-    return 1024 * int(Path("/proc/self/status").read_text().split(f"{figure}:")[1].split()[0])
+    return 1024 * int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{figure}:")[1].split()[0])
 
 
 def forget_peak() -> None:
     """Set the peak of the resident set back to what it is now (Linux 4.0 and later)."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def gflops(build: Callable[[], nn.Module], shape: Sequence[int]) -> float:
@@ -123,7 +123,7 @@ def run_apart(
     for _ in range(rounds):
         for name in names:
             command = [sys.executable, "-m", module, "--only", name, *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
             if done.returncode:
                 print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
                 continue

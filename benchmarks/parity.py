@@ -45,7 +45,9 @@ def train(bundle: str, switch: str, seed: int, epochs: int, options: Sequence[st
     command += ["--epochs", str(epochs), "--val_interval", str(epochs), "--seed", str(seed)]
     command += ["--pictures", "0", "--store_dir", str(folder / "store"), *SWITCHES[switch], *options]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": database}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     if done.returncode:
         raise SystemExit(f"the training of '{switch}' with seed {seed} failed:\n{done.stderr[-3000:]}")
     from mlflow.tracking import MlflowClient

@@ -63,7 +63,7 @@ def run_all(parts: Sequence[Part], chosen: Iterable[str], folder: Path, seconds:
                 print(f"{part.name}: not run, {left:.0f} of {part.least:.0f} s left", flush=True)
                 continue
             path = folder / f"{part.name}.txt"
-            path.write_text(f"$ {' '.join(part.command)}\n")
+            path.write_text(f"$ {' '.join(part.command)}\n", encoding="utf-8")
             summarise(parts, folder)
             try:
                 failed += _run(part, path, min(left, part.limit)) != "0"
@@ -91,7 +91,7 @@ def _run(part: Part, path: Path, limit: float) -> str:
     """Exit status of the part as its file says it."""
     started, status = time.monotonic(), "interrupted"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         # A session of its own: its own processes end with it.
         process = subprocess.Popen(
             part.command,
@@ -101,6 +101,7 @@ def _run(part: Part, path: Path, limit: float) -> str:
             errors="replace",
             env=environment,
             start_new_session=True,
+            encoding="utf-8",
         )
         assert process.stdout is not None
         reader = threading.Thread(target=_copy, args=(process.stdout, file, part.name), daemon=True)
@@ -139,7 +140,7 @@ def outcome(path: Path) -> Outcome:
     """What is known of a part by its file."""
     if not path.is_file():
         return Outcome("not run", "", [])
-    text = path.read_text(errors="replace")
+    text = path.read_text(errors="replace", encoding="utf-8")
     results = [line for line in text.splitlines() if line.startswith("RESULT ")]
     ends = list(_END.finditer(text))
     if not ends:
@@ -160,7 +161,7 @@ def summarise(parts: Sequence[Part], folder: Path) -> str:
         lines += ["", f"To go on: `--only {' '.join(missing)}`"]
     text = "\n".join(lines) + "\n"
     whole = folder / ".summary.md"
-    whole.write_text(text)
+    whole.write_text(text, encoding="utf-8")
     whole.replace(folder / "summary.md")
     return text
 

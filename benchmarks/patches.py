@@ -126,7 +126,7 @@ class PeakMemory(threading.Thread):
             total = 0
             for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
                 try:
-                    lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+                    lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
                 except (FileNotFoundError, ProcessLookupError):
                     continue  # a worker that just ended
                 total += sum(
@@ -256,7 +256,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--measure", kind, "--folder", str(folder)]
             command += ["--cases", str(cases), str(cases), "--patch", *map(str, patch)]
             command += ["--seconds", str(options.seconds)]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
             result = results[kind, cases] = json.loads(output.stdout.strip().splitlines()[-1])
             line = f"{kind:10} {cases:4} cases: set-up {result['setup']:7.1f} s"
             if kind != "build":

@@ -55,7 +55,7 @@ class Bench:
         result.unlink(missing_ok=True)
         command = ["-m", "benchmarks.stopwatch", str(result), json.dumps(functions), stop, *words]
         _, spent, ended = self._run([sys.executable, *command], STOPWATCH_STARTED=repr(time.time()))
-        found: dict[str, Any] = json.loads(result.read_text())
+        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return {**found, "exit": [ended - found["ended"], max(0.0, spent - found["spent"])]}
 
     def plain(self, words: Sequence[str]) -> tuple[float, float]:
@@ -65,7 +65,12 @@ class Bench:
     def _run(self, words: Sequence[str], **more: str) -> tuple[float, float, float]:
         began, before = time.time(), os.times()
         done = subprocess.run(
-            words, cwd=REPOSITORY, env={**self.environment, **more}, capture_output=True, text=True
+            words,
+            cwd=REPOSITORY,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
         ended, after = time.time(), os.times()
         if done.returncode:
@@ -110,7 +115,10 @@ def _table(columns: dict[str, dict[str, Any]], order: Sequence[str]) -> str:
 
 def _trainings(bench: Bench, bundles: Sequence[str], rounds: int) -> list[str]:
     config = bench.folder / "monai.json"
-    config.write_text(json.dumps(MONAI_CONFIG | {"tracking_uri": f"sqlite:///{bench.folder / 'monai.db'}"}))
+    config.write_text(
+        json.dumps(MONAI_CONFIG | {"tracking_uri": f"sqlite:///{bench.folder / 'monai.db'}"}),
+        encoding="utf-8",
+    )
     monai = ["monai.bundle", "run", "training", "--config_file", str(config)]
     columns: dict[str, dict[str, Any]] = {}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*bundles, "MONAI")}

@@ -145,7 +145,7 @@ def main() -> None:
             "spent": sum(os.times()[:4]),  # with the processes that it waited for
             "ended": time.time(),
         }
-        Path(result).write_text(json.dumps(found))
+        Path(result).write_text(json.dumps(found), encoding="utf-8")
 
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

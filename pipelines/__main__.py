@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines import compare_command, evaluate_command, sync_command
 from pipelines.garbage import importing
+from pipelines.terminal import take_every_character
 
 DONE, FAILED, USAGE = 0, 1, 2
 _EXIT = "exit status: 0 all is well, 1 a case failed or was refused, 2 the command cannot run as it was given"
@@ -23,6 +24,7 @@ _EXIT = "exit status: 0 all is well, 1 a case failed or was refused, 2 the comma
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    take_every_character()
     parser = _parser()
     arguments = parser.parse_args(words)
     try:

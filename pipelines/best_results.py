@@ -32,7 +32,7 @@ def log_results(
     names, cases = record["classes"], record["cases"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "cases.json").write_text(json.dumps(record, indent=1) + "\n")
+        (folder / "cases.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if cases:
             draw_dice(folder / "dice.png", cases, names)
         if confusion is not None:

@@ -72,7 +72,8 @@ class Checkpoints:
                     "another --bundle_root"
                 )
         except NoLocksError as error:
-            logger.warning("%s has no locks (%s): start no second training there", self.folder, error)
+            reason = error.strerror or error
+            logger.warning("%s cannot be locked (%s): start no second training there", self.folder, reason)
         except OSError as error:
             raise self._not_written(error) from error
         try:
@@ -171,7 +172,7 @@ class Checkpoints:
                     _write_tensors(dict(weights), temporary)
                 text = json.dumps({**card, "sha256": sha256_of(_next(path))}, indent=2) + "\n"
                 with replacing(_next(beside)) as temporary:
-                    temporary.write_text(text)
+                    temporary.write_text(text, encoding="utf-8")
         except CheckpointNotWrittenError:
             _next(path).unlink(missing_ok=True)
             raise
@@ -184,7 +185,7 @@ class Checkpoints:
     def has_model(self) -> bool:
         """Whether `model.pt` and `model.json` are there and belong together."""
         try:
-            card = json.loads((self.folder / CARD).read_text())
+            card = json.loads((self.folder / CARD).read_text(encoding="utf-8"))
             return sha256_of(self.folder / BEST) == card["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -286,13 +287,13 @@ class TrainedModel:
 
 def _card_of(path: Path, beside: Path) -> dict[str, Any]:
     """The description beside weights, or the one that a killed training left waiting to take its place."""
-    return _waiting_card(path, beside) or json.loads(beside.read_text())
+    return _waiting_card(path, beside) or json.loads(beside.read_text(encoding="utf-8"))
 
 
 def _waiting_card(path: Path, beside: Path) -> dict[str, Any] | None:
     """The description that belongs to the weights in place but is not in its own place yet; mostly None."""
     with contextlib.suppress(FileNotFoundError):
-        card = json.loads(_next(beside).read_text())
+        card = json.loads(_next(beside).read_text(encoding="utf-8"))
         if not _next(path).is_file() and card["sha256"] == sha256_of(path):
             return card
     return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from pipelines.compare import Comparison
 from pipelines.compare_report import write_report
 from pipelines.compare_text import as_text, classes_file, write_cases_csv, write_classes_csv
+from pipelines.liveness import user_name
 from pipelines.run_finder import COMPARISON, KIND, RunError, RunFinder
 from pipelines.store import shown as address
 
@@ -56,9 +55,8 @@ def _log(finder: RunFinder, comparison: Comparison, shown: Mapping[str, Sequence
             METRIC: comparison.metric,
             "mlflow.source.name": "python -m pipelines compare",
             "mlflow.source.type": "LOCAL",
+            "mlflow.user": user_name(),
         }
-        with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
-            tags["mlflow.user"] = getpass.getuser()
         name = f"{comparison.metric}: " + " vs ".join(run.name for run in runs)
         run_id = client.create_run(experiment, run_name=name[:250], tags=tags).info.run_id
     with tempfile.TemporaryDirectory() as folder:

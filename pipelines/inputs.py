@@ -17,6 +17,7 @@ from pydicom.tag import Tag
 from pipelines.cases import SPLITS
 from pipelines.cores import available_cores
 from pipelines.dataset_folder import load_dataset
+from pipelines.file_names import readable
 from pipelines.progress import Steps
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
@@ -136,7 +137,7 @@ def allowed(names: Sequence[str] | str | None) -> list[str]:
 def case_id(path: Path) -> str:
     """A case's name: its file's without ending, or its folder's."""
     # A link names its case itself: stores of large files link to names that are digests.
-    name = Path(os.path.abspath(path)).name
+    name = readable(Path(os.path.abspath(path)).name)
     if not path.is_file():
         return name
     suffix = image_suffix(name) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
@@ -189,7 +190,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
         elif slices[folder] or (not images and not images_here and inside[folder]):
             cases.append(_case(folder))
         elif len(images) == 1:
-            cases.append({"image": str(images[0]), "case": folder.name})
+            cases.append({"image": str(images[0]), "case": readable(folder.name)})
         elif images:
             shown = ", ".join(str(image.relative_to(folder)) for image in images[:3])
             cases.append(

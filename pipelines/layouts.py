@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cases import SPLITS, Case, DatasetError
+from pipelines.file_names import readable
 from transforms.header import SUFFIXES, image_suffix
 
 _GROUP_KEYS = ("patient", "group", "subject")
@@ -198,7 +199,7 @@ def _stem(path: Path) -> str:
     suffix = image_suffix(path)
     if not suffix and path.suffix.lower() == ".dcm" and not path.is_dir():
         suffix = path.suffix
-    return path.name[: len(path.name) - len(suffix)] if suffix else path.name
+    return readable(path.name[: len(path.name) - len(suffix)])
 
 
 def _case_id(image: Path, label: Path | None) -> str:

@@ -1,7 +1,8 @@
-"""Which process wrote something, and whether it still lives."""
+"""Which process wrote something, for whom, and whether it still lives."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 from collections.abc import Mapping
@@ -21,6 +22,14 @@ def identity() -> dict[str, Any]:
         "pid": os.getpid(),
         "started": _started(os.getpid()),
     }
+
+
+def user_name() -> str:
+    """Who runs this process, "unknown" where the system has no name for the user, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # the last on Windows
+        return "unknown"
 
 
 def gone(process: Mapping[str, Any]) -> bool:
@@ -50,7 +59,7 @@ def _runs(process: Mapping[str, Any]) -> bool:
 def _started(pid: int) -> float | None:
     """When a process began, in units that no change of the clock moves; None if it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else float(fields[19])
     except OSError:
         if Path("/proc/self/stat").exists():
@@ -72,6 +81,6 @@ def _process_space() -> str:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return ""

@@ -150,15 +150,19 @@ def outlive_signals(worker: int) -> None:
 
     Ctrl-C, systemd and batch systems signal the workers too. Without them the iteration that is going on would
     fail instead of ending in a checkpoint. The parent's own SIGTERM is obeyed; a dead parent is noticed by torch.
+    Windows sends none to a group.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # type: ignore[attr-defined]
         threading.Thread(target=_await_parent, name="signals", daemon=True).start()
+    elif hasattr(os, "setpgrp"):
+        # macOS does not tell who sent a signal, but has nothing that signals more than a group.
+        os.setpgrp()
 
 
 def _await_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():  # type: ignore[attr-defined]
         pass
     os._exit(0)
 

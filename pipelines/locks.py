@@ -115,7 +115,7 @@ def _lock(handle: int) -> bool:
     """Lock a file without waiting; False where another process has it."""
     try:
         if hasattr(os, "lockf"):
-            os.lockf(handle, os.F_TLOCK, 0)
+            os.lockf(handle, os.F_TLOCK, 0)  # type: ignore[attr-defined]
         else:
             _lock_on_windows(handle)
     except (BlockingIOError, PermissionError):

@@ -90,9 +90,9 @@ def write_model(
             lines.append(f"{name}=={metadata.version(name).partition('+')[0]}")
         except metadata.PackageNotFoundError:  # conda calls some of them otherwise
             lines.append(name)
-    (root / "requirements.txt").write_text("\n".join(lines) + "\n")
+    (root / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
-    (root / "python_env.yaml").write_text(json.dumps(environment) + "\n")
+    (root / "python_env.yaml").write_text(json.dumps(environment) + "\n", encoding="utf-8")
     model = Model()
     add_to_model(model, loader_module=__name__, code=".", python_env="python_env.yaml")
     model.save(str(root / "MLmodel"))
@@ -112,7 +112,7 @@ class Predictor:
         knobs = dict(_KNOBS)
         config = root / "configs" / "inference.json"
         if config.is_file():
-            stated = json.loads(config.read_text())
+            stated = json.loads(config.read_text(encoding="utf-8"))
             knobs |= {key: stated[key] for key in knobs if key in stated}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.trained = trained

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import BEST, CARD, TrainedModel
+from pipelines.terminal import take_every_character
 from transforms.placing import put_in_place
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -77,14 +78,17 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
     (root / "configs").mkdir(parents=True)
     (root / "docs").mkdir()
     for name in CONFIGS:
-        text = (source / name).read_text()
+        text = (source / name).read_text(encoding="utf-8")
         # Inside a standard bundle commands run from its own root.
         (root / "configs" / name).write_text(
-            text.replace(f"bundles/{source.name}/", "configs/").replace(f'"bundles/{source.name}"', '"."')
+            text.replace(f"bundles/{source.name}/", "configs/").replace(f'"bundles/{source.name}"', '"."'),
+            encoding="utf-8",
         )
     if executed is not None:
         config = {**executed, "bundle_root": "."}
-        (root / "configs" / "train.json").write_text(json.dumps(config, indent=4, default=str) + "\n")
+        (root / "configs" / "train.json").write_text(
+            json.dumps(config, indent=4, default=str) + "\n", encoding="utf-8"
+        )
     _describe(root / "configs" / "metadata.json", trained)
     for name, place in (("README.md", root / "docs"), ("LICENSE", root)):
         found = files[name]
@@ -122,7 +126,7 @@ def copy_model(models: Path, root: Path) -> None:
 
 def _describe(path: Path, trained: TrainedModel) -> None:
     """Metadata of the weights that are packed: classes and validation Dice."""
-    metadata = json.loads(path.read_text())
+    metadata = json.loads(path.read_text(encoding="utf-8"))
     classes = {str(value): name for value, name in sorted(trained.labels.items())}
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"], output["channel_def"] = len(classes), classes
@@ -134,7 +138,7 @@ def _describe(path: Path, trained: TrainedModel) -> None:
         v for case in trained.card.get("validation", []) for v in case["dice"].values() if v is not None
     ]
     metadata["eval_metrics"] = {"mean_dice": round(sum(values) / len(values), 4)} if values else {}
-    path.write_text(json.dumps(metadata, indent=4) + "\n")
+    path.write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
 
 
 def _verify(root: Path) -> None:
@@ -145,7 +149,11 @@ def _verify(root: Path) -> None:
         ["ckpt_export", "--net_id", "network_def", *export, *meta],
     ):
         result = subprocess.run(
-            [sys.executable, "-m", "monai.bundle", *command], cwd=root, capture_output=True, text=True
+            [sys.executable, "-m", "monai.bundle", *command],
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if result.returncode != 0:
             raise PackagingError(
@@ -156,6 +164,7 @@ def _verify(root: Path) -> None:
 
 
 def main() -> None:
+    take_every_character()
     parser = argparse.ArgumentParser(description="Build standard MONAI bundles from bundles/.")
     parser.add_argument("names", nargs="*", help="bundles to build; all trained ones by default")
     parser.add_argument("--output", type=Path, default=Path("dist"))

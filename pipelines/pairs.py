@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.file_names import readable
 from pipelines.inputs import InputError, find_inputs
 from transforms.dicom_labels import dicom_label_names
 from transforms.errors import ImageError
@@ -123,7 +124,7 @@ def read_labels(path: Path) -> dict[int, str]:
         InputError: there are none that are certain.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as JSON ({error}); give a dataset.json or labels.json"
@@ -208,7 +209,7 @@ def _name(path: Path) -> str:
     suffix = image_suffix(path.name)
     if not path.is_dir() and not suffix:
         suffix = next((s for s in _DICOM_ENDINGS if path.name.lower().endswith(s)), "")
-    return path.name[: len(path.name) - len(suffix)]
+    return readable(path.name[: len(path.name) - len(suffix)])
 
 
 def _is_dicom(path: Path) -> bool:

@@ -297,7 +297,9 @@ class PatchStore:
                 finally:
                     self._remove_superseded()
             with contextlib.suppress(OSError):
-                (self.folder / "parameters.json").write_text(json.dumps(self.parameters, indent=1))
+                (self.folder / "parameters.json").write_text(
+                    json.dumps(self.parameters, indent=1), encoding="utf-8"
+                )
         return self
 
     # -- what is there -------------------------------------------------------------------------------------

@@ -37,7 +37,12 @@ def code_version() -> dict[str, str]:
         "git.dirty": ["status", "--porcelain", "--untracked-files=no"],
     }
     for tag, arguments in commands.items():
-        result = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True)
+        result = subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         if result.returncode == 0:
             found[tag] = result.stdout.strip()
     if "git.dirty" in found:
@@ -117,7 +122,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 def _cpu_model() -> str:
     with contextlib.suppress(OSError):  # Linux alone has this file
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

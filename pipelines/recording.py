@@ -145,7 +145,7 @@ class Record:
             changes = uncommitted()
             if changes:
                 diff = Path(name) / "uncommitted.diff"
-                diff.write_text(changes)
+                diff.write_bytes(changes.encode())
                 self.tracking.artifact(diff, "code")
 
     def _tell_data(self, trainer: SegTrainer, digest: str) -> None:
@@ -251,7 +251,7 @@ class Record:
             return
         if (folder / LAST).is_file():
             self.tracking.artifact(folder / LAST, "checkpoint")
-        card = json.loads((folder / CARD).read_text())
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         if "validation" in card:
             # A training that went on after its best validation has no more of it than the model's card.
             best = self._best or {"classes": self.data.class_names[1:], "cases": card["validation"]}

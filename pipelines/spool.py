@@ -223,7 +223,7 @@ class Journal:
     def progress(self) -> dict[str, Any]:
         """What `set_progress` wrote last: "offset" and what belongs to it."""
         try:
-            return json.loads((self.folder / DELIVERED).read_text())
+            return json.loads((self.folder / DELIVERED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {"offset": 0}
 
@@ -232,12 +232,12 @@ class Journal:
         temporary = self.folder / f".{DELIVERED}"
         # On a full disk the note is missing, and whoever goes on sends again what MLflow has, to no harm.
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(values))
+            temporary.write_text(json.dumps(values), encoding="utf-8")
             temporary.replace(self.folder / DELIVERED)
 
     def refuse(self, record: Mapping[str, Any], reason: str) -> None:
         """Put a record aside that MLflow will never take."""
-        with (self.folder / REFUSED).open("a") as stream:
+        with (self.folder / REFUSED).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({**record, "refused": reason}, default=str) + "\n")
 
     @property

@@ -7,7 +7,6 @@ thread (`pipelines.delivery`). What could not be delivered stays there for the n
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.liveness import identity
+from pipelines.liveness import identity, user_name
 from pipelines.progress import Steps
 from pipelines.ranks import rank
 from pipelines.shipping import Shipping
@@ -128,7 +127,7 @@ class Tracking:
         key = uuid.uuid4().hex
         self._given = continue_run or f"{PENDING}{key}"
         given = {name: str(value)[:5000] for name, value in (tags or {}).items()}
-        first = {"mlflow.user": _user(), "mlflow.source.name": " ".join(sys.argv)[:5000]}
+        first = {"mlflow.user": user_name(), "mlflow.source.name": " ".join(sys.argv)[:5000]}
         # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
         name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S} {key[:4]}"
         uri = _absolute(self.uri)
@@ -371,7 +370,7 @@ class Tracking:
         self._say(op="system", time=milliseconds(), values=numbers)
 
     def _text(self, text: str, name: str, **more: Any) -> None:
-        file = self._write(Path(name).name, lambda path: path.write_text(text))
+        file = self._write(Path(name).name, lambda path: path.write_text(text, encoding="utf-8"))
         if file is not None:
             self._say(op="file", file=file, name=name, **more)
 
@@ -416,10 +415,3 @@ def _cell(value: Any) -> Any:
     """A value of a table as JSON has it: numpy's numbers are numbers, what is no number is null."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

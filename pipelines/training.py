@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -44,6 +43,7 @@ from pipelines.state import (
 )
 from pipelines.stopping import EarlyStopping, StoppingError, StopRequest
 from pipelines.store import shown
+from pipelines.terminal import quoted
 from pipelines.tracking import DEFAULT_URI, Tracking
 
 logger = logging.getLogger(__name__)
@@ -395,7 +395,7 @@ class Training:
                 self.trainer.state.max_epochs,
             )
             self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
-        card = json.loads((folder / CARD).read_text())
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         summary: dict[str, Any] = {}
         lines = [""]
         if "validation" in card:
@@ -419,20 +419,20 @@ class Training:
         root = str(knobs.get("bundle_root", self.checkpoints.folder.parent))
         files = invocation()["config_files"]
         # Models may lie elsewhere than the configs: --bundle_root.
-        configs = str(Path(files[0]).parent) if files else root
+        configs = Path(files[0]).parent if files else Path(root)
         run = "python -m monai.bundle run --config_file"
-        given = "" if Path(configs) == Path(root) else f" --bundle_root {quote(root)}"
+        given = "" if configs == Path(root) else f" --bundle_root {quoted(root)}"
         dataset = str(knobs.get("dataset_dir"))
-        data = f" --dataset_dir {quote(dataset)}" if dataset != str(DEMO) else ""
+        data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
         uri = self.tracking.uri
         ui = "mlflow ui"
         if uri.startswith(("http://", "https://")):
             ui = f"the run in a browser: {shown(uri)}"
         elif uri != DEFAULT_URI:
-            ui = f"mlflow ui --backend-store-uri {quote(shown(uri))}"
+            ui = f"mlflow ui --backend-store-uri {quoted(shown(uri))}"
         return [
             "what comes next:",
-            f"  {run} {quote(f'{configs}/evaluate.json')}{given}{data}",
-            f"  {run} {quote(f'{configs}/inference.json')}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
+            f"  {run} {quoted(str(configs / 'evaluate.json'))}{given}{data}",
+            f"  {run} {quoted(str(configs / 'inference.json'))}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
             f"  {ui}",
         ]

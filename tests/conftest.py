@@ -87,7 +87,7 @@ def make_dataset(root: Path, training: int = 3, validation: int = 2, size: int =
             listed[split].append({"image": f"images/{name}", "label": f"labels/{name}"})
     names = {"0": "background", "1": "left_lung", "2": "right_lung"}
     content = {"name": "two lungs", "modality": {"0": "CT"}, "labels": names, **listed}
-    (root / "dataset.json").write_text(json.dumps(content))
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 

@@ -54,7 +54,7 @@ class MlflowUi:
         # Fourteen processes of job workers would start, for nothing that is looked at here.
         variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         log = self.folder / "mlflow-ui.log"
-        with log.open("w") as stream:
+        with log.open("w", encoding="utf-8") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, *words, "--backend-store-uri", self.uri],
                 cwd=self.folder,
@@ -65,7 +65,7 @@ class MlflowUi:
             )
         address = f"http://127.0.0.1:{port}"
         try:
-            wait_for(lambda: answers(address), self._process, said=log.read_text)
+            wait_for(lambda: answers(address), self._process, said=lambda: log.read_text(encoding="utf-8"))
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise

@@ -70,14 +70,16 @@ class Workplace:
             process.kill()
             process.wait()
 
-    def run(self, words: list[str], check: bool = True, **environment: str) -> subprocess.CompletedProcess:
-        """Run `python WORDS` from the repository's root."""
+    def run(
+        self, words: list[str], check: bool = True, encoding: str = "utf-8", **environment: str
+    ) -> subprocess.CompletedProcess:
+        """Run `python WORDS` from the repository's root; `encoding` is that of what it says."""
         result = subprocess.run(
             [sys.executable, *words],
             cwd=REPOSITORY,
             env={**self.environment, **environment},
             capture_output=True,
-            text=True,
+            encoding=encoding,
         )
         assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
         return result

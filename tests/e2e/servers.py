@@ -41,7 +41,7 @@ class MlflowServer:
         command += ["--port", str(self.port), "--backend-store-uri", self.store]
         variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         variables.pop("MLFLOW_TRACKING_URI", None)
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=variables, stdout=log, stderr=log, start_new_session=True
             )
@@ -49,7 +49,7 @@ class MlflowServer:
             self.wait()
 
     def wait(self):
-        wait_for(lambda: answers(self.url), self.process, said=self.log.read_text)
+        wait_for(lambda: answers(self.url), self.process, said=lambda: self.log.read_text(encoding="utf-8"))
 
     def kill(self):
         if self.process is not None:
@@ -82,7 +82,9 @@ class Postgres:
 
     def _run(self, program, *words):
         command = [str(self.programs / program), *words]
-        done = subprocess.run(command, user=self.user, cwd=self.folder, capture_output=True, text=True)
+        done = subprocess.run(
+            command, user=self.user, cwd=self.folder, capture_output=True, text=True, encoding="utf-8"
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self):

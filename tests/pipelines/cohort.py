@@ -44,7 +44,7 @@ class Light:
 
     def image(self, path):
         if self.log is not None:
-            with open(self.log, "a") as file:
+            with open(self.log, "a", encoding="utf-8") as file:
                 file.write(f"{os.path.basename(path)}\n")
         if self.deadly is not None and self.deadly in str(path):
             os._exit(9)  # as the kernel ends a process that needs too much memory
@@ -99,7 +99,7 @@ def make_cases(folder, count, shape=(70, 66, 40), seed=0):
 
 def built(log):
     """The images that were preprocessed, in order."""
-    return Path(log).read_text().split() if Path(log).exists() else []
+    return Path(log).read_text(encoding="utf-8").split() if Path(log).exists() else []
 
 
 def entries(store):

@@ -68,7 +68,7 @@ def write_dataset(folder, training=3, validation=1):
         "training": entries[:training],
         "validation": entries[training:],
     }
-    (Path(folder) / "dataset.json").write_text(json.dumps(description))
+    (Path(folder) / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     return Path(folder)
 
 
@@ -247,7 +247,7 @@ def config(folder, dataset, tracked=False, **overrides):
         place[inner] = value
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / "train.json"
-    path.write_text(json.dumps(content, indent=1))
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return path
 
 

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from pipelines.dataset import PatchDataset, PatchSampler
@@ -21,7 +22,8 @@ from pipelines.loaders import (
     volume_loader,
 )
 from pipelines.preprocess import Preprocess
-from tests.pipelines.small import NAMES, write_ct
+from tests.conftest import REPOSITORY
+from tests.pipelines.small import NAMES, write_ct, write_dataset
 from tests.waiting import runs, wait_for
 
 
@@ -135,10 +137,12 @@ class Processes(torch.utils.data.Dataset):
         return items[0]
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="only Linux says who sent a signal")
-def test_workers_outlive_signals_of_others_and_end_with_their_parent(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no signals to groups")
+@pytest.mark.parametrize("system", [sys.platform, "one that does not tell who sent a signal, such as macOS"])
+def test_workers_outlive_signals_of_others_and_end_with_their_parent(system):
     program = (
-        "import multiprocessing, signal, sys\n"
+        "import multiprocessing, os, signal, sys\n"
+        f"if {system!r} != sys.platform: del signal.sigwaitinfo\n"
         "from pipelines.loaders import patch_loader\n"
         "from tests.pipelines.test_loaders import Processes\n"
         "multiprocessing.set_start_method('forkserver')  # what Python 3.14 does unless told otherwise\n"
@@ -165,3 +169,43 @@ def test_workers_outlive_signals_of_others_and_end_with_their_parent(tmp_path):
     assert parent.returncode == 0
     assert len(workers) == 2
     wait_for(lambda: not any(map(runs, workers)))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """The datasets of a bundle's own config on a small cohort."""
+    folder = tmp_path_factory.mktemp("bundle")
+    parser = ConfigParser()
+    parser.read_config(str(REPOSITORY / "bundles" / "r2unet" / "train.json"))
+    parser.update(
+        {
+            "dataset_dir": str(write_dataset(folder / "data", training=2, validation=2)),
+            "store_dir": str(folder / "store"),
+            "patch_size": [16, 16, 16],
+            "spacing": [1.0, 1.0, 1.0],
+            "patches_per_epoch": 4,
+        }
+    )
+    return {name: parser.get_parsed_content(f"{name}#dataset") for name in ("train", "validate")}
+
+
+@pytest.mark.parametrize("name", ["train", "validate"])
+def test_a_bundles_datasets_go_to_workers_that_start_anew(bundle, name):
+    """As on macOS and Windows, where nothing is forked: what a worker needs is pickled."""
+
+    def loader(workers):
+        if name == "train":
+            return patch_loader(bundle[name], 2, workers)
+        return volume_loader(bundle[name], workers)
+
+    spawned = loader(2)
+    spawned.multiprocessing_context = "spawn"
+    expected, found = list(loader(0)), list(spawned)
+    assert len(expected) == len(found) == 2
+    for one, other in zip(expected, found, strict=True):
+        assert one.keys() == other.keys()
+        assert one["case"] == other["case"]
+        for key in ("image", "label"):
+            assert type(one[key]) is type(other[key])
+            assert torch.equal(one[key], other[key])
+            assert one[key].dtype == other[key].dtype

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pipelines.postprocess import Postprocess, PostprocessError
 from pipelines.predict import Prediction, PredictionError
 from pipelines.preprocess import Preprocess
 from pipelines.sliding_window import SlidingWindow
+from pipelines.terminal import take_every_character
 from tests import dicom_phantom as ph
 from tests.file_systems import refuse_folder_sync
 from tests.pipelines.small import NAMES, Oracle, write_ct, write_dataset
@@ -282,6 +284,23 @@ def test_an_output_on_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch)
     assert [path.name for path in written] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
     assert all(report(tmp_path / "out", case)["status"] == "done" for case in "abc")
     assert refused
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_file_whose_name_is_no_text(tmp_path, capsys):
+    """A name in Latin-1, as old disks hold them: the tables and the page over all have a letter for what is none."""
+    cases = cohort(tmp_path, "ab")
+    images, out = tmp_path / "imagesTr", tmp_path / "out"
+    take_every_character()
+    os.rename(cases[0]["image"], os.fsencode(images) + b"/caf\xe9.nii.gz")
+    written = prediction(find_inputs(images), out, preview=True).run()
+    assert [path.name for path in written] == ["b.nii.gz", "caf\ufffd.nii.gz"]
+    assert "caf\ufffd" in (out / "index.html").read_text(encoding="utf-8")
+    assert "caf\ufffd" in (out / "volumes.csv").read_text(encoding="utf-8")
+    assert prediction(find_inputs(images), out, preview=True).run() == []
+    os.rename(cases[1]["image"], os.fsencode(images) + b"/caf\xe8.nii.gz")
+    with pytest.raises(InputError, match="are both called 'caf\ufffd'; rename one"):
+        find_inputs(images)
 
 
 def test_a_name_that_the_output_cannot_have_is_said_in_a_sentence(tmp_path, monkeypatch):

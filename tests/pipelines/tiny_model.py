@@ -50,7 +50,7 @@ def write_model(folder, classes=3, name="model.pt", shift=0.0):
         "network": {"_target_": "tests.pipelines.tiny_model.Halting", "classes": classes},
         "sha256": sha256_of(path),
     }
-    path.with_suffix(".json").write_text(json.dumps(card))
+    path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
     return path
 
 

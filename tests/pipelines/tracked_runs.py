@@ -87,7 +87,7 @@ def log_text(client: MlflowClient, run_id: str, text: str, path: str) -> None:
     """`MlflowClient.log_text` without the seconds that importing its helpers takes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / Path(path).name
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         client.log_artifact(run_id, str(file), str(Path(path).parent))
 
 

@@ -38,7 +38,7 @@ def counted(network, folder):
     """A DistributedDataParallel that notes every all-reduce of a bucket in `reduced_rank<R>.txt`."""
 
     def note(state, bucket):
-        with (Path(folder) / f"reduced_rank{rank()}.txt").open("a") as stream:
+        with (Path(folder) / f"reduced_rank{rank()}.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{bucket.index()} {bucket.buffer().numel()}\n")
         return allreduce_hook(state, bucket)
 
@@ -58,7 +58,7 @@ class Drawn:
     def __call__(self, engine):
         sums = [round(float(image.double().sum()), 6) for image in engine.state.batch["image"]]
         line = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "patches": sums}
-        with self.path.open("a") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
 

@@ -27,19 +27,23 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def worlds(folder, *jobs):
     """Run jobs in a process of their own; returns what it printed about each."""
     path = Path(folder) / "jobs.json"
-    path.write_text(json.dumps(jobs, default=str))
+    path.write_text(json.dumps(jobs, default=str), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "tests.pipelines.worlds", str(path)]
-    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
     assert result.returncode == 0, result.stderr[-4000:]
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def logs(job):
     """What the ranks of a job said, by rank."""
-    return [(Path(job["folder"]) / f"rank{rank}.log").read_text() for rank in range(job["world"])]
+    return [
+        (Path(job["folder"]) / f"rank{rank}.log").read_text(encoding="utf-8") for rank in range(job["world"])
+    ]
 
 
 def require_success(job):
@@ -56,7 +60,7 @@ def main(path):
     from tests.pipelines import small  # noqa: F401
 
     torch.set_num_threads(1)
-    for job in json.loads(Path(path).read_text()):
+    for job in json.loads(Path(path).read_text(encoding="utf-8")):
         Path(job["folder"]).mkdir(parents=True, exist_ok=True)
         port = free_port()
         print(json.dumps(attend([start(job, rank, port) for rank in range(job["world"])])), flush=True)
