@@ -20,6 +20,7 @@ from pipelines.distributed import is_distributed
 from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
 from pipelines.ranks import world_size
+from pipelines.shared_memory import workers_that_fit
 from transforms.header import Header
 from transforms.readers import read_label
 
@@ -118,8 +119,13 @@ def volume_loader(dataset: VolumeDataset, num_workers: int = 0) -> DataLoader:
 
 
 def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str = "auto") -> DataLoader:
-    """Batches of patches, shared out over the ranks, with workers that stay alive between epochs."""
+    """Batches of patches, shared out over the ranks, with workers that stay alive between epochs.
+
+    Raises:
+        SharedMemoryError: so many workers need more shared memory than there is.
+    """
     workers = loader_workers(num_workers)
+    workers = workers_that_fit(workers, dataset, batch_size, asked=num_workers != "auto")
     return DataLoader(
         dataset,
         batch_size=batch_size,
