@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 # Channels-last is what most layers here are made for: the other way has to save more than noise.
 WORTHWHILE = 0.95
-# In prediction more: the format moves results in their last bits, and the same command should take the same one.
-CLEAR = 0.75
 # Passes of each, and seconds in which more are made: the least time counts, and other programs disturb some.
 REPEATS, ENOUGH = 4, 0.2
 # Values of the map that is timed, in all channels.
@@ -41,7 +39,9 @@ def place(
 
     Args:
         channels_last: True, False, or "auto": which is faster depends on the processor, the norm and the
-            precision, so a convolution and a norm of this network are timed in both. Rank 0 decides for all.
+            precision, so for a training a convolution and a norm of this network are timed in both; rank 0 decides
+            for all. A network in evaluation mode is laid out channels-last without a look: the format moves results
+            in their last bits, and the same model must give the same labels whenever it is asked.
         precision: what the network will compute in, for "auto".
 
     Raises:
@@ -76,10 +76,10 @@ def channels_last_format(value: nn.Module | torch.Tensor) -> torch.memory_format
 
 def _choose(network: nn.Module, device: torch.device, precision: str) -> bool:
     block = _block(network)
-    if block is None or torch.are_deterministic_algorithms_enabled():
+    if block is None or not network.training or torch.are_deterministic_algorithms_enabled():
         return True
-    share = _channels_first_share(block, device, resolve_precision(precision, device), network.training)
-    last = share > (WORTHWHILE if network.training else CLEAR)
+    share = _channels_first_share(block, device, resolve_precision(precision, device))
+    last = share > WORTHWHILE
     logger.info(
         "memory format: %s, since a convolution and its norm take %.2f times as long channels-first",
         "channels-last" if last else "channels-first",
@@ -108,9 +108,8 @@ def _channels_first_share(
     block: tuple[nn.Conv2d | nn.Conv3d, nn.Module | None],
     device: torch.device,
     precision: str,
-    training: bool,
 ) -> float:
-    """Time of the block in channels-first memory over that in channels-last."""
+    """Time of the block, forward and backward, in channels-first memory over that in channels-last."""
     layers = [copy.deepcopy(layer) for layer in block if layer is not None]
     dims, channels = block[0].weight.ndim - 2, block[0].in_channels
     side = max(8, round(math.pow(VALUES / channels, 1 / dims) / 8) * 8)
@@ -121,16 +120,15 @@ def _channels_first_share(
     def seconds(layout: torch.memory_format) -> float:
         for layer in layers:
             layer.to(memory_format=layout)  # type: ignore[call-overload]
-        values = x.contiguous(memory_format=layout).requires_grad_(training)
+        values = x.contiguous(memory_format=layout).requires_grad_()
         _wait(device)
         started = time.perf_counter()
-        with torch.set_grad_enabled(training), autocast(device, precision):
+        with torch.enable_grad(), autocast(device, precision):
             y = values
             for layer in layers:
                 y = layer(y)
             y = y.relu()
-        if training:
-            torch.autograd.grad(y, [values, *parameters], y.detach())
+        torch.autograd.grad(y, [values, *parameters], y.detach())
         _wait(device)
         return time.perf_counter() - started
 

@@ -34,10 +34,9 @@ def test_auto_takes_what_is_faster(monkeypatch, name, share, wanted):
     assert lies_channels_last(place(NETWORKS[name](), "cpu", "auto", "fp32")) == wanted
 
 
-def test_prediction_leaves_channels_last_only_for_a_clear_gain(monkeypatch):
-    for share, wanted in ((0.8, True), (0.6, False)):
-        monkeypatch.setattr(memory_format, "_channels_first_share", lambda *_, share=share: share)
-        assert lies_channels_last(place(R2UNet(3, 1, 2, (4, 8)).eval(), "cpu", "auto", "fp32")) == wanted
+def test_a_prediction_does_not_depend_on_the_clock(monkeypatch):
+    monkeypatch.setattr(memory_format, "_channels_first_share", lambda *_: pytest.fail("timed"))
+    assert lies_channels_last(place(R2UNet(3, 1, 2, (4, 8)).eval(), "cpu", "auto", "fp32"))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
