@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,8 @@ def workers_that_fit(workers: int, dataset: Any, batch_size: int, asked: bool) -
     Raises:
         SharedMemoryError: a person asked for workers that do not fit.
     """
-    if workers == 0 or not SHARED_MEMORY.is_dir():
+    # Without statvfs nobody can say how much room a file system has; Windows has no /dev/shm either.
+    if workers == 0 or not hasattr(os, "statvfs") or not SHARED_MEMORY.is_dir():
         return workers
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free >= PLENTY:
