@@ -148,7 +148,7 @@ def _start_method(workers: int) -> str | None:
     Python 3.14 would start them out of a fork server, which dies of a signal to the whole group and takes them
     along (see `outlive_signals`), and each would import torch and MONAI again: seconds for every pass.
     """
-    return "fork" if workers and sys.platform == "linux" else None
+    return "fork" if workers and sys.platform == "linux" and hasattr(os, "fork") else None
 
 
 def outlive_signals(worker: int) -> None:
