@@ -1,6 +1,6 @@
-"""Float32 convolutions of one small map: this project's against torch's. Run as ``python -m benchmarks.small_maps``.
+"""Float32 convolutions of one map in 3D: this project's against torch's. Run as ``python -m benchmarks.small_maps``.
 
-Both in one process and in turn, forward alone and with backward, in both memory layouts, on maps as the deeper levels of
+Both in one process and in turn, forward alone and with backward, in both memory layouts, on maps as the levels of
 networks have them; the median over the rounds. The peer is `torch.nn.Conv3d` with the same weights.
 To see a processor without AVX-512 on one that has it: ``ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2``.
 """
@@ -32,6 +32,10 @@ MAPS = (
     (256, 256, 1, (4, 4, 4)),
     (256, 256, 1, (6, 6, 6)),
     (320, 320, 1, (4, 4, 4)),
+    # Not small: of these the weight gradient alone is another one, without AVX-512.
+    (8, 8, 1, (112, 96, 40)),
+    (16, 16, 1, (64, 64, 64)),
+    (32, 32, 1, (32, 32, 32)),
 )
 
 

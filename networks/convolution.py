@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 __all__ = ["Conv2d", "Conv3d", "make_conv"]
 
@@ -27,6 +28,9 @@ class _OnCPU(nn.Module):
       reads and writes out of bounds: values of 1e30 at random, or a crash of the process. Measured against float32
       on random shapes, 2D and 3D; every wrong one had an axis shorter than the kernel. Such maps are the smallest of a
       network, so float32 costs next to nothing.
+    - The weight gradient of a channels-last float32 map in 3D without AVX-512: of a map that is padded along its first
+      axis beforehand. With that padding left to oneDNN (torch 2.13) it takes up to twice as long, and where other
+      programs keep the cores busy ten times (`pads_slowly`, ``python -m benchmarks.small_maps``).
     - A small float32 map of one sample in 3D: as a batch of its two halves, which overlap by the kernel. torch takes
       oneDNN for a batch, and for one small map a kernel that is up to 6 times slower (`misses_onednn`).
     """
@@ -47,6 +51,8 @@ class _OnCPU(nn.Module):
                 for axis in range(2, 5):
                     if _rows(self, x, axis) % 2 == 0:
                         return _as_halves(self, x, axis)
+            if pads_slowly(self, x):
+                return _PaddedWeightGradient.apply(x, self.weight, self.bias, self.stride, self.padding)
         return self._conv_forward(x, self.weight, self.bias)
 
 
@@ -63,8 +69,8 @@ def in_half(x: torch.Tensor) -> bool:
     return x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
 
 
-def misses_onednn(conv: Any, x: torch.Tensor) -> bool:
-    """Whether torch would compute this convolution in 3D without oneDNN, at a cost worth avoiding."""
+def _in_float32(conv: Any, x: torch.Tensor) -> bool:
+    """Whether this is a convolution in 3D, of several channels, that oneDNN is to compute in float32."""
     return bool(
         # Whoever records the operations, a compiler or an exporter, wants the plain one.
         not torch.compiler.is_compiling()
@@ -74,16 +80,69 @@ def misses_onednn(conv: Any, x: torch.Tensor) -> bool:
         and x.dtype == torch.float32
         and not in_half(x)
         and x.dim() == 5
-        and len(x) == 1
         # One channel is laid out either way, which oneDNN was seen to mistake.
         and x.shape[1] > 1
         and conv.groups == 1
-        and 1 < max(conv.kernel_size[1:]) <= 3
-        and math.prod(x.shape[1:4]) <= SMALL_MAP
-        and conv.weight.numel() * math.prod(_rows(conv, x, axis) for axis in range(2, 5)) >= WORTHWHILE
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
     )
+
+
+def misses_onednn(conv: Any, x: torch.Tensor) -> bool:
+    """Whether torch would compute this convolution in 3D without oneDNN, at a cost worth avoiding."""
+    return (
+        _in_float32(conv, x)
+        and len(x) == 1
+        and 1 < max(conv.kernel_size[1:]) <= 3
+        and math.prod(x.shape[1:4]) <= SMALL_MAP
+        and conv.weight.numel() * math.prod(_rows(conv, x, axis) for axis in range(2, 5)) >= WORTHWHILE
+    )
+
+
+def pads_slowly(conv: Any, x: torch.Tensor) -> bool:
+    """Whether oneDNN's weight gradient of this convolution would be slowed down by its padding."""
+    return (
+        _in_float32(conv, x)
+        and conv.weight.requires_grad
+        and torch.is_grad_enabled()
+        and conv.padding[0] > 0
+        and not x.is_contiguous()
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    )
+
+
+class _PaddedWeightGradient(torch.autograd.Function):
+    """A convolution in 3D whose weight gradient is taken of a map that is padded along its first axis."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
+        return F.conv3d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        sizes = [len(weight)] if ctx.has_bias else None
+
+        def part(source: torch.Tensor, padding: Sequence[int], mask: list[bool]) -> Any:
+            settings = (list(ctx.stride), list(padding), [1] * 3, False, [0] * 3, 1)
+            return torch.ops.aten.convolution_backward(gradient, source, weight, sizes, *settings, mask)
+
+        inner = part(x, ctx.padding, [True, False, False])[0] if ctx.needs_input_grad[0] else None
+        first, *rest = ctx.padding
+        padded = F.pad(x, [0, 0, 0, 0, first, first])
+        _, outer, shift = part(padded, (0, *rest), [False, True, ctx.has_bias])
+        return inner, outer, shift, None, None
 
 
 def _rows(conv: Any, x: torch.Tensor, axis: int) -> int:

@@ -70,6 +70,55 @@ def test_halves_are_the_whole(channels, width, size, stride, bias, layout):
             torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 2),
+    channels=st.sampled_from([2, 8]),
+    size=st.tuples(*[st.integers(2, 9)] * 3),
+    stride=st.tuples(*[st.integers(1, 2)] * 3),
+    kernel=st.sampled_from([3, 5]),
+    bias=st.booleans(),
+    inner=st.booleans(),
+)
+def test_the_padded_weight_gradient_is_the_weight_gradient(
+    batch, channels, size, stride, kernel, bias, inner
+):
+    torch.manual_seed(0)
+    layout = torch.channels_last_3d
+    conv = make_conv(3, channels, 4, kernel, stride, bias=bias).to(memory_format=layout)
+    x = torch.randn(batch, channels, *size).contiguous(memory_format=layout)
+    reference = plain(conv)
+    there, here = x.double().requires_grad_(inner), x.detach().requires_grad_(inner)
+    wanted = reference(there)
+    upstream = torch.randn_like(wanted)
+    wanted.backward(upstream)
+    found = convolution._PaddedWeightGradient.apply(here, conv.weight, conv.bias, conv.stride, conv.padding)
+    found.backward(upstream.float())
+    pairs = [(found, wanted), *([(here.grad, there.grad)] if inner else [])]
+    pairs += [(p.grad, q.grad) for p, q in zip(conv.parameters(), reference.parameters(), strict=True)]
+    for a, b in pairs:
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "change", [None, "AVX512", "contiguous", "no gradient", "frozen", "kernel", "one channel"]
+)
+def test_where_the_weight_gradient_is_padded(change, monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(
+        torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if change == "AVX512" else "AVX2"
+    )
+    conv = make_conv(3, 1 if change == "one channel" else 4, 4, 1 if change == "kernel" else 3)
+    x = torch.randn(2, conv.in_channels, 6, 6, 6)
+    if change != "contiguous":
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    conv.weight.requires_grad_(change != "frozen")
+    with torch.set_grad_enabled(change != "no gradient"):
+        assert convolution.pads_slowly(conv, x) == (change is None)
+        torch.testing.assert_close(conv(x), plain(conv)(x.double()).float(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [(16, 16, 16), (7, 16, 15)])
 def test_a_small_map_of_one_sample_is_computed_by_onednn(layout, size):
