@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from transforms.errors import ImageError
 
-__all__ = ["inflate", "require_room"]
+__all__ = ["check_deflated", "inflate", "require_room"]
 
 # Read at once. A byte of bzip2 can stand for far more than one of deflate, and all of it comes out at once.
 _PIECE = {"deflate": 1 << 16, "bzip2": 1 << 10}
@@ -79,6 +79,25 @@ def inflate(path: Path, stream: BinaryIO, expected: int, kind: str, length: int 
             " convert the file again."
         )
     return found
+
+
+def check_deflated(path: Path, stream: BinaryIO, length: int) -> None:
+    """Unpack `length` bytes of a zlib stream for nothing but its checksum.
+
+    Raises
+    ------
+    ImageError
+        If it is wrong, or the stream is cut off.
+    """
+    unpacker, left = zlib.decompressobj(), length
+    try:
+        while not unpacker.eof and (piece := stream.read(min(_PIECE["deflate"], left))):
+            left -= len(piece)
+            unpacker.decompress(piece)
+    except zlib.error as error:
+        raise ImageError(f"{path}: the file is damaged ({error}); copy it again.") from error
+    if not unpacker.eof:
+        raise ImageError(f"{path}: cut off: its compressed pixels have no end; copy it again.")
 
 
 def _unpack(path: Path, stream: BinaryIO, found: bytearray, kind: str, length: int | None) -> int:
