@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def evaluate(
     """
     if output is not None:
         for given in (predictions, references):
-            if Path(output).resolve() == Path(given).resolve():
+            if os.path.realpath(output) == os.path.realpath(given):
                 raise InputError(
                     f"the results would lie among the segmentations in {given}; choose another --output"
                 )

@@ -22,6 +22,7 @@ from pipelines.progress import Steps
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
 from transforms.header import image_suffix
+from transforms.image_paths import bounded, check_path
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ def find_inputs(
     if split is not None and split not in SPLITS:
         raise InputError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
     path = Path(path)
+    try:
+        check_path(path)
+    except ImageError as error:
+        raise InputError(str(error)) from None
     if not path.exists():
         raise InputError(f"{path} does not exist; {_WHAT}")
     allow = allowed(allow)
@@ -145,11 +150,12 @@ def case_id(path: Path) -> str:
 
 
 def _folder(path: Path, series: str | int | None, output: Path | None) -> list[dict[str, Any]]:
-    skip = output.resolve() if output is not None else None
-    entries = [e for e in sorted(path.iterdir()) if not e.name.startswith(".") and e.resolve() != skip]
+    skip = Path(os.path.realpath(output)) if output is not None else None
+    entries = [e for e in sorted(path.iterdir()) if e.name[0] != "." and Path(os.path.realpath(e)) != skip]
     cases = [_case(e) for e in entries if e.is_file() and image_suffix(e)]
     others = [e for e in entries if e.is_file() and not image_suffix(e) and e.name.upper() not in _SKIPPED]
     folders = [e for e in entries if e.is_dir()]
+    cases += [_case(e) | {"problem": why} for e in entries if image_suffix(e) and (why := _unreadable(e))]
     # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
     if any(_is_dicom_file(e) for e in others) or (others and not cases and not folders):
         if cases:
@@ -158,7 +164,8 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
                 "of them, or put them into folders of their own"
             )
         return [_case(path)]
-    inside = {folder: list(_files(folder, skip)) for folder in folders}
+    crowded: dict[Path, str] = {}
+    inside = {folder: _listed(folder, skip, crowded) for folder in folders}
     slices = {folder: [f for f in files if _is_dicom_file(f)] for folder, files in inside.items()}
     shared = _sharing(slices)
     whole = [folder for folder in folders if slices[folder]]
@@ -176,7 +183,9 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
     for folder in folders:
         images = [file for file in inside[folder] if image_suffix(file)]
-        if folder in shared:
+        if folder in crowded:
+            cases.append(_case(folder) | {"problem": crowded[folder]})
+        elif folder in shared:
             others_of = sorted(other.name for other in shared[folder] if other != folder)
             cases.append(
                 _case(folder)
@@ -207,6 +216,24 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     if not cases:
         raise InputError(f"{path} is empty; {_WHAT}")
     return cases
+
+
+def _unreadable(path: Path) -> str:
+    """Why something that is there can be no image, "" where it may be one."""
+    try:
+        check_path(path)
+    except ImageError as error:
+        return str(error)
+    return ""
+
+
+def _listed(folder: Path, skip: Path | None, crowded: dict[Path, str]) -> list[Path]:
+    """The files below a folder; none, and why in `crowded`, where they are too many for one case."""
+    try:
+        return list(bounded(_files(folder, skip), folder))
+    except ImageError as error:
+        crowded[folder] = str(error)
+        return []
 
 
 def _case(path: Path) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from monai.data import MetaTensor
 
 from pipelines.files import replacing, way_out
 from pipelines.inputs import InputError, is_dicom, named
+from pipelines.json_files import JsonError, read_json
 from pipelines.metrics import summarise, with_nan, write_csv, write_json
 from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, image_suffix
+from transforms.image_paths import MOST_FILES
 from transforms.placing import put_in_place
 from transforms.readers import read_image
 from transforms.writers import write_label
@@ -114,8 +116,8 @@ class Outputs:
                         f"the case '{case['case']}' would write {name}, and so would "
                         f"{other if other.startswith('the ') else f'the case {other!r}'}; rename it"
                     )
-            image = Path(case["image"]).resolve()
-            if any((self.folder / name).resolve() == image for name in self.names(case)):
+            image = os.path.realpath(case["image"])
+            if any(os.path.realpath(self.folder / name) == image for name in self.names(case)):
                 raise InputError(
                     f"the result would replace the image {case['image']}; choose another --output"
                 )
@@ -317,8 +319,8 @@ def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
 def read_report(path: Path) -> dict[str, Any] | None:
     """The report of a case; None where the file is missing or something else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        report = read_json(path)
+    except (OSError, JsonError):
         return None
     return report if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION else None
 
@@ -347,6 +349,8 @@ def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[st
                 continue
             seen.add(real)
             rows += [_row(Path(parent, name), path) for name in names]
+            if len(rows) > MOST_FILES:
+                break  # no image: reading it says so
     else:
         rows.append(_row(path, path.parent))
     digest = hashlib.sha256(json.dumps(sorted(rows)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -153,7 +153,7 @@ class Prediction:
             for index, case in enumerate(cases):
                 report = reports.get(case["case"])
                 names = self.outputs.names(case)
-                kept = report is not None and not self.overwrite
+                kept = report is not None and report["status"] == "done" and not self.overwrite
                 if kept and is_done(report, self._wanted(case), self.outputs.folder, names):
                     done.append(case["case"])
                 else:

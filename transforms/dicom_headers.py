@@ -36,6 +36,7 @@ from pydicom.uid import (
 )
 
 from transforms.errors import ImageError
+from transforms.image_paths import bounded, check_path
 
 __all__ = ["CT_CLASSES", "EXPORT", "Frame", "is_dicom", "open_file", "parallel", "scan_files"]
 
@@ -211,9 +212,10 @@ def scan_files(path: Path) -> list[Frame]:
     ImageError
         For a file that is DICOM, or named so, and whose header cannot be parsed: it may be a slice of the series.
     """
+    check_path(path)
     if not path.exists():
         raise ImageError(f"{path}: no such folder.")
-    files = [path] if path.is_file() else sorted(_files_below(path, set()))
+    files = [path] if path.is_file() else sorted(bounded(_files_below(path, set()), path))
     found = parallel(_frames_of, files)
     _warn_of_blank(files, found)
     return [frame for frames in found for frame in frames]
