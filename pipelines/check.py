@@ -250,7 +250,9 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
     try:
         # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
         named_on_grid = (grid, labels) if is_dicom(case.label) else ()
-        counts = value_counts(label_array(case.label, *named_on_grid)[0])
+        with warnings_of("transforms", this_thread=True) as notices:
+            counts = value_counts(label_array(case.label, *named_on_grid)[0])
+        case.notices += notices
         present = np.flatnonzero(counts)
         case.classes = {labels.get(int(v), str(v)): int(counts[v]) for v in present}
         if labels:
