@@ -25,6 +25,7 @@ from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_di
 from pipelines.notices import warnings_of
 from pipelines.progress import Steps
 from transforms.dicom import read_series, scan_series
+from transforms.dicom_labels import find_dicom_label
 from transforms.errors import ImageError
 from transforms.header import NIFTI_SUFFIXES, Header, image_suffix, spacing_of
 from transforms.readers import image_array, label_array, read_header
@@ -230,17 +231,13 @@ def _kind(path: str, label: bool = False) -> str:
         return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
     if not label:
         return "DICOM series" if os.path.isdir(path) else "DICOM"
-    files = sorted(Path(path).rglob("*")) if os.path.isdir(path) else [Path(path)]
-    for file in files:
-        try:
-            header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
-        except (
-            Exception
-        ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
-            continue
-        if len(files) == 1 or header.get("Modality") in ("SEG", "RTSTRUCT"):
-            return f"DICOM {header.get('Modality', '')}"
-    return "unknown"
+    try:
+        header = pydicom.dcmread(find_dicom_label(path), specific_tags=["Modality"], stop_before_pixels=True)
+    except (
+        Exception
+    ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+        return "unknown"
+    return f"DICOM {header.get('Modality', '')}"
 
 
 def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
