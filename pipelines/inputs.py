@@ -143,7 +143,7 @@ def case_id(path: Path) -> str:
     """A case's name: its file's without ending, or its folder's."""
     # A link names its case itself: stores of large files link to names that are digests.
     name = readable(Path(os.path.abspath(path)).name)
-    if not path.is_file():
+    if path.is_dir():
         return name
     suffix = image_suffix(name) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)]
