@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import signal
@@ -41,7 +39,8 @@ from pipelines.outputs import (
     read_reports,
 )
 from pipelines.patches import reading
-from pipelines.postprocess import Postprocess, parameters
+from pipelines.postprocess import Postprocess
+from pipelines.prediction_settings import settings_of
 from pipelines.progress import Steps
 from pipelines.provenance import versions
 from pipelines.volumes import measure
@@ -49,12 +48,6 @@ from transforms.errors import ImageError
 from transforms.intensity import CTWindow
 
 logger = logging.getLogger(__name__)
-
-# What may change without changing a result, or is compared on its own.
-_NO_SETTINGS = (
-    *("input", "dataset_dir", "output", "split", "overwrite", "model", "trained", "bundle_root", "workflow"),
-    *("formats", "probabilities", "preview", "device", "num_workers", "sw_batch_size", "imports", "dataset"),
-)
 
 
 class PredictionError(ValueError):
@@ -117,7 +110,7 @@ class Prediction:
         self.postprocess.require_names(self.outputs.labels)
         models = list(model) if isinstance(model, Sequence) else [model]
         self.models = [digest for m in models for digest in m.card.get("members", [m.card["sha256"]])]
-        self.settings = _settings(evaluator, self.postprocess, config)
+        self.settings = settings_of(evaluator, self.postprocess, config)
         self.run_id = ""
         self.read_ahead = evaluator.state.device.type == "cuda" if read_ahead is None else read_ahead
         self.dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
@@ -360,32 +353,6 @@ class Prediction:
             f"  {case}: not done, because its process ended; run the same command again" for case in missing
         ]
         return "\n".join([*lines, *([f"  {unwritten}"] if unwritten else [])])
-
-
-def _settings(
-    evaluator: SegEvaluator, postprocess: Postprocess, config: ExecutedConfig | None
-) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        # As it was asked for: "auto" goes on with a cohort on another machine.
-        "precision": evaluator.asked_precision,
-        "preprocessing": evaluator.preprocess.parameters(),
-        "postprocessing": parameters(postprocess),
-    }
-    if config is not None:
-        knobs = {key: value for key, value in config.knobs().items() if key not in _NO_SETTINGS}
-        written = {key: value for key, value in config.raw.items() if key not in _NO_SETTINGS}
-        text = json.dumps(_canonical(written), sort_keys=True, default=str)
-        settings = {**knobs, **settings, "config": hashlib.sha256(text.encode()).hexdigest()}
-    return json.loads(json.dumps(_canonical(settings), default=str))
-
-
-def _canonical(value: Any) -> Any:
-    """Equal settings in equal spelling: 0 and 0.0, lists and tuples."""
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @contextlib.contextmanager
