@@ -12,7 +12,7 @@ from transforms.metaimage import metaimage_header
 from transforms.nrrd import nrrd_header
 from transforms.raw_volume import RawVolume, check_room, read_voxels
 
-__all__ = ["itk_header", "read_itk"]
+__all__ = ["itk_header", "read_itk", "voxel_files"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -38,6 +38,17 @@ def read_itk(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
     else:
         array = array[None]
     return array, layout.affine
+
+
+def voxel_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold the voxels of an image: the file itself, or those that its header names.
+
+    Raises
+    ------
+    ImageError
+        As :func:`itk_header`, for a header that is damaged or names a file elsewhere.
+    """
+    return _stated(path).files
 
 
 def _stated(path: Path) -> RawVolume:

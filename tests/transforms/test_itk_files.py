@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from tests.transforms.test_readers import nifti
+from transforms.itk_files import voxel_files
 from transforms.readers import ImageError, read_header, read_image, read_label
 
 SHAPE = (7, 6, 5)
@@ -132,7 +133,11 @@ def test_voxels_in_other_files(tmp_path):
         ("d.mhd", f"LIST 2D\n{listed}"),
         ("e.mhd", "LIST 3D\nbelow/all.raw"),  # ITK returns what memory happens to hold
     ):
-        assert_read(write(tmp_path / name, META, b"", ElementDataFile=stated))
+        path = write(tmp_path / name, META, b"", ElementDataFile=stated)
+        assert_read(path)
+        assert len(voxel_files(path)) == (1 if "below" in stated else 5)
+        assert all(file.parent in (tmp_path, tmp_path / "below") for file in voxel_files(path))
+    assert voxel_files(write(tmp_path / "f.mha", META)) == (tmp_path / "f.mha",)
     for name, stated in (
         ("a.nhdr", "below/all.raw"),
         ("b.nhdr", "s%02d.raw 1 5 1"),
