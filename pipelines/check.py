@@ -27,6 +27,7 @@ from transforms.errors import ImageError
 from transforms.header import NIFTI_SUFFIXES, Header, image_suffix, spacing_of
 from transforms.readers import label_array, read_header
 from transforms.values import value_counts
+from transforms.walk import files_below
 
 
 @dataclass
@@ -213,7 +214,7 @@ def _kind(path: str, label: bool = False) -> str:
         return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
     if not label:
         return "DICOM series" if os.path.isdir(path) else "DICOM"
-    files = sorted(Path(path).rglob("*")) if os.path.isdir(path) else [Path(path)]
+    files = list(files_below(path, onerror=lambda error: None)) if os.path.isdir(path) else [Path(path)]
     for file in files:
         try:
             header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)

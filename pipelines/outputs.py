@@ -26,6 +26,7 @@ from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, image_suffix
 from transforms.placing import put_in_place
 from transforms.readers import read_image
+from transforms.walk import files_below
 from transforms.writers import write_label
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
@@ -338,15 +339,10 @@ def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[st
     path = Path(os.path.abspath(path))
     rows: list[tuple[str, int, int]] = []
     if path.is_dir():
-        skip = os.path.realpath(without) if without is not None else ""
-        seen: set[str] = set()
-        for parent, folders, names in os.walk(path, followlinks=True):
-            real = os.path.realpath(parent)
-            if real == skip or real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            rows += [_row(Path(parent, name), path) for name in names]
+        unlisted: list[OSError] = []
+        files = files_below(path, hidden=True, without=without, onerror=unlisted.append)
+        rows += [_row(file, path) for file in files]
+        rows += [(f"{error.filename}: {error.strerror}", -1, 0) for error in unlisted]
     else:
         rows.append(_row(path, path.parent))
     digest = hashlib.sha256(json.dumps(sorted(rows)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -47,6 +47,7 @@ from pipelines.files import NO_ROOM, sha256_of, sync_folder
 from pipelines.locks import waiting_for
 from pipelines.progress import Steps
 from transforms.placing import put_in_place
+from transforms.walk import files_below
 
 __all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
 
@@ -631,7 +632,8 @@ def _state(path: str, case: str) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    return sorted(os.path.join(top, name) for top, _, names in os.walk(folder) for name in names)
+    """What a folder's digests cover: the files that are read of it, and hidden ones."""
+    return sorted(str(path) for path in files_below(folder, hidden=True, dangling=False))
 
 
 def _content_digest(path: str) -> str:

@@ -274,3 +274,14 @@ def test_the_cases_of_a_killed_process_are_listed(model, tmp_path):
         assert (f"{case['case']}: not done, because its process ended" in complained) == (
             case["case"] not in done
         )
+
+
+def test_a_link_to_nothing_is_a_case_that_fails(tmp_path, command, capsys):
+    images, cases = cohort(tmp_path, 1)
+    (images / "lost.nii.gz").symlink_to(tmp_path / "absent.nii.gz")
+    assert command(images, tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "1 of 2 cases segmented, 1 failed" in said.out
+    assert f"lost: {images / 'lost.nii.gz'}: a link to nothing ({tmp_path / 'absent.nii.gz'})" in said.err
+    assert is_right(tmp_path / "out", cases[0])
+    assert report(tmp_path / "out", "lost")["status"] == "failed"
