@@ -74,7 +74,7 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
     missing = [name for name, path in files.items() if path is None]
     if missing:
         raise PackagingError(f"{source} lacks {', '.join(missing)}, so it is not a bundle")
-    trained = TrainedModel(models / BEST)
+    trained = TrainedModel(models / BEST, trusted_by(executed))
     (root / "configs").mkdir(parents=True)
     (root / "docs").mkdir()
     for name in CONFIGS:
@@ -97,6 +97,11 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
     copy_code(root)
     copy_model(models, root)
     return root
+
+
+def trusted_by(executed: Mapping[str, Any] | None) -> list[str]:
+    """The network that a config names, which whoever runs the config trusts."""
+    return [] if executed is None else [str(executed.get("network_def", {}).get("_target_"))]
 
 
 def bundle_files(source: Path) -> dict[str, Path | None]:

@@ -46,7 +46,7 @@ def files_below(
     """
     seen = set() if without is None else {os.path.realpath(without)}
     # Links wait until every folder that can be entered under its own name has been, and what is hidden waits for both.
-    folders, links, dark = [Path(folder)], [], []
+    folders, links, dark = [Path(folder)], list[Path](), list[Path]()
     while folders or links or dark:
         in_the_dark = not folders and not links
         here = folders.pop() if folders else links.pop(0) if links else dark.pop()
