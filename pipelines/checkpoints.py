@@ -338,11 +338,11 @@ def load_state(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} was written by another version of this program; finish that training with that version, or "
             "begin anew with --resume new"
         )
-    wrong = [name for name, kind in _STATE.items() if name in state and not _is(state[name], kind)]
-    if wrong:
-        raise CheckpointError(
-            f"{path} is not the state of a training ({wrong[0]} cannot be that); move it away"
-        )
+    for name, kind in _STATE.items():
+        if name in state and not _is(state[name], kind):
+            raise CheckpointError(
+                f"{path} is not the state of a training ({name} cannot be that); move it away"
+            )
     return state
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
-from pipelines.files import replacing, way_out
+from pipelines.files import FolderError, replacing, require_folder, way_out
 from pipelines.inputs import InputError, is_dicom, named
 from pipelines.metrics import summarise, with_nan, write_csv, write_json
 from pipelines.patches import reading
@@ -126,11 +126,10 @@ class Outputs:
         if not overwrite and self.folder.is_dir():
             self._require_own_files(cases, reports)
         try:
-            (self.folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"results cannot be written to {self.folder} ({error.strerror}); choose another --output"
-            ) from error
+            require_folder(self.folder, "the results", "choose another --output")
+            require_folder(self.folder / UNFINISHED, "the results", "choose another --output")
+        except FolderError as error:
+            raise InputError(str(error)) from error
         return reports
 
     def _require_own_files(
