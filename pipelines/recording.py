@@ -126,7 +126,9 @@ class Record:
         self._validation.attach(self.evaluator)
         # Each rank validates cases of its own, and rank 0 alone has the run.
         if any(of_all_ranks(tracked)):
-            drawn = sorted(case.id for case in self.data.validation)[:MOST_PICTURES]
+            # Who asks for no pictures, for whatever reason, gets none of the best validation either.
+            most = MOST_PICTURES if self.shown else 0
+            drawn = sorted(case.id for case in self.data.validation)[:most]
             self._snapshots = Snapshots(drawn, self.data.labels, self.evaluator.preprocess)
             self._snapshots.attach(self.evaluator)
 
