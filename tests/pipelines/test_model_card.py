@@ -418,7 +418,8 @@ def test_a_card_by_itself_is_named_in_what_is_wrong_with_it(model):
         read_card(path)
 
 
-def test_a_training_whose_model_could_not_be_opened_does_not_begin(tmp_path):
+def test_a_training_whose_model_could_not_be_opened_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     dataset = small.write_dataset(tmp_path / "data")
     path = small.config(tmp_path / "run", dataset, patch_size=[2, 2, 2])
     with pytest.raises(RuntimeError) as caught:

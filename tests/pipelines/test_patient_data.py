@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -13,11 +14,11 @@ from pydicom.datadict import DicomDictionary
 from pipelines.inputs import find_inputs
 from tests.pipelines import small
 from tests.pipelines.tiny_model import prediction, write_dicom
-from tests.pipelines.tracked_runs import new_store
+from tests.pipelines.tracked_runs import new_store, patient
 from transforms.readers import read_image
 
 TEXTS = ("LO", "SH", "PN", "LT", "ST", "UT", "UC")
-NEEDED = ("SpecificCharacterSet", "Modality")
+NEEDED = ("SpecificCharacterSet", "TimezoneOffsetFromUTC")
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +90,15 @@ def test_what_a_prediction_copies_of_a_header(tmp_path, keywords, repository):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("pictures", [3, 0])
 def test_what_a_training_sends_to_mlflow(tmp_path, keywords, monkeypatch, pictures):
+    patient(monkeypatch)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     items = []
     for number in range(2):
         folder = tmp_path / "data" / "ct" / f"case{number}"
         write_dicom(folder, series=f"s{number}")
         marks = mark(folder, keywords)
         image = read_image(folder)
-        label = np.rint(np.asarray(image[0]) / 350 + 1).clip(0, 2).astype(np.uint8)
+        label = np.digitize(np.asarray(image[0]), (-750, -150)).astype(np.uint8)
         nib.save(
             nib.Nifti1Image(label, np.asarray(image.affine)), tmp_path / "data" / f"label{number}.nii.gz"
         )
