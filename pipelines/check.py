@@ -20,7 +20,7 @@ from pipelines.case_checks import header_problems
 from pipelines.cases import SPLITS, DatasetError, check_label_values
 from pipelines.cores import available_cores
 from pipelines.dataset_folder import describe, load_dataset
-from pipelines.files import replacing
+from pipelines.files import replacing, require_folder
 from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.notices import warnings_of
 from pipelines.progress import Steps
@@ -94,6 +94,8 @@ def run(
     Returns:
         Whether anything is refused.
     """
+    if json_file not in (None, "-"):
+        require_folder(Path(str(json_file)).parent, "the findings", "name another file with --json")
     found = check(path, series, allow, voxels)
     if json_file is not None:
         text = json.dumps({**asdict(found), "refused": len(found.refused)}, indent=2) + "\n"

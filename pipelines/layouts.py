@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.cases import SPLITS, Case, DatasetError
 from pipelines.file_names import readable
 from pipelines.json_files import JsonError, read_json
+from pipelines.lost import may_be_an_image
 from transforms.header import SUFFIXES, image_suffix
 
 _GROUP_KEYS = ("patient", "group", "subject")
@@ -215,7 +216,7 @@ def _case_id(image: Path, label: Path | None) -> str:
 def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Path]:
     """List images of a folder by name; hidden files (macOS leaves ``._`` twins in archives) are no images.
 
-    Among labels also single DICOM files, each a SEG or RTSTRUCT.
+    Among labels also single DICOM files, each a SEG or RTSTRUCT. A link to nothing may be any of these.
     """
     found = []
     with os.scandir(folder) as entries:
@@ -225,7 +226,7 @@ def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Pat
             wanted = entry.name.endswith(ending) if ending else image_suffix(entry.name) != ""
             if labels and ending is None and entry.name.lower().endswith(".dcm"):
                 wanted = True
-            if wanted or (ending in (None, "") and entry.is_dir()):
+            if wanted or (ending in (None, "") and (os.path.isdir(entry) or may_be_an_image(entry.path))):
                 found.append(folder / entry.name)
     return sorted(found)
 

@@ -13,6 +13,7 @@ import numpy as np
 from pipelines.file_names import readable
 from pipelines.inputs import InputError, find_inputs
 from pipelines.json_files import JsonError, read_json
+from pipelines.lost import may_be_an_image
 from transforms.dicom_labels import dicom_label_names
 from transforms.header import SUFFIXES, image_suffix
 from transforms.readers import is_dicom_label, read_label
@@ -91,7 +92,8 @@ def segmentations(folder: Path) -> dict[str, Path]:
         if entry.is_dir():
             inside = _only_segmentation(entry)
         else:
-            inside = entry if image_suffix(entry) or entry.name.lower().endswith(_DICOM_ENDINGS) else None
+            named = image_suffix(entry) or entry.name.lower().endswith(_DICOM_ENDINGS)
+            inside = entry if named or may_be_an_image(entry) else None
         if inside is None:
             continue
         name = _name(entry)
@@ -219,9 +221,8 @@ def _is_dicom(path: Path) -> bool:
 
 def _only_segmentation(folder: Path) -> Path | None:
     """The one image file in a case's folder, or the folder itself where it holds DICOM."""
-    files = [
-        entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith(".")
-    ]
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    files = [entry for entry in entries if entry.is_file() or may_be_an_image(entry)]
     images = [entry for entry in files if image_suffix(entry)]
     if len(images) == 1:
         return images[0]
