@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.threads import in_threads
+from transforms.image_files import image_files
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values"]
 
@@ -170,6 +171,8 @@ def check_label_values(values: Iterable[int] | np.ndarray, labels: dict[int, str
     advice = "name them in dataset.json or correct the label map"
     if unknown == [255] and len(labels) == 2:
         advice = "a mask of 0 and 255 has to be stored as 0 and 1"
+    elif unknown[0] < 0:
+        advice = "class ids start at 0, so store what is not labelled as 0 (background)"
     raise DatasetError(
         f"case {name!r}{path}",
         [
@@ -189,9 +192,8 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
         except ValueError:
             name = str(path)
         # Slices may lie in nested folders.
-        files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
-        stats = [
-            (file.relative_to(path).as_posix() if file != path else file.name, file.stat()) for file in files
-        ]
+        whole = path.is_dir()
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if whole else image_files(path)
+        stats = [(file.relative_to(path).as_posix() if whole else file.name, file.stat()) for file in files]
         fields.append([name, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
     return json.dumps(fields)

@@ -21,7 +21,7 @@ from pipelines.file_names import readable
 from pipelines.progress import Steps
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
-from transforms.header import image_suffix
+from transforms.header import image_suffix, names_image
 
 logger = logging.getLogger(__name__)
 
@@ -140,14 +140,14 @@ def case_id(path: Path) -> str:
     name = readable(Path(os.path.abspath(path)).name)
     if not path.is_file():
         return name
-    suffix = image_suffix(name) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
+    suffix = image_suffix(path) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)]
 
 
 def _folder(path: Path, series: str | int | None, output: Path | None) -> list[dict[str, Any]]:
     skip = output.resolve() if output is not None else None
     entries = [e for e in sorted(path.iterdir()) if not e.name.startswith(".") and e.resolve() != skip]
-    cases = [_case(e) for e in entries if e.is_file() and image_suffix(e)]
+    cases = [_case(e) for e in entries if e.is_file() and names_image(e)]
     others = [e for e in entries if e.is_file() and not image_suffix(e) and e.name.upper() not in _SKIPPED]
     folders = [e for e in entries if e.is_dir()]
     # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
@@ -175,7 +175,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     images_here = bool(cases)
     exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
     for folder in folders:
-        images = [file for file in inside[folder] if image_suffix(file)]
+        images = [file for file in inside[folder] if names_image(file)]
         if folder in shared:
             others_of = sorted(other.name for other in shared[folder] if other != folder)
             cases.append(

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.cases import SPLITS, Case, DatasetError
 from pipelines.file_names import readable
-from transforms.header import SUFFIXES, image_suffix
+from transforms.header import SUFFIXES, image_suffix, names_image
 
 _GROUP_KEYS = ("patient", "group", "subject")
 _ID_KEYS = ("case", "id")
@@ -219,7 +219,7 @@ def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Pat
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            wanted = entry.name.endswith(ending) if ending else image_suffix(entry.name) != ""
+            wanted = entry.name.endswith(ending) if ending else names_image(entry.path)
             if labels and ending is None and entry.name.lower().endswith(".dcm"):
                 wanted = True
             if wanted or (ending in (None, "") and entry.is_dir()):

@@ -24,9 +24,10 @@ from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, image_suffix
+from transforms.image_files import image_files
 from transforms.placing import put_in_place
 from transforms.readers import read_image
-from transforms.writers import write_label
+from transforms.writers import forms_like, write_label
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 UNFINISHED = ".unfinished"
@@ -246,7 +247,7 @@ class Outputs:
         report: Mapping[str, Any],
     ) -> None:
         if "nii.gz" in self.formats:
-            write_label(part / self.names(case)[self.formats.index("nii.gz")], labels)
+            write_label(part / self.names(case)[self.formats.index("nii.gz")], labels, like=case["image"])
         asked = reading(case)
         if "seg" in self.formats or "rtstruct" in self.formats:
             from transforms.dicom import scan_series
@@ -266,7 +267,8 @@ class Outputs:
 
             assert probabilities is not None
             target = part / f"{case['case']}_probabilities.nii.gz"
-            write_probabilities(target, probabilities, labels.affine.cpu().numpy())
+            forms = forms_like(case["image"])
+            write_probabilities(target, probabilities, labels.affine.cpu().numpy(), forms)
         if self.preview:
             from transforms.preview import draw_preview
 
@@ -348,7 +350,7 @@ def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[st
             seen.add(real)
             rows += [_row(Path(parent, name), path) for name in names]
     else:
-        rows.append(_row(path, path.parent))
+        rows += [_row(file, file.parent) for file in image_files(path)]
     digest = hashlib.sha256(json.dumps(sorted(rows)).encode("utf-8", "surrogateescape")).hexdigest()
     return {"path": str(path), "files": len(rows), "digest": digest}
 

@@ -15,7 +15,7 @@ from pipelines.file_names import readable
 from pipelines.inputs import InputError, find_inputs
 from transforms.dicom_labels import dicom_label_names
 from transforms.errors import ImageError
-from transforms.header import SUFFIXES, image_suffix
+from transforms.header import PICTURE_SUFFIXES, SUFFIXES, image_suffix, names_image
 from transforms.readers import is_dicom_label, read_label
 
 LABEL_FILES = ("labels.json", "dataset.json")
@@ -92,7 +92,7 @@ def segmentations(folder: Path) -> dict[str, Path]:
         if entry.is_dir():
             inside = _only_segmentation(entry)
         else:
-            inside = entry if image_suffix(entry) or entry.name.lower().endswith(_DICOM_ENDINGS) else None
+            inside = entry if names_image(entry) or entry.name.lower().endswith(_DICOM_ENDINGS) else None
         if inside is None:
             continue
         name = _name(entry)
@@ -108,7 +108,7 @@ def segmentations(folder: Path) -> dict[str, Path]:
         if (folder / "labelsTr").is_dir():
             return segmentations(folder / "labelsTr")
         raise InputError(
-            f"{folder} holds no segmentation; they are {', '.join(SUFFIXES[:7])} or DICOM SEG and RTSTRUCT"
+            f"{folder} holds no segmentation; they are {', '.join(s for s in SUFFIXES if s not in PICTURE_SUFFIXES)} or DICOM SEG and RTSTRUCT"
         )
     # nnU-Net numbers the channels of images, and some tools keep that in the names of label maps.
     return {
@@ -206,7 +206,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _name(path: Path) -> str:
-    suffix = image_suffix(path.name)
+    suffix = image_suffix(path)
     if not path.is_dir() and not suffix:
         suffix = next((s for s in _DICOM_ENDINGS if path.name.lower().endswith(s)), "")
     return readable(path.name[: len(path.name) - len(suffix)])
@@ -221,7 +221,7 @@ def _only_segmentation(folder: Path) -> Path | None:
     files = [
         entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith(".")
     ]
-    images = [entry for entry in files if image_suffix(entry)]
+    images = [entry for entry in files if names_image(entry)]
     if len(images) == 1:
         return images[0]
     return folder if files and not images else None

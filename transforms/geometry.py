@@ -9,6 +9,7 @@ most half a voxel over the whole extent; `Geometry.prepared_affine` says the tru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,7 +18,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from transforms.grids import turned_affine
 from transforms.header import spacing_of
+
+MOST_VOXELS = 1 << 32
+"""No image is resampled to more: 16 GiB in float32."""
 
 Box = tuple[tuple[int, int], ...]
 
@@ -77,7 +82,7 @@ class Geometry:
     @property
     def straight_affine(self) -> np.ndarray:
         """4x4 affine of the oriented and straightened grid, voxel to RAS+ millimetres."""
-        oriented = _oriented_affine(np.asarray(self.affine), self.shape, self.axes, self.flips)
+        oriented = turned_affine(np.asarray(self.affine), self.shape, self.axes, self.flips)
         if self.shear is None:
             return oriented
         return oriented @ np.linalg.inv(np.vstack([self.shear, [0, 0, 0, 1]]))
@@ -118,17 +123,6 @@ class Geometry:
             shear=None if shear is None else tuple(tuple(row) for row in shear),
             straight=None if straight is None else tuple(straight),
         )
-
-
-def _oriented_affine(
-    affine: np.ndarray, shape: Sequence[int], axes: Sequence[int], flips: Sequence[bool]
-) -> np.ndarray:
-    to_file = np.eye(4)
-    to_file[: len(shape), : len(shape)] = 0
-    for oriented, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
-        to_file[axis, oriented] = -1 if flip else 1
-        to_file[axis, 3] = shape[axis] - 1 if flip else 0
-    return affine @ to_file
 
 
 def _shear(
@@ -178,7 +172,7 @@ def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
             axes[int(world_axis)] = file_axis
             flips[int(world_axis)] = bool(direction < 0)
     oriented = tuple(int(shape[axis]) for axis in axes)
-    sheared = _shear(_oriented_affine(affine, shape, axes, flips), oriented, axes) if dims == 3 else None
+    sheared = _shear(turned_affine(affine, shape, axes, flips), oriented, axes) if dims == 3 else None
     whole = sheared[1] if sheared else oriented
     return Geometry(
         shape=tuple(int(n) for n in shape),
@@ -201,7 +195,8 @@ def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None
     """The same field of view at (about) `spacing` millimetres; None keeps an axis as it is.
 
     Raises:
-        GeometryError: `spacing` is not positive or has another number of axes than the image.
+        GeometryError: `spacing` is not positive, has another number of axes than the image, or asks for more than
+            `MOST_VOXELS`.
     """
     dims = geometry.spatial_dims
     wanted = [spacing] * dims if spacing is None or isinstance(spacing, (int, float)) else list(spacing)
@@ -213,6 +208,12 @@ def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None
         count if value is None else max(1, round(count * have / value))
         for count, have, value in zip(geometry.cropped_shape, geometry.straight_spacing, wanted, strict=True)
     )
+    if math.prod(grid) > MOST_VOXELS:
+        have = " x ".join(f"{value:.4g}" for value in geometry.straight_spacing)
+        raise GeometryError(
+            f"resampled from {have} mm to {wanted} mm the image would have {' x '.join(map(str, grid))} voxels, more than"
+            f" any scan; correct the voxel size of the file, or the spacing asked for"
+        )
     return replace(geometry, grid=grid)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from transforms.errors import ImageError
 from transforms.header import Header, check_affine
 
-__all__ = ["itk_header", "read_itk"]
+__all__ = ["itk_header", "read_itk", "text_header"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _EXPORT_LAYERS = (
@@ -51,7 +51,7 @@ def read_itk(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
     return array.transpose(0, *range(array.ndim - 1, 0, -1)), layout.affine
 
 
-def _text_header(path: Path) -> dict[str, str]:
+def text_header(path: Path) -> dict[str, str]:
     """Return the keys of a NRRD or MetaImage header in lower case; both are lines of text before the data."""
     fields: dict[str, str] = {}
     with path.open("rb") as stream:
@@ -73,7 +73,7 @@ def _text_header(path: Path) -> dict[str, str]:
 
 
 def _check_text_header(path: Path) -> None:
-    fields = _text_header(path)
+    fields = text_header(path)
     if path.suffix.lower() in (".nrrd", ".nhdr"):
         kinds = fields.get("kinds", "").split()
         sizes = fields.get("sizes", "").split()
