@@ -121,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--json", metavar="FILE", help="also write the findings as JSON; - for standard output"
     )
-    check.add_argument("--headers-only", action="store_true", help="do not read the voxels of label maps")
+    check.add_argument(
+        "--headers-only", action="store_true", help="do not read the voxels of images and label maps"
+    )
     _add_reading(check)
     evaluate_command.add_parser(commands)
     compare_command.add_parser(commands)

@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 import pydicom
 
 from pipelines.case_checks import header_problems
 from pipelines.cases import SPLITS, DatasetError, check_label_values
+from pipelines.cohort import may_be_ct, missing_foreground
 from pipelines.dataset_folder import describe, load_dataset
 from pipelines.files import replacing
 from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.notices import warnings_of
 from pipelines.progress import Steps
-from transforms.dicom import scan_series
+from transforms.dicom import read_series, scan_series
 from transforms.errors import ImageError
-from transforms.header import NIFTI_SUFFIXES, Header, image_suffix, spacing_of
-from transforms.readers import label_array, read_header
-from transforms.values import value_counts
+from transforms.header import NIFTI_SUFFIXES, Header, check_spacing, image_suffix, spacing_of
+from transforms.hounsfield import warn_unless_hounsfield
+from transforms.readers import image_array, label_array, read_header
+from transforms.values import counts_of
 
 
 @dataclass
@@ -109,7 +110,8 @@ def check(
 
     Args:
         series, allow: handed on to the DICOM reader, for cases that do not say it themselves.
-        label_values: read the label maps and count their classes; without it only headers are read.
+        label_values: read the voxels of images and of label maps, whose classes are counted; without it only headers
+            are read.
     """
     asked = {key: value for key, value in (("series", series), ("allow", allowed(allow))) if value}
     if is_dataset(path):
@@ -125,7 +127,7 @@ def check(
     cases = []
     with Steps(len(items), "case", "checking", leave=False, delay=2.0) as steps:
         for item in items:
-            cases.append(_image(item, {**asked, **_own(item)}, of_cases, grids))
+            cases.append(_image(item, {**asked, **_own(item)}, of_cases, grids, label_values))
             steps.step()
     if label_values:
         # Two at a time: whole label maps are in memory.
@@ -135,6 +137,7 @@ def check(
         ):
             for _ in pool.map(lambda case: _classes(case, labels, grids), cases):
                 steps.step()
+        notices += _foreground(cases, labels)
     return DatasetCheck(str(path), cases, problems, notices)
 
 
@@ -165,7 +168,8 @@ def _dataset(
             load_dataset(path, check=False, validation_fraction=0.2)
         except DatasetError as error:
             notices = [f"for a training: {problem}" for problem in error.problems]
-    items = [dict(case, split=split) for split in SPLITS for case in dataset.as_dicts(split)]
+    more = {"channels": dataset.channels, "ct": may_be_ct(dataset)}
+    items = [{**case, **more, "split": split} for split in SPLITS for case in dataset.as_dicts(split)]
     return items, dataset.labels, general, notices, of_cases
 
 
@@ -174,6 +178,7 @@ def _image(
     asked: Mapping[str, Any],
     of_cases: Mapping[str, Sequence[str]],
     grids: dict[str, Header],
+    voxels: bool,
 ) -> CaseCheck:
     found = CaseCheck(item["case"], item["split"], item["image"], item.get("label") or "")
     found.problems = list(of_cases.get(found.case, ()))
@@ -186,10 +191,14 @@ def _image(
         with warnings_of("transforms") as found.notices:
             if is_dicom(item["image"]):
                 series = scan_series(item["image"], **asked)
-                header = Header(series.shape, 1, series.affine)
+                header = check_spacing(item["image"], Header(series.shape, 1, series.affine))
                 found.series, found.files = series.description, len(series.files)
+                array = read_series(series)[0] if voxels else None
             else:
-                header = read_header(item["image"])
+                header = read_header(item["image"], channels=item.get("channels"))
+                array = image_array(item["image"], channels=item.get("channels"))[0] if voxels else None
+            if array is not None and item.get("ct", True) and len(header.shape) == 3:
+                warn_unless_hounsfield(array.reshape(header.channels, *header.shape), item["image"])
         if is_dicom(item["image"]) and series.lossy:
             found.notices.append("compressed with loss: values are near those of the scanner, not equal")
     except (ImageError, OSError) as error:
@@ -233,17 +242,24 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grids: Mapping[str, Hea
     try:
         # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
         named_on_grid = (grids[case.case], labels) if is_dicom(case.label) else ()
-        counts = value_counts(label_array(case.label, *named_on_grid)[0])
-        present = np.flatnonzero(counts)
-        case.classes = {labels.get(int(v), str(v)): int(counts[v]) for v in present}
+        counts = counts_of(label_array(case.label, *named_on_grid)[0])
+        case.classes = {labels.get(value, str(value)): count for value, count in counts.items()}
         if labels:
-            check_label_values(present, dict(labels), case.case)
+            check_label_values(counts, dict(labels), case.case)
     except DatasetError as error:
         case.problems += [f"{case.label}: {problem}" for problem in error.problems]
     except (ImageError, OSError) as error:
         case.problems.append(str(error))
     except Exception as error:  # one case must not hide the others
         case.problems.append(f"{case.label}: {type(error).__name__}: {error}")
+
+
+def _foreground(cases: Sequence[CaseCheck], labels: Mapping[int, str]) -> list[str]:
+    """What a training would miss in the cases of its list; said of all of them together."""
+    training = [case for case in cases if case.split == "training" and case.label and not case.problems]
+    ids = {name: value for value, name in labels.items()}
+    present = {case.case: [ids[name] for name in case.classes if ids.get(name, 0) != 0] for case in training}
+    return missing_foreground(present, labels)
 
 
 def table(found: DatasetCheck) -> str:
