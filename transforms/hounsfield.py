@@ -81,10 +81,11 @@ def not_hounsfield(volume: np.ndarray) -> str:
     lowest, highest = float(inner[0]), float(inner[-1])
     if masked and highest - lowest <= _NARROW:
         return f"beside padding of {low:g} its values run from {lowest:.4g} to {highest:.4g} only"
-    return _shifted(inner, painted=levels < _PAINTED, masked=masked > 0)
+    painted = levels < _PAINTED
+    return "" if painted and masked else _shifted(inner, painted)
 
 
-def _shifted(inner: np.ndarray, painted: bool, masked: bool) -> str:
+def _shifted(inner: np.ndarray, painted: bool) -> str:
     """The same for sorted values without padding."""
     lowest, highest, few = float(inner[0]), float(inner[-1]), float(inner[len(inner) // 1000])
     if few < _FAT:
@@ -95,7 +96,7 @@ def _shifted(inner: np.ndarray, painted: bool, masked: bool) -> str:
         soft = _share(inner, offset - width, offset + width)
         if soft >= max(0.005, 0.5 * _share(inner, least, math.inf)):
             return f"nothing is as low as air or fat, much near {offset}; it seems to be {what}"
-    if few > 300 and not (painted and masked):
+    if few > 300:
         return f"nothing but 0.1% of it is below {few:.4g}, where air, fat and soft tissue are"
     if -20 <= lowest <= 10 and 60 < highest <= 255.5:
         darkest = _share(inner, lowest - 1, lowest + 0.1 * (highest - lowest))

@@ -173,7 +173,9 @@ def _compare_places(
     at = corners(shape)
     apart = np.abs((np.linalg.inv(sform) @ qform - np.eye(4)) @ at).max()
     vector = np.array([header[f"quatern_{axis}"] for axis in "bcd"], dtype=np.float64)
-    rounding = _HALF_TURN_ANGLE * max(shape) if 1 - vector @ vector < _HALF_TURN else 0.0
+    sizes = np.linalg.norm(sform[:3, : len(shape)], axis=0)
+    turned = _HALF_TURN_ANGLE * (shape * sizes).max() / sizes.min()
+    rounding = turned if 1 - vector @ vector < _HALF_TURN else 0.0
     if apart <= GRID_TOLERANCE + rounding:
         return
     distance = np.linalg.norm(((qform - sform) @ at)[:3], axis=0).max()
