@@ -128,6 +128,7 @@ def affine_of(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> n
         raise ImageError(f"{path}: the header counts in {unit}s; rewrite it in millimetres.")
     sform, qform = (form if form is None else check_affine(path, form) for form in (sform, qform))
     if sform is None:
+        assert qform is not None
         return qform
     if qform is not None and np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
         raise ImageError(
