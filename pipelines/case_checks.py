@@ -14,18 +14,16 @@ from pipelines.layouts import Item
 from pipelines.threads import in_threads
 from transforms.dicom_labels import check_dicom_label
 from transforms.errors import ImageError
-from transforms.header import PICTURE_SUFFIXES, Header, image_suffix
+from transforms.grids import grid_difference, turn_between
+from transforms.header import PICTURE_SUFFIXES, Header, image_suffix, pair_header
 from transforms.readers import is_dicom_label, label_array, read_header
-
-GRID_TOLERANCE = 0.05
-"""Largest distance, in voxels, between corners of an image's and its label's grid that still counts as equal."""
 
 
 def check_headers(dataset: Dataset) -> None:
     """Check without pixel data that every file is there and readable, and that labels lie on their images' grids.
 
-    Files are opened by a pool of threads. An image and its label must have the same size, and no corner of their
-    grids may lie more than `GRID_TOLERANCE` voxels apart; all cases must have the same number of axes and channels.
+    Files are opened by a pool of threads. An image and its label must have the same voxels (in any order of their
+    axes), see `transforms.grids`; all cases must have the same number of axes and channels.
 
     Raises
     ------
@@ -46,7 +44,7 @@ def check_ids(items: list[Item], problems: list[str]) -> None:
             problems.append(
                 f'case {case.id!r} ({case.image}): the id is no safe file name; rename it or add "case": "name".'
             )
-        image = os.path.normpath(case.image)
+        image = os.path.normpath(pair_header(case.image) or case.image)
         first = by_image.setdefault(image, item)
         if first is not item:
             problems.append(
@@ -129,31 +127,12 @@ def _check_case(case: Case, channels: int | None, labels: dict[int, str]) -> tup
         problems.append(
             f"label {case.label}: {label.channels} values per voxel; store one class id per voxel."
         )
-    if image is not None and label is not None:
-        difference = grid_difference(image, label)
-        if difference:
-            problems.append(
-                f"label {case.label} is not on the grid of image {case.image}: {difference}; resample the label to the"
-                " image with nearest neighbour, or find the image it was drawn on."
-            )
+    if image is not None and label is not None and turn_between(label, image) is None:
+        problems.append(
+            f"label {case.label} is not on the grid of image {case.image}: {grid_difference(image, label)}; resample the label to the"
+            " image with nearest neighbour, or find the image it was drawn on."
+        )
     return image, problems
-
-
-def grid_difference(first: Header, second: Header) -> str:
-    """Say how two grids differ, or return "" when they are equal within `GRID_TOLERANCE` voxels."""
-    if first.shape != second.shape:
-        return f"size {first.shape} against {second.shape}"
-    if np.array_equal(first.affine, second.affine):
-        return ""
-    size = first.shape + (1,) * (3 - len(first.shape))
-    corners = np.array(
-        [[x, y, z, 1] for x in (0, size[0] - 1) for y in (0, size[1] - 1) for z in (0, size[2] - 1)]
-    ).T
-    apart = (np.linalg.inv(first.affine) @ second.affine - np.eye(4)) @ corners
-    if np.abs(apart).max() <= GRID_TOLERANCE:
-        return ""
-    distance = float(np.linalg.norm((second.affine - first.affine) @ corners, axis=0).max())
-    return f"corners lie up to {distance:.4g} mm apart ({np.abs(apart).max():.3g} voxels)"
 
 
 def labels_from_values(where: Path, dataset: Dataset) -> dict[int, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.threads import in_threads
+from transforms.image_files import image_files
 from transforms.walk import files_below
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values"]
@@ -171,6 +172,8 @@ def check_label_values(values: Iterable[int] | np.ndarray, labels: dict[int, str
     advice = "name them in dataset.json or correct the label map"
     if unknown == [255] and len(labels) == 2:
         advice = "a mask of 0 and 255 has to be stored as 0 and 1"
+    elif unknown[0] < 0:
+        advice = "class ids start at 0, so store what is not labelled as 0 (background)"
     raise DatasetError(
         f"case {name!r}{path}",
         [
@@ -189,13 +192,11 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
             name = path.relative_to(root).as_posix()
         except ValueError:
             name = str(path)
+        whole = path.is_dir()
         try:
-            files = [path]
-            if path.is_dir():
-                files = sorted(files_below(path, hidden=True, dangling=False))
+            found = sorted(files_below(path, hidden=True, dangling=False)) if whole else image_files(path)
             stats = [
-                (file.relative_to(path).as_posix() if file != path else file.name, file.stat())
-                for file in files
+                (file.relative_to(path).as_posix() if whole else file.name, file.stat()) for file in found
             ]
         except OSError as error:
             raise DatasetError(

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 import pydicom
 
 from pipelines.case_checks import header_problems
 from pipelines.cases import SPLITS, DatasetError, check_label_values
+from pipelines.cohort import may_be_ct, missing_foreground
 from pipelines.cores import available_cores
 from pipelines.dataset_folder import describe, load_dataset
 from pipelines.files import replacing, require_folder
@@ -27,9 +27,10 @@ from pipelines.progress import Steps
 from transforms.dicom import read_series, scan_series
 from transforms.dicom_labels import find_dicom_label
 from transforms.errors import ImageError
-from transforms.header import NIFTI_SUFFIXES, Header, image_suffix, spacing_of
+from transforms.header import NIFTI_SUFFIXES, Header, check_spacing, image_suffix, spacing_of
+from transforms.hounsfield import warn_unless_hounsfield
 from transforms.readers import image_array, label_array, read_header
-from transforms.values import value_counts
+from transforms.values import counts_of
 
 _MOST_AT_ONCE = 4
 
@@ -146,6 +147,8 @@ def check(
                 steps.step()
         finally:
             pool.shutdown(cancel_futures=True)
+    if voxels:
+        notices += _foreground(cases, labels)
     return DatasetCheck(str(path), cases, problems, notices)
 
 
@@ -178,7 +181,8 @@ def _dataset(
             load_dataset(path, check=False, validation_fraction=0.2)
         except DatasetError as error:
             notices = [f"for a training: {problem}" for problem in error.problems]
-    items = [dict(case, split=split) for split in SPLITS for case in dataset.as_dicts(split)]
+    more = {"ct": may_be_ct(dataset)}
+    items = [{**case, **more, "split": split} for split in SPLITS for case in dataset.as_dicts(split)]
     return items, dataset.labels, dataset.channels, general, notices, of_cases
 
 
@@ -201,18 +205,22 @@ def _image(
         with warnings_of("transforms", this_thread=True) as found.notices:
             if is_dicom(item["image"]):
                 series = scan_series(item["image"], **asked)
-                header = Header(series.shape, 1, series.affine)
+                header = check_spacing(item["image"], Header(series.shape, 1, series.affine))
                 found.series, found.files = series.description, len(series.files)
+                array = None
                 if voxels and not found.problems:
-                    read_series(series)
+                    array = read_series(series)[0]
                 elif series.lossy:
                     found.notices.append(
                         "compressed with loss: values are near those of the scanner, not equal"
                     )
             else:
                 header = read_header(item["image"], channels=channels)
+                array = None
                 if voxels and not found.problems:
-                    image_array(item["image"], channels)
+                    array = image_array(item["image"], channels=channels)[0]
+            if array is not None and item.get("ct", True) and len(header.shape) == 3:
+                warn_unless_hounsfield(array.reshape(header.channels, *header.shape), item["image"])
     except (ImageError, OSError) as error:
         if not found.problems:
             found.problems.append(str(error))
@@ -250,18 +258,25 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
         # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
         named_on_grid = (grid, labels) if is_dicom(case.label) else ()
         with warnings_of("transforms", this_thread=True) as notices:
-            counts = value_counts(label_array(case.label, *named_on_grid)[0])
+            counts = counts_of(label_array(case.label, *named_on_grid)[0])
         case.notices += notices
-        present = np.flatnonzero(counts)
-        case.classes = {labels.get(int(v), str(v)): int(counts[v]) for v in present}
+        case.classes = {labels.get(value, str(value)): count for value, count in counts.items()}
         if labels:
-            check_label_values(present, dict(labels), case.case)
+            check_label_values(counts, dict(labels), case.case)
     except DatasetError as error:
         case.problems += [f"{case.label}: {problem}" for problem in error.problems]
     except (ImageError, OSError) as error:
         case.problems.append(str(error))
     except Exception as error:  # one case must not hide the others
         case.problems.append(f"{case.label}: {type(error).__name__}: {error}")
+
+
+def _foreground(cases: Sequence[CaseCheck], labels: Mapping[int, str]) -> list[str]:
+    """What a training would miss in the cases of its list; said of all of them together."""
+    training = [case for case in cases if case.split == "training" and case.label and not case.problems]
+    ids = {name: value for value, name in labels.items()}
+    present = {case.case: [ids[name] for name in case.classes if ids.get(name, 0) != 0] for case in training}
+    return missing_foreground(present, labels)
 
 
 def table(found: DatasetCheck) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import lru_cache
@@ -15,8 +16,11 @@ from torch.utils.data.distributed import DistributedSampler
 from pipelines.deferred import augments_on_device, collate_deferred
 from pipelines.distributed import is_distributed
 from pipelines.patches import PatchStore, StoredCase
+from pipelines.ranks import rank
 
 __all__ = ["PatchDataset", "PatchSampler"]
+
+logger = logging.getLogger(__name__)
 
 
 class PatchDataset(Dataset):
@@ -133,6 +137,8 @@ class PatchDataset(Dataset):
             self.store = PatchStore(root, preprocess, data, labels, num_workers, progress)
         self.store.build()
         self.preprocess = self.store.preprocess
+        for remark in self.store.remarks() if rank() == 0 else ():
+            logger.warning(remark)
 
     def __len__(self) -> int:
         return self.num_patches

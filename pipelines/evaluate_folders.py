@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from pipelines.case_checks import grid_difference
 from pipelines.config import problem
 from pipelines.files import require_folder
 from pipelines.inputs import InputError
@@ -32,9 +30,10 @@ from pipelines.patches import reading
 from pipelines.progress import Steps
 from pipelines.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from pipelines.volumes import voxel_ml
+from transforms.grids import grid_difference, turn_between
 from transforms.header import Header
 from transforms.readers import is_dicom_label, read_header, read_label
-from transforms.values import value_counts
+from transforms.values import counts_of
 
 PICTURE_LIMIT = 32
 
@@ -181,20 +180,16 @@ def _read(pair: Pair, names: Mapping[int, str]) -> list[MetaTensor]:
 def _on_grid(pair: Pair, prediction: MetaTensor, reference: MetaTensor) -> MetaTensor:
     """The prediction on the reference's grid: only the order and the directions of its axes may differ."""
     wanted, given = (_grid(x) for x in (reference, prediction))
-    difference = grid_difference(wanted, given)
-    if difference and len(wanted.shape) == len(given.shape) == 3:
-        # Writers store the axes of one and the same grid differently (RAS, LPS); turning them loses nothing.
-        turn = ornt_transform(io_orientation(given.affine), io_orientation(wanted.affine))
-        affine = given.affine @ inv_ornt_aff(turn, given.shape)
-        turned = np.ascontiguousarray(apply_orientation(prediction.as_tensor().cpu().numpy()[0], turn))
-        if not grid_difference(wanted, Header(turned.shape, 1, affine)):
-            return MetaTensor(torch.from_numpy(turned)[None], affine=torch.from_numpy(affine))
-    if difference:
+    turn = turn_between(given, wanted)
+    if turn is None:
         raise SegmentationError(
-            f"{pair.prediction} does not lie on the grid of {pair.reference}: {difference}; bring the prediction to the"
-            " reference's grid with nearest neighbour, or give the segmentation of the same image"
+            f"{pair.prediction} does not lie on the grid of {pair.reference}: {grid_difference(wanted, given)}; bring the"
+            " prediction to the reference's grid with nearest neighbour, or give the segmentation of the same image"
         )
-    return prediction
+    if turn.keeps:
+        return prediction
+    turned = np.ascontiguousarray(turn.apply(prediction.as_tensor().cpu().numpy()))
+    return MetaTensor(torch.from_numpy(turned), affine=reference.affine)
 
 
 def _grid(labels: MetaTensor) -> Header:
@@ -204,16 +199,15 @@ def _grid(labels: MetaTensor) -> Header:
 def _classes(path: Path, labels: MetaTensor, names: Mapping[int, str]) -> np.ndarray:
     """Class ids (*shape) as indices of `names`, from 1; 0 is the background."""
     array = labels.as_tensor().cpu().numpy()[0]
-    few = not array.size or (array.min() >= 0 and array.max() < 1 << 16)
-    found = np.flatnonzero(value_counts(array)) if few else np.unique(array)
-    unknown = [int(value) for value in found if value != 0 and int(value) not in names]
+    found = counts_of(array)
+    unknown = [value for value in found if value != 0 and value not in names]
     if unknown:
         listed = ", ".join(map(str, unknown[:5]))
         raise SegmentationError(
             f"{path} holds the value(s) {listed}, which no class has ({', '.join(f'{v} {n}' for v, n in names.items())});"
             " name all classes with --labels"
         )
-    index = np.zeros(int(found.max(initial=0)) + 1, np.uint8 if len(names) < 256 else np.uint16)
+    index = np.zeros(max(found, default=0) + 1, np.uint8 if len(names) < 256 else np.uint16)
     for number, value in enumerate(names, start=1):
         if value < len(index):
             index[value] = number

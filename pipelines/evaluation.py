@@ -150,7 +150,8 @@ class Evaluation:
         return facts
 
     def _save(self, item: Mapping[str, Any], labels: MetaTensor) -> None:
-        write_label(self.output_dir / "predictions" / f"{item['case']}.nii.gz", labels)
+        path = self.output_dir / "predictions" / f"{item['case']}.nii.gz"
+        write_label(path, labels, like=item["path"])
 
     def _draw(self, item: Mapping[str, Any], labels: MetaTensor, record: Mapping[str, Any]) -> None:
         self.pictures.add(record, self._images[item["case"]], labels, item["label"])

@@ -23,7 +23,7 @@ from pipelines.progress import Steps
 from transforms.dicom_headers import DICOM_ENDINGS
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
-from transforms.header import image_suffix
+from transforms.header import image_suffix, names_image
 from transforms.image_paths import bounded, check_path
 from transforms.walk import files_below, leads_nowhere
 
@@ -148,7 +148,7 @@ def case_id(path: Path) -> str:
     name = readable(Path(os.path.abspath(path)).name)
     if path.is_dir():
         return name
-    suffix = image_suffix(name) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
+    suffix = image_suffix(path) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)]
 
 
@@ -160,7 +160,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
         raise InputError(f"{path} cannot be listed ({error.strerror}); {_WHAT}") from error
     folders = [e for e in entries if e.is_dir()]
     files = [e for e in entries if e.is_file() or leads_nowhere(e)]
-    cases = [_lost(e) or _case(e) for e in files if image_suffix(e)]
+    cases = [_lost(e) or _case(e) for e in files if names_image(e)]
     others = [e for e in files if not image_suffix(e) and e.name.upper() not in _SKIPPED]
     strange = [e for e in entries if image_suffix(e) and e not in files]
     cases += [_case(e) | {"problem": why} for e in strange if (why := _unreadable(e))]
@@ -193,7 +193,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     closed = {Path(error.filename): error for error in unlisted}
     exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
     for folder in folders:
-        images = [file for file in inside[folder] if image_suffix(file)]
+        images = [file for file in inside[folder] if names_image(file)]
         if folder in crowded:
             cases.append(_case(folder) | {"problem": crowded[folder]})
         elif folder in shared:

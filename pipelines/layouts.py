@@ -14,7 +14,7 @@ from pipelines.cases import SPLITS, Case, DatasetError
 from pipelines.file_names import readable
 from pipelines.json_files import JsonError, read_json
 from pipelines.lost import may_be_an_image
-from transforms.header import SUFFIXES, image_suffix
+from transforms.header import SUFFIXES, image_suffix, names_image
 
 _GROUP_KEYS = ("patient", "group", "subject")
 _ID_KEYS = ("case", "id")
@@ -223,7 +223,7 @@ def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Pat
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            wanted = entry.name.endswith(ending) if ending else image_suffix(entry.name) != ""
+            wanted = entry.name.endswith(ending) if ending else names_image(entry.path)
             if labels and ending is None and entry.name.lower().endswith(".dcm"):
                 wanted = True
             if wanted or (ending in (None, "") and (os.path.isdir(entry) or may_be_an_image(entry.path))):

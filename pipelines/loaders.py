@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -19,10 +20,12 @@ from pipelines.dataset import PatchDataset, PatchSampler
 from pipelines.distributed import is_distributed
 from pipelines.patches import PatchStore, reading
 from pipelines.preprocess import Preprocess
-from pipelines.ranks import world_size
+from pipelines.ranks import rank, world_size
 from pipelines.shared_memory import workers_that_fit
 from transforms.header import Header
 from transforms.readers import read_label
+
+logger = logging.getLogger(__name__)
 
 
 class VolumeDataset(Dataset):
@@ -56,6 +59,8 @@ class VolumeDataset(Dataset):
         self.store: PatchStore | None = None
         if root is not None and self.data:
             self.store = PatchStore(root, preprocess, self.data, labels, num_workers).build()
+            for remark in self.store.remarks(training=False) if rank() == 0 else ():
+                logger.warning(remark)
 
     def __len__(self) -> int:
         return len(self.data)

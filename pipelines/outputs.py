@@ -26,11 +26,12 @@ from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, image_suffix
+from transforms.image_files import image_files
 from transforms.image_paths import MOST_FILES
 from transforms.placing import put_in_place
 from transforms.readers import read_image
 from transforms.walk import files_below
-from transforms.writers import write_label
+from transforms.writers import forms_like, write_label
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 UNFINISHED = ".unfinished"
@@ -249,7 +250,7 @@ class Outputs:
         report: Mapping[str, Any],
     ) -> None:
         if "nii.gz" in self.formats:
-            write_label(part / self.names(case)[self.formats.index("nii.gz")], labels)
+            write_label(part / self.names(case)[self.formats.index("nii.gz")], labels, like=case["image"])
         asked = reading(case)
         if "seg" in self.formats or "rtstruct" in self.formats:
             from transforms.dicom import scan_series
@@ -269,7 +270,8 @@ class Outputs:
 
             assert probabilities is not None
             target = part / f"{case['case']}_probabilities.nii.gz"
-            write_probabilities(target, probabilities, labels.affine.cpu().numpy())
+            forms = forms_like(case["image"])
+            write_probabilities(target, probabilities, labels.affine.cpu().numpy(), forms)
         if self.preview:
             from transforms.preview import draw_preview
 
@@ -347,7 +349,7 @@ def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[st
         rows += [_row(file, path) for file in itertools.islice(files, MOST_FILES)]
         rows += [(f"{error.filename}: {error.strerror}", -1, 0) for error in unlisted]
     else:
-        rows.append(_row(path, path.parent))
+        rows += [_row(file, file.parent) for file in image_files(path)]
     digest = hashlib.sha256(json.dumps(sorted(rows)).encode("utf-8", "surrogateescape")).hexdigest()
     return {"path": str(path), "files": len(rows), "digest": digest}
 

@@ -15,7 +15,7 @@ from pipelines.inputs import InputError, find_inputs
 from pipelines.json_files import JsonError, read_json
 from pipelines.lost import may_be_an_image
 from transforms.dicom_labels import dicom_label_names
-from transforms.header import SUFFIXES, image_suffix
+from transforms.header import PICTURE_SUFFIXES, SUFFIXES, image_suffix, names_image
 from transforms.readers import is_dicom_label, read_label
 
 LABEL_FILES = ("labels.json", "dataset.json")
@@ -92,7 +92,7 @@ def segmentations(folder: Path) -> dict[str, Path]:
         if entry.is_dir():
             inside = _only_segmentation(entry)
         else:
-            named = image_suffix(entry) or entry.name.lower().endswith(_DICOM_ENDINGS)
+            named = names_image(entry) or entry.name.lower().endswith(_DICOM_ENDINGS)
             inside = entry if named or may_be_an_image(entry) else None
         if inside is None:
             continue
@@ -111,7 +111,7 @@ def segmentations(folder: Path) -> dict[str, Path]:
         if (folder / "labelsTr").is_dir():
             return segmentations(folder / "labelsTr")
         raise InputError(
-            f"{folder} holds no segmentation; they are {', '.join(SUFFIXES[:7])} or DICOM SEG and RTSTRUCT"
+            f"{folder} holds no segmentation; they are {', '.join(s for s in SUFFIXES if s not in PICTURE_SUFFIXES)} or DICOM SEG and RTSTRUCT"
         )
     # nnU-Net numbers the channels of images, and some tools keep that in the names of label maps.
     return {
@@ -209,7 +209,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _name(path: Path) -> str:
-    suffix = image_suffix(path.name)
+    suffix = image_suffix(path)
     if not path.is_dir() and not suffix:
         suffix = next((s for s in _DICOM_ENDINGS if path.name.lower().endswith(s)), "")
     return readable(path.name[: len(path.name) - len(suffix)])
@@ -223,7 +223,7 @@ def _only_segmentation(folder: Path) -> Path | None:
     """The one image file in a case's folder, or the folder itself where it holds DICOM."""
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     files = [entry for entry in entries if entry.is_file() or may_be_an_image(entry)]
-    images = [entry for entry in files if image_suffix(entry)]
+    images = [entry for entry in files if names_image(entry)]
     if len(images) == 1:
         return images[0]
     return folder if files and not images else None

@@ -41,10 +41,12 @@ import numpy as np
 import psutil
 import torch
 
+from pipelines.cohort import missing_foreground
 from pipelines.cores import available_cores
 from pipelines.file_names import is_device
 from pipelines.files import NO_ROOM, FolderError, require_folder, sha256_of, sync_folder, unwritable
 from pipelines.locks import waiting_for
+from pipelines.notices import warnings_of
 from pipelines.progress import Steps
 from transforms.placing import put_in_place
 from transforms.walk import files_below
@@ -57,6 +59,9 @@ FORMAT = 2
 MAX_POSITIONS = 10_000
 """Foreground positions kept per class and case."""
 
+MAX_REMARKS = 20
+"""Notices of single images that are repeated when a training starts."""
+
 CHUNKS = {3: (64, 64, 64), 2: (256, 256)}
 BLOCKS = {3: (32, 32, 8), 2: (64, 64)}
 """Chunks are what the file's index lists, blocks are what is decompressed; thin along z so that a 2D network
@@ -66,12 +71,6 @@ _TEMPORARY = ".tmp-"
 _ANOTHER = "name another folder with --store_dir"
 _MOST_ON_WINDOWS = 61
 """Processes that a `ProcessPoolExecutor` can have there."""
-_SIDECARS = {
-    ".nhdr": (".raw", ".raw.gz", ".gz", ".bz2"),
-    ".mhd": (".raw", ".zraw"),
-    ".hdr": (".img", ".img.gz"),
-    ".img": (".hdr",),
-}
 
 
 class StoreError(ValueError):
@@ -91,6 +90,8 @@ class StoredCase:
         Voxels per label value present, background included; empty without a label.
     geometry, intensity : dict
         What `Preprocess` recorded: plain JSON types.
+    notices : list of str
+        What was noticed when the image was read and prepared.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any]) -> None:
@@ -101,6 +102,7 @@ class StoredCase:
         self.geometry: dict[str, Any] = meta["geometry"]
         self.intensity: dict[str, Any] = meta["intensity"]
         self.sha256: dict[str, str] = meta["sha256"]
+        self.notices: list[str] = meta.get("notices", [])
         self._positions: dict[int, tuple[int, int]] = {int(k): tuple(v) for k, v in meta["positions"].items()}
 
     @property
@@ -252,12 +254,15 @@ class PatchStore:
         """The case at a position of `data`; the last 64 handles are kept, of which none holds an array."""
         case = self._cases.get(index)
         if case is None:
-            path = self.folder / self._entries[index].decode()
+            path = self._path(index)
             case = StoredCase(path, _read_meta(path))
             self._cases[index] = case
             if len(self._cases) > 64:
                 self._cases.popitem(last=False)
         return case
+
+    def _path(self, index: int) -> Path:
+        return self.folder / self._entries[index].decode()
 
     def __iter__(self) -> Iterator[StoredCase]:
         return (self.case(i) for i in range(len(self)))
@@ -274,6 +279,24 @@ class PatchStore:
             content = [meta["case"], meta["sha256"], *([meta["options"]] if meta.get("options") else [])]
             digest.update(json.dumps(content, sort_keys=True).encode())
         return digest.hexdigest()
+
+    def remarks(self, training: bool = True) -> list[str]:
+        """What was noticed of single images when they were prepared, and what all cases lack for a training.
+
+        Reads each entry's meta.json once.
+
+        Args:
+            training: whether the cases are to be trained on, and so have to have foreground.
+        """
+        cases = [StoredCase(path, _read_meta(path)) for path in map(self._path, range(len(self)))]
+        found = [f"case {case.id}: {notice}" for case in cases for notice in case.notices]
+        if len(found) > MAX_REMARKS:
+            found[MAX_REMARKS:] = [f"... and {len(found) - MAX_REMARKS} more notices, see `check`"]
+        if not training:
+            return found
+        labelled = {case.id: case.foreground for case in cases if case.has_label}
+        names = self.names or {value: f"class {value}" for value in self.labels or ()}
+        return found + missing_foreground(labelled, names)
 
     def build(self) -> PatchStore:
         """Preprocess the cases that are missing; returns the store itself.
@@ -496,7 +519,8 @@ def _build_case(job: _Job, source: _Source) -> None:
 
 def _write_entry(job: _Job, source: _Source, folder: Path) -> None:
     sha256 = {"image": _content_digest(source.image)}
-    prepared = job.preprocess.image(source.image, **reading(source.options))
+    with warnings_of("transforms", "pipelines") as notices:
+        prepared = job.preprocess.image(source.image, **reading(source.options))
     codes = np.ascontiguousarray(prepared.codes)
     if codes.dtype != np.int16 or codes.ndim not in (3, 4):
         raise StoreError(
@@ -534,6 +558,7 @@ def _write_entry(job: _Job, source: _Source, folder: Path) -> None:
         "positions": {c: [int(o), len(p)] for (c, p), o in zip(positions.items(), offsets, strict=False)},
         "geometry": prepared.geometry.to_dict(),
         "intensity": prepared.intensity,
+        "notices": notices,
     }
     text = json.dumps(meta, default=_plain).encode()
     _write_bytes(folder / "meta.json", lambda file: file.write(text))
@@ -626,11 +651,9 @@ def _state(path: str, case: str) -> str:
         info = os.stat(path)
         if not stat.S_ISDIR(info.st_mode):
             text = f"{info.st_size} {info.st_mtime_ns}"
-            stem, suffix = os.path.splitext(path)
-            for sidecar in _SIDECARS.get(suffix.lower(), ()):
-                with contextlib.suppress(FileNotFoundError):
-                    info = os.stat(stem + sidecar)
-                    text += f"\n{sidecar} {info.st_size} {info.st_mtime_ns}"
+            for other in _others(path):
+                info = os.stat(other)
+                text += f"\n{other.name} {info.st_size} {info.st_mtime_ns}"
             return text
         return "\n".join(
             f"{os.path.relpath(name, path)} {(info := os.stat(name)).st_size} {info.st_mtime_ns}"
@@ -649,7 +672,17 @@ def _content_digest(path: str) -> str:
     """SHA-256 of a file's bytes; of a folder, over its files' digests, independent of their names."""
     if os.path.isdir(path):
         return _digest("\n".join(sorted(_content_digest(name) for name in _files(path))))
-    return sha256_of(path)
+    digests = [sha256_of(path), *(sha256_of(other) for other in _others(path))]
+    return digests[0] if len(digests) == 1 else _digest("\n".join(digests))
+
+
+def _others(path: str) -> list[Path]:
+    """The files beside the one that is named that belong to the same image, such as the voxels of a header."""
+    if path.lower().endswith((".nii", ".nii.gz")):
+        return []  # the usual case, without importing what reads images
+    from transforms.image_files import image_files
+
+    return image_files(path)[1:]
 
 
 def _digest(text: str) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from pipelines.case_checks import grid_difference
 from pipelines.cases import check_label_values
 from transforms.errors import ImageError
 from transforms.geometry import (
@@ -30,15 +29,18 @@ from transforms.geometry import (
     resampled,
     to_oriented,
 )
+from transforms.grids import grid_difference
 from transforms.header import Header
+from transforms.hounsfield import warn_unless_hounsfield
 from transforms.intensity import CTWindow, ZScore
 from transforms.readers import read_image, read_label
 from transforms.restore import Restorer, slab_axis
 from transforms.shear import straighten, straighten_labels
-from transforms.values import value_counts
+from transforms.values import counts_of
 
 PathLike = str | os.PathLike
-VERSION = 1
+VERSION = 2
+"""2: a CT is clipped to its window before it is interpolated, 1: after. Models of version 1 keep to it."""
 
 
 class Prepared(NamedTuple):
@@ -83,12 +85,13 @@ class Preprocess:
         self.crop_above = crop_above
         self.crop_margin = float(crop_margin)
         self.channels = int(channels)
+        self.version = VERSION
 
     def parameters(self) -> dict[str, Any]:
         """Everything that changes the prepared voxels, as plain JSON types."""
         spacing = list(self.spacing) if isinstance(self.spacing, tuple) else self.spacing
         return {
-            "version": VERSION,
+            "version": self.version,
             "orientation": "RAS",
             "spacing": spacing,
             "intensity": self.intensity.parameters(),
@@ -102,21 +105,23 @@ class Preprocess:
         """The definition that `parameters()` described.
 
         Raises:
-            ValueError: it was written by another version of this class.
+            ValueError: it was written by a version of this class that is not known.
         """
-        if parameters["version"] != VERSION:
+        if parameters["version"] not in (1, VERSION):
             raise ValueError(
                 f"preprocessing version {parameters['version']} is not the {VERSION} of this code"
             )
         intensity = parameters["intensity"]
         window = (intensity["lower"], intensity["upper"]) if intensity["kind"] == "ct_window" else None
-        return cls(
+        found = cls(
             spacing=parameters["spacing"],
             window=window,
             crop_above=parameters["crop_above"],
             crop_margin=parameters["crop_margin"],
             channels=parameters["channels"],
         )
+        found.version = parameters["version"]
+        return found
 
     def image(self, path: PathLike, series: str | int | None = None, allow: Sequence[str] = ()) -> Prepared:
         """Read an image (a file or a folder of DICOM slices) and bring it to the network's grid.
@@ -140,19 +145,22 @@ class Preprocess:
                 "give one file per channel count, or set the number of channels of the bundle"
             )
         affine = volume.affine.numpy() if isinstance(volume, MetaTensor) else np.eye(4)
+        if isinstance(self.intensity, CTWindow):
+            warn_unless_hounsfield(volume.numpy(), name)
+        clip = self.intensity.clip if self.version > 1 else torch.Tensor.float
         try:
             geometry = orient(volume.shape[1:], affine)
             values = to_oriented(volume.as_tensor(), geometry)
-            if geometry.shear is not None:
-                values = straighten(values, geometry)
             if self.crop_above is not None:
                 geometry = cropped(geometry, self._box_above(self.crop_above, values, geometry))
-                values = cut(values, geometry.crop)
+            if geometry.shear is None:
+                values = clip(cut(values, geometry.crop))
+            else:
+                values = cut(straighten(clip(values), geometry), geometry.crop)
             geometry = resampled(geometry, self.spacing)
         except GeometryError as error:
             raise ImageError(f"{name}: {error}") from error
-        values = resample(values.float(), geometry.grid)
-        codes, record = self.intensity.encode(values)
+        codes, record = self.intensity.encode(resample(values, geometry.grid))
         return Prepared(codes.numpy(), geometry, record)
 
     def label(
@@ -182,7 +190,7 @@ class Preprocess:
         require_same_grid(os.fspath(path), labels, geometry)
         if named is not None:
             # On the file's own grid: a few wrong voxels would vanish in resampling.
-            check_label_values(_values(labels.numpy()), {value: "" for value in named}, os.fspath(path))
+            check_label_values(counts_of(labels.numpy()), {value: "" for value in named}, os.fspath(path))
         return self.label_volume(labels.as_tensor(), geometry)
 
     def label_volume(self, labels: torch.Tensor, geometry: Geometry) -> np.ndarray:
@@ -233,6 +241,10 @@ class Preprocess:
 
     def _box_above(self, threshold: float, values: torch.Tensor, geometry: Geometry) -> Box:
         spacing = geometry.straight_spacing
+        if geometry.shear is not None:
+            # Whatever lies far below the threshold weighs the same, so that padding draws no voxel below it.
+            floor = min(threshold, -1000.0) if self.version > 1 else -torch.inf
+            values = straighten(values.float().clamp_min(floor), geometry)
         inside = (values > threshold).amax(0)
         if not bool(inside.any()):
             return geometry.crop
@@ -244,15 +256,10 @@ class Preprocess:
         return tuple(box)
 
 
-def _values(labels: np.ndarray) -> np.ndarray:
-    """The values that occur; counting is several times faster than numpy's sort where it is possible."""
-    return np.unique(labels) if labels.dtype.kind == "i" else np.flatnonzero(value_counts(labels))
-
-
 def require_same_grid(name: str, labels: MetaTensor, geometry: Geometry) -> None:
     """Raise ImageError unless `labels` lies on the grid of the image's file.
 
-    The tolerance is that of the check at the start of a training, `pipelines.case_checks.grid_difference`.
+    The tolerance is that of the check at the start of a training, `transforms.grids.grid_difference`.
     """
     if labels.shape[0] != 1:
         raise ImageError(f"{name} has {labels.shape[0]} channels; a label map has one integer per voxel")

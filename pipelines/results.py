@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from PIL import Image
 
@@ -18,6 +19,8 @@ from pipelines.metrics import results, write_csv, write_json, write_summary_csv
 from pipelines.patches import reading
 from pipelines.report import badness, write_report
 from transforms.errors import ImageError
+from transforms.grids import turn_between
+from transforms.header import Header
 from transforms.overlay import draw_overlay
 from transforms.readers import read_image
 
@@ -58,7 +61,7 @@ class CasePictures:
         Args:
             record: its metrics.
             image: "image", the path, and how it is read, as in a case of `Dataset.as_dicts`.
-            prediction, reference: (1, ...) classes on one grid.
+            prediction, reference: (1, ...) classes on one grid; its axes may have another order than the image's.
         """
         path = self.path(record["case"])
         # A heap gives up its smallest, which has to be the best case: the order is turned round, the name's too.
@@ -71,8 +74,8 @@ class CasePictures:
             values = read_image(image["image"], **reading(image))
             picture = draw_overlay(
                 values,
-                prediction,
-                reference,
+                _in_order_of(values, prediction),
+                _in_order_of(values, reference),
                 self.names,
                 title=record["case"],
                 dice=record["dice"],
@@ -122,3 +125,13 @@ def write_results(
     write_json(folder / METRICS_JSON, cases, class_names, summary, split)
     write_report(folder / REPORT, results(cases, class_names, summary, split), title, facts, pictures)
     return folder / REPORT
+
+
+def _in_order_of(image: MetaTensor, classes: MetaTensor) -> MetaTensor:
+    """Classes (1, ...) with their axes in the order and directions of the image's, where the voxels are the same."""
+    wanted, given = (Header(tuple(x.shape[1:]), 1, x.affine.cpu().numpy()) for x in (image, classes))
+    turn = turn_between(given, wanted)
+    if turn is None or turn.keeps:
+        return classes
+    turned = np.ascontiguousarray(turn.apply(classes.as_tensor().cpu().numpy()))
+    return MetaTensor(torch.from_numpy(turned), affine=image.affine)

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from transforms.grids import turned_affine
 from transforms.header import spacing_of
 
 Box = tuple[tuple[int, int], ...]
@@ -82,7 +83,7 @@ class Geometry:
     @property
     def straight_affine(self) -> np.ndarray:
         """4x4 affine of the oriented and straightened grid, voxel to RAS+ millimetres."""
-        oriented = _oriented_affine(np.asarray(self.affine), self.shape, self.axes, self.flips)
+        oriented = turned_affine(np.asarray(self.affine), self.shape, self.axes, self.flips)
         if self.shear is None:
             return oriented
         return oriented @ np.linalg.inv(np.vstack([self.shear, [0, 0, 0, 1]]))
@@ -123,17 +124,6 @@ class Geometry:
             shear=None if shear is None else tuple(tuple(row) for row in shear),
             straight=None if straight is None else tuple(straight),
         )
-
-
-def _oriented_affine(
-    affine: np.ndarray, shape: Sequence[int], axes: Sequence[int], flips: Sequence[bool]
-) -> np.ndarray:
-    to_file = np.eye(4)
-    to_file[: len(shape), : len(shape)] = 0
-    for oriented, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
-        to_file[axis, oriented] = -1 if flip else 1
-        to_file[axis, 3] = shape[axis] - 1 if flip else 0
-    return affine @ to_file
 
 
 def _shear(
@@ -183,7 +173,7 @@ def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
             axes[int(world_axis)] = file_axis
             flips[int(world_axis)] = bool(direction < 0)
     oriented = tuple(int(shape[axis]) for axis in axes)
-    sheared = _shear(_oriented_affine(affine, shape, axes, flips), oriented, axes) if dims == 3 else None
+    sheared = _shear(turned_affine(affine, shape, axes, flips), oriented, axes) if dims == 3 else None
     whole = sheared[1] if sheared else oriented
     return Geometry(
         shape=tuple(int(n) for n in shape),

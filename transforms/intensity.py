@@ -32,6 +32,13 @@ class CTWindow:
     def parameters(self) -> dict[str, Any]:
         return {"kind": "ct_window", "lower": self.lower, "upper": self.upper}
 
+    def clip(self, volume: torch.Tensor) -> torch.Tensor:
+        """(C, *spatial) of any real type to float32 within the window; comes before any interpolation.
+
+        Otherwise padding of -2000 or -32768 around the field of view would be mixed into its neighbours.
+        """
+        return volume.float().clamp(self.lower, self.upper)
+
     def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         """(C, *spatial) HU to int16 codes of the same shape; nothing needs to be remembered."""
         return volume.clamp(self.lower, self.upper).round_().to(torch.int16), {}
@@ -55,6 +62,10 @@ class ZScore:
 
     def parameters(self) -> dict[str, Any]:
         return {"kind": "z_score", "step": self.STEP, "limit": self.LIMIT}
+
+    def clip(self, volume: torch.Tensor) -> torch.Tensor:
+        """(C, *spatial) of any real type as float32; without a window nothing is outside of it."""
+        return volume.float()
 
     def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         """(C, *spatial) to int16 codes and the mean and deviation of every channel."""

@@ -13,38 +13,40 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from transforms.errors import ImageError
-from transforms.header import Header, check_affine
+from transforms.header import Header, pair_header, pair_voxels
+from transforms.nifti_forms import Forms, affine_of, forms_of
 from transforms.nifti_numbers import check_excess, check_numbers, check_room
 from transforms.number_types import compact
 
-__all__ = ["nifti_header", "read_nifti"]
+__all__ = ["nifti_forms", "nifti_header", "read_nifti"]
 
 
 def nifti_header(path: Path, channels: int | None) -> Header:
     """The grid of a NIfTI file; parameters and errors as in :func:`transforms.readers.read_header`."""
-    with _opened(path) as stream:
-        header = _parsed(path, stream)
-        packed = isinstance(stream, gzip.GzipFile)
+    header = _header(path)
     count, shape = _layout(path, header, channels)
-    check_room(path, header, packed)
-    return Header(shape, count, _affine(path, header))
+    file = _voxel_file(path, header)
+    with _opened(file) as stream:
+        check_room(file, header, isinstance(stream, gzip.GzipFile))
+    return Header(shape, count, affine_of(path, header, shape))
+
+
+def nifti_forms(path: Path) -> Forms:
+    """Sform and qform of a NIfTI file that can be read."""
+    return forms_of(_header(path))
 
 
 def read_nifti(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
-    with closing(_opened(path)) as stream:
-        header = _parsed(path, stream)
-        count, shape = _layout(path, header, channels)
-        affine = _affine(path, header)
-        if bytes(header["magic"])[:2] != b"n+":
-            raise ImageError(
-                f"{path}: the voxels lie in a separate .img file; convert the pair to one .nii.gz."
-            )
-        check_room(path, header, isinstance(stream, gzip.GzipFile))
+    header = _header(path)
+    count, shape = _layout(path, header, channels)
+    affine = affine_of(path, header, shape)
+    file = _voxel_file(path, header)
+    with closing(_opened(file)) as stream:
+        check_room(file, header, isinstance(stream, gzip.GzipFile))
         try:
-            stream.seek(0)
             proxy = nib.arrayproxy.ArrayProxy(stream, header, mmap=False)
             array = np.asanyarray(proxy.get_unscaled())
-            check_excess(path, header, stream)
+            check_excess(file, header, stream)
         except ImageError:
             raise
         except (EOFError, zlib.error, OSError, ValueError, MemoryError, HeaderDataError) as error:
@@ -56,6 +58,39 @@ def read_nifti(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray
     if proxy.slope != 1.0 or proxy.inter != 0.0:
         array = compact(array, float(proxy.slope), float(proxy.inter))
     return array.astype(array.dtype.newbyteorder("="), copy=False), affine
+
+
+def _header(path: Path) -> nib.Nifti1Header:
+    path = pair_header(path) or path
+    with _opened(path) as stream:
+        return _parsed(path, stream)
+
+
+def _voxel_file(path: Path, header: nib.Nifti1Header) -> Path:
+    """The file that holds the voxels: the one with the header, or the other one of a pair."""
+    if bytes(header["magic"])[:2] == b"n+":
+        return pair_header(path) or path
+    if pair_header(path) is None:
+        raise ImageError(
+            f"{path}: the header says that the voxels lie in a separate .img file; give the header of such a pair the"
+            " ending .hdr, or convert it to one .nii.gz."
+        )
+    return _voxels(path)
+
+
+def _voxels(path: Path) -> Path:
+    """The file of a pair that holds its voxels."""
+    header = pair_header(path)
+    assert header is not None
+    found = pair_voxels(header)
+    if not found:
+        raise ImageError(
+            f"{path}: the .img file with the voxels is missing beside this header; copy it there."
+        )
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise ImageError(f"{path}: {names} may both hold the voxels of this header; leave one of them there.")
+    return found[0]
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -81,6 +116,11 @@ def _parsed(path: Path, stream: IO[bytes]) -> nib.Nifti1Header:
         ) from error
     except (nib.wrapstruct.WrapStructError, HeaderDataError, ValueError, KeyError) as error:
         raise ImageError(f"{path}: not a NIfTI file ({error}).") from error
+    if not known and pair_header(path) is not None and 348 in size:
+        raise ImageError(
+            f"{path}: an ANALYZE 7.5 image, which states no orientation, so left and right are unknown; convert its"
+            " source to NIfTI again."
+        )
     if not known:
         raise ImageError(f"{path}: not a NIfTI file (its header has no magic number).")
     check_numbers(path, header)
@@ -110,32 +150,3 @@ def _layout(path: Path, header: nib.Nifti1Header, channels: int | None) -> tuple
             ' point; if it holds channels, name as many of them under "modality" in dataset.json.'
         )
     return count, shape[:3]
-
-
-def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if sform_code == 0 and qform_code == 0:
-        raise ImageError(
-            f"{path}: the file states no orientation (sform_code and qform_code are 0), so left and right are"
-            " unknown; convert it again from its source, or set the sform once you know the orientation."
-        )
-    try:
-        unit = header.get_xyzt_units()[0]
-        forms = [
-            form
-            for form in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0])
-            if form is not None
-        ]
-    except (ValueError, KeyError, HeaderDataError) as error:
-        raise ImageError(
-            f"{path}: the orientation in the header is broken ({error}); convert it again."
-        ) from error
-    if unit in ("meter", "micron"):
-        raise ImageError(f"{path}: the header counts in {unit}s; rewrite it in millimetres.")
-    affines = [check_affine(path, form) for form in forms]
-    if np.linalg.det(affines[0][:3, :3]) * np.linalg.det(affines[-1][:3, :3]) < 0:
-        raise ImageError(
-            f"{path}: sform and qform are mirror images of each other, so left and right are uncertain; find out"
-            " which one is right and write it to both."
-        )
-    return affines[0]  # the sform where both are there, as nibabel, MONAI and nnU-Net do

@@ -9,16 +9,19 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from transforms.nifti_forms import Forms
 from transforms.placing import placing
 
 __all__ = ["write_probabilities"]
 
 
-def write_probabilities(path: str | Path, probabilities: torch.Tensor, affine: np.ndarray) -> Path:
+def write_probabilities(
+    path: str | Path, probabilities: torch.Tensor, affine: np.ndarray, forms: Forms | None = None
+) -> Path:
     """Write probabilities (C, X, Y, Z) as 4D NIfTI (X, Y, Z, C) in float32, gzipped.
 
     The classes follow one another in the file, so only one is ever copied. The sform holds the affine (voxel to
-    millimetres, RAS+), code 1 (scanner).
+    millimetres, RAS+), code 1 (scanner); or both forms are those of the image, `forms`, where they fit the affine.
     """
     path = Path(path)
     count, *shape = probabilities.shape
@@ -28,6 +31,8 @@ def write_probabilities(path: str | Path, probabilities: torch.Tensor, affine: n
     header.set_zooms((*nib.affines.voxel_sizes(affine), 1.0))
     header.set_xyzt_units("mm")
     header.set_sform(affine, code=1)
+    if forms is not None and forms.fit(affine):
+        forms.put(header)
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
     with (

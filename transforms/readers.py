@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transforms.errors import ImageError
-from transforms.header import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, Header, image_suffix
+from transforms.grids import turn_between
+from transforms.header import (
+    ITK_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    Header,
+    check_spacing,
+    image_suffix,
+)
 from transforms.image_paths import check_path
 from transforms.itk_files import itk_header, read_itk
-from transforms.nifti import nifti_header, read_nifti
+from transforms.nifti import nifti_forms, nifti_header, read_nifti
 from transforms.number_types import compact
 from transforms.pictures import picture_header, read_picture
 
@@ -36,9 +44,10 @@ __all__ = [
     "read_label",
 ]
 
-READABLE = (
-    "NIfTI (.nii, .nii.gz), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
-)
+READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
+_ROUNDING = 1.01e-4
+"""Distance from a whole number at which a label value still is one: files may count class ids in fractions, such as
+SPM's uint16 with a slope of 2/65535. A hundredth more than 1e-4, which float32 cannot hold exactly."""
 
 
 def read_image(
@@ -73,20 +82,21 @@ def read_image(
         If the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN or infinity.
     """
     path = Path(path)
-    if _is_dicom(path):
-        from transforms.dicom import read_series, scan_series
-
-        found = scan_series(path, series, allow)
-        array, affine = read_series(found)
-        image = _meta_tensor(path, array[None], affine)
-        image.meta["series_uid"] = found.uid
-        return image
-    _require_no_series(path, series)
-    return _meta_tensor(path, *image_array(path, channels))
+    array, affine, uid = _image(path, channels, series, allow)
+    image = _meta_tensor(path, array, affine)
+    if uid:
+        image.meta["series_uid"] = uid
+    return image
 
 
-def image_array(path: str | Path, channels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`read_image` of what is no DICOM, for who needs neither torch nor MONAI, which take seconds to import.
+def image_array(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`read_image` for who needs neither torch nor MONAI, which take seconds to import.
 
     Returns
     -------
@@ -100,7 +110,21 @@ def image_array(path: str | Path, channels: int | None = None) -> tuple[np.ndarr
     ImageError
         As :func:`read_image`.
     """
-    path = Path(path)
+    return _image(Path(path), channels, series, allow)[:2]
+
+
+def _image(
+    path: Path, channels: int | None, series: str | int | None, allow: Collection[str]
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Array, affine, and UID of a DICOM series ("" for any other image)."""
+    if _is_dicom(path):
+        from transforms.dicom import read_series, scan_series
+
+        found = scan_series(path, series, allow)
+        check_spacing(path, Header(found.shape, 1, found.affine))
+        array, affine = read_series(found)
+        return array[None], affine, found.uid
+    _require_no_series(path, series)
     array, affine = _read(path, channels)
     array = compact(array)
     if array.dtype.kind == "f":
@@ -110,7 +134,7 @@ def image_array(path: str | Path, channels: int | None = None) -> tuple[np.ndarr
                 f"{path}: {bad} of {array.size} voxels are NaN or infinite; repair the file (for instance set them"
                 " to the value of air) or leave the case out."
             )
-    return array, affine
+    return array, affine, ""
 
 
 def is_dicom_label(path: str | Path) -> bool:
@@ -133,7 +157,8 @@ def read_label(
     path : str or Path
         NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly one).
     grid : Header, optional
-        Grid of the image, as :func:`read_header` gives it; a DICOM label is read onto it, others state their own.
+        Grid of the image, as :func:`read_header` gives it. A DICOM label is read onto it. Of other files, which state
+        a grid of their own, the axes are put into its order where the voxels are the very same ones.
     labels : mapping of int to str, optional
         Class id to name, by which the segments of a DICOM label get their class ids.
     image : str or Path, optional
@@ -148,7 +173,7 @@ def read_label(
     Raises
     ------
     ImageError
-        As :func:`read_image`, and for fractional values or more than one channel.
+        As :func:`read_image`, and for values further than 1e-4 from a whole number or more than one channel.
     """
     return _meta_tensor(Path(path), *label_array(path, grid, labels, image=image))
 
@@ -194,14 +219,19 @@ def label_array(
         )
     if array.dtype.kind == "f":
         rounded = np.rint(array)
-        fractional = int(np.count_nonzero(rounded != array))  # NaN differs from itself; infinity does not
-        fractional += int(np.count_nonzero(np.isinf(array)))
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            whole = np.abs(rounded - array) <= _ROUNDING
+        fractional = array.size - int(np.count_nonzero(whole))
         if fractional:
             raise ImageError(
                 f"{path}: {fractional} voxels of this label map are not whole numbers; it was probably resampled"
                 " with interpolation or is a probability map. Use the original class ids."
             )
         array = rounded
+    if grid is not None:
+        turn = turn_between(Header(array.shape[1:], 1, affine), grid)
+        if turn is not None and not turn.keeps:
+            array, affine = turn.apply(array), np.asarray(grid.affine)
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     for dtype in (np.uint8, np.uint16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
@@ -230,13 +260,13 @@ def read_header(
         from transforms.dicom import scan_series
 
         found = scan_series(path, series, allow)
-        return Header(found.shape, 1, found.affine)
+        return check_spacing(path, Header(found.shape, 1, found.affine))
     _require_no_series(path, series)
     suffix = _known_suffix(path)
     if suffix in NIFTI_SUFFIXES:
-        return nifti_header(path, channels)
+        return check_spacing(path, nifti_header(path, channels))
     if suffix in ITK_SUFFIXES:
-        return itk_header(path, channels)
+        return check_spacing(path, itk_header(path, channels))
     size, count, affine = picture_header(path)
     return Header(size, count, affine)
 
@@ -245,9 +275,11 @@ def _read(path: Path, channels: int | None, label: bool = False) -> tuple[np.nda
     if _is_dicom(path):
         raise ImageError(f"{path}: DICOM slices are an image, not a label map; give a NIfTI or NRRD label.")
     suffix = _known_suffix(path)
-    if suffix in NIFTI_SUFFIXES:
-        return read_nifti(path, channels)
-    return read_itk(path, channels) if suffix in ITK_SUFFIXES else read_picture(path, label)
+    if suffix in PICTURE_SUFFIXES:
+        return read_picture(path, label)
+    array, affine = (read_nifti if suffix in NIFTI_SUFFIXES else read_itk)(path, channels)
+    check_spacing(path, Header(array.shape[1:], array.shape[0], affine))
+    return array, affine
 
 
 def _is_dicom(path: Path) -> bool:
@@ -292,6 +324,8 @@ def _meta_tensor(path: Path, array: np.ndarray, affine: np.ndarray) -> MetaTenso
         "original_channel_dim": 0,
         "space": "RAS",
     }
+    if image_suffix(path) in NIFTI_SUFFIXES:
+        meta["nifti_forms"] = nifti_forms(path)
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = array.copy(order="K")
     return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine), meta=meta)

@@ -11,17 +11,21 @@ import torch
 from monai.data import MetaTensor
 
 from transforms.errors import ImageError
+from transforms.grids import corners
+from transforms.header import NIFTI_SUFFIXES, image_suffix
+from transforms.nifti import nifti_forms
+from transforms.nifti_forms import Forms
 from transforms.pictures import write_picture
 from transforms.placing import placing
 
-__all__ = ["write_label"]
+__all__ = ["forms_like", "write_label"]
 
 _QFORM_TOLERANCE = 0.01
 """Largest distance in voxels, at the corners, between the affine and the qform, which cannot hold a shear."""
 _COMPRESSION = 3
 
 
-def write_label(path: str | Path, label: MetaTensor | torch.Tensor) -> Path:
+def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | Path | None = None) -> Path:
     """Write a label map.
 
     Parameters
@@ -31,6 +35,8 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor) -> Path:
     label : MetaTensor
         ``(1, X, Y, Z)`` or ``(1, X, Y)`` whole numbers from 0 to 65535, with a 4x4 affine from voxel index to
         millimetres in RAS+. Stored as uint8 if all values fit, else as uint16.
+    like : str or Path, optional
+        The image that was segmented; by default the file that `label` was read from.
 
     Returns
     -------
@@ -44,8 +50,9 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor) -> Path:
 
     Notes
     -----
-    NIfTI gets sform and qform with code 1 (scanner); only the sform if the affine is sheared, which a quaternion
-    cannot say. The file appears by a rename in its folder, so that nobody ever sees half of it.
+    NIfTI gets the sform and qform of `like` where that is NIfTI on this grid, so that every viewer lays the one over
+    the other, whichever of the two forms it reads. Otherwise both are made of the affine with code 1 (scanner); only
+    the sform if it is sheared, which a quaternion cannot say. The file appears by a rename in its folder, so that nobody ever sees half of it.
     """
     path = Path(path)
     array = _whole_numbers(path, label)
@@ -68,8 +75,14 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor) -> Path:
             write_picture(part, array)
         else:
             affine = np.asarray(label.affine, dtype=np.float64)  # type: ignore[union-attr]
-            _write_nifti(part, array, affine, packed=name.endswith(".gz"))
+            forms = label.meta.get("nifti_forms") if like is None else forms_like(like)  # type: ignore[union-attr]
+            _write_nifti(part, array, affine, forms, packed=name.endswith(".gz"))
     return path
+
+
+def forms_like(path: str | Path) -> Forms | None:
+    """Sform and qform of an image where it is NIfTI."""
+    return nifti_forms(Path(path)) if image_suffix(path) in NIFTI_SUFFIXES else None
 
 
 def _whole_numbers(path: Path, label: torch.Tensor) -> np.ndarray:
@@ -87,18 +100,21 @@ def _whole_numbers(path: Path, label: torch.Tensor) -> np.ndarray:
     return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
-def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, packed: bool) -> None:
+def _write_nifti(
+    path: Path, array: np.ndarray, affine: np.ndarray, forms: Forms | None, packed: bool
+) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ImageError(f"{path}: the affine {affine.tolist()} is no invertible 4x4 matrix.")
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    size = np.array(array.shape + (1,) * (3 - array.ndim)) - 1
-    corners = np.vstack([np.array(np.meshgrid(*([0, n] for n in size))).reshape(3, -1), np.ones((1, 8))])
+    at = corners(array.shape)
     for qform in (image.get_qform(), _qform_of_the_c_library(image)):
-        if np.abs(np.linalg.inv(affine) @ (qform - affine) @ corners).max() > _QFORM_TOLERANCE:
+        if np.abs(np.linalg.inv(affine) @ (qform - affine) @ at).max() > _QFORM_TOLERANCE:
             image.set_qform(None, code=0)
+    if forms is not None and forms.fit(affine):
+        forms.put(image.header)
     with path.open("wb") as stream:
         if packed:
             with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as zipped:  # same labels, same bytes

@@ -149,6 +149,21 @@ def test_the_order_of_the_axes_in_the_files_does_not_matter(tmp_path, capsys, ax
     assert "does not lie on the grid" in capsys.readouterr().err
 
 
+def test_pairs_of_header_and_voxels_are_segmentations(tmp_path, capsys):
+    predictions, references = folders(tmp_path, 2)
+    assert command(predictions, references, "--json") == 0
+    expected = json.loads(capsys.readouterr().out)["cases"]
+    for path in sorted(predictions.glob("*.nii.gz")):
+        image = nib.load(path)
+        pair = nib.Nifti1Pair(np.asarray(image.dataobj), image.affine)
+        nib.save(pair, predictions / path.name.replace(".nii.gz", ".img"))
+        path.unlink()
+    assert command(predictions, references, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cases"] == expected
+    assert command(predictions / "c0.img", references / "c0.nii.gz", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cases"] == expected[:1]
+
+
 def test_a_value_without_a_name_is_refused(tmp_path, capsys):
     predictions, references = folders(tmp_path, 1)
     (references / "dataset.json").write_text(

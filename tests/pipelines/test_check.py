@@ -156,3 +156,103 @@ def test_cases_of_one_id_are_told_once_each(tmp_path):
     found = check(tmp_path)
     assert [len(case.problems) for case in found.cases] == [1] * 4
     assert "and 2 more have the same case id" in found.cases[3].problems[0]
+
+
+def save_raw(path, array, affine, **fields):
+    """A NIfTI file with these header fields, which nibabel's own saving would change."""
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    header = image.header
+    for key, value in fields.items():
+        header[key] = value
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path.write_bytes(header.binaryblock + bytes(4) + array.tobytes(order="F"))
+
+
+def test_what_a_strangers_files_are_is_said_case_by_case(tmp_path, capsys):
+    """Read, read with a notice, or refused: each file for what it is, and the others stand."""
+    root = write_dataset(tmp_path, training=8, validation=1)
+    images, labels = tmp_path / "imagesTr", tmp_path / "labelsTr"
+
+    def stored(path):
+        image = nib.load(path)
+        return np.asarray(image.dataobj), image.affine
+
+    content = json.loads((root / "dataset.json").read_text())
+    hu, affine = stored(images / "ct1.nii.gz")
+    nib.save(nib.Nifti1Image((hu + 1000) / np.float32(2000), affine), images / "ct1.nii.gz")
+    label, _ = stored(labels / "ct2.nii.gz")
+    wrong = np.where(label == 1, np.int16(-1), label.astype(np.int16))
+    nib.save(nib.Nifti1Image(wrong, affine), labels / "ct2.nii.gz")
+    label, _ = stored(labels / "ct3.nii.gz")
+    scaled = nib.Nifti1Image(np.rint(label * 65535.0 / 2).astype(np.uint16), affine)
+    scaled.header.set_slope_inter(2 / 65535, 0)
+    nib.save(scaled, labels / "ct3.nii.gz")
+    given = nib.load(labels / "ct4.nii.gz")
+    turn = nib.orientations.axcodes2ornt("LAS")
+    nib.save(
+        given.as_reoriented(nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], turn)),
+        labels / "ct4.nii.gz",
+    )
+    hu, _ = stored(images / "ct5.nii.gz")
+    (images / "ct5.nii.gz").unlink()
+    nib.save(nib.Nifti1Pair(hu, affine), images / "ct5.img")
+    content["training"][5]["image"] = "imagesTr/ct5.img"
+    hu, _ = stored(images / "ct6.nii.gz")
+    for name, folder in (("ct6", images), ("ct6", labels)):
+        array, _ = stored(folder / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(array, np.diag([0.0007, 0.0007, 0.002, 1])), folder / f"{name}.nii.gz")
+    hu, _ = stored(images / "ct7.nii.gz")
+    (images / "ct7.nii.gz").unlink()
+    moved = affine.copy()
+    moved[0, 3] += 5
+    save_raw(images / "ct7.nii", hu, affine, qoffset_x=moved[0, 3])
+    content["training"][7]["image"] = "imagesTr/ct7.nii"
+    (root / "dataset.json").write_text(json.dumps(content))
+    found = by_case(check(root))
+    assert [name for name, case in found.items() if case.problems] == ["ct2", "ct6"]
+    assert [name for name, case in found.items() if case.notices] == ["ct1", "ct7"]
+    assert "ct1.nii.gz: not a CT in Hounsfield units" in found["ct1"].notices[0]
+    assert "label value(s) -1 are not among the classes 0 to 2" in found["ct2"].problems[0]
+    assert "class ids start at 0" in found["ct2"].problems[0]
+    assert set(found["ct3"].classes) == set(found["ct4"].classes) == {"background", "lung", "liver"}
+    assert found["ct5"].kind == "NIfTI"
+    assert "voxels of 0.0007 x 0.0007 x 0.002 mm" in found["ct6"].problems[0]
+    assert "sform (code 1) and qform (code 1) place the voxels up to 5 mm" in found["ct7"].notices[0]
+    assert main(["check", str(root)]) == 1
+    assert "9 cases, 2 refused" in capsys.readouterr().out
+
+
+def test_what_a_training_would_miss_is_noticed(tmp_path):
+    root = write_dataset(tmp_path, training=3, validation=1)
+    write_ct(tmp_path, "ct1", classes=())
+    write_ct(tmp_path, "ct0", classes=(1,))
+    write_ct(tmp_path, "ct2", classes=(1,))
+    empty, unseen = check(root).notices
+    assert empty.startswith("1 of 3 training cases have no foreground: ct1;")
+    assert unseen.startswith("no training case has the class liver,")
+    assert check(root, voxels=False).notices == []
+
+
+def test_images_that_are_no_ct_need_not_be_in_hounsfield_units(tmp_path):
+    root = write_dataset(tmp_path, training=1, validation=1)
+    image = nib.load(tmp_path / "imagesTr" / "ct0.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.asarray(image.dataobj) / np.float32(4000), image.affine), image.get_filename()
+    )
+    assert "not a CT in Hounsfield units" in check(root).cases[0].notices[0]
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, "modality": {"0": "MRI"}}))
+    assert check(root).cases[0].notices == []
+
+
+def test_images_of_several_channels_are_read_as_the_dataset_says(tmp_path):
+    root = write_dataset(tmp_path, training=1, validation=1)
+    for name in ("ct0", "ct1"):
+        path = tmp_path / "imagesTr" / f"{name}.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.stack([np.asarray(image.dataobj)] * 2, -1), image.affine), path)
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, "modality": {"0": "CT", "1": "CT"}}))
+    assert check(root).refused == []

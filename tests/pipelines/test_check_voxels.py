@@ -161,7 +161,8 @@ def test_channels_that_the_dataset_states_are_no_time(tmp_path):
 
 def test_notices_belong_to_their_own_case(tmp_path):
     """Cases are read side by side, and each says what is unusual about itself."""
-    array = np.zeros((14, 12, 10), np.int16)
+    array = np.full((14, 12, 10), -1000, np.int16)
+    array[4:10, 3:9] = np.random.default_rng(0).integers(-50, 80, (6, 6, 10))
     for index in range(12):
         path = tmp_path / f"c{index:02d}.nii"
         nib.save(nib.Nifti1Image(array, np.eye(4)), path)

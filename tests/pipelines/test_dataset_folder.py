@@ -517,3 +517,64 @@ def test_many_cases_are_parsed_and_split_in_seconds(tmp_path):
     describe(tmp_path, **bare(20_000))
     dataset = load_dataset(tmp_path, check=False, fold=0)
     assert len(dataset.training) + len(dataset.validation) == 20_000
+
+
+# --- pairs of header and voxels, labels in another order ------------------------------------------------------------
+
+
+def halves(path: Path) -> Path:
+    """The NIfTI at `path` as a pair of files instead; returns the header."""
+    image = nib.load(path)
+    stem = path.with_name(path.name.removesuffix(".nii.gz"))
+    nib.save(nib.Nifti1Pair(np.asarray(image.dataobj), image.affine), stem.with_suffix(".img"))
+    path.unlink()
+    return stem.with_suffix(".hdr")
+
+
+@pytest.mark.parametrize("description", ["lists", "voxels in lists", "nnU-Net", "none"])
+def test_pairs_are_images_and_labels(root, description):
+    for name in ("a", "b"):
+        pair(root, name, channel="_0000" if description == "nnU-Net" else "")
+    for path in sorted(root.rglob("*.nii.gz")):
+        halves(path)
+    if description == "nnU-Net":
+        describe(root, labels={"background": 0, "liver": 1, "spleen": 2}, file_ending=".hdr")
+    elif description != "none":
+        ending = "hdr" if description == "lists" else "img"
+        items = [{"image": f"imagesTr/{n}.{ending}", "label": f"labelsTr/{n}.{ending}"} for n in "ab"]
+        describe(root, labels=LABELS, training=items)
+    dataset = load_dataset(root, validation_fraction=0)
+    assert ids(dataset.training) == ["a", "b"]
+    digests = [dataset.digest()]
+    for path in ("imagesTr/a*.img", "labelsTr/b.img"):
+        (voxels,) = root.glob(path)
+        os.utime(voxels, ns=(0, voxels.stat().st_mtime_ns + 1_000_000_000))
+        digests.append(dataset.digest())
+    assert len(set(digests)) == 3
+
+
+def test_the_two_names_of_a_pair_are_one_image(root):
+    pair(root, "a")
+    pair(root, "b")
+    header = halves(root / "imagesTr" / "a.nii.gz")
+    items = [{"image": f"imagesTr/{n}", "label": "labelsTr/a.nii.gz"} for n in (header.name, "a.img")]
+    describe(
+        root, labels=LABELS, training=[*items, {"image": "imagesTr/b.nii.gz", "label": "labelsTr/b.nii.gz"}]
+    )
+    with pytest.raises(DatasetError, match=r"a\.img is listed twice"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RAS", "PSL"])
+def test_a_label_on_the_same_voxels_in_another_order_is_taken(root, axes):
+    item = pair(root, "a")
+    stored = nib.load(root / item["label"])
+    turn = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], nib.orientations.axcodes2ornt(axes))
+    nib.save(stored.as_reoriented(turn), root / item["label"])
+    describe(root, labels=LABELS, training=[item])
+    assert ids(load_dataset(root, validation_fraction=0).training) == ["a"]
+    moved = stored.affine.copy()
+    moved[0, 3] += 2
+    nib.save(nib.Nifti1Image(np.asarray(stored.dataobj), moved).as_reoriented(turn), root / item["label"])
+    with pytest.raises(DatasetError, match="is not on the grid of image"):
+        load_dataset(root, validation_fraction=0)

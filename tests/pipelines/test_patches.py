@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -225,12 +227,32 @@ def test_a_dicom_folder_counts_with_all_its_files(tmp_path, change):
 
 
 def test_the_voxel_file_of_a_detached_header_counts(tmp_path):
-    (tmp_path / "a.mhd").write_text("ElementDataFile = a.raw")
-    (tmp_path / "a.raw").write_bytes(b"1")
+    sitk.WriteImage(sitk.Image(3, 4, 5, sitk.sitkInt16), str(tmp_path / "a.mhd"))
     data = [{"image": tmp_path / "a.mhd"}]
     before = PatchStore(tmp_path / "s", Preprocess(), data)._missing[0].entry
-    (tmp_path / "a.raw").write_bytes(b"22")
+    os.utime(tmp_path / "a.raw", ns=(0, 1))
     assert PatchStore(tmp_path / "s", Preprocess(), data)._missing[0].entry != before
+
+
+@pytest.mark.parametrize("half", ["a.hdr", "a.img"])
+def test_both_files_of_a_pair_count(tmp_path, half):
+    values = np.full((6, 5, 4), -1000, np.int16)
+    nib.save(nib.Nifti1Pair(values, np.eye(4)), tmp_path / "a.img")
+    data = [{"image": tmp_path / half, "case": "a"}]
+    store = PatchStore(tmp_path / "s", Preprocess(), data, num_workers=0, progress=False).build()
+    before = store.digest()
+    nib.save(nib.Nifti1Pair(values + np.int16(50), np.eye(4)), tmp_path / "b.img")
+    os.replace(tmp_path / "b.img", tmp_path / "a.img")
+    after = PatchStore(tmp_path / "s", Preprocess(), data, num_workers=0, progress=False)
+    assert not after.complete, "the header alone is as it was"
+    assert after.build().digest() != before
+    assert (after.case(0).read([slice(None)] * 3) == -950).all()
+
+
+def test_another_way_of_preparing_is_another_store(tmp_path, cohort):
+    old = Preprocess.from_parameters({**Preprocess().parameters(), "version": 1})
+    stores = [PatchStore(tmp_path, preprocess, cohort, LABELS) for preprocess in (old, Preprocess())]
+    assert stores[0].folder != stores[1].folder
 
 
 def test_ids_and_paths_that_no_folder_could_be_called(cohort, tmp_path):

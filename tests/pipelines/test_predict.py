@@ -492,3 +492,70 @@ def test_a_picture_becomes_a_picture(tmp_path):
     assert np.asarray(Image.open(path)).shape == (20, 30)
     assert (out / "photo_preview.png").is_file()
     assert rows(out / "volumes.csv")[0]["ml"] == ""
+
+
+def test_a_result_carries_the_sform_and_the_qform_of_its_input(tmp_path):
+    case = write_ct(tmp_path, "a")
+    image = nib.load(case["image"])
+    image.set_sform(image.affine, 2)
+    moved = image.affine.copy()
+    moved[:3, 3] += (5, -6, 7)
+    image.set_qform(moved, 1)
+    nib.save(image, case["image"])
+    (path,) = prediction([case], tmp_path / "out", probabilities=True).run()
+    assert "sform (code 2) and qform (code 1)" in report(tmp_path / "out", "a")["notices"][0]
+    for result in (path, tmp_path / "out" / "a_probabilities.nii.gz"):
+        header = nib.load(result).header
+        for form in ("sform", "qform"):
+            wanted = getattr(image.header, f"get_{form}")(coded=True)
+            got = getattr(header, f"get_{form}")(coded=True)
+            assert got[1] == wanted[1], form
+            np.testing.assert_array_equal(got[0], wanted[0], form)
+
+
+def test_a_ct_that_is_not_in_hounsfield_units_is_told_beside_its_result(tmp_path, caplog):
+    case = write_ct(tmp_path, "a")
+    image = nib.load(case["image"])
+    nib.save(
+        nib.Nifti1Image((np.asarray(image.dataobj) + 1000) / np.float32(2000), image.affine), case["image"]
+    )
+    prediction([case], tmp_path / "out").run()
+    (notice,) = report(tmp_path / "out", "a")["notices"]
+    assert (
+        f"{case['image']}: not a CT in Hounsfield units (air -1000, water 0): its values run from 0" in notice
+    )
+    assert notice in caplog.text
+
+
+def test_a_pair_of_header_and_voxels_is_one_case_and_both_its_files_count(tmp_path):
+    case = write_ct(tmp_path, "a")
+    image, folder, out = nib.load(case["image"]), tmp_path / "pairs", tmp_path / "out"
+    folder.mkdir()
+    values = np.asarray(image.dataobj)
+    nib.save(nib.Nifti1Pair(values, image.affine), folder / "a.img")
+    for number, given in enumerate((folder, folder / "a.hdr", folder / "a.img")):
+        (found,) = find_inputs(given)
+        assert found["case"] == "a"
+        prediction([found], tmp_path / f"out{number}").run()
+        np.testing.assert_array_equal(read(tmp_path / f"out{number}" / "a.nii.gz"), read(case["label"]))
+    prediction(find_inputs(folder), out).run()
+    first = report(out, "a")["finished"], (out / "a.nii.gz").stat().st_mtime_ns
+    prediction(find_inputs(folder), out).run()
+    assert (out / "a.nii.gz").stat().st_mtime_ns == first[1], "done before"
+    nib.save(nib.Nifti1Pair(np.full_like(values, -1000), image.affine), tmp_path / "b.img")
+    os.replace(tmp_path / "b.img", folder / "a.img")
+    prediction(find_inputs(folder), out).run()
+    assert not read(out / "a.nii.gz").any()
+
+
+def test_a_pair_without_its_voxels_is_a_failed_case(tmp_path):
+    case = write_ct(tmp_path, "a")
+    image, folder = nib.load(case["image"]), tmp_path / "pairs"
+    folder.mkdir()
+    for name in "ab":
+        nib.save(nib.Nifti1Pair(np.asarray(image.dataobj), image.affine), folder / f"{name}.img")
+    (folder / "b.img").unlink()
+    with pytest.raises(
+        PredictionError, match=r"1 of 2 cases failed:\n  b: .*b\.hdr: the \.img file .* is missing"
+    ):
+        prediction(find_inputs(folder), tmp_path / "out").run()

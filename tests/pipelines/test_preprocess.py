@@ -74,7 +74,7 @@ def test_parameters_make_the_same_definition_through_json(preprocess):
 
 
 def test_parameters_of_another_version_are_refused():
-    with pytest.raises(ValueError, match="version 0 is not the 1 of this code"):
+    with pytest.raises(ValueError, match="version 0 is not the 2 of this code"):
         Preprocess.from_parameters({**Preprocess().parameters(), "version": 0})
 
 
@@ -194,3 +194,94 @@ def test_a_volume_and_its_patch_are_normalised_alike(ct):
         whole = preprocess.normalise(prepared.codes, prepared.intensity)
         patch = preprocess.normalise(prepared.codes[:, 2:7, 3:8, 1:6], prepared.intensity)
         assert torch.equal(patch, whole[:, 2:7, 3:8, 1:6])
+
+
+# -- padding around the field of view ------------------------------------------------------------------------
+
+
+def scan(padding, affine=OBLIQUE):
+    """A lung in a body in a round field of view; what lies outside of that is padding. Returns a MetaTensor."""
+    x, y, _ = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    middle = (np.array(SHAPE) - 1) / 2
+    radius = np.hypot(x - middle[0], (y - middle[1]) * 1.5)
+    values = np.where(radius < 16, -850, 40) + np.random.default_rng(0).normal(0, 20, SHAPE)
+    values = np.where(radius < 18, values, padding)
+    return MetaTensor(
+        torch.from_numpy(np.rint(values).astype(np.int16))[None], affine=torch.as_tensor(affine)
+    )
+
+
+def tilted(degrees=15):
+    affine = np.diag([1.5, 1.5, 3.0, 1.0])
+    affine[1, 2] = 3 * np.tan(np.deg2rad(degrees))
+    return affine
+
+
+@pytest.mark.parametrize("padding", [-1024, -2000, -2048, -3024, -32768])
+@pytest.mark.parametrize("affine", [OBLIQUE, tilted()], ids=["oblique", "tilted"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"spacing": 2.5},
+        {"spacing": 0.9, "crop_above": -500},
+        {"spacing": 2.5, "window": (-160, 240), "crop_above": -500},
+        {"spacing": None, "crop_above": -900, "crop_margin": 3},
+        {"spacing": 2.5, "window": (-600, 1500), "crop_above": -200},
+    ],
+    ids=str,
+)
+def test_padding_does_not_bleed_into_the_field_of_view(padding, affine, options):
+    """A scanner's padding is the same as air, whatever its value: -1000 around the same scan changes no voxel."""
+    preprocess = Preprocess(**options)
+    padded, plain = (preprocess.volume(scan(value, affine)) for value in (padding, -1000))
+    assert padded.geometry == plain.geometry
+    np.testing.assert_array_equal(padded.codes, plain.codes)
+    assert padded.codes.min() == preprocess.padding_code({})
+
+
+def test_metal_does_not_bleed_either():
+    bright, dim = scan(-1000), scan(-1000)
+    bright[0, 18:22, 10:14, 12:20] = 30000
+    dim[0, 18:22, 10:14, 12:20] = 1000
+    preprocess = Preprocess(spacing=2.5)
+    np.testing.assert_array_equal(preprocess.volume(bright).codes, preprocess.volume(dim).codes)
+
+
+def test_without_resampling_clipping_first_changes_nothing():
+    volume = scan(-2000, np.diag([1.0, 1, 1, 1]))
+    np.testing.assert_array_equal(Preprocess().volume(volume).codes, volume.numpy().clip(-1000, 1000))
+
+
+def test_a_model_of_the_first_version_meets_the_voxels_that_it_was_trained_on():
+    new = Preprocess(spacing=2.5)
+    old = Preprocess.from_parameters({**new.parameters(), "version": 1})
+    assert old.parameters() == {**new.parameters(), "version": 1} != new.parameters()
+    volume = scan(-3024)
+    assert (old.volume(volume).codes != new.volume(volume).codes).sum() > 500, "padding bled in"
+    np.testing.assert_array_equal(old.volume(scan(-1000)).codes, new.volume(scan(-1000)).codes)
+
+
+def test_more_voxels_than_any_scan_are_refused():
+    volume = scan(-1000, np.diag([60.0, 60, 60, 1]))
+    with pytest.raises(
+        ImageError, match=r"more than any memory; give a spacing near its own, 60 x 60 x 60 mm"
+    ):
+        Preprocess(spacing=0.1).volume(volume, "a.nii")
+
+
+# -- labels in another order ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SLA", "IPR", "ASL"])
+@pytest.mark.parametrize("kind", ["label.nii.gz", "label.nii"])
+def test_a_label_in_another_order_of_axes_is_the_same_label(tmp_path, ct, axes, kind):
+    image, label, _, _ = ct
+    preprocess = Preprocess(spacing=2.0)
+    prepared = preprocess.image(image)
+    wanted = preprocess.label(label, prepared.geometry)
+    stored = nib.load(label)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(stored.affine), nib.orientations.axcodes2ornt(axes)
+    )
+    nib.save(stored.as_reoriented(turn), tmp_path / kind)
+    np.testing.assert_array_equal(preprocess.label(tmp_path / kind, prepared.geometry), wanted)

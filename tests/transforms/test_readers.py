@@ -176,6 +176,63 @@ def test_fractional_labels_are_refused(tmp_path, bad):
         read_label(nifti(tmp_path / "a.nii.gz", array))
 
 
+@pytest.mark.parametrize("classes", [2, 3, 6])
+@pytest.mark.parametrize(("stored", "top"), [("uint16", 65535), ("int16", 32767)])
+def test_labels_that_count_in_fractions_are_whole(tmp_path, classes, stored, top):
+    """SPM scales class ids to the whole range of the type: 1 is stored as 32768 and read as 1.0000153."""
+    labels = np.arange(np.prod(SHAPE)).reshape(SHAPE) % (classes + 1)
+    slope = np.float32(classes / top)
+    path = nifti(tmp_path / "a.nii", np.rint(labels / np.float64(slope)).astype(stored))
+    raw = bytearray(path.read_bytes())  # nibabel resets the two fields on saving
+    raw[112:120] = np.array([slope, 0], "<f4").tobytes()
+    path.write_bytes(raw)
+    assert np.abs(nib.load(path).get_fdata() - labels).max() > 0
+    label = read_label(path)
+    assert str(label.dtype) == "torch.uint8"
+    np.testing.assert_array_equal(label.numpy()[0], labels)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha", "a.mhd", "a.hdr", "a.tif"])
+@pytest.mark.parametrize(
+    ("off", "whole"), [(1e-7, True), (-1e-4, True), (1e-4, True), (3e-4, False), (-0.01, False)]
+)
+def test_how_far_from_a_whole_number_a_label_may_be(tmp_path, name, off, whole):
+    array = np.zeros(SHAPE[:2] if name == "a.tif" else SHAPE, np.float32)
+    array[1], array[2] = 1 + off, 2 + off
+    if name == "a.hdr":
+        nib.save(nib.Nifti1Pair(array, np.diag([2.0, 3.0, 4.0, 1.0])), tmp_path / "a.img")
+    elif name == "a.nii.gz":
+        nifti(tmp_path / name, array)
+    elif name == "a.tif":
+        tifffile.imwrite(tmp_path / name, array.T)
+    else:
+        sitk.WriteImage(itk(array, np.diag([2.0, 3.0, 4.0, 1.0])), str(tmp_path / name))
+    if whole:
+        np.testing.assert_array_equal(read_label(tmp_path / name).numpy()[0], np.rint(array))
+    else:
+        with pytest.raises(ImageError, match="voxels of this label map are not whole numbers"):
+            read_label(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha", "a.hdr"])
+def test_a_label_is_put_into_the_order_of_its_images_axes(tmp_path, name):
+    array = ramp("uint8")
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    affine[:3, 3] = (7, -8, 9)
+    image = read_header(nifti(tmp_path / "image.nii", ramp(), affine))
+    turned = nib.Nifti1Image(array, affine).as_reoriented([[2, 1], [0, -1], [1, -1]])
+    stored = np.ascontiguousarray(turned.dataobj)
+    if name in ("a.nii.gz", "a.hdr"):
+        kind = nib.Nifti1Pair if name == "a.hdr" else nib.Nifti1Image
+        nib.save(kind(stored, turned.affine), tmp_path / name)
+    else:
+        sitk.WriteImage(itk(stored, turned.affine), str(tmp_path / name))
+    label = read_label(tmp_path / name, image)
+    np.testing.assert_array_equal(label.numpy()[0], array)
+    np.testing.assert_array_equal(label.affine, affine)
+    np.testing.assert_array_equal(read_label(tmp_path / name).numpy()[0], stored)
+
+
 # --- shapes and headers ---------------------------------------------------------------------------------------------
 
 
