@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 from pydicom.uid import UID, CTImageStorage
 
 from transforms.dicom_headers import CT_CLASSES, EXPORT, Frame
+from transforms.dicom_units import other_unit
 from transforms.errors import ImageError
 
-__all__ = ["check_common_grid", "check_slice"]
+__all__ = ["check_common_grid", "check_slice", "warn_of_mixture"]
 
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference of a direction cosine between slices; 1e-4 moves a corner 250 mm away by 0.025 mm."""
@@ -19,6 +21,7 @@ PIXEL_SPACING_TOLERANCE = 1e-4
 UNIT_TOLERANCE = 1e-3
 """How far direction cosines may be from unit length and from a right angle (they are rounded decimals)."""
 
+_log = logging.getLogger(__name__)
 _ENHANCED = CT_CLASSES - {CTImageStorage}
 _NUMBERS = {
     "ImageOrientationPatient": 6,
@@ -89,11 +92,9 @@ def _check_values(frame: Frame) -> None:
         )
     if float(frame.numbers("RescaleSlope")[0]) == 0:
         raise ImageError(f"{frame.place}: RescaleSlope is 0, so all values are lost. {EXPORT}")
-    kind = frame.text("RescaleType").upper()
-    if kind not in ("", "HU", "US"):
-        raise ImageError(
-            f"{frame.place}: values are in {kind!r} (RescaleType), not Hounsfield units; use the CT series."
-        )
+    unit = other_unit(frame)
+    if unit:
+        raise ImageError(f"{frame.place}: values are {unit}, not Hounsfield units; use the CT series.")
     photometric = frame.text("PhotometricInterpretation")
     if photometric != "MONOCHROME2" or frame.integer("SamplesPerPixel", 1) != 1:
         raise ImageError(
@@ -147,6 +148,22 @@ def check_common_grid(frames: Sequence[Frame]) -> None:
             raise ImageError(
                 f"{frames[worst].place}: {what} {_list(values[worst])}{unit} differs from {_list(middle)}{unit} of the"
                 f" other slices (allowed: {tolerance:g}); move away what does not belong to the series."
+            )
+
+
+def warn_of_mixture(frames: Sequence[Frame]) -> None:
+    """Say where slices that follow one another as one volume are of different reconstructions or exposures."""
+    for keyword in ("ConvolutionKernel", "FilterType", "KVP", "ReconstructionDiameter", "ContrastBolusAgent"):
+        first: dict[str, Frame] = {}
+        for frame in frames:
+            first.setdefault(frame.text(keyword) or "none", frame)
+        if len(first) > 1:
+            found = ", ".join(f"{value} (such as {frame.name})" for value, frame in list(first.items())[:4])
+            _log.warning(
+                "%s: slices of one stack differ in %s: %s; they are read as one volume.",
+                frames[0].path.parent,
+                keyword,
+                found,
             )
 
 

@@ -239,5 +239,5 @@ def test_the_viewer_on_a_disc_is_no_case(tmp_path):
 
 def test_an_unknown_irregularity_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "a.nii.gz").touch()
-    with pytest.raises(InputError, match=r"--allow missing-slice: not known; .* missing-slices and uneven"):
+    with pytest.raises(InputError, match=r"--allow missing-slice: not known; .* missing-slices, uneven"):
         find_inputs(tmp_path, allow=["missing-slice"])
