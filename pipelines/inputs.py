@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
@@ -19,7 +19,9 @@ from pipelines.cores import available_cores
 from pipelines.dataset_folder import load_dataset
 from pipelines.file_names import readable
 from pipelines.progress import Steps
+from transforms.dicom_headers import holds_dicom, open_file
 from transforms.dicom_stack import checked_names
+from transforms.dicom_volumes import is_scout
 from transforms.errors import ImageError
 from transforms.header import image_suffix
 
@@ -153,10 +155,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
     if any(_is_dicom_file(e) for e in others) or (others and not cases and not folders):
         if cases:
-            raise InputError(
-                f"{path} holds image files ({Path(cases[0]['image']).name}) and DICOM slices side by side; give one "
-                "of them, or put them into folders of their own"
-            )
+            _require_slices(path, cases, others)
         return [_case(path)]
     inside = {folder: list(_files(folder, skip)) for folder in folders}
     slices = {folder: [f for f in files if _is_dicom_file(f)] for folder, files in inside.items()}
@@ -166,13 +165,14 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
         shared
         and set(shared) == set(whole)
         and not cases
-        and not any(image_suffix(file) for folder in folders for file in inside[folder])
+        and not any(image_suffix(file) for folder in folders if not slices[folder] for file in inside[folder])
         and len({id(group) for group in shared.values()}) == 1
     ):
         return [_case(path)]
     if series and not cases and len(whole) > 1 and _one_study(slices):
         return [_case(path)]  # the reader picks the series out of all that the study has
     images_here = bool(cases)
+    scouts = _scouts(slices)
     exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
     for folder in folders:
         images = [file for file in inside[folder] if image_suffix(file)]
@@ -185,6 +185,8 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
                     "slices of one series into one folder"
                 }
             )
+        elif folder in scouts:
+            logger.warning("%s: passed over, nothing but localizers beside the CT of this study", folder)
         elif exported and whole and not slices[folder] and not images:
             logger.info("%s: passed over, no DICOM slices", folder)
         elif slices[folder] or (not images and not images_here and inside[folder]):
@@ -229,11 +231,63 @@ def _files(folder: Path, skip: Path | None) -> Iterator[Path]:
 
 
 def _is_dicom_file(path: Path) -> bool:
+    return holds_dicom(path)
+
+
+def _require_slices(path: Path, images: Sequence[Mapping[str, Any]], others: Sequence[Path]) -> None:
+    """Pass over image files beside a DICOM series: pictures of it, conversions, results.
+
+    Raises:
+        InputError: there are more of them than DICOM files, so that it may be a cohort with a stray one.
+    """
+    kinds = [_header(file).get("Modality") for file in others if _is_dicom_file(file)]
+    files = sum(kind not in ("SEG", "RTSTRUCT") for kind in kinds)
+    first = Path(images[0]["image"]).name
+    if len(images) > files:
+        raise InputError(
+            f"{path} holds {len(images)} image files (such as {first}) and {files} DICOM slices side by side; give one "
+            "of them, or put them into folders of their own"
+        )
+    logger.warning(
+        "%s: a DICOM series; %d image file(s) beside its slices are passed over, such as %s",
+        path,
+        len(images),
+        first,
+    )
+
+
+def _scouts(slices: Mapping[Path, Sequence[Path]]) -> set[Path]:
+    """The folders with nothing but localizers of a study whose other images lie in other folders."""
+    found: dict[Path, str] = {}
+    studies: set[str] = set()
+    for folder, files in slices.items():
+        study = _study_of(_header(files[0])) if files else ""
+        if files and all(is_scout(_image_type(_header(file))) for file in files):
+            found[folder] = study
+        else:
+            studies.add(study)
+    return {folder for folder, study in found.items() if study and study in studies}
+
+
+def _header(path: Path) -> Dataset:
+    """What tells files apart before they are read; nothing where the header is damaged."""
+    tags = ["ImageType", "StudyInstanceUID", "Modality"]
     try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+        with open_file(path) as stream:
+            header = dcmread(stream, specific_tags=tags, stop_before_pixels=True, force=True)
+            header.decode()
+            return header
+    except Exception:  # a parser of damaged bytes raises whatever it likes; the reader will name the file
+        return Dataset()
+
+
+def _study_of(header: Dataset) -> str:
+    return str(header.get("StudyInstanceUID") or "")
+
+
+def _image_type(header: Dataset) -> list[str]:
+    kind = header.get("ImageType") or []
+    return [kind] if isinstance(kind, str) else list(kind)
 
 
 def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
@@ -257,7 +311,7 @@ def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
 def _series_of(path: Path) -> str:
     """SeriesInstanceUID (0020,000E) of an image, "" where there is none or the header is damaged."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             header = read_partial(
                 stream, lambda tag, vr, length: tag > _SERIES, specific_tags=[_SERIES, Tag("Modality")]
             )
@@ -267,11 +321,5 @@ def _series_of(path: Path) -> str:
 
 
 def _one_study(slices: dict[Path, list[Path]]) -> bool:
-    studies = set()
-    for files in slices.values():
-        for file in files[:1]:
-            try:
-                studies.add(dcmread(file, specific_tags=["StudyInstanceUID"]).get("StudyInstanceUID"))
-            except Exception:  # as above
-                return False
-    return len(studies) == 1 and None not in studies
+    studies = {_study_of(_header(files[0])) for files in slices.values() if files}
+    return len(studies) == 1 and "" not in studies

@@ -1,8 +1,8 @@
 """A CT series in DICOM to a volume in Hounsfield units and world space.
 
 Headers come first, without pixels (:mod:`transforms.dicom_headers`), from a folder with its subfolders or from one file;
-they form volumes (:mod:`transforms.dicom_volumes`), of which one is meant (:mod:`transforms.dicom_choice`); its slices are checked
-(:mod:`transforms.dicom_checks`) and put in order (:mod:`transforms.dicom_stack`); then pixels are decoded in parallel
+they form volumes (:mod:`transforms.dicom_volumes`), of which one is meant (:mod:`transforms.dicom_choice`); its slices
+are checked (:mod:`transforms.dicom_checks`) and put in order (:mod:`transforms.dicom_stack`); then pixels are decoded in parallel
 straight into one array (:mod:`transforms.dicom_pixels`). Classic and enhanced multi-frame CT (DICOM PS3.3 A.3, A.38,
 A.70) go the same way: a frame is a slice. Whatever is not read with certainty raises :class:`ImageError` with the
 finding and the way out; docs/dicom.md is the table of it.

@@ -36,8 +36,8 @@ _FLOOR_TEXTURE = float(np.log(1.2))
 _BODY_HU = -500
 _HIGHEST_HU = 1500
 """Metal and its streaks come and go from slice to slice."""
-_STEP = 4
-"""Every fourth row, and column where their order does not matter, is enough."""
+_SAMPLES = 64
+"""So many rows, and columns where their order does not matter, are enough."""
 
 
 def require_one_scan(frames: Sequence[Frame], volume: np.ndarray) -> None:
@@ -57,9 +57,10 @@ def require_one_scan(frames: Sequence[Frame], volume: np.ndarray) -> None:
     """
     if len(volume) < _FEWEST:
         return
-    rows = np.clip(volume[:, ::_STEP], -1024, _HIGHEST_HU).astype(np.float32)
-    values = rows[:, :, ::_STEP]
-    texture = np.log(np.abs(np.diff(rows, axis=2)).mean(axis=(1, 2)) + 1.0)
+    down, across = (max(1, size // _SAMPLES) for size in volume.shape[1:])
+    rows = np.clip(volume[:, ::down], -1024, _HIGHEST_HU)
+    values = rows[:, :, ::across].astype(np.float32)
+    texture = np.log([np.abs(np.diff(row.astype(np.float32), axis=1)).mean() + 1.0 for row in rows])
     apart = {step: _differences(values, step) for step in (1, *_PERIODS)}
     brighter = {step: _brighter(values, step) for step in (1, 2)}
     first = _alternating(brighter[1], brighter[2], 2, _FLOOR_BRIGHTER_HU)

@@ -35,7 +35,16 @@ from transforms.dicom_attributes import BINARY, GROUPS, MULTI_FRAME, NAMES, TAGS
 from transforms.dicom_frame import EXPORT, Frame
 from transforms.errors import ImageError
 
-__all__ = ["CT_CLASSES", "EXPORT", "Frame", "is_dicom", "open_file", "parallel", "scan_files"]
+__all__ = [
+    "CT_CLASSES",
+    "EXPORT",
+    "Frame",
+    "holds_dicom",
+    "is_dicom",
+    "open_file",
+    "parallel",
+    "scan_files",
+]
 
 CT_CLASSES = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".dcm.gz")
@@ -111,6 +120,16 @@ def is_dicom(path: Path) -> bool:
             return stream.read(132)[128:] == b"DICM"
         except (OSError, EOFError, zlib.error):  # gzip data that are damaged
             return False
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its content: its prefix, or without one a header with a SOPClassUID; also gzipped."""
+    try:
+        with open_file(path) as stream:
+            start = stream.read(132)
+        return start[128:] == b"DICM" or (_starts_bare(start) and bool(_frames_of(path)))
+    except (ImageError, OSError, EOFError, zlib.error):  # damaged: for the scan to say
+        return False
 
 
 def open_file(path: Path) -> BinaryIO:

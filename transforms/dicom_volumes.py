@@ -26,6 +26,7 @@ __all__ = [
     "find_volumes",
     "is_ct",
     "is_localizer",
+    "is_scout",
     "is_secondary_capture",
     "modality_of",
 ]
@@ -240,8 +241,12 @@ def _volumes_of(frames: list[Frame]) -> list[tuple[tuple, str, list[Frame], str]
 
 def is_localizer(frame: Frame) -> bool:
     """Whether it is a scout view."""
-    kinds = (*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ()))
-    return any(str(value).upper() in _SCOUTS for value in kinds)
+    return is_scout((*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ())))
+
+
+def is_scout(image_type: Iterable[object]) -> bool:
+    """Whether these values of ImageType (0008,0008) are those of a localizer."""
+    return any(str(value).upper() in _SCOUTS for value in image_type)
 
 
 def _size(frame: Frame) -> tuple[int, int]:
