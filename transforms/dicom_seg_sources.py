@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Pla
         for keyword in ("PatientName", "PatientSex", "PatientBirthDate", "StudyDate", "StudyTime"):
             setattr(header, keyword, "")
     orientation = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)
+    x, y, z = images.spacing
+    measures = highdicom.PixelMeasuresSequence((y, x), z, z)
     several = len(images.headers) > 1 and any(_GROUPS[1] in header for header in images.headers)
     stands_for: dict[str, _Place] = {}
     standing: list[Dataset] = []
@@ -56,6 +59,7 @@ def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Pla
             number = None if frame is None else frame + 1
             of = _Place(header.SOPClassUID, header.SOPInstanceUID, number)
             header = _stand_in(header)
+            header.PixelSpacing, header.SliceThickness = measures[0].PixelSpacing, measures[0].SliceThickness
             stands_for[header.SOPInstanceUID] = of
             standing.append(header)
         if several or frame is None:
@@ -65,12 +69,11 @@ def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Pla
             header.PerFrameFunctionalGroupsSequence[frame].PlanePositionSequence = position
     if several:
         return standing, stands_for
-    x, y, z = images.spacing
     for header in images.headers:
         if _GROUPS[1] in header:
             shared = header.get(_GROUPS[0]) or [Dataset()]
             shared[0].PlaneOrientationSequence = orientation
-            shared[0].PixelMeasuresSequence = highdicom.PixelMeasuresSequence((y, x), z, z)
+            shared[0].PixelMeasuresSequence = measures
             header.SharedFunctionalGroupsSequence = shared
     return images.headers, {}
 
@@ -79,7 +82,7 @@ def _stand_in(header: Dataset) -> Dataset:
     result = Dataset()
     for element in header:
         if element.keyword not in (*_GROUPS, "NumberOfFrames"):
-            result.add(element)
+            result.add(copy.copy(element))  # setting an attribute changes the element in place
     result.SOPClassUID, result.SOPInstanceUID = CTImageStorage, generate_uid()
     return result
 
