@@ -20,7 +20,8 @@ def patient_numbers(frames: Sequence[Frame]) -> list[int]:
     """
     telling = []
     for keyword in _IDENTITY:
-        values = [_spelt(frame.text(keyword)) for frame in frames]
+        # Of a name in several scripts (PS3.5 6.2) the first one counts; not every writer keeps the others.
+        values = [_spelt(frame.text(keyword).split("=")[0]) for frame in frames]
         if len(set(values) - {""}) > 1:
             telling.append(values)
     if not telling:
