@@ -7,7 +7,16 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-__all__ = ["SAME_PLACE_MM", "crowd_of", "interleave", "is_close", "is_even", "pieces", "places_of"]
+__all__ = [
+    "SAME_PLACE_MM",
+    "crowd_of",
+    "interleave",
+    "is_close",
+    "is_even",
+    "pieces",
+    "places_of",
+    "ranks_at_places",
+]
 
 SAME_PLACE_MM = 0.01
 SAME_PLACE = 0.01
@@ -27,10 +36,29 @@ def is_close(distance: np.ndarray | float, usual: float) -> np.ndarray | bool:
 
 def crowd_of(along: np.ndarray) -> int:
     """Return the largest number of slices at one place, of sorted places in mm."""
+    return int(np.bincount(_place_numbers(along)).max())
+
+
+def ranks_at_places(values: np.ndarray, along: np.ndarray) -> np.ndarray | None:
+    """Number slices at each place by their values; None unless all places have equally many, of different values."""
+    numbers = _place_numbers(along)
+    if len(set(np.bincount(numbers))) > 1:
+        return None
+    ranks = np.zeros(len(values), dtype=int)
+    for number in range(numbers[-1] + 1):
+        here = np.flatnonzero(numbers == number)
+        if len(np.unique(values[here])) < len(here):
+            return None
+        ranks[here] = np.argsort(np.argsort(values[here]))
+    return ranks
+
+
+def _place_numbers(along: np.ndarray) -> np.ndarray:
+    """Number of the place that each slice stands at, of sorted places in mm."""
     gaps = np.diff(along)
     usual = gaps[gaps > SAME_PLACE_MM]
     apart = ~np.asarray(is_close(gaps, float(np.median(usual)) if len(usual) else 0.0))
-    return int(np.bincount(np.concatenate([[0], np.cumsum(apart)])).max())
+    return np.concatenate([[0], np.cumsum(apart)]).astype(int)
 
 
 def is_even(along: np.ndarray) -> bool:

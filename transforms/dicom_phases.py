@@ -16,7 +16,7 @@ from datetime import datetime
 import numpy as np
 
 from transforms.dicom_frame import Frame
-from transforms.dicom_order import crowd_of, interleave, is_even, pieces, places_of
+from transforms.dicom_order import crowd_of, interleave, is_even, pieces, places_of, ranks_at_places
 from transforms.errors import ImageError
 
 __all__ = ["numbers_or_none", "split_phases"]
@@ -143,7 +143,7 @@ def split_phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame], boo
     crowd = crowd_of(along)
     found, pieced = None, False
     if crowd > 1:
-        found = next((s for s in _splits(members, crowd) if _are_phases(s.stacks(along), crowd)), None)
+        found = next((s for s in _splits(members, along, crowd) if _are_phases(s.stacks(along), crowd)), None)
     else:
         grid = places_of(along)
         found = next((s for s in _single_splits(members, grid) if interleave(s.stacks(along), along)), None)
@@ -170,16 +170,22 @@ def _are_phases(stacks: Sequence[np.ndarray], crowd: int) -> bool:
     return len(stacks) == crowd or min(len(stack) for stack in stacks) > 1
 
 
-def _splits(frames: list[Frame], crowd: int) -> Iterator[_Split]:
-    """By one attribute, by two, by all; `crowd` slices stand at one place."""
+def _splits(frames: list[Frame], along: np.ndarray, crowd: int) -> Iterator[_Split]:
+    """By one attribute, by two, by all; up to `crowd` slices stand at one place."""
     stated = _varying(frames)
     for name in (*_STATED, *_MEASURED):
         if name in stated:
             yield _by_value(frames, [name])
         elif name in _MEASURED:
             values = _measured(frames, name)
-            if values is not None:
-                yield from _by_range(frames, name, values, _clusters(values, crowd))
+            if values is None:
+                continue
+            yield from _by_range(frames, name, values, _clusters(values, crowd))
+            ranks = ranks_at_places(
+                values, along
+            )  # times that drift from place to place, as heartbeats and tables do
+            if ranks is not None:
+                yield _by_number(frames, name, values, ranks)
     for count in sorted({2, len(stated)}):
         for names in itertools.combinations(stated, count):
             yield _by_value(frames, names)
@@ -252,13 +258,17 @@ def _by_range(frames: list[Frame], name: str, values: np.ndarray, clusters: np.n
     ranges = [(values[clusters == number].min(), values[clusters == number].max()) for number in numbers]
     if any(upper[0] <= lower[1] for lower, upper in itertools.pairwise(sorted(ranges))):
         return
+    yield _by_number(frames, name, values, clusters)
+
+
+def _by_number(frames: list[Frame], name: str, values: np.ndarray, clusters: np.ndarray) -> _Split:
     labels, order = {}, {}
-    for number in numbers:
+    for number in np.unique(clusters):
         inside = [index for index in np.flatnonzero(clusters == number)]
         ends = [frames[end(inside, key=values.__getitem__)].text(name) for end in (min, max)]
         labels[int(number)] = _MEASURED[name].format(" to ".join(dict.fromkeys(ends)))
         order[int(number)] = (float(values[inside].min()),)
-    yield _Split([int(number) for number in clusters], labels, order)  # type: ignore[arg-type]
+    return _Split([int(number) for number in clusters], labels, order)  # type: ignore[arg-type]
 
 
 def _pieces(frames: list[Frame], along: np.ndarray) -> _Split | None:

@@ -192,6 +192,32 @@ def test_times_that_differ_from_slice_to_slice(folder, keyword, first, step, lab
     assert_in_world(*read_series(folder, series=1))
 
 
+def test_times_that_drift_from_place_to_place(folder):
+    """A table that goes to and fro: at each place the first slice is of the first pass."""
+    slices = ph.phases(Phantom().slices(), AcquisitionNumber=[1, 1, 1])
+    for index, image in enumerate(slices):
+        turn, place = divmod(index, 7)
+        image.TriggerTime = str(700 * turn + 100 * (6 - place if turn % 2 else place))
+        image.AcquisitionNumber = place
+    for image in slices[7:14]:
+        image.TriggerTime = str(float(image.TriggerTime) + 1)
+    write_series(folder, slices, seed=4)
+    assert [volume.count for volume in find_volumes(folder)] == [7, 7, 7]
+    for number in range(3):
+        array, affine = read_series(folder, series=number + 1)
+        assert_in_world(array - 100 * number, affine)
+
+
+@pytest.mark.parametrize("drift", [0, 30, 300])
+def test_trigger_times_of_beats_of_other_lengths(folder, drift):
+    slices = ph.phases(Phantom().slices(), AcquisitionNumber=[1, 1, 1])
+    for index, image in enumerate(slices):
+        image.TriggerTime = str(80 * (index // 7) + drift * (index % 7))
+    write_series(folder, slices, seed=4)
+    assert [volume.count for volume in find_volumes(folder)] == [7, 7, 7]
+    assert_in_world(*read_series(folder, series=1))
+
+
 def test_trigger_times_of_an_enhanced_ct(folder):
     slices = ph.phases(Phantom().slices(), AcquisitionNumber=[1, 1])
     image = ph.multi_frame(slices)
