@@ -22,8 +22,8 @@ __all__ = ["require_one_scan"]
 _PERIODS = (2, 3, 4)
 _FEWEST = 6
 _RUN = 8
-"""Slices in a row that have to alternate. Of 171 CTs of heads and necks and two of chests, cut along each axis and with
-up to 6 times their slice distance, at most 5 do."""
+"""Slices in a row that have to alternate. None of 2,755 volumes cut from 171 CTs of heads and necks and one of a chest
+does: along each axis, of 6 slices on, at up to 19 times their slice distance."""
 _RATIO, _RATIO_OF_FEW = 0.9, 0.75
 """Every second slice differs at most by this part of what neighbours differ by; where all slices are fewer than _RUN, or
 the period is longer, by the second one."""

@@ -2,21 +2,14 @@
 
 import itertools
 import logging
-import re
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
-from scipy import ndimage
 
 from tests import dicom_phantom as ph
 from tests.dicom_phantom import Phantom, assert_in_world, write_series
 from transforms.dicom import find_volumes, read_series, scan_series
-from transforms.dicom_alternation import require_one_scan
-from transforms.dicom_frame import Frame
 from transforms.readers import ImageError
 
 
@@ -293,119 +286,6 @@ def test_a_missing_slice_is_no_gap_between_pieces(folder):
             scan_series(folder)
 
 
-# --- values only ----------------------------------------------------------------------------------------------------
-
-
-def texture(slices, seed=0):
-    """The same slices in the grain of a sharp kernel."""
-    rng = np.random.default_rng(seed)
-    for image in slices:
-        pixels = np.frombuffer(image.PixelData, "<u2").reshape(image.Rows, image.Columns)
-        ph.set_pixels(image, pixels + rng.integers(0, 160, pixels.shape))
-    return slices
-
-
-@pytest.mark.parametrize(("shift", "count"), [(30, 20), (100, 7), (100, 20), (500, 7), (500, 20)])
-def test_two_scans_that_only_their_values_tell_apart(folder, shift, count):
-    phantom = Phantom(shape=(24, 20, count))
-    write_series(folder, between(phantom.slices(), shift))
-    with pytest.raises(
-        ImageError, match=r"IM0000\.dcm: from here on slices alternate between 2 scans"
-    ) as error:
-        read_series(folder)
-    near, far = (float(value) for value in re.findall(r"by ([\d.e+]+) HU", str(error.value)))
-    assert far < near
-    assert near == pytest.approx(shift, rel=0.3)
-    array, _ = read_series(folder, allow=["alternating-slices"])
-    assert array.shape == (24, 20, 2 * count)
-    even = [path for index, path in enumerate(sorted(folder.iterdir())) if index % 2]
-    for path in even:
-        path.unlink()
-    assert_in_world(*read_series(folder))
-
-
-def test_two_kernels_that_only_their_grain_tells_apart(folder):
-    slices = Phantom(shape=(64, 64, 20), spacing=(0.8, 0.9, 2.5)).slices()
-    write_series(folder, [*slices[::2], *texture(slices[1::2])])
-    with pytest.raises(ImageError, match="slices alternate between 2 scans or reconstructions"):
-        read_series(folder)
-
-
-def test_one_scan_in_the_grain_of_its_kernel_is_one_scan(folder):
-    write_series(folder, texture(Phantom(shape=(64, 64, 20)).slices()))
-    assert read_series(folder)[0].shape == (64, 64, 20)
-
-
-# --- what values are ------------------------------------------------------------------------------------------------
-
-
-def mapped(slices, code):
-    """Say that values mean something else (PS3.3 C.7.6.16.2.11)."""
-    unit, mapping = Dataset(), Dataset()
-    unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning = code, "UCUM", code
-    mapping.MeasurementUnitsCodeSequence = [unit]
-    return ph.changed(slices, None, RealWorldValueMappingSequence=[mapping], RescaleType=None)
-
-
-MAP = ["DERIVED", "SECONDARY", "AXIAL", "CBF"]
-NOT_HU = {
-    "US of a derived image": (
-        lambda s: ph.changed(s, None, RescaleType="US", ImageType=MAP[:3]),
-        "not specified",
-    ),
-    "US without an image type": (
-        lambda s: ph.changed(s, None, RescaleType="US", ImageType=None),
-        "not specified",
-    ),
-    "US without air": (
-        lambda s: ph.changed(s, None, RescaleType="US", RescaleIntercept="0"),
-        "none is that of air",
-    ),
-    "a unit": (lambda s: ph.changed(s, None, RescaleType="ml/100ml/min"), "'ml/100ml/min'"),
-    "modified": (lambda s: ph.changed(s, None, RescaleType="HU_MOD"), "'HU_MOD'"),
-    "a map by its type": (lambda s: ph.changed(s, None, RescaleType=None, ImageType=MAP), "CBF"),
-    "a mapping": (lambda s: mapped(s, "ml/(100.g.min)"), r"'ml/\(100\.g\.min\)' \(RealWorld"),
-}
-
-
-@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
-@pytest.mark.parametrize("case", NOT_HU)
-def test_values_that_are_no_hounsfield_units(folder, case, enhanced):
-    spoil, message = NOT_HU[case]
-    slices = spoil(Phantom().slices())
-    for image in slices:
-        image.setdefault("ImageType", [])
-    write_series(folder, [ph.multi_frame(slices)] if enhanced else slices)
-    with pytest.raises(ImageError, match=message):
-        read_series(folder)
-
-
-SECOND_SLICE = np.eye(4)
-SECOND_SLICE[2, 3] = 1
-
-
-def with_air(slices):
-    """Air in a corner of the first slice."""
-    mask = np.zeros((12, 9), bool)
-    mask[0, 0] = True
-    return [*ph.padded(slices[:1], 24, mask), *slices[1:]]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda s: with_air(ph.changed(s, None, RescaleType="US")),
-        lambda s: ph.changed(s, None, RescaleType="hu "),
-        lambda s: ph.changed(s, None, RescaleType=None, ImageType=["DERIVED", "SECONDARY", "MPR"]),
-        lambda s: mapped(s, "[hnsf'U]"),
-    ],
-)
-def test_values_that_are_hounsfield_units(folder, change):
-    write_series(folder, change(Phantom().slices()))
-    array, affine = read_series(folder)
-    assert_in_world(array[..., 1:], affine @ SECOND_SLICE)
-
-
 # --- localizers -----------------------------------------------------------------------------------------------------
 
 
@@ -434,28 +314,3 @@ def test_a_ct_beside_localizers_is_taken_with_a_notice(folder, caplog):
     write_series(folder / "more", ph.second_series(Phantom().slices())[7:])
     with pytest.raises(ImageError, match="2 volumes here"):
         read_series(folder)
-
-
-def test_real_cts_are_single_scans_and_a_mixture_of_their_slices_is_none(shared_data):
-    """Along two axes and at several times the slice distance; pt_140 is brighter and darker in turns by up to 15 HU."""
-    paths = sorted((shared_data / "openkbp" / "images").glob("*.nii.gz"))
-    if not paths:
-        pytest.skip("no CTs here")
-    chosen = [*paths[::30], *(path for path in paths if path.name == "pt_140.nii.gz")]
-    for path in chosen:
-        volume = np.asarray(nib.load(path).dataobj).transpose(2, 1, 0)
-        for part in (volume, volume[::2], volume[::5], volume[40:48], volume.transpose(1, 0, 2)):
-            require_one_scan(frames(len(part)), part)
-        for shift, part in ((60, volume), (500, volume[30:40])):
-            mixed = part.copy()
-            mixed[1::2] += shift
-            with pytest.raises(ImageError, match="alternate between 2 scans"):
-                require_one_scan(frames(len(mixed)), mixed)
-        blurred = volume.astype(np.float32)
-        blurred[1::2] = ndimage.gaussian_filter(blurred[1::2], (0, 1, 1))
-        with pytest.raises(ImageError, match="alternate between 2 scans"):
-            require_one_scan(frames(len(blurred)), blurred)
-
-
-def frames(count):
-    return [Frame(Path(f"{index}.dcm"), 0, 1, {}, ExplicitVRLittleEndian, 0, 0) for index in range(count)]
