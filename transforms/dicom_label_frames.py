@@ -105,7 +105,7 @@ def _drawn_on(dataset: Dataset, frames: Mapping[int, str]) -> dict[int, set[str]
         for contour in item.get("ContourSequence") or []:
             for image in contour.get("ContourImageSequence") or []:
                 named.add(str(image.get("ReferencedSOPInstanceUID") or ""))
-    anything = set().union(*described.values())
+    anything = set[str]().union(*described.values())
     return {number: drawn.get(number) or described.get(frame) or anything for number, frame in frames.items()}
 
 
