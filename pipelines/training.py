@@ -17,7 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.agreement import agreed
 from pipelines.cases import Dataset
-from pipelines.checkpoints import BEST, CARD, LAST, Checkpoints, plain_network
+from pipelines.checkpoints import BEST, CARD, LAST, CheckpointError, Checkpoints, plain_network, require_whole
 from pipelines.config import ExecutedConfig
 from pipelines.dataset import PatchSampler
 from pipelines.distributed import from_first, is_distributed, of_all_ranks, together
@@ -25,6 +25,7 @@ from pipelines.engines import SegEvaluator, SegTrainer
 from pipelines.failures import failing_together
 from pipelines.handlers import earlier_losses
 from pipelines.metrics import summarise, table
+from pipelines.model_card import CardError, checked, read_card
 from pipelines.preparation import DEMO
 from pipelines.preprocess import Preprocess
 from pipelines.provenance import invocation
@@ -78,6 +79,7 @@ class Training:
     Raises:
         ResumeError: a knob has no meaning, or, from `run`, the training in the folder is another one.
         StoppingError: early stopping cannot work like this.
+        CheckpointError: the model would be refused when it is opened, see `pipelines.model_card`.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Training:
         self._parts: list[Any] = []
         self._random: Mapping[str, Any] | None = None
         self._ranks: list[Any] | None = None
+        self._require_openable()
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
@@ -166,6 +169,8 @@ class Training:
     def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
         """The state to go on from, None to begin anew, and whether its best model is there."""
         state = self.checkpoints.latest() if self.mode != NEW else None
+        if state is not None and "format" in state:
+            require_whole(state, self.checkpoints.folder)
         epochs = self.trainer.state.max_epochs or 0
         stops = lambda s: self._has_to_stop(s["history"])  # noqa: E731
         if not goes_on(state, self.work, epochs, self.mode, stops, self.checkpoints.folder):
@@ -176,7 +181,7 @@ class Training:
         trainer, folder = self.trainer, self.checkpoints.folder
         try:
             restore_trainer(trainer, state, settings=not changed)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ResumeError(
                 f"the checkpoint in {folder} does not fit the network or the optimiser of this config ({reason}); "
@@ -361,6 +366,17 @@ class Training:
         dice = float(self.evaluator.state.metrics["val_mean_dice"])
         return None if math.isnan(dice) else dice
 
+    def _require_openable(self) -> None:
+        """Raise CheckpointError, before days of training, where `TrainedModel` would refuse what they end in."""
+        card = {**self._card(0), "sha256": "0" * 64}
+        try:
+            checked(json.loads(json.dumps(card)))
+        except (CardError, TypeError) as error:
+            raise CheckpointError(
+                f"the model of this training could not be opened again: in its {CARD}, {error}; give the config such "
+                "values as docs/security.md names"
+            ) from error
+
     def _card(self, epoch: int) -> dict[str, Any]:
         card: dict[str, Any] = {
             "format": 1,
@@ -395,7 +411,7 @@ class Training:
                 self.trainer.state.max_epochs,
             )
             self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = read_card(folder / CARD)
         summary: dict[str, Any] = {}
         lines = [""]
         if "validation" in card:

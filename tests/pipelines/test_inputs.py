@@ -167,6 +167,9 @@ def test_localizers_of_a_study_in_a_folder_of_their_own(tmp_path, caplog):
     ph.write_series(tmp_path / "scout", ph.changed(scout, None, StudyInstanceUID=study))
     assert list(names(tmp_path)) == ["ct"]
     assert "scout: passed over, nothing but localizers" in caplog.text
+    (tmp_path / "scout" / "lost.dcm").symlink_to("not-fetched")
+    assert list(names(tmp_path)) == ["ct", "scout"], "what is not there may be a CT"
+    (tmp_path / "scout" / "lost.dcm").unlink()
     ph.write_series(
         tmp_path / "p2", ph.changed(scout, None, StudyInstanceUID="1.2.3.4", SeriesInstanceUID="1.2.3.98")
     )
