@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
@@ -20,8 +20,9 @@ from pipelines.dataset_folder import load_dataset
 from pipelines.file_names import readable
 from pipelines.lost import may_be_an_image, reason_lost
 from pipelines.progress import Steps
-from transforms.dicom_headers import DICOM_ENDINGS
+from transforms.dicom_headers import DICOM_ENDINGS, holds_dicom, open_file
 from transforms.dicom_stack import checked_names
+from transforms.dicom_volumes import is_scout
 from transforms.errors import ImageError
 from transforms.header import image_suffix, names_image
 from transforms.image_paths import bounded, check_path
@@ -167,10 +168,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
     if any(_is_dicom_file(e) for e in others) or (others and not cases and not folders):
         if cases:
-            raise InputError(
-                f"{path} holds image files ({Path(cases[0]['image']).name}) and DICOM slices side by side; give one "
-                "of them, or put them into folders of their own"
-            )
+            _require_slices(path, cases, others)
         return [_case(path)]
     cases += [lost for e in others if (lost := _lost(e)) is not None]
     unlisted: list[OSError] = []
@@ -183,7 +181,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
         shared
         and set(shared) == set(whole)
         and not cases
-        and not any(image_suffix(file) for folder in folders for file in inside[folder])
+        and not any(image_suffix(file) for folder in folders if not slices[folder] for file in inside[folder])
         and len({id(group) for group in shared.values()}) == 1
     ):
         return [_case(path)]
@@ -191,6 +189,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
         return [_case(path)]  # the reader picks the series out of all that the study has
     images_here = bool(cases)
     closed = {Path(error.filename): error for error in unlisted}
+    scouts = _scouts(slices)
     exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
     for folder in folders:
         images = [file for file in inside[folder] if names_image(file)]
@@ -207,6 +206,8 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
             )
         elif shut := next((at for at in closed if at == folder or folder in at.parents), None):
             cases.append(_case(folder) | {"problem": f"{shut}: cannot be listed ({closed[shut].strerror})"})
+        elif folder in scouts and not any(_lost(file) for file in inside[folder]):
+            logger.warning("%s: passed over, nothing but localizers beside the CT of this study", folder)
         elif not slices[folder] and not images and any(_lost(file) for file in inside[folder]):
             cases.append(_case(folder))  # the reader says what is the matter
         elif exported and whole and not slices[folder] and not images:
@@ -271,11 +272,63 @@ def _listed(folder: Path, skip: str | None, unlisted: list[OSError], crowded: di
 
 
 def _is_dicom_file(path: Path) -> bool:
+    return holds_dicom(path)
+
+
+def _require_slices(path: Path, images: Sequence[Mapping[str, Any]], others: Sequence[Path]) -> None:
+    """Pass over image files beside a DICOM series: pictures of it, conversions, results.
+
+    Raises:
+        InputError: there are more of them than DICOM files, so that it may be a cohort with a stray one.
+    """
+    kinds = [_header(file).get("Modality") for file in others if _is_dicom_file(file)]
+    files = sum(kind not in ("SEG", "RTSTRUCT") for kind in kinds)
+    first = Path(images[0]["image"]).name
+    if len(images) > files:
+        raise InputError(
+            f"{path} holds {len(images)} image files (such as {first}) and {files} DICOM slices side by side; give one "
+            "of them, or put them into folders of their own"
+        )
+    logger.warning(
+        "%s: a DICOM series; %d image file(s) beside its slices are passed over, such as %s",
+        path,
+        len(images),
+        first,
+    )
+
+
+def _scouts(slices: Mapping[Path, Sequence[Path]]) -> set[Path]:
+    """The folders with nothing but localizers of a study whose other images lie in other folders."""
+    found: dict[Path, str] = {}
+    studies: set[str] = set()
+    for folder, files in slices.items():
+        study = _study_of(_header(files[0])) if files else ""
+        if files and all(is_scout(_image_type(_header(file))) for file in files):
+            found[folder] = study
+        else:
+            studies.add(study)
+    return {folder for folder, study in found.items() if study and study in studies}
+
+
+def _header(path: Path) -> Dataset:
+    """What tells files apart before they are read; nothing where the header is damaged."""
+    tags = ["ImageType", "StudyInstanceUID", "Modality"]
     try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+        with open_file(path) as stream:
+            header = dcmread(stream, specific_tags=tags, stop_before_pixels=True, force=True)
+            header.decode()
+            return header
+    except Exception:  # a parser of damaged bytes raises whatever it likes; the reader will name the file
+        return Dataset()
+
+
+def _study_of(header: Dataset) -> str:
+    return str(header.get("StudyInstanceUID") or "")
+
+
+def _image_type(header: Dataset) -> list[str]:
+    kind = header.get("ImageType") or []
+    return [kind] if isinstance(kind, str) else list(kind)
 
 
 def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
@@ -299,7 +352,7 @@ def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
 def _series_of(path: Path) -> str:
     """SeriesInstanceUID (0020,000E) of an image, "" where there is none or the header is damaged."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             header = read_partial(
                 stream, lambda tag, vr, length: tag > _SERIES, specific_tags=[_SERIES, Tag("Modality")]
             )
@@ -309,11 +362,5 @@ def _series_of(path: Path) -> str:
 
 
 def _one_study(slices: dict[Path, list[Path]]) -> bool:
-    studies = set()
-    for files in slices.values():
-        for file in files[:1]:
-            try:
-                studies.add(dcmread(file, specific_tags=["StudyInstanceUID"]).get("StudyInstanceUID"))
-            except Exception:  # as above
-                return False
-    return len(studies) == 1 and None not in studies
+    studies = {_study_of(_header(files[0])) for files in slices.values() if files}
+    return len(studies) == 1 and "" not in studies

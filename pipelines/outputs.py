@@ -18,22 +18,18 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
+from pipelines.case_files import FORMATS, failed, write_files
 from pipelines.files import FolderError, replacing, require_folder, way_out
 from pipelines.inputs import InputError, is_dicom, named
 from pipelines.json_files import JsonError, read_json
 from pipelines.metrics import summarise, with_nan, write_csv, write_json
-from pipelines.patches import reading
 from pipelines.volumes import write_volumes
-from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, image_suffix
 from transforms.image_files import image_files
 from transforms.image_paths import MOST_FILES
 from transforms.placing import put_in_place
-from transforms.readers import read_image
 from transforms.walk import files_below
-from transforms.writers import forms_like, write_label
 
-FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 UNFINISHED = ".unfinished"
 """Folder in the output folder where a case's files are made before they take their places."""
 FORMAT_VERSION = 1
@@ -181,22 +177,34 @@ class Outputs:
         labels: MetaTensor,
         probabilities: torch.Tensor | None,
         report: Mapping[str, Any],
+        unwritable: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Write the files of a case, its report last; returns the report.
 
         All is made under other names first, so that at any moment a result is whole or not there, and results
-        that lie there without a report are known to be of an interrupted run.
+        that lie there without a report are known to be of an interrupted run. Where one of several files cannot be
+        made, the others are kept, and the report says that the case failed.
 
         Args:
             labels: (1, *file shape).
             probabilities: (classes, *file shape), where they are wanted.
+            unwritable: formats to leave out, and why.
         """
         started = time.perf_counter()
         with self._placing(case["case"]) as part:
-            self._write_all(part, case, labels, probabilities, report)
-            sizes = {name: (part / name).stat().st_size for name in self.names(case)}
+            failures = write_files(self, part, case, labels, probabilities, report, unwritable or {})
+            written = [name for name in self.names(case) if (part / name).is_file()]
+            sizes = {name: (part / name).stat().st_size for name in written}
             seconds = {**report.get("seconds", {}), "write": round(time.perf_counter() - started, 3)}
             whole = {**report, "labels": self.named_labels(), "outputs": sizes, "seconds": seconds}
+            if failures:
+                whole |= {"status": "failed", **failed(case, failures)}
+                whole["error"] += f" Kept: {', '.join(written)}." if written else ""
+                earlier = (read_report(self.folder / f"{case['case']}.json") or {}).get("outputs", {})
+                older = {name: size for name, size in earlier.items() if name not in sizes}
+                whole["outputs"] = {**older, **sizes}
+                if older:
+                    whole["notices"] = [*whole.get("notices", ()), f"of an earlier run: {', '.join(older)}"]
             _write_json(part / "labels.json", self.named_labels())
             return _write_json(part / f"{case['case']}.json", {"segbundles": FORMAT_VERSION, **whole})
 
@@ -240,47 +248,6 @@ class Outputs:
             f"the results cannot be written to {self.folder} ({error.strerror or error}); {way}, and run the same"
             " command again."
         )
-
-    def _write_all(
-        self,
-        part: Path,
-        case: Mapping[str, Any],
-        labels: MetaTensor,
-        probabilities: torch.Tensor | None,
-        report: Mapping[str, Any],
-    ) -> None:
-        if "nii.gz" in self.formats:
-            write_label(part / self.names(case)[self.formats.index("nii.gz")], labels, like=case["image"])
-        asked = reading(case)
-        if "seg" in self.formats or "rtstruct" in self.formats:
-            from transforms.dicom import scan_series
-
-            source = scan_series(case["image"], **asked)
-            names = {value: name for value, name in self.labels.items() if value != 0}
-            if "seg" in self.formats:
-                from transforms.dicom_seg import write_seg
-
-                write_seg(part / f"{case['case']}.seg.dcm", labels, source, names)
-            if "rtstruct" in self.formats:
-                from transforms.dicom_rtstruct import write_rtstruct
-
-                write_rtstruct(part / f"{case['case']}.rtstruct.dcm", labels, source, names)
-        if self.probabilities:
-            from transforms.probabilities import write_probabilities
-
-            assert probabilities is not None
-            target = part / f"{case['case']}_probabilities.nii.gz"
-            forms = forms_like(case["image"])
-            write_probabilities(target, probabilities, labels.affine.cpu().numpy(), forms)
-        if self.preview:
-            from transforms.preview import draw_preview
-
-            image = read_image(case["image"], **asked)
-            if image.shape[1:] != labels.shape[1:]:
-                raise ImageError(f"{case['image']} changed while it was segmented; run it again.")
-            volumes = {name: found["ml"] for name, found in report["volumes"].items()}
-            target = part / f"{case['case']}_preview.png"
-            draw_preview(target, image, labels, self.labels, volumes, title=case["case"], ct=self.ct)
 
     def tidy(self) -> None:
         """Remove the folder of unfinished files once it is empty."""

@@ -22,6 +22,7 @@ from monai.data import MetaTensor
 from tqdm import tqdm
 
 from pipelines.ahead import ahead
+from pipelines.case_files import unwritable
 from pipelines.checkpoints import TrainedModel
 from pipelines.claims import Claims
 from pipelines.config import ExecutedConfig, user_error
@@ -59,12 +60,13 @@ class TakenError(Exception):
 
 
 class Loaded(NamedTuple):
-    """A case as the network gets it, what its report compares, and what the reader noticed."""
+    """A case as the network gets it, what its report compares, what the reader noticed, and what cannot be written."""
 
     item: dict[str, Any]
     wanted: dict[str, Any]
     notices: list[str]
     seconds: float
+    unwritable: dict[str, str]
 
 
 class Prediction:
@@ -208,12 +210,16 @@ class Prediction:
         if not self.claims.take(case["case"]):
             raise TakenError(case["case"])
         with warnings_of("transforms", "pipelines") as notices:
-            problem = case.get("problem") or self.outputs.refusal(case)
-            if problem:
-                raise ImageError(problem)
+            if case.get("problem"):
+                raise ImageError(case["problem"])
             wanted = self._wanted(case)
             item = self.dataset[index]
-        return Loaded(item, wanted, notices, time.perf_counter() - started)
+            lacking = unwritable(self.outputs, case)
+            for reason in lacking.values():
+                logger.warning(
+                    "%s: predicted all the same, what else was asked for is written", reason.rstrip(".")
+                )
+        return Loaded(item, wanted, notices, time.perf_counter() - started, lacking)
 
     def _claimed(self, index: int, load: Callable[[], Loaded]) -> dict[str, Any]:
         """The report of one case, which this process claims meanwhile.
@@ -265,7 +271,7 @@ class Prediction:
             report["metrics"] = self._metrics(case, loaded.item, labels)
             report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
             report |= {"status": "done", "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-            whole = self.outputs.write(case, labels, probabilities, report)
+            whole = self.outputs.write(case, labels, probabilities, report, loaded.unwritable)
             return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
         except TakenError:
             raise

@@ -1,8 +1,8 @@
 """A CT series in DICOM to a volume in Hounsfield units and world space.
 
 Headers come first, without pixels (:mod:`transforms.dicom_headers`), from a folder with its subfolders or from one file;
-they form volumes, of which one is meant (:mod:`transforms.dicom_volumes`); its slices are checked
-(:mod:`transforms.dicom_checks`) and put in order (:mod:`transforms.dicom_stack`); then pixels are decoded in parallel
+they form volumes (:mod:`transforms.dicom_volumes`), of which one is meant (:mod:`transforms.dicom_choice`); its slices
+are checked (:mod:`transforms.dicom_checks`) and put in order (:mod:`transforms.dicom_stack`); then pixels are decoded in parallel
 straight into one array (:mod:`transforms.dicom_pixels`). Classic and enhanced multi-frame CT (DICOM PS3.3 A.3, A.38,
 A.70) go the same way: a frame is a slice. Whatever is not read with certainty raises :class:`ImageError` with the
 finding and the way out; docs/dicom.md is the table of it.
@@ -17,11 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from transforms.dicom_checks import check_common_grid, check_slice
+from transforms.dicom_alternation import require_one_scan
+from transforms.dicom_checks import check_common_grid, check_slice, warn_of_mixture
+from transforms.dicom_choice import choose_volume
 from transforms.dicom_headers import Frame
 from transforms.dicom_pixels import LOSSY, decode_frames, hounsfield_exact, hounsfield_float, is_ambiguous
-from transforms.dicom_stack import arrange, checked_names
-from transforms.dicom_volumes import Volume, choose_volume, find_volumes
+from transforms.dicom_stack import ALTERNATING, MISSING, UNEVEN, arrange, checked_names
+from transforms.dicom_units import require_air
+from transforms.dicom_volumes import Volume, find_volumes
 
 __all__ = ["Series", "Volume", "find_volumes", "read_series", "scan_series"]
 
@@ -50,6 +53,8 @@ class Series:
         FrameOfReferenceUID (0020,0052); "" where missing.
     lossy : bool
         The transfer syntax of a slice is lossy; its values are near those of the scanner, not equal.
+    allowed : frozenset of str
+        Irregularities that were let in.
     """
 
     folder: Path
@@ -62,6 +67,7 @@ class Series:
     study_uid: str = ""
     frame_of_reference_uid: str = ""
     lossy: bool = False
+    allowed: frozenset[str] = frozenset()
 
     @property
     def sources(self) -> tuple[tuple[Path, int] | None, ...]:
@@ -92,7 +98,8 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
         SeriesDescription (or a part of one that occurs in no other).
     allow : collection of str
         ``missing-slices``: gaps are filled by linear interpolation. ``uneven-spacing``: slices are resampled linearly
-        to an even grid of the median distance. Both warn in the log.
+        to an even grid of the median distance. Both warn in the log. ``alternating-slices``: slices whose values
+        alternate as those of two scans do are read as one volume.
 
     Raises
     ------
@@ -101,11 +108,12 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
         without a choice are listed by number.
     """
     folder, allow = Path(folder), checked_names(allow)
-    frames = choose_volume(folder, series).frames
+    frames = choose_volume(folder, series, joined=bool(allow & {MISSING, UNEVEN})).frames
     for frame in frames:
         check_slice(frame)
     check_common_grid(frames)
     stack = arrange(frames, allow)
+    warn_of_mixture(stack.frames)
     first = stack.frames[0]
     return Series(
         folder=folder,
@@ -118,6 +126,7 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
         study_uid=first.text("StudyInstanceUID"),
         frame_of_reference_uid=first.text("FrameOfReferenceUID"),
         lossy=any(frame.syntax in LOSSY for frame in stack.frames),
+        allowed=allow,
     )
 
 
@@ -144,11 +153,16 @@ def read_series(
     Raises
     ------
     ImageError
-        As :func:`scan_series`, and for pixel data that are cut off or cannot be decoded.
+        As :func:`scan_series`, and for pixel data that are cut off, cannot be decoded, or alternate as those of two
+        scans do.
     """
     found = folder if isinstance(folder, Series) else scan_series(folder, series, allow)
     _warn_of_values(found)
-    volume = _interpolated(_decoded(found), found.plan)
+    stored = _decoded(found)
+    require_air(found.frames, stored)
+    if ALTERNATING not in found.allowed:
+        require_one_scan(found.frames, stored)
+    volume = _interpolated(stored, found.plan)
     return volume.transpose(2, 1, 0), found.affine
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 from pydicom.uid import UID, CTImageStorage
 
 from transforms.dicom_headers import CT_CLASSES, EXPORT, Frame
+from transforms.dicom_units import other_unit
 from transforms.errors import ImageError
 
-__all__ = ["check_common_grid", "check_slice"]
+__all__ = ["check_common_grid", "check_slice", "warn_of_mixture"]
 
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference of a direction cosine between slices; 1e-4 moves a corner 250 mm away by 0.025 mm."""
@@ -22,6 +24,7 @@ UNIT_TOLERANCE = 1e-3
 LARGEST_HU = 1e12
 """Far beyond what 32 stored bits and any slope of a scanner make, and far from where float32 ends."""
 
+_log = logging.getLogger(__name__)
 _ENHANCED = CT_CLASSES - {CTImageStorage}
 _NUMBERS = {
     "ImageOrientationPatient": 6,
@@ -93,11 +96,9 @@ def _check_values(frame: Frame) -> None:
     if float(frame.numbers("RescaleSlope")[0]) == 0:
         raise ImageError(f"{frame.place}: RescaleSlope is 0, so all values are lost. {EXPORT}")
     _check_range(frame)
-    kind = frame.text("RescaleType").upper()
-    if kind not in ("", "HU", "US"):
-        raise ImageError(
-            f"{frame.place}: values are in {kind!r} (RescaleType), not Hounsfield units; use the CT series."
-        )
+    unit = other_unit(frame)
+    if unit:
+        raise ImageError(f"{frame.place}: values are {unit}, not Hounsfield units; use the CT series.")
     photometric = frame.text("PhotometricInterpretation")
     if photometric != "MONOCHROME2" or frame.integer("SamplesPerPixel", 1) != 1:
         raise ImageError(
@@ -163,6 +164,22 @@ def check_common_grid(frames: Sequence[Frame]) -> None:
             raise ImageError(
                 f"{frames[worst].place}: {what} {_list(values[worst])}{unit} differs from {_list(middle)}{unit} of the"
                 f" other slices (allowed: {tolerance:g}); move away what does not belong to the series."
+            )
+
+
+def warn_of_mixture(frames: Sequence[Frame]) -> None:
+    """Say where slices that follow one another as one volume are of different reconstructions or exposures."""
+    for keyword in ("ConvolutionKernel", "FilterType", "KVP", "ReconstructionDiameter", "ContrastBolusAgent"):
+        first: dict[str, Frame] = {}
+        for frame in frames:
+            first.setdefault(frame.text(keyword) or "none", frame)
+        if len(first) > 1:
+            found = ", ".join(f"{value} (such as {frame.name})" for value, frame in list(first.items())[:4])
+            _log.warning(
+                "%s: slices of one stack differ in %s: %s; they are read as one volume.",
+                frames[0].path.parent,
+                keyword,
+                found,
             )
 
 

@@ -13,17 +13,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import numpy as np
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filereader import data_element_generator
 from pydicom.sequence import Sequence
-from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -35,166 +31,30 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from transforms.dicom_attributes import BINARY, GROUPS, MULTI_FRAME, NAMES, TAGS, TOP, UNITS, VR
+from transforms.dicom_frame import EXPORT, Frame
 from transforms.errors import ImageError
 from transforms.image_paths import bounded, check_path
 from transforms.walk import files_below, leads_nowhere
 
-__all__ = ["CT_CLASSES", "EXPORT", "Frame", "is_dicom", "open_file", "parallel", "scan_files"]
+__all__ = [
+    "CT_CLASSES",
+    "EXPORT",
+    "Frame",
+    "holds_dicom",
+    "is_dicom",
+    "open_file",
+    "parallel",
+    "scan_files",
+]
 
-EXPORT = "Export the series again from its source."
 CT_CLASSES = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".dcm.gz")
 
-# The functional group macro (PS3.3 C.7.6.16.2 and C.8.15.3) that holds an attribute of a frame of an enhanced image.
-_GROUPS = {
-    "PlanePositionSequence": ("ImagePositionPatient",),
-    "PlaneOrientationSequence": ("ImageOrientationPatient",),
-    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
-    "CTImageFrameTypeSequence": ("FrameType", "VolumetricProperties"),
-    "CTReconstructionSequence": ("ConvolutionKernel", "ReconstructionDiameter"),
-    "CTXRayDetailsSequence": ("KVP",),
-    "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
-    "TemporalPositionSequence": ("TemporalPositionTimeOffset",),
-    "FrameContentSequence": (
-        "StackID",
-        "TemporalPositionIndex",
-        "FrameAcquisitionNumber",
-        "FrameAcquisitionDateTime",
-    ),
-}
-_ATTRIBUTES = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "ImageType",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "FrameOfReferenceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "PixelSpacing",
-    "SliceThickness",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "VolumetricProperties",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "ModalityLUTSequence",
-    "TemporalPositionIdentifier",
-    "NominalPercentageOfCardiacPhase",
-    "TriggerTime",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "ConvolutionKernel",
-    "ReconstructionDiameter",
-    "KVP",
-)
-_MULTI_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-_TOP = frozenset(_ATTRIBUTES)
-_VR = {
-    name: dictionary_VR(name) for name in (*_ATTRIBUTES, *(n for names in _GROUPS.values() for n in names))
-}
-_TAGS: list[Any] = [Tag(name) for name in (*_ATTRIBUTES, *_MULTI_FRAME)]
-_NAMES = {tag_for_keyword(name): name for name in _VR}
-_BINARY = {"US": "H", "SS": "H", "US or SS": "H", "UL": "I", "SL": "i", "FD": "d", "FL": "f"}
+_TEXTS = ("LO", "SH", "PN", "LT", "ST")
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One image plane: a file of a classic series, or one frame of a multi-frame file.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    index, count : int
-        Zero-based frame in it, and how many it has.
-    values : dict
-        Attribute keyword to a tuple of texts or numbers; what is missing or empty is not there.
-    syntax : UID
-        Transfer syntax.
-    size : int or None
-        Bytes of the file; None where it is compressed as a whole (gzip).
-    offset : int
-        Where the header ends.
-    grouped : bool
-        It is described by functional groups (PS3.3 C.7.6.16).
-    """
-
-    path: Path
-    index: int
-    count: int
-    values: dict[str, tuple[Any, ...]]
-    syntax: UID
-    size: int | None
-    offset: int
-    grouped: bool = False
-
-    @property
-    def place(self) -> str:
-        """File, and the frame counted from one where there are several."""
-        return str(self.path) if self.count == 1 else f"{self.path} (frame {self.index + 1})"
-
-    @property
-    def name(self) -> str:
-        """As `place`, without the folder."""
-        return self.path.name if self.count == 1 else f"frame {self.index + 1} of {self.path.name}"
-
-    def has(self, keyword: str) -> bool:
-        """Whether an attribute is there and not empty."""
-        return keyword in self.values
-
-    def text(self, keyword: str) -> str:
-        """The attribute as it is written, several values joined by backslashes; "" where missing."""
-        return "\\".join(str(value) for value in self.values.get(keyword, ()))
-
-    def numbers(self, keyword: str) -> np.ndarray:
-        """The values as float64.
-
-        Raises
-        ------
-        ImageError
-            If they are no numbers.
-        """
-        values = self.values.get(keyword, ())
-        try:
-            return np.array([float(value) for value in values])
-        except ValueError:
-            raise ImageError(
-                f"{self.place}: {keyword} is {self.text(keyword)}, which are no numbers. {EXPORT}"
-            ) from None
-
-    def integer(self, keyword: str, default: int | None = None) -> int:
-        """The single value as a whole number.
-
-        Raises
-        ------
-        ImageError
-            If it is not, or is missing without a default.
-        """
-        values = self.values.get(keyword, () if default is None else (default,))
-        try:
-            (value,) = values
-            return int(value)
-        except ValueError:
-            found = f"{self.text(keyword)}, not a whole number" if values else "missing"
-            raise ImageError(f"{self.place}: {keyword} is {found}. {EXPORT}") from None
 
 
 def parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
@@ -232,7 +92,7 @@ def _warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
     ]
     if blank:
         _log.warning(
-            "%s: empty, only zeros or a link to nothing, though named like the slices beside it (%d such file(s));"
+            "%s: empty, only zeros or a link to nothing, or not to be unpacked, though named like the slices beside it (%d such file(s));"
             " passed over. If it was a slice, copy the series again.",
             blank[0],
             len(blank),
@@ -247,8 +107,11 @@ def _ending(path: Path) -> str:
 def _is_blank(path: Path) -> bool:
     if leads_nowhere(path):
         return True
-    with path.open("rb") as stream:
-        return not any(stream.read(4096))
+    with open_file(path) as stream:
+        try:
+            return not any(stream.read(4096))
+        except (OSError, EOFError, zlib.error):  # gzip data that are damaged
+            return True
 
 
 def is_dicom(path: Path) -> bool:
@@ -260,6 +123,16 @@ def is_dicom(path: Path) -> bool:
             return stream.read(132)[128:] == b"DICM"
         except (OSError, EOFError, zlib.error):  # gzip data that are damaged
             return False
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its content: its prefix, or without one a header with a SOPClassUID; also gzipped."""
+    try:
+        with open_file(path) as stream:
+            start = stream.read(132)
+        return start[128:] == b"DICM" or (_starts_bare(start) and bool(_frames_of(path)))
+    except (ImageError, OSError, EOFError, zlib.error):  # damaged: for the scan to say
+        return False
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -304,7 +177,14 @@ def _frames_of(path: Path) -> list[Frame]:
     with open_file(path) as stream:
         named = path.name.lower().endswith(DICOM_ENDINGS)
         try:
-            start = stream.read(132)
+            try:
+                start = stream.read(132)
+            except (OSError, EOFError, zlib.error) as error:
+                if named:
+                    raise ImageError(
+                        f"{path}: cannot be unpacked ({error}), the file is damaged; copy the series again."
+                    ) from error
+                return []
             bare = start[128:] != b"DICM"
             if bare and not _starts_bare(start):
                 if named:
@@ -349,6 +229,7 @@ def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
         parser = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
         meta = {int(element.tag): element.value for element in parser}
         syntax, kind = (UID(_text(meta.get(tag))) for tag in (0x00020010, 0x00020002))
+        _require_known(stream.name, syntax)
         start = stream.read(6)
         stream.seek(-len(start), 1)
         if len(start) == 6 and syntax.is_transfer_syntax and not syntax.is_deflated:
@@ -356,19 +237,30 @@ def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
             if explicit == syntax.is_implicit_VR and not syntax.is_encapsulated:
                 syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
             elements = data_element_generator(
-                stream, not explicit, syntax.is_little_endian, _are_pixels, specific_tags=_TAGS
+                stream, not explicit, syntax.is_little_endian, _are_pixels, specific_tags=TAGS
             )
             return pydicom.Dataset({element.tag: element for element in elements}), syntax, kind
     stream.seek(0)
-    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
+    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=bare)
     syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
-    if syntax and not syntax.is_transfer_syntax:
-        raise ValueError(f"unknown transfer syntax {syntax}")
+    _require_known(stream.name, syntax)
     if not syntax:
         implicit, little = header.original_encoding
         plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         syntax = ImplicitVRLittleEndian if implicit else plain
     return header, syntax, str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+
+
+def _require_known(path: str, syntax: UID) -> None:
+    """Raise for a transfer syntax that only its maker can read, or that is newer than the libraries here."""
+    if not syntax or (syntax.is_transfer_syntax and not syntax.is_private):
+        return
+    kind = "an unknown" if syntax.startswith("1.2.840.10008.") else "a private"
+    name = "" if syntax.name == syntax else f", {syntax.name}"
+    raise ImageError(
+        f"{path}: stored in {kind} transfer syntax ({syntax}{name}), which cannot be read here; export the series again in"
+        " a standard one, such as Explicit VR Little Endian (1.2.840.10008.1.2.1)."
+    )
 
 
 def _are_pixels(tag: int, vr: str | None, length: int) -> bool:
@@ -380,17 +272,17 @@ def _text(raw: Any) -> str:
 
 
 def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, offset: int) -> list[Frame]:
-    values = _values(header, _TOP)
-    enhanced = _MULTI_FRAME[1] in header and "CT" in values.get("Modality", ())
+    values = _values(header, TOP)
+    enhanced = MULTI_FRAME[1] in header and "CT" in values.get("Modality", ())
     count = int(values.get("NumberOfFrames", ("1",))[0])
     if not enhanced:
         return [Frame(path, 0, 1, values, syntax, size, offset)]
-    for names in _GROUPS.values():  # the groups alone tell, even where a writer repeats them at the top
+    for names in GROUPS.values():  # the groups alone tell, even where a writer repeats them at the top
         for name in names:
             if name != "VolumetricProperties":
                 values.pop(name, None)
-    shared = header.get(_MULTI_FRAME[0]) or [pydicom.Dataset()]
-    own = header[_MULTI_FRAME[1]].value
+    shared = header.get(MULTI_FRAME[0]) or [pydicom.Dataset()]
+    own = header[MULTI_FRAME[1]].value
     if len(own) != count:
         raise ValueError(f"{count} frames but functional groups for {len(own)}")
     common = _grouped(shared[0])
@@ -402,19 +294,19 @@ def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, 
 
 def _grouped(groups: pydicom.Dataset) -> dict[str, tuple[Any, ...]]:
     found: dict[str, tuple[Any, ...]] = {}
-    for sequence, names in _GROUPS.items():
+    for sequence, names in GROUPS.items():
         items = groups.get(sequence)
         if items:
             found |= _values(items[0], frozenset(names))
-    return found
+    return found | _values(groups, frozenset([UNITS]))
 
 
 def _values(header: pydicom.Dataset, names: frozenset[str]) -> dict[str, tuple[Any, ...]]:
     found = {}
     for number, element in header.items():  # as they were parsed, which costs less than asking for each
-        name = _NAMES.get(number)
+        name = NAMES.get(number)
         if name in names:
-            value = _value(header, name, element)
+            value = _units(header[number].value) if name == UNITS else _value(header, name, element)
             if value:
                 found[name] = value
     return found
@@ -423,20 +315,29 @@ def _values(header: pydicom.Dataset, names: frozenset[str]) -> dict[str, tuple[A
 def _value(header: pydicom.Dataset, name: str, element: Any) -> tuple[Any, ...]:
     """Decode an element from its bytes: neither a wrong VR nor the length of a decimal string matters."""
     raw = element.value
-    if isinstance(raw, Sequence) or _VR[name] == "SQ":
+    if isinstance(raw, Sequence) or VR[name] == "SQ":
         return (True,) if len(raw or ()) else ()
     if raw is None:
         return ()
     if not isinstance(raw, bytes):  # converted by pydicom already
         items = raw if isinstance(raw, (list, tuple)) or hasattr(raw, "insert") else [raw]
         return tuple(item for item in items if item not in ("", None))
-    known = element.VR if element.VR in _BINARY else _VR[name]
-    if _VR[name] in _BINARY and known in _BINARY:
-        code = _BINARY[known]
+    known = element.VR if element.VR in BINARY else VR[name]
+    if VR[name] in BINARY and known in BINARY:
+        code = BINARY[known]
         order = "<" if element.is_little_endian else ">"
         return struct.unpack(f"{order}{len(raw) // struct.calcsize(code)}{code}", raw)
-    if name == "SeriesDescription":
+    if raw.isascii() or VR[name] not in _TEXTS:
+        text = raw.decode("latin-1")
+    else:
         text = decode_bytes(raw, convert_encodings(header.get("SpecificCharacterSet")), set())
+    if name == "SeriesDescription":
         return (text.strip(" \0"),) if text.strip(" \0") else ()
-    parts = [part.strip(" \0\t\r\n") for part in raw.decode("latin-1").split("\\")]
+    parts = [part.strip(" \0\t\r\n") for part in text.split("\\")]
     return tuple(parts) if any(parts) else ()
+
+
+def _units(items: Any) -> tuple[str, ...]:
+    """Units that values are mapped to (PS3.3 C.7.6.16.2.11), as codes."""
+    codes = [code for item in items or () for code in item.get("MeasurementUnitsCodeSequence") or ()]
+    return tuple(str(code.get("CodeValue", "")).strip() for code in codes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
+from transforms.dicom_headers import holds_dicom, open_file
+from transforms.dicom_label_frames import check_frame_of_reference
 from transforms.dicom_rtstruct import read_rtstruct, rtstruct_names
 from transforms.dicom_seg import read_seg, seg_names
 from transforms.errors import ImageError
@@ -29,8 +30,7 @@ KINDS = {
     LabelMapSegmentationStorage: "SEG",
     str(RTStructureSetStorage): "RTSTRUCT",
 }
-_TAGS = ["SOPInstanceUID", "FrameOfReferenceUID"]
-_log = logging.getLogger(__name__)
+_TAGS = ["SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 
 
 def find_dicom_label(path: str | Path) -> Path:
@@ -110,7 +110,9 @@ def read_dicom_label(
     affine = np.asarray(grid.affine, dtype=np.float64)
     with _naming(path):
         if image is not None:
-            _check_frame_of_reference(path, kind, dataset, labels, Path(image))
+            check_frame_of_reference(
+                path, dataset, _named(path, kind, dataset, labels), _images(path, Path(image))
+            )
         if kind == "SEG":
             return read_seg(path, dataset, shape, affine, labels, threshold)
         return read_rtstruct(path, dataset, shape, affine, labels)
@@ -137,7 +139,9 @@ def check_dicom_label(
         names = (seg_names if kind == "SEG" else rtstruct_names)(path, dataset)
         match_names(path, names, labels, "segment" if kind == "SEG" else "ROI", quiet=True)
         if image is not None:
-            _check_frame_of_reference(path, kind, dataset, labels, Path(image), quiet=True)
+            check_frame_of_reference(
+                path, dataset, _named(path, kind, dataset, labels), _images(path, Path(image)), quiet=True
+            )
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -194,78 +198,22 @@ def _damaged(path: Path, error: Exception) -> ImageError:
     return ImageError(f"{path}: the DICOM file is damaged or incomplete ({reason}); copy or export it again.")
 
 
-# --- frame of reference ---------------------------------------------------------------------------------------------
-
-
-def _check_frame_of_reference(
-    path: Path,
-    kind: str,
-    dataset: pydicom.Dataset,
-    labels: Mapping[int, str],
-    image: Path,
-    quiet: bool = False,
-) -> None:
-    """Raise unless the coordinates of label and image can be compared (PS3.3 C.7.4.1).
-
-    Some tools write a frame of reference of their own while they name the very images that were drawn on; the
-    contours are then in the coordinates of those images, which is noticed and not refused.
-    """
-    stated = _stated_frames(path, kind, dataset, labels)
-    if not stated:
-        return
-    frames: set[str] = set()
-    instances: set[str] = set()
-    for header in _image_headers(path, image):
-        frame = str(header.get("FrameOfReferenceUID", ""))
-        if frame:
-            frames.add(frame)
-        if stated <= frames:
-            return  # in most folders the first file decides
-        instances.add(str(header.get("SOPInstanceUID", "")))
-    if not frames:
-        return
-    if _references(dataset) & instances:
-        if not quiet:
-            _log.warning(
-                "%s: states another frame of reference than %s, but names its images; read in their coordinates.",
-                path,
-                image,
-            )
-        return
-    raise ImageError(
-        f"{path}: its frame of reference ({', '.join(sorted(stated))}) is not that of {image}"
-        f" ({', '.join(sorted(frames))}), and it names none of those images, so positions cannot be"
-        " compared; find the CT that it was drawn on."
-    )
-
-
-def _stated_frames(path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapping[int, str]) -> set[str]:
+def _named(path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapping[int, str]) -> set[int] | None:
+    """Numbers of the ROIs that are read; None for a SEG, whose segments share one frame of reference."""
     if kind == "SEG":
-        found = {str(dataset.get("FrameOfReferenceUID") or "")}
-    else:
-        named = match_names(path, rtstruct_names(path, dataset), labels, "ROI", quiet=True)
-        found = {
-            str(item.get("ReferencedFrameOfReferenceUID") or "")
-            for item in dataset.StructureSetROISequence
-            if int(item.ROINumber) in named
-        }
-    return found - {""}
+        return None
+    return set(match_names(path, rtstruct_names(path, dataset), labels, "ROI", quiet=True))
 
 
-def _image_headers(label: Path, image: Path) -> Iterator[pydicom.Dataset]:
-    """Read identities of the DICOM images in a folder; nothing for an image of another format."""
+def _images(label: Path, image: Path) -> Iterator[tuple[Path, pydicom.Dataset]]:
+    """Read identities of the DICOM images of a folder or a file; nothing for an image of another format."""
     for file in bounded(files_below(image), image) if image.is_dir() else [image]:
-        if file != label and file.is_file() and _sop_class(file) and not _kind(file):
-            with _naming(file):
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            yield header
-
-
-def _references(dataset: pydicom.Dataset) -> set[str]:
-    """Return SOPInstanceUIDs of all images that a label names anywhere."""
-    return {
-        str(element.value) for element in dataset.iterall() if element.keyword == "ReferencedSOPInstanceUID"
-    }
+        if file != label and file.is_file() and holds_dicom(file) and not _kind(file):
+            with _naming(file), open_file(file) as stream:
+                header = pydicom.dcmread(
+                    stream, stop_before_pixels=True, specific_tags=list(_TAGS), force=True
+                )
+            yield file, header
 
 
 def dicom_label_names(path: str | Path) -> dict[int, str]:

@@ -17,6 +17,7 @@ from pydicom import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
 
+from transforms.dicom_seg_sources import aligned_headers, refer_to_files
 from transforms.dicom_source import (
     SourceImages,
     class_names,
@@ -296,8 +297,9 @@ def write_seg(
         name=algorithm_name[:64], family=terms.DCM.ArtificialIntelligence, version=version
     )
     x, y, z = images.spacing
+    sources, stands_for = aligned_headers(images)
     dataset = highdicom.seg.Segmentation(
-        source_images=_aligned(images),
+        source_images=sources,
         pixel_array=frames,
         segmentation_type=kind,
         segment_descriptions=[_description(index, name, codes, algorithm) for index, name in named.items()],
@@ -321,6 +323,7 @@ def write_seg(
         pixel_measures=highdicom.PixelMeasuresSequence((y, x), z, z),
         omit_empty_frames=True,
     )
+    refer_to_files(dataset, stands_for)
     dataset.update(images.identity)
     syntax = DeflatedExplicitVRLittleEndian if compress else ExplicitVRLittleEndian
     return replace_file(path, dataset, syntax)
@@ -348,42 +351,6 @@ def _description(
             highdicom.sr.CodedConcept.from_code(code.modifier)
         ]
     return item
-
-
-def _aligned(images: SourceImages) -> list[Dataset]:
-    """Return headers whose geometry is that of the grid to the last digit, of a patient of whom nothing is said.
-
-    highdicom refers a frame to the image at exactly its place and refuses a series whose cosines are not all the same;
-    those of real series differ in the last digits, and the grid has their mean. It also refuses what scanners do
-    write as sex, dates and times.
-    """
-    import highdicom
-
-    for header in images.headers:
-        for keyword in ("PatientName", "PatientSex", "PatientBirthDate", "StudyDate", "StudyTime"):
-            setattr(header, keyword, "")
-    for index, place in enumerate(images.slices):
-        if place is None:
-            continue
-        header, frame = images.headers[place[0]], place[1]
-        if frame is None:
-            header.ImageOrientationPatient = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)[
-                0
-            ].ImageOrientationPatient
-            header.ImagePositionPatient = highdicom.PlanePositionSequence("PATIENT", images.position(index))[
-                0
-            ].ImagePositionPatient
-        else:
-            groups = header.PerFrameFunctionalGroupsSequence[frame]
-            groups.PlanePositionSequence = highdicom.PlanePositionSequence("PATIENT", images.position(index))
-    x, y, z = images.spacing
-    for header in images.headers:
-        if "NumberOfFrames" in header:
-            shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
-            shared[0].PlaneOrientationSequence = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)
-            shared[0].PixelMeasuresSequence = highdicom.PixelMeasuresSequence((y, x), z, z)
-            header.SharedFunctionalGroupsSequence = shared
-    return images.headers
 
 
 def _fractions(path: Path, probabilities: np.ndarray, shape: tuple[int, ...], classes: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydicom
 from pydicom import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, CTImageStorage
 
+from transforms.dicom_headers import open_file
 from transforms.errors import ImageError
 from transforms.label_painter import GRID_TOLERANCE
 from transforms.placing import placing
@@ -79,7 +81,8 @@ class SourceImages:
         Raises
         ------
         ImageError
-            If the images state no frame of reference or study, without which nothing can refer to them.
+            If the images state no frame of reference, study, series or instance, without which nothing can refer to
+            them, or two of them the same instance.
         """
         places = getattr(source, "sources", None) or [(file, 0) for file in source.files]
         files: dict[Path, int] = {}
@@ -94,7 +97,14 @@ class SourceImages:
                 files[file] = len(headers)
                 headers.append(_header(path, file))
             header = headers[files[file]]
-            slices.append((files[file], frame if "NumberOfFrames" in header else None))
+            slices.append((files[file], frame if "PerFrameFunctionalGroupsSequence" in header else None))
+        instances = Counter(str(header.SOPInstanceUID) for header in headers)
+        twice = [uid for uid, count in instances.items() if count > 1]
+        if twice:
+            raise ImageError(
+                f"{path}: cannot be written, because {instances[twice[0]]} files of the CT have the same SOPInstanceUID"
+                f" ({twice[0]}), so nothing can refer to one of them; write NIfTI instead."
+            )
         identity = Dataset()
         for keyword in _COPIED:
             if keyword in headers[0]:
@@ -126,8 +136,19 @@ class SourceImages:
 
 
 def _header(path: Path, file: Path) -> Dataset:
-    header = pydicom.dcmread(file, stop_before_pixels=True)
-    header.decode()  # names of patients in the CT's character set, and of classes in any, are written in one
+    with open_file(file) as stream:
+        header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    if not header.get("SOPClassUID"):
+        header.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID") or CTImageStorage
+    if "PerFrameFunctionalGroupsSequence" not in header:  # one frame, whatever the number says
+        header.pop("NumberOfFrames", None)
+    try:
+        header.decode()  # names of patients in the CT's character set, and of classes in any, are written in one
+    except Exception as error:  # a parser of damaged bytes raises whatever it likes
+        raise ImageError(
+            f"{path}: cannot be written, because a header of the CT ({file}) cannot be copied ({error}); write NIfTI"
+            " instead."
+        ) from error
     header.SpecificCharacterSet = "ISO_IR 192"
     for keyword in ("FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         if not header.get(keyword):

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.dicom_headers import Frame
-from transforms.dicom_phases import is_close
+from transforms.dicom_order import is_close
 from transforms.dicom_pixels import decode_frames
 from transforms.errors import ImageError
 
-__all__ = ["ALLOWED", "MISSING", "UNEVEN", "Stack", "arrange", "checked_names"]
+__all__ = ["ALLOWED", "ALTERNATING", "MISSING", "UNEVEN", "Stack", "arrange", "checked_names"]
 
-MISSING, UNEVEN = "missing-slices", "uneven-spacing"
-ALLOWED = (MISSING, UNEVEN)
+MISSING, UNEVEN, ALTERNATING = "missing-slices", "uneven-spacing", "alternating-slices"
+ALLOWED = (MISSING, UNEVEN, ALTERNATING)
 """What can be let in by name."""
 
 SPACING_TOLERANCE_MM = 0.01
@@ -78,7 +78,7 @@ def checked_names(allow: Collection[str] | str) -> frozenset[str]:
     names = frozenset(allow.replace(",", " ").split() if isinstance(allow, str) else allow)
     unknown = sorted(str(name) for name in names if name not in ALLOWED)
     if unknown:
-        raise ImageError(f"--allow {unknown[0]}: not known; what can be allowed is {' and '.join(ALLOWED)}.")
+        raise ImageError(f"--allow {unknown[0]}: not known; what can be allowed is {', '.join(ALLOWED)}.")
     return names
 
 

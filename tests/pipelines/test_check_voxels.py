@@ -18,6 +18,7 @@ from pipelines.predict import PredictionError
 from tests import dicom_phantom as ph
 from tests.pipelines.small import write_ct, write_dataset
 from tests.pipelines.tiny_model import prediction
+from tests.transforms.test_dicom_scans import between
 
 
 def cut(path: Path, count: int = 1) -> None:
@@ -98,6 +99,19 @@ def test_slices_cut_off_or_of_another_kind(tmp_path):
     assert not [name for name in refused if name.startswith("whole")]
     assert "no pixel data" in refused["float"]
     assert "header and pixels do not belong together" in refused["longer"]
+
+
+def test_series_that_only_their_values_refuse(tmp_path):
+    root = tmp_path / "in"
+    slices = ph.Phantom((24, 20, 20)).slices()
+    ph.write_series(root / "two-scans", between(slices, 100))
+    unknown = ph.changed(slices, None, RescaleType="US", RescaleIntercept="0", SeriesInstanceUID="1.2.3.4")
+    ph.write_series(root / "no-air", unknown)
+    refused = agree(root, tmp_path / "out")
+    assert "alternate between 2 scans" in refused.pop("two-scans")
+    assert "none is that of air" in refused.pop("no-air")
+    assert not refused
+    assert [case.case for case in check(root, allow=["alternating-slices"]).refused] == ["no-air"]
 
 
 @pytest.mark.parametrize(("missing", "is_refused"), [(0, False), (9, True), (3000, True)])

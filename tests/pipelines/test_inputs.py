@@ -1,15 +1,19 @@
 """What is taken for an image, and what for a case."""
 
+import gzip
 import json
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 
 from pipelines.cases import DatasetError
 from pipelines.inputs import InputError, case_id, find_inputs
+from tests import dicom_phantom as ph
 from tests.pipelines.small import NAMES, write_ct, write_dataset
 from tests.pipelines.tiny_model import write_dicom
+from transforms.readers import read_header
 
 
 def names(path, **options):
@@ -120,11 +124,56 @@ def test_a_named_series_is_sought_in_the_whole_study(tmp_path):
     }
 
 
-def test_images_beside_slices_are_refused(tmp_path):
+@pytest.mark.parametrize("form", ["plain", "gzipped", "bare", "in subfolders"])
+def test_images_beside_slices_are_passed_over(tmp_path, caplog, form):
     write_dicom(tmp_path)
-    (tmp_path / "a.nii.gz").touch()
-    with pytest.raises(InputError, match=r"a\.nii\.gz\) and DICOM slices side by side"):
+    for path in list(tmp_path.iterdir()):
+        if form == "gzipped":
+            path.with_suffix(".gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+        elif form == "bare":
+            ph.strip_preamble(path)
+            path.rename(path.with_suffix(""))
+    if form == "in subfolders":
+        (tmp_path / "all").mkdir()
+        for path in tmp_path.glob("*.dcm"):
+            path.rename(tmp_path / "all" / path.name)
+        spread(tmp_path / "all", tmp_path / "part1", tmp_path / "part2")
+    for name in ("preview.png", "ct.nii.gz"):
+        (tmp_path / ("part1" if form == "in subfolders" else ".") / name).touch()
+    assert names(tmp_path) == {tmp_path.name: str(tmp_path)}
+    if form != "in subfolders":
+        assert "2 image file(s) beside its slices are passed over, such as ct.nii.gz" in caplog.text
+    assert read_header(tmp_path).shape == (14, 12, 10)
+
+
+def test_a_stray_dicom_file_does_not_hide_a_cohort(tmp_path):
+    write_dicom(tmp_path)
+    for number in range(11):
+        (tmp_path / f"{number}.nii.gz").touch()
+    with pytest.raises(
+        InputError, match=r"11 image files \(such as 0\.nii\.gz\) and 10 DICOM slices side by side"
+    ):
         find_inputs(tmp_path)
+
+
+def test_localizers_of_a_study_in_a_folder_of_their_own(tmp_path, caplog):
+    write_dicom(tmp_path / "ct")
+    scout = ph.changed(
+        ph.Phantom(shape=(14, 12, 10)).slices(), None, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )[:2]
+    scout = ph.changed(scout, None, SeriesInstanceUID="1.2.3.99")
+    study = pydicom.dcmread(next((tmp_path / "ct").iterdir())).StudyInstanceUID
+    ph.write_series(tmp_path / "scout", ph.changed(scout, None, StudyInstanceUID=study))
+    assert list(names(tmp_path)) == ["ct"]
+    assert "scout: passed over, nothing but localizers" in caplog.text
+    (tmp_path / "scout" / "lost.dcm").symlink_to("not-fetched")
+    assert list(names(tmp_path)) == ["ct", "scout"], "what is not there may be a CT"
+    (tmp_path / "scout" / "lost.dcm").unlink()
+    ph.write_series(
+        tmp_path / "p2", ph.changed(scout, None, StudyInstanceUID="1.2.3.4", SeriesInstanceUID="1.2.3.98")
+    )
+    assert list(names(tmp_path)) == ["ct", "p2"], "a patient whose CT is not there is a case, which fails"
 
 
 def test_results_inside_the_input_are_no_cases(tmp_path):
@@ -239,5 +288,5 @@ def test_the_viewer_on_a_disc_is_no_case(tmp_path):
 
 def test_an_unknown_irregularity_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "a.nii.gz").touch()
-    with pytest.raises(InputError, match=r"--allow missing-slice: not known; .* missing-slices and uneven"):
+    with pytest.raises(InputError, match=r"--allow missing-slice: not known; .* missing-slices, uneven"):
         find_inputs(tmp_path, allow=["missing-slice"])

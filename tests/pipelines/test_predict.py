@@ -249,7 +249,8 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_is_predicted(t
     cohort(tmp_path, "a")
     (tmp_path / "file").touch()
     with pytest.raises(
-        InputError, match=r"results cannot be written to .*file/out \(Not a directory\); choose"
+        InputError,
+        match=r"the results cannot be written to .*file/out \(Not a directory\); .*, or choose another --output",
     ):
         prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "file" / "out").run()
 

@@ -83,7 +83,10 @@ REFUSED = {
         lambda s: ph.duplicated(s, 2, other_values=True),
         r"IM0007\.dcm: at the same position as IM0002\.dcm .*several phases",
     ),
-    "localizer": (ph.localizer, r"2 volumes .*1: .*7 slice.*2: .*1 slice.*localizer, sagittal.*IM0000"),
+    "localizer on the grid": (
+        lambda s: ph.changed(s, 6, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        r"2 volumes .*1: .*6 slice.*2: .*1 slice.*localizer, axial.*IM0006",
+    ),
     "scout unnamed": (
         lambda s: ph.changed(ph.localizer(s), 0, ImageType=["ORIGINAL", "PRIMARY"]),
         r"2 volumes .*1: .*7 slice.*axial.*2: .*1 slice.*sagittal",

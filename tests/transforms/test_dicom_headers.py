@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
@@ -161,6 +162,48 @@ def test_gzipped_files(folder, syntax, multi_frame):
     damaged.write_bytes(damaged.read_bytes()[:-90])
     with pytest.raises(ImageError, match=r"IM0000\.dcm\.gz"):
         read_series(folder)
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b", b"\x1f\x8b\x08\x00broken", gzip.compress(b"x" * 9000)[:20]])
+def test_a_broken_gzip_file_beside_the_slices(folder, caplog, content):
+    write_series(folder, Phantom().slices())
+    for name in ("scout.nii.gz", "notes.gz"):
+        (folder / name).write_bytes(content)
+    assert_in_world(*read_series(folder))
+    assert not caplog.records
+    for path in sorted(folder.glob("*.dcm")):
+        (folder / f"{path.stem}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert_in_world(*read_series(folder))
+    assert "notes.gz: empty, only zeros or a link to nothing, or not to be unpacked" in caplog.text
+    (folder / "IM0009.dcm.gz").write_bytes(content)
+    with pytest.raises(ImageError, match=r"IM0009\.dcm\.gz: cannot be unpacked .* damaged; copy"):
+        read_series(folder)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "kind"),
+    [
+        ("1.2.840.113619.5.2", "a private"),  # of GE
+        ("1.3.46.670589.33.1.4.1", "a private"),  # of Philips
+        ("1.2.840.10008.1.2.4.999", "an unknown"),
+    ],
+)
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_a_transfer_syntax_that_is_private_or_unknown_is_called_so(folder, syntax, kind, gzipped):
+    path = write_series(folder, Phantom().slices())[3]
+    image = pydicom.dcmread(path)
+    image.file_meta.TransferSyntaxUID = f"1.2.826.0.1.{'7' * (len(syntax) - 12)}"
+    pydicom.dcmwrite(path, image, implicit_vr=False, little_endian=True)
+    stated = str(image.file_meta.TransferSyntaxUID).encode()
+    path.write_bytes(path.read_bytes().replace(stated, syntax.encode().ljust(len(stated), b"\0")))
+    if gzipped:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(
+        ImageError, match=rf"IM0003\.dcm: stored in {kind} transfer syntax \({syntax}"
+    ) as error:
+        read_series(folder)
+    assert "damaged" not in str(error.value)
 
 
 def test_wrong_endings_and_hidden_files(folder):

@@ -195,7 +195,9 @@ def test_more_missing_than_there_is_not_filled(folder):
 
 def test_unknown_names_are_no_permission(folder):
     write_series(folder, Phantom().slices())
-    with pytest.raises(ImageError, match=r"--allow gaps: not known; .*missing-slices and uneven-spacing"):
+    with pytest.raises(
+        ImageError, match=r"--allow gaps: not known; .*missing-slices, uneven-spacing, alternating"
+    ):
         scan_series(folder, allow=["gaps"])
 
 
