@@ -24,7 +24,7 @@ from transforms.dicom_headers import DICOM_ENDINGS, holds_dicom, open_file
 from transforms.dicom_stack import checked_names
 from transforms.dicom_volumes import is_scout
 from transforms.errors import ImageError
-from transforms.header import image_suffix, names_image
+from transforms.header import PICTURE_SUFFIXES, image_suffix, names_image
 from transforms.image_paths import bounded, check_path
 from transforms.walk import files_below, leads_nowhere
 
@@ -206,7 +206,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
             )
         elif shut := next((at for at in closed if at == folder or folder in at.parents), None):
             cases.append(_case(folder) | {"problem": f"{shut}: cannot be listed ({closed[shut].strerror})"})
-        elif folder in scouts and not any(_lost(file) for file in inside[folder]):
+        elif folder in scouts and not any(_lost(file) or _is_volume(file) for file in inside[folder]):
             logger.warning("%s: passed over, nothing but localizers beside the CT of this study", folder)
         elif not slices[folder] and not images and any(_lost(file) for file in inside[folder]):
             cases.append(_case(folder))  # the reader says what is the matter
@@ -255,6 +255,10 @@ def _lost(path: Path) -> dict[str, Any] | None:
     if path.name.lower().endswith(DICOM_ENDINGS) and not _is_dicom_file(path):
         return _case(path)  # empty or without a preamble: for the reader to judge
     return None
+
+
+def _is_volume(path: Path) -> bool:
+    return names_image(path) and image_suffix(path) not in PICTURE_SUFFIXES
 
 
 def _listed(folder: Path, skip: str | None, unlisted: list[OSError], crowded: dict[Path, str]) -> list[Path]:

@@ -170,6 +170,9 @@ def test_localizers_of_a_study_in_a_folder_of_their_own(tmp_path, caplog):
     (tmp_path / "scout" / "lost.dcm").symlink_to("not-fetched")
     assert list(names(tmp_path)) == ["ct", "scout"], "what is not there may be a CT"
     (tmp_path / "scout" / "lost.dcm").unlink()
+    (tmp_path / "scout" / "ct.nii.gz").touch()
+    assert list(names(tmp_path)) == ["ct", "scout"], "an image is not hidden by the localizers beside it"
+    (tmp_path / "scout" / "ct.nii.gz").unlink()
     ph.write_series(
         tmp_path / "p2", ph.changed(scout, None, StudyInstanceUID="1.2.3.4", SeriesInstanceUID="1.2.3.98")
     )
