@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from pipelines.liveness import alive
+from pipelines.mlflow_variables import EXPERIMENT_ID, EXPERIMENT_NAME, RUN_ID
 from pipelines.spool import Journal, milliseconds
 from pipelines.store import (
     KEY,
@@ -31,6 +33,7 @@ from pipelines.store import (
     refused_for_good,
     runs_with,
     settle_parent,
+    terminate,
 )
 from pipelines.writes import (
     list_table,
@@ -56,15 +59,20 @@ class Delivery:
         journal: locked by this process.
         client: see `pipelines.store.connect`.
         uri: where the client leads, if not where the journal says.
+        strict: a run or experiment that MLflow's variables name and that cannot be used is an error; else a new run
+            begins, or the experiment is taken by its name.
 
     Attributes:
         run_id: MLflow's id of the run, once `open` has found or made it.
+        experiment: name of its experiment, where `open` has asked for it.
         ended: whether the run's end is delivered.
     """
 
-    def __init__(self, journal: Journal, client: Any, uri: str | None = None) -> None:
+    def __init__(self, journal: Journal, client: Any, uri: str | None = None, strict: bool = False) -> None:
         self.journal = journal
         self.client = client
+        self.strict = strict
+        self.experiment: str | None = None
         head = journal.head()
         if head is None:
             raise ValueError(f"{journal.folder} has no first record")
@@ -105,7 +113,7 @@ class Delivery:
 
     def _open(self) -> str:
         head, client = self.head, self.client
-        self._experiment = experiment_id(client, head["uri"], head["experiment"])
+        self._experiment = self._find_experiment()
         tags = dict(head["tags"])
         if str(tags.get(PARENT, "")).startswith(PENDING):
             tags[PARENT] = find_run(client, self._experiment, tags[PARENT]) or tags[PARENT]
@@ -118,6 +126,8 @@ class Delivery:
             if run_id is not None:
                 self._goes_on = True
                 client.update_run(run_id, status="RUNNING")
+                if head.get("named"):
+                    tags = self._without_theirs(run_id, tags)
                 set_tags(client, run_id, tags | {PROCESS: head["process"]})
                 return run_id
         made = runs_with(client, self._experiment, KEY, head["key"])
@@ -126,6 +136,47 @@ class Delivery:
         tags |= {KEY: head["key"], WORK: head["work"], PROCESS: head["process"]}
         run = client.create_run(self._experiment, start_time=head["time"], run_name=head["name"], tags=tags)
         return run.info.run_id
+
+    def _find_experiment(self) -> str:
+        """Id of the experiment: that of the run that is named, the one of the id, or the one of the name."""
+        head, client = self.head, self.client
+        if head.get("named"):
+            try:
+                found = client.get_experiment(client.get_run(head["continue"]).info.experiment_id)
+                self.experiment = found.name
+                return found.experiment_id
+            except Exception as error:
+                if not refused_for_good(error):
+                    raise
+                self._forbid(f"{RUN_ID} names the run {head['continue']}: {first_line(error)}")
+        if head.get("experiment_id"):
+            try:
+                found = client.get_experiment(head["experiment_id"])
+                name = os.environ.get(EXPERIMENT_NAME, found.name)
+                if self.strict and name == head["experiment"] != found.name:
+                    reason = f"that is '{found.name}', and {EXPERIMENT_NAME} is '{name}'"
+                elif found.lifecycle_stage == "deleted":
+                    reason = "it was deleted"
+                else:
+                    self.experiment = found.name
+                    return found.experiment_id
+            except Exception as error:
+                if not refused_for_good(error):
+                    raise
+                reason = first_line(error)
+            self._forbid(f"{EXPERIMENT_ID} names the experiment {head['experiment_id']}: {reason}")
+        return experiment_id(client, head["uri"], head["experiment"])
+
+    def _forbid(self, reason: str) -> None:
+        if self.strict:
+            raise TrackingError(f"{reason}; set another one, or unset the variable")
+        logger.warning("%s; experiment and run are those of the names instead", reason)
+
+    def _without_theirs(self, run_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+        """Tags for a run that somebody else has made: what it says of its origin stays."""
+        theirs = self.client.get_run(run_id).data.tags
+        kept = {k: v for k, v in tags.items() if not (k.startswith("mlflow.") and k in theirs)}
+        return kept | {WORK: self.head["work"]} | ({} if KEY in theirs else {KEY: self.head["key"]})
 
     def _continued(self, wanted: str) -> str | None:
         """The run to go on with; None, with a warning, where a new one has to begin."""
@@ -148,6 +199,8 @@ class Delivery:
             if not refused_for_good(error):
                 raise
             reason = first_line(error)
+        if self.head.get("named"):
+            self._forbid(f"{RUN_ID} names the run {wanted}: {reason}")
         logger.warning("MLflow run %s cannot go on, a new one begins: %s", wanted, reason)
         return None
 
@@ -353,7 +406,7 @@ class Delivery:
             return
         if not self._goes_on:
             self._remove_doubles()
-        self.client.set_terminated(self.run_id, record["status"], record["time"])
+        terminate(self.client, self.run_id, record["status"], record["time"])
         self.ended = True
         self._settle(record["time"])
 

@@ -24,8 +24,10 @@ from pipelines.dataset import PatchDataset
 from pipelines.distributed import of_all_ranks
 from pipelines.engines import SegEvaluator, SegTrainer, unwrapped
 from pipelines.handlers import earlier_losses, mean_loss
+from pipelines.metric_names import metric_names
 from pipelines.metrics import results, summarise
 from pipelines.mlflow_model import write_model
+from pipelines.passwords import hidden
 from pipelines.precision import AUTO, choose_precision
 from pipelines.provenance import code_version, environment, invocation, uncommitted
 from pipelines.resume import DATA
@@ -131,7 +133,11 @@ class Record:
 
     def _tell_origin(self) -> None:
         called = invocation()
-        self.tracking.params(self.config.flat())
+        params = self.config.flat()
+        # MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID say no name: which it is MLflow alone knows.
+        if "experiment" in params:
+            params["experiment"] = self.tracking.experiment
+        self.tracking.params(params)
         self.tracking.json(self.config.raw, "config.json")
         self.tracking.json(called, "invocation.json")
         self.tracking.tags(code_version() | environment())
@@ -140,7 +146,9 @@ class Record:
             for place, given in enumerate(called["config_files"]):
                 # Two overlays of one name, from two folders, stay two files.
                 copy = Path(name) / f"{place}_{Path(given).name}"
-                copy.write_bytes(Path(given).read_bytes())
+                # Bytes of any encoding come through as they are.
+                text = Path(given).read_bytes().decode("utf-8", "surrogateescape")
+                copy.write_bytes(hidden(text).encode("utf-8", "surrogateescape"))
                 self.tracking.artifact(copy, "config_files")
             changes = uncommitted()
             if changes:
@@ -235,7 +243,10 @@ class Record:
     def _keep_results(self, engine: SegTrainer, evaluator: SegEvaluator) -> None:
         summary = summarise(evaluator.state.cases, evaluator.class_names)
         values = {"best_val_mean_dice": summary["mean_dice"], "best_epoch": float(engine.state.epoch)}
-        values |= {f"best_val_dice_{name}": row["dice"]["mean"] for name, row in summary["classes"].items()}
+        keys = metric_names(evaluator.class_names)
+        values |= {
+            f"best_val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+        }
         self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
         self._best = results(evaluator.state.cases, evaluator.class_names, summary)
         log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.delivery import Delivery
+from pipelines.passwords import HIDDEN, hidden
 from pipelines.spool import JOURNAL, Journal, journals, with_refused
-from pipelines.store import connect, first_line, shown
+from pipelines.store import TrackingError, connect, first_line
 
 
 def sync(root: Path, uri: str | None = None, refused: bool = False) -> bool:
@@ -38,6 +41,30 @@ def sync(root: Path, uri: str | None = None, refused: bool = False) -> bool:
     return not counts["waiting"] and not left
 
 
+def with_password(uri: str) -> str:
+    """The address in a journal, which holds no password, with the one that MLflow's variables have for it.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    if HIDDEN not in uri:
+        return uri
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if hidden(given) == uri:
+        return given
+    web = uri.startswith(("http://", "https://"))
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN") if web else ("PGPASSWORD", "PGPASSFILE")
+    if any(os.environ.get(name) for name in names):
+        parts = urlsplit(uri)
+        user, _, host = parts.netloc.rpartition("@")
+        kept = "" if web else f"{user.partition(':')[0]}@"
+        return urlunsplit(parts._replace(netloc=f"{kept}{host}"))
+    raise TrackingError(
+        f"the password of {uri} is not kept in the spool; set MLFLOW_TRACKING_URI to the whole address, or give it "
+        "with --tracking-uri"
+    )
+
+
 def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[str, str]) -> str:
     """Deliver one journal; "delivered", "waiting" or "running"."""
     name = journal.folder.name
@@ -53,10 +80,14 @@ def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[
         if head is None:
             journal.remove()
             return "delivered"
-        target = uri or head["uri"]
+        try:
+            target = uri or with_password(head["uri"])
+        except TrackingError as error:
+            print(f"{name}: {error}")
+            return "waiting"
         # A later journal may go on with the run of an earlier one, so nothing overtakes.
         if target in away:
-            print(f"{name}: waits for {shown(target)} too")
+            print(f"{name}: waits for {hidden(target)} too")
             return "waiting"
         try:
             if target not in clients:
@@ -68,7 +99,7 @@ def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[
             delivery.abandon()
         except Exception as error:
             away[target] = first_line(error)
-            print(f"{name}: cannot be delivered to {shown(target)}: {first_line(error)}")
+            print(f"{name}: cannot be delivered to {hidden(target)}: {first_line(error)}")
             return "waiting"
         print(f"{name}: run '{head['name']}' ({delivery.run_id}), {size / 1e3:.1f} kB of records delivered")
         journal.remove()

@@ -25,11 +25,14 @@ from typing import Any
 import numpy as np
 
 from pipelines.liveness import identity, user_name
+from pipelines.metric_names import Keys
+from pipelines.mlflow_variables import RUN_ID, RUN_NAME, run_context, wants_system_metrics
+from pipelines.passwords import hidden, without_passwords
 from pipelines.progress import Steps
 from pipelines.ranks import rank
 from pipelines.shipping import Shipping
 from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
-from pipelines.store import PENDING, WORK, TrackingError, shown
+from pipelines.store import PENDING, WORK, TrackingError
 from pipelines.system_metrics import SystemMetrics
 
 __all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
@@ -52,19 +55,23 @@ class Tracking:
 
     Used as a context: leaving it closes the run as FINISHED, as FAILED with the exception in the tag `error`,
     or as KILLED after SIGTERM or Ctrl-C. Where `MLFLOW_TRACKING_URI` is not set, runs go to
-    `sqlite:///mlflow.db` in the working directory, which is what a bare `mlflow ui` shows.
+    `sqlite:///mlflow.db` in the working directory, which is what a bare `mlflow ui` shows. The run that
+    `MLFLOW_RUN_ID` names, as `mlflow run` does, is gone on with by the first start of a process; other variables of
+    MLflow's are in docs/tracking.md.
 
     Every method writes to the journal and returns. A store that is away, slow or in trouble is warned of once;
     values that it refuses for good are put aside in the journal's folder.
 
     Args:
         experiment: name of the MLflow experiment, created if absent.
-        run_name: name of the run; None is the experiment and the time of the start.
+        run_name: name of the run; None is MLFLOW_RUN_NAME, or the experiment and the time of the start.
         uri: tracking URI; None takes MLFLOW_TRACKING_URI or the default above.
         flush_seconds: how long metrics may wait for company.
         enabled: False makes every call do nothing; the default is rank 0 of a distributed training.
         finish_seconds: how long all waiting for MLflow together may hold up the end of the run.
-        system_metrics: seconds between samples of CPU, memory, GPU, disk and network; None takes none.
+        system_metrics: seconds between samples of CPU, memory, GPU, disk and network; None takes none, nor does
+            MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false.
+        experiment_id: MLflow's id of the experiment, whose name then takes the place of `experiment`.
     """
 
     def __init__(
@@ -76,15 +83,19 @@ class Tracking:
         enabled: bool | None = None,
         finish_seconds: float = 60.0,
         system_metrics: float | None = 10.0,
+        experiment_id: str | None = None,
     ) -> None:
         # A name such as 2026 comes as a number from a command line.
         self.experiment = str(experiment)
+        self.experiment_id = None if experiment_id is None else str(experiment_id)
+        run_name = run_name if run_name is not None else os.environ.get(RUN_NAME) or None
         self.run_name = None if run_name is None else str(run_name)
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
         self.flush_seconds = flush_seconds
         self.enabled = rank() == 0 if enabled is None else enabled
         self._patience = finish_seconds
-        self._sampling = system_metrics
+        self._sampling = system_metrics if wants_system_metrics() else None
+        self._metric_keys, self._param_keys = Keys(), Keys()
         self._given: str | None = None
         self._journal: Journal | None = None
         self._shipping: Shipping | None = None
@@ -108,7 +119,8 @@ class Tracking:
         """Open a new run, or go on with the one named; returns its id (None when not enabled).
 
         A run that goes on keeps what it has: a metric's steps that are already there are not logged again.
-        Where MLflow does not answer soon, the run is opened when it does.
+        Where MLflow does not answer soon, the run is opened when it does. The run of MLFLOW_RUN_ID goes before the
+        one named, which is then in the tag `segbundles.continues`.
 
         Args:
             continue_run: `run_id` of an earlier start.
@@ -125,20 +137,33 @@ class Tracking:
         if not self.enabled:
             return None
         key = uuid.uuid4().hex
+        given = {
+            name: hidden(str(value))[:5000] for name, value in (run_context() | dict(tags or {})).items()
+        }
+        # As MLflow itself does: a second run of this process is another one.
+        named = os.environ.pop(RUN_ID, None)
+        if named and continue_run not in (None, named):
+            logger.info(
+                "the run goes on as %s, which %s names; up to now it was %s", named, RUN_ID, continue_run
+            )
+            given["segbundles.continues"] = str(continue_run)
+        continue_run = named or continue_run
         self._given = continue_run or f"{PENDING}{key}"
-        given = {name: str(value)[:5000] for name, value in (tags or {}).items()}
-        first = {"mlflow.user": user_name(), "mlflow.source.name": " ".join(sys.argv)[:5000]}
+        first = {"mlflow.user": user_name(), "mlflow.source.name": hidden(" ".join(sys.argv))[:5000]}
         # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
         name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S} {key[:4]}"
         uri = _absolute(self.uri)
         head = {
             "op": "run",
-            "uri": uri,
+            # Whoever delivers it later has the password from where this process had it.
+            "uri": hidden(uri),
             "experiment": self.experiment,
+            "experiment_id": self.experiment_id,
             "key": key,
             "name": name,
             "time": milliseconds(),
             "continue": continue_run,
+            "named": bool(named),
             "parent": parent,
             "tags": first | {"mlflow.source.type": "LOCAL"} | given,
             "work": given.get(WORK) or _work(self.experiment),
@@ -158,6 +183,7 @@ class Tracking:
             self._journal.remove()
             self._journal = None
             raise
+        self.experiment = self._shipping.experiment or self.experiment
         if self._sampling:
             self._system = SystemMetrics(self._system_values, self._sampling)
             self._system.start()
@@ -172,7 +198,7 @@ class Tracking:
         numbers = {}
         for name, value in values.items():
             try:
-                numbers[_key(name)] = float(value)
+                numbers[self._metric_keys.of(name)] = float(value)
             except (TypeError, ValueError):
                 self._warn("the metric %s is no number but %r; it is left out", name, value)
         if numbers:
@@ -184,11 +210,14 @@ class Tracking:
 
         A parameter keeps the value that it had first; another one is in the tag `changed.<name>`.
         """
-        self._say(op="params", values={_key(key): str(value)[:6000] for key, value in values.items()})
+        self._say(
+            op="params",
+            values={self._param_keys.of(key): hidden(str(value))[:6000] for key, value in values.items()},
+        )
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tags of the run, cut to 5000 characters."""
-        self._say(op="tags", values={key: str(value)[:5000] for key, value in values.items()})
+        self._say(op="tags", values={key: hidden(str(value))[:5000] for key, value in values.items()})
 
     def artifact(self, path: str | os.PathLike, folder: str | None = None) -> None:
         """Store a file, as it is now, with the run.
@@ -213,7 +242,7 @@ class Tracking:
 
     def json(self, value: Any, name: str) -> None:
         """Store a value as a JSON file with the run; `name` may have folders."""
-        self._text(json.dumps(value, indent=2, default=str) + "\n", name)
+        self._text(json.dumps(without_passwords(value), indent=2, default=str) + "\n", name)
 
     def image(self, key: str, picture: np.ndarray, step: int) -> None:
         """Store a picture, (height, width, 3) uint8, as one step of the image grid `key`."""
@@ -305,7 +334,7 @@ class Tracking:
             logger.warning(
                 "MLflow at %s does not have all of run %s yet: %.1f kB of records wait in %s; the next training "
                 "there delivers them, or: python -m pipelines sync %s",
-                shown(self.uri),
+                hidden(self.uri),
                 name,
                 waiting / 1e3,
                 folder,
@@ -366,7 +395,7 @@ class Tracking:
             self._journal.append(record)
 
     def _system_values(self, values: Mapping[str, float]) -> None:
-        numbers = {_key(name): value for name, value in values.items()}
+        numbers = {self._metric_keys.of(name): value for name, value in values.items()}
         self._say(op="system", time=milliseconds(), values=numbers)
 
     def _text(self, text: str, name: str, **more: Any) -> None:
@@ -404,11 +433,6 @@ def _absolute(uri: str) -> str:
 def _work(experiment: str) -> str:
     text = json.dumps([experiment, os.getcwd(), sys.argv])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _key(name: str) -> str:
-    # MLflow takes the letters of every script, and names of classes may have no others.
-    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)[:250]
 
 
 def _cell(value: Any) -> Any:

@@ -25,6 +25,7 @@ from pipelines.engines import SegEvaluator, SegTrainer
 from pipelines.failures import failing_together
 from pipelines.handlers import earlier_losses
 from pipelines.metrics import summarise, table
+from pipelines.passwords import hidden
 from pipelines.preparation import DEMO
 from pipelines.preprocess import Preprocess
 from pipelines.provenance import invocation
@@ -42,7 +43,6 @@ from pipelines.state import (
     trainer_state,
 )
 from pipelines.stopping import EarlyStopping, StoppingError, StopRequest
-from pipelines.store import shown
 from pipelines.terminal import quoted
 from pipelines.tracking import DEFAULT_URI, Tracking
 
@@ -427,9 +427,9 @@ class Training:
         uri = self.tracking.uri
         ui = "mlflow ui"
         if uri.startswith(("http://", "https://")):
-            ui = f"the run in a browser: {shown(uri)}"
+            ui = f"the run in a browser: {hidden(uri)}"
         elif uri != DEFAULT_URI:
-            ui = f"mlflow ui --backend-store-uri {quoted(shown(uri))}"
+            ui = f"mlflow ui --backend-store-uri {quoted(hidden(uri))}"
         return [
             "what comes next:",
             f"  {run} {quoted(str(configs / 'evaluate.json'))}{given}{data}",
