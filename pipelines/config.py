@@ -165,7 +165,9 @@ def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
     for value in _strings(raw):
         known.update(REFERENCE.findall(value))
     for key in raw:
-        if key not in known:
+        if key not in known and key == "registry_uri":
+            yield f"nothing uses '{key}'; set MLFLOW_REGISTRY_URI"
+        elif key not in known:
             close = difflib.get_close_matches(key, sorted(set(raw) - {key} | known), n=1)
             hint = (
                 f", did you mean '{close[0]}'?"

@@ -17,6 +17,8 @@ from typing import Any
 
 from pipelines.liveness import alive
 from pipelines.mlflow_variables import EXPERIMENT_ID, EXPERIMENT_NAME, RUN_ID
+from pipelines.refused import INCOMPLETE, as_tag, named
+from pipelines.registry import is_below, not_there, register
 from pipelines.spool import Journal, milliseconds
 from pipelines.store import (
     KEY,
@@ -40,7 +42,6 @@ from pipelines.writes import (
     log_datasets,
     log_params,
     log_picture,
-    register,
     set_tags,
     step_of_picture,
     upload,
@@ -82,6 +83,7 @@ class Delivery:
         self.ended: bool = progress.get("ended", False)
         self._offset: int = progress["offset"]
         self._goes_on: bool = progress.get("goes_on", False)
+        self._incomplete: str = progress.get("incomplete", "")
         self._experiment: str | None = None
         # Of a run that goes on: the steps and pictures that it has already.
         self._there: dict[str, set[int]] = {}
@@ -213,6 +215,7 @@ class Delivery:
             return
         run = self.client.get_run(self.run_id)
         if run.info.status == "RUNNING" and self._is_me(process_of(run)):
+            self.tell_missing()
             close_dead(self.client, self.run_id)
             self._settle(milliseconds())
 
@@ -255,10 +258,36 @@ class Delivery:
         if batch:
             self._metrics(batch)
             self._save(end)
+        last = self.journal.end()
+        if last is not None and not self.ended:
+            self._deliver(last)
+            self._save(self._offset)
+
+    def tell_missing(self) -> None:
+        """Have the run say, in the tag `segbundles.incomplete`, what of this journal did not arrive."""
+        said, now = self._incomplete, as_tag(self.journal.missing())
+        if said == now or self._lost or self.run_id is None:
+            return
+        tag = self.client.get_run(self.run_id).data.tags.get(INCOMPLETE, "")
+        # Lines of other processes of the same run stay.
+        lines = [line for line in tag.split("\n") if line and line not in said.split("\n")]
+        text = "\n".join([*lines, *(line for line in now.split("\n") if line and line not in lines)])
+        if text:
+            set_tags(self.client, self.run_id, {INCOMPLETE: text[:5000]})
+        elif tag:
+            self.client.delete_tag(self.run_id, INCOMPLETE)
+        self._incomplete = now
+        self._save(self._offset)
 
     def _save(self, offset: int) -> None:
         self._offset = offset
-        self.journal.set_progress(offset=offset, run_id=self.run_id, goes_on=self._goes_on, ended=self.ended)
+        self.journal.set_progress(
+            offset=offset,
+            run_id=self.run_id,
+            goes_on=self._goes_on,
+            ended=self.ended,
+            incomplete=self._incomplete,
+        )
 
     def _deliver(self, record: Mapping[str, Any]) -> bool:
         """Carry out one record; False where MLflow refuses it."""
@@ -266,6 +295,9 @@ class Delivery:
         try:
             if self._lost and record.get("op") != "end":
                 self._refuse(record, "the run was deleted")
+                return False
+            elif record.get("lost"):
+                self.journal.refuse(record, record["refused"])
                 return False
             elif way is None:
                 raise ValueError(f"no operation is called '{record.get('op')}'")
@@ -288,7 +320,7 @@ class Delivery:
             logger.warning(
                 "MLflow does not take a part of run %s (%s: %s); it is kept in %s",
                 self.run_id,
-                record.get("op"),
+                named(record),
                 reason,
                 self.journal.folder,
             )
@@ -378,6 +410,10 @@ class Delivery:
         set_tags(self.client, self.run_id, record["values"])
 
     def _op_file(self, record: Mapping[str, Any]) -> None:
+        whole = record.get("whole")
+        if whole is not None:
+            # New files among old ones would be a model that nobody can load.
+            self._require_whole(whole, f"it belongs to {whole}, of which a part did not arrive")
         upload(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
         if record.get("table"):
             list_table(self.client, self.run_id, record["name"])
@@ -398,7 +434,24 @@ class Delivery:
         log_datasets(self.client, self.run_id, record["datasets"])
 
     def _op_register(self, record: Mapping[str, Any]) -> None:
-        register(self.client, self.run_id, record["name"], record["folder"], record["value"], record["alias"])
+        folder, files = record["folder"], record.get("files") or {}
+        self._require_whole(
+            folder, f"a part of {folder} did not arrive, so it is no version, and the alias stays"
+        )
+        absent = not_there(self.client, self.run_id, folder, files)
+        if absent:
+            raise ValueError(
+                f"{len(absent)} of {max(1, len(files))} files of {folder} are not on the server or not whole "
+                f"({', '.join(absent[:10])}), so it is no version, and the alias stays"
+            )
+        register(self.client, self.run_id, record["name"], folder, record["value"], record["alias"], files)
+
+    def _require_whole(self, folder: str, reason: str) -> None:
+        """Raise ValueError where a file of a folder of the run was put aside."""
+        if any(
+            is_below(str(each.get("name")), folder) for each in self.journal.missing() if each["op"] == "file"
+        ):
+            raise ValueError(reason)
 
     def _op_end(self, record: Mapping[str, Any]) -> None:
         if self._lost:
@@ -406,6 +459,7 @@ class Delivery:
             return
         if not self._goes_on:
             self._remove_doubles()
+        self.tell_missing()
         terminate(self.client, self.run_id, record["status"], record["time"])
         self.ended = True
         self._settle(record["time"])

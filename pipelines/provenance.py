@@ -141,7 +141,9 @@ def invocation() -> dict[str, Any]:
     found: dict[str, Any] = {"command": list(sys.argv), "config_files": [], "overrides": {}}
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and "config_file" in frame.f_locals:
+        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and {"config_file", "override"} <= set(
+            frame.f_locals
+        ):
             from monai.bundle.scripts import update_kwargs
 
             given = frame.f_locals

@@ -142,7 +142,7 @@ class Record:
         self.tracking.json(called, "invocation.json")
         self.tracking.tags(code_version() | environment())
         self.tracking.tags({"overrides": json.dumps(called["overrides"], default=str)})
-        with tempfile.TemporaryDirectory() as name:
+        with self.tracking.losing("config_files", "code"), tempfile.TemporaryDirectory() as name:
             for place, given in enumerate(called["config_files"]):
                 # Two overlays of one name, from two folders, stay two files.
                 copy = Path(name) / f"{place}_{Path(given).name}"
@@ -249,7 +249,8 @@ class Record:
         }
         self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
         self._best = results(evaluator.state.cases, evaluator.class_names, summary)
-        log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
+        with self.tracking.losing(f"results of epoch {engine.state.epoch}"):
+            log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
 
     def end(self, trainer: SegTrainer, folder: Path, summary: Mapping[str, Any]) -> None:
         """Store the model, the last checkpoint and the table of the best cases, and wait for MLflow.
@@ -267,14 +268,12 @@ class Record:
             # A training that went on after its best validation has no more of it than the model's card.
             best = self._best or {"classes": self.data.class_names[1:], "cases": card["validation"]}
             self.tracking.table("results/table.json", case_table(best))
-        with tempfile.TemporaryDirectory() as name:
+        with self.tracking.losing("model"), tempfile.TemporaryDirectory() as name:
             sources = invocation()["config_files"]
             root = write_model(
                 Path(name) / "model", folder, Path(sources[0]).parent if sources else None, self.config.raw
             )
-            for path in sorted(path for path in root.rglob("*") if path.is_file()):
-                inside = path.relative_to(root).parent
-                self.tracking.artifact(path, (Path("model") / inside).as_posix())
+            self.tracking.artifacts(root, "model")
         if summary and summary["mean_dice"] == summary["mean_dice"]:
             name = model_name(self.tracking.experiment)
             self.tracking.register(name, "model", summary["mean_dice"], alias="best")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.delivery import Delivery
 from pipelines.passwords import HIDDEN, hidden
+from pipelines.refused import told
 from pipelines.spool import JOURNAL, Journal, journals, with_refused
 from pipelines.store import TrackingError, connect, first_line
 
@@ -30,15 +31,31 @@ def sync(root: Path, uri: str | None = None, refused: bool = False) -> bool:
     found = [Journal(root)] if (root / JOURNAL).is_file() else journals(root)
     clients: dict[str, Any] = {}
     away: dict[str, str] = {}
-    counts = {"delivered": 0, "waiting": 0, "running": 0}
+    counts = {"delivered": 0, "incomplete": 0, "waiting": 0, "running": 0}
     for journal in found:
         counts[_one(journal, uri, clients, away)] += 1
     left = with_refused(root)
     for journal in left:
-        print(f"{journal.folder.name}: MLflow refuses {journal.refused} records, see refused.jsonl there")
+        _tell(journal)
     words = [f"{count} {word}" for word, count in counts.items() if count]
     print(f"{root}: {', '.join(words) if words else 'nothing waits'}")
     return not counts["waiting"] and not left
+
+
+def _tell(journal: Journal) -> None:
+    """Say what of a run did not and will not arrive."""
+    name = journal.folder.name
+    missing = journal.missing()
+    refused = [record for record in missing if not record.get("lost")]
+    lost = [record for record in missing if record.get("lost")]
+    if refused:
+        print(f"{name}: MLflow refuses {len(refused)} records, see refused.jsonl there")
+        print("\n".join(f"  {line}" for line in told(refused).split("\n")))
+    if lost:
+        print(f"{name}: the run is incomplete, {len(lost)} parts of it are lost")
+        print("\n".join(f"  {line}" for line in told(lost).split("\n")))
+        if not refused:
+            print(f"  who knows that may remove {journal.folder}")
 
 
 def with_password(uri: str) -> str:
@@ -97,12 +114,14 @@ def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[
             size = delivery.pending
             delivery.advance()
             delivery.abandon()
+            delivery.tell_missing()
         except Exception as error:
             away[target] = first_line(error)
             print(f"{name}: cannot be delivered to {hidden(target)}: {first_line(error)}")
             return "waiting"
+        missing = journal.refused
         print(f"{name}: run '{head['name']}' ({delivery.run_id}), {size / 1e3:.1f} kB of records delivered")
         journal.remove()
-        return "delivered"
+        return "incomplete" if missing else "delivered"
     finally:
         journal.release()

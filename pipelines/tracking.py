@@ -7,6 +7,7 @@ thread (`pipelines.delivery`). What could not be delivered stays there for the n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -30,6 +31,8 @@ from pipelines.mlflow_variables import RUN_ID, RUN_NAME, run_context, wants_syst
 from pipelines.passwords import hidden, without_passwords
 from pipelines.progress import Steps
 from pipelines.ranks import rank
+from pipelines.refused import incomplete
+from pipelines.run_files import RunFiles
 from pipelines.shipping import Shipping
 from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
 from pipelines.store import PENDING, WORK, TrackingError
@@ -98,6 +101,7 @@ class Tracking:
         self._metric_keys, self._param_keys = Keys(), Keys()
         self._given: str | None = None
         self._journal: Journal | None = None
+        self._files: RunFiles | None = None
         self._shipping: Shipping | None = None
         self._system: SystemMetrics | None = None
         self._handlers: dict[int, Any] = {}
@@ -175,11 +179,12 @@ class Tracking:
             raise TrackingError(
                 f"the journal of the run cannot be written ({error}); set SEGBUNDLES_SPOOL to a folder that can"
             ) from error
+        self._files = RunFiles(self._journal)
         self._shipping = Shipping(self._journal, uri, self.flush_seconds)
         try:
             self._shipping.start()
         except TrackingError:
-            self._given = self._shipping = None
+            self._given = self._shipping = self._files = None
             self._journal.remove()
             self._journal = None
             raise
@@ -227,18 +232,28 @@ class Tracking:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        if self._journal is None:
-            return
-        base = Path(path).name
-        name = f"{folder}/{base}" if folder else base
+        if self._files is not None:
+            base = Path(path).name
+            self._files.keep(path, f"{folder}/{base}" if folder else base)
+
+    def artifacts(self, root: str | os.PathLike, folder: str) -> None:
+        """Store all files below a folder of the disk with the run, such as those of a model.
+
+        They belong together: where one of them cannot be kept or does not arrive, those after it are left out.
+        """
+        if self._files is not None:
+            self._files.keep_whole(Path(root), folder)
+
+    @contextlib.contextmanager
+    def losing(self, *names: str) -> Iterator[None]:
+        """A block that makes files for the run: where the disk is full, these of the run's files are lost, no more."""
         try:
-            file = self._journal.keep(path)
-        except FileNotFoundError:
-            raise
+            yield
         except OSError as error:
-            self._warn("%s cannot be kept for the run (%s)", path, error)
-            return
-        self._say(op="file", file=file, name=name)
+            if self._files is None:
+                raise
+            for name in names:
+                self._files.lose(name, error)
 
     def json(self, value: Any, name: str) -> None:
         """Store a value as a JSON file with the run; `name` may have folders."""
@@ -246,14 +261,15 @@ class Tracking:
 
     def image(self, key: str, picture: np.ndarray, step: int) -> None:
         """Store a picture, (height, width, 3) uint8, as one step of the image grid `key`."""
-        if self._journal is None:
+        if self._files is None:
             return
         label = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /" else "_" for c in key)
         # MLflow's own pattern; a name made once is the same however often it is sent.
         stamp = f"step+{int(step)}+timestamp+{milliseconds()}+{uuid.uuid4()}"
-        file = self._write("picture.npy", lambda path: np.save(path, np.ascontiguousarray(picture)))
-        if file is not None:
-            self._say(op="image", file=file, name=f"images/{label.replace('/', '~')}+{stamp}")
+        pixels = np.ascontiguousarray(picture)
+        self._files.write(
+            f"images/{label.replace('/', '~')}+{stamp}", lambda path: np.save(path, pixels), "image"
+        )
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Store columns of equal length as an MLflow table in place of an earlier one; `name` ends in .json.
@@ -278,14 +294,23 @@ class Tracking:
     def register(self, name: str, folder: str, value: float, alias: str = "best") -> None:
         """Make the run's artifact folder a version of a registered model.
 
-        The alias goes to the version with the highest value of that model. To be called after the artifacts.
+        The alias goes to the version with the highest value of that model. To be called after the artifacts: only
+        when the server has all of the folder's files is it a version.
 
         Args:
             name: of the registered model, created where absent.
             folder: of the run's artifacts, such as "model".
             value: kept in the version's tag `value`; NaN never takes the alias.
         """
-        self._say(op="register", name=name, folder=folder, value=float(value), alias=alias)
+        if self._files is None or self._journal is None:
+            return
+        files = self._files.below(folder)
+        record = {"op": "register", "name": name, "folder": folder, "value": float(value), "alias": alias}
+        if None in files.values():
+            reason = f"a part of {folder} could not be kept, so it is no version, and the alias stays"
+            self._journal.refuse({**record, "lost": True}, reason)
+        else:
+            self._say(**record, files=files)
 
     # Waiting and the end.
 
@@ -313,24 +338,22 @@ class Tracking:
             return
         if self._system is not None:
             self._system.stop()
+        end = {"op": "end", "status": status, "time": milliseconds()}
         if not self._ended:
-            self._say(op="end", status=status, time=milliseconds())
+            self._say(**end)
             self._ended = True
         self._journal.secure()
         if status == "KILLED":
             self._patience = min(self._patience, KILLED_SECONDS)
-        delivered = self.flush() and not self._journal.unwritten
+        delivered = self.flush()
         if delivered and status != "KILLED":
             self._shipping.wait_for_others(min(self._patience, OTHERS_SECONDS))
         self._given = self.run_id
         self._shipping.stop()
         folder, name = self._journal.folder, self.run_id
-        refused = self._journal.refused
-        if delivered:
-            self._journal.remove()
-        else:
+        if not delivered:
             waiting = self._shipping.pending
-            self._journal.release()
+            self._journal.give_up(end)
             logger.warning(
                 "MLflow at %s does not have all of run %s yet: %.1f kB of records wait in %s; the next training "
                 "there delivers them, or: python -m pipelines sync %s",
@@ -340,9 +363,14 @@ class Tracking:
                 folder,
                 folder.parent,
             )
-        if refused:
-            logger.warning("MLflow refused %d records of run %s; they are kept in %s", refused, name, folder)
-        self._journal = self._shipping = self._system = None
+        missing = self._journal.missing()
+        if delivered:
+            self._journal.remove()
+        else:
+            self._journal.release()
+        for said in incomplete(missing, str(name), folder):
+            logger.warning("%s", said)
+        self._journal = self._shipping = self._system = self._files = None
 
     def hold_on(self) -> None:
         """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
@@ -399,20 +427,8 @@ class Tracking:
         self._say(op="system", time=milliseconds(), values=numbers)
 
     def _text(self, text: str, name: str, **more: Any) -> None:
-        file = self._write(Path(name).name, lambda path: path.write_text(text, encoding="utf-8"))
-        if file is not None:
-            self._say(op="file", file=file, name=name, **more)
-
-    def _write(self, name: str, write: Any) -> str | None:
-        if self._journal is None:
-            return None
-        try:
-            path = self._journal.place(name)
-            write(path)
-            return path.relative_to(self._journal.folder).as_posix()
-        except OSError as error:
-            self._warn("%s cannot be kept for the run (%s)", name, error)
-            return None
+        if self._files is not None:
+            self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), **more)
 
     def _warn(self, text: str, *values: Any) -> None:
         if not self._warned:

@@ -58,13 +58,21 @@ def test_what_is_not_stays(text):
     assert hidden(text) == text
 
 
-@given(password=st.text(st.characters(codec="ascii", min_codepoint=33, exclude_characters="/?#'\"<>@"), min_size=1))
+@given(
+    password=st.text(
+        st.characters(codec="ascii", min_codepoint=33, exclude_characters="/?#'\"<>@"), min_size=1
+    )
+)
 def test_any_password_of_an_address_is_gone(password):
     assert hidden(f"http://user:{password}@host/x") == "http://user:***@host/x"
 
 
 def test_values_under_a_name_of_a_password_are_hidden():
     value = {"a": [{"db_password": "x", "token": "y", "token_size": "z"}], "secret": "@other", "n": 1.5}
-    expected = {"a": [{"db_password": "***", "token": "***", "token_size": "z"}], "secret": "@other", "n": 1.5}
+    expected = {
+        "a": [{"db_password": "***", "token": "***", "token_size": "z"}],
+        "secret": "@other",
+        "n": 1.5,
+    }
     assert without_passwords(value) == expected
     assert json.loads(hidden(json.dumps(value)))["a"][0]["token"] == "***"
