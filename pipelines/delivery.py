@@ -9,28 +9,19 @@ Every call says `synchronous`: with MLFLOW_ENABLE_ASYNC_LOGGING MLflow would ans
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.liveness import alive
-from pipelines.mlflow_variables import EXPERIMENT_ID, EXPERIMENT_NAME, RUN_ID
 from pipelines.refused import INCOMPLETE, as_tag, named
 from pipelines.registry import is_below, not_there, register
+from pipelines.run_opening import PARENT, Opening, is_written_by
 from pipelines.spool import Journal, milliseconds
 from pipelines.store import (
     KEY,
-    PENDING,
-    PROCESS,
-    WORK,
     TrackingError,
     close_dead,
-    experiment_id,
-    find_run,
     first_line,
-    parent_id,
     process_of,
     refused_for_good,
     runs_with,
@@ -50,7 +41,6 @@ from pipelines.writes import (
 logger = logging.getLogger(__name__)
 
 BATCH = 1000
-PARENT = "mlflow.parentRunId"
 
 
 class Delivery:
@@ -84,7 +74,6 @@ class Delivery:
         self._offset: int = progress["offset"]
         self._goes_on: bool = progress.get("goes_on", False)
         self._incomplete: str = progress.get("incomplete", "")
-        self._experiment: str | None = None
         # Of a run that goes on: the steps and pictures that it has already.
         self._there: dict[str, set[int]] = {}
         self._pictures: set[str] | None = None
@@ -103,7 +92,9 @@ class Delivery:
         if self.run_id is not None:
             return self.run_id
         try:
-            self.run_id = self._open()
+            opening = Opening(self.client, self.head, self.strict)
+            self.run_id = opening.run()
+            self._goes_on, self.experiment = opening.goes_on, opening.experiment
         except TrackingError:
             raise
         except Exception as error:
@@ -113,108 +104,12 @@ class Delivery:
         self._save(next(iter(self.journal.records(0)))[1])
         return self.run_id
 
-    def _open(self) -> str:
-        head, client = self.head, self.client
-        self._experiment = self._find_experiment()
-        tags = dict(head["tags"])
-        if str(tags.get(PARENT, "")).startswith(PENDING):
-            tags[PARENT] = find_run(client, self._experiment, tags[PARENT]) or tags[PARENT]
-        if head.get("parent"):
-            user = tags.get("mlflow.user", "unknown")
-            tags[PARENT] = parent_id(client, head["uri"], self._experiment, head["parent"], user)
-            client.update_run(tags[PARENT], status="RUNNING")
-        if head.get("continue"):
-            run_id = self._continued(head["continue"])
-            if run_id is not None:
-                self._goes_on = True
-                client.update_run(run_id, status="RUNNING")
-                if head.get("named"):
-                    tags = self._without_theirs(run_id, tags)
-                set_tags(client, run_id, tags | {PROCESS: head["process"]})
-                return run_id
-        made = runs_with(client, self._experiment, KEY, head["key"])
-        if made:
-            return made[0].info.run_id
-        tags |= {KEY: head["key"], WORK: head["work"], PROCESS: head["process"]}
-        run = client.create_run(self._experiment, start_time=head["time"], run_name=head["name"], tags=tags)
-        return run.info.run_id
-
-    def _find_experiment(self) -> str:
-        """Id of the experiment: that of the run that is named, the one of the id, or the one of the name."""
-        head, client = self.head, self.client
-        if head.get("named"):
-            try:
-                found = client.get_experiment(client.get_run(head["continue"]).info.experiment_id)
-                self.experiment = found.name
-                return found.experiment_id
-            except Exception as error:
-                if not refused_for_good(error):
-                    raise
-                self._forbid(f"{RUN_ID} names the run {head['continue']}: {first_line(error)}")
-        if head.get("experiment_id"):
-            try:
-                found = client.get_experiment(head["experiment_id"])
-                name = os.environ.get(EXPERIMENT_NAME, found.name)
-                if self.strict and name == head["experiment"] != found.name:
-                    reason = f"that is '{found.name}', and {EXPERIMENT_NAME} is '{name}'"
-                elif found.lifecycle_stage == "deleted":
-                    reason = "it was deleted"
-                else:
-                    self.experiment = found.name
-                    return found.experiment_id
-            except Exception as error:
-                if not refused_for_good(error):
-                    raise
-                reason = first_line(error)
-            self._forbid(f"{EXPERIMENT_ID} names the experiment {head['experiment_id']}: {reason}")
-        return experiment_id(client, head["uri"], head["experiment"])
-
-    def _forbid(self, reason: str) -> None:
-        if self.strict:
-            raise TrackingError(f"{reason}; set another one, or unset the variable")
-        logger.warning("%s; experiment and run are those of the names instead", reason)
-
-    def _without_theirs(self, run_id: str, tags: Mapping[str, str]) -> dict[str, str]:
-        """Tags for a run that somebody else has made: what it says of its origin stays."""
-        theirs = self.client.get_run(run_id).data.tags
-        kept = {k: v for k, v in tags.items() if not (k.startswith("mlflow.") and k in theirs)}
-        return kept | {WORK: self.head["work"]} | ({} if KEY in theirs else {KEY: self.head["key"]})
-
-    def _continued(self, wanted: str) -> str | None:
-        """The run to go on with; None, with a warning, where a new one has to begin."""
-        from mlflow.exceptions import MlflowException
-
-        assert self._experiment is not None
-        reason = "MLflow has no such run"
-        try:
-            run_id = find_run(self.client, self._experiment, wanted)
-            if run_id is not None:
-                run = self.client.get_run(run_id)
-                process = process_of(run)
-                if run.info.lifecycle_stage == "deleted":
-                    reason = "it was deleted"
-                elif run.info.status == "RUNNING" and alive(process) and not self._is_me(process):
-                    reason = f"process {process.get('pid')} is writing it"
-                else:
-                    return run_id
-        except MlflowException as error:
-            if not refused_for_good(error):
-                raise
-            reason = first_line(error)
-        if self.head.get("named"):
-            self._forbid(f"{RUN_ID} names the run {wanted}: {reason}")
-        logger.warning("MLflow run %s cannot go on, a new one begins: %s", wanted, reason)
-        return None
-
-    def _is_me(self, process: Mapping[str, Any]) -> bool:
-        return process == json.loads(self.head["process"])
-
     def abandon(self) -> None:
         """Close the run of a process that ended without doing so, unless another process goes on with it."""
         if self.ended or self.run_id is None:
             return
         run = self.client.get_run(self.run_id)
-        if run.info.status == "RUNNING" and self._is_me(process_of(run)):
+        if run.info.status == "RUNNING" and is_written_by(self.head, process_of(run)):
             self.tell_missing()
             close_dead(self.client, self.run_id)
             self._settle(milliseconds())

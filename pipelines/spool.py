@@ -151,7 +151,12 @@ class Journal:
         Args:
             end: the record of the run's end, which is kept in any case that the disk allows.
         """
-        (self.folder / RESERVE).unlink(missing_ok=True)
+        reserve = self.folder / RESERVE
+        with contextlib.suppress(OSError):
+            os.truncate(reserve, _RESERVED // 4)
+        self._refused.write()
+        with contextlib.suppress(OSError):
+            (self.folder / END).write_text(json.dumps(end), encoding="utf-8")
         with self._writing:
             self._push()
             if not self._waiting:
@@ -159,10 +164,9 @@ class Journal:
             # One of them is torn, and the last is the end itself.
             count = self._waiting.count(b"\n") - 1
             self._waiting = b""
+        reserve.unlink(missing_ok=True)
         if count:
             self.refuse({"op": "records", "count": count, "lost": True}, "the disk was full to the end")
-        with contextlib.suppress(OSError):
-            (self.folder / END).write_text(json.dumps(end), encoding="utf-8")
 
     def end(self) -> dict[str, Any] | None:
         """The record of the run's end where the journal itself had no room for it."""

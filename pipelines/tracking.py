@@ -99,6 +99,7 @@ class Tracking:
         self._patience = finish_seconds
         self._sampling = system_metrics if wants_system_metrics() else None
         self._metric_keys, self._param_keys = Keys(), Keys()
+        self._key = uuid.uuid4().hex
         self._given: str | None = None
         self._journal: Journal | None = None
         self._files: RunFiles | None = None
@@ -113,6 +114,11 @@ class Tracking:
         """Id of the run; one that begins with "pending-" until MLflow could be reached. None before the start."""
         made = self._shipping.run_id if self._shipping is not None else None
         return made or self._given
+
+    @property
+    def next_id(self) -> str:
+        """What the next new run can be gone on with, whenever this process ends; known before that run begins."""
+        return f"{PENDING}{self._key}"
 
     def start(
         self,
@@ -140,7 +146,7 @@ class Tracking:
         """
         if not self.enabled:
             return None
-        key = uuid.uuid4().hex
+        key, self._key = self._key, uuid.uuid4().hex
         given = {
             name: hidden(str(value))[:5000] for name, value in (run_context() | dict(tags or {})).items()
         }

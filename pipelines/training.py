@@ -31,7 +31,7 @@ from pipelines.preprocess import Preprocess
 from pipelines.provenance import invocation
 from pipelines.ranks import rank, world_size
 from pipelines.recording import Record
-from pipelines.resume import NEW, ResumeError, goes_on, resume_mode, work_of
+from pipelines.resume import NEW, ResumeError, differences, goes_on, resume_mode, work_of
 from pipelines.saving import Saver
 from pipelines.state import (
     greatest,
@@ -133,11 +133,19 @@ class Training:
             if self._first:
                 stack.enter_context(self.checkpoints.held())
                 self.checkpoints.repair()
-            with self.tracking, failing_together(self.tracking):
-                self._begin()
-                self._train()
-                summary = self._end()
+            if from_first(self._was_finished):
+                return self._tell_finished()
+            try:
+                with self.tracking, failing_together(self.tracking):
+                    self._begin()
+                    self._train()
+                    summary = self._end()
+            except Exception:
+                # The run has failed, and says why: whoever tries again, perhaps with other code, has another one.
+                self.checkpoints.starts.has_checkpoint()
+                raise
             # Only now: killed before, the next start does what is missing at the end.
+            self.checkpoints.starts.finish()
             self._saver.write(self._state(self.trainer.state.epoch, self._parts, finished=True))
         return summary
 
@@ -152,7 +160,9 @@ class Training:
             self._restore(state, changed, whole)
         # Parameters of a run cannot change, so with other settings it is another run.
         continues = state is not None and not changed
-        self.record.begin(self.trainer, state["run_id"] if state and continues else None, self.work)
+        self.record.begin(self.trainer, self._run_to_go_on_with(state if continues else None), self.work)
+        if self._first and not continues:
+            self.checkpoints.starts.begin(self.work, self.tracking.run_id)
         # Not before: a start that MLflow refuses leaves everything as it was.
         if state is None and self._first:
             moved = self.checkpoints.set_aside()
@@ -162,6 +172,39 @@ class Training:
             self.tracking.tags({"segbundles.continues": str(state["run_id"])})
         if state is not None and epochs != state["epochs"]:
             self.tracking.tags({"segbundles.epochs": f"{epochs}, before it went on {state['epochs']}"})
+
+    def _run_to_go_on_with(self, state: Mapping[str, Any] | None) -> str | None:
+        """The run of the checkpoint, or the one that was killed before its first checkpoint; None for a new one."""
+        if state is not None or not self._first:
+            return state["run_id"] if state is not None else None
+        begun = self.checkpoints.starts.run_begun(self.work) if self.mode != NEW else None
+        self.checkpoints.starts.begin(self.work, begun or self.tracking.next_id)
+        return begun
+
+    def _was_finished(self) -> bool:
+        """Whether this very training is done, and its process was killed before it could end."""
+        if self.mode == NEW or not self.checkpoints.starts.was_finished():
+            return False
+        state, epochs = self.checkpoints.latest(), self.trainer.state.max_epochs or 0
+        return (
+            state is not None
+            and state["finished"]
+            and not differences(state["work"], self.work)
+            and (epochs == state["epochs"])
+            and self.checkpoints.has_model()
+        )
+
+    def _tell_finished(self) -> dict[str, Any]:
+        if not self._first:
+            return {}
+        summary, lines = self._results()
+        print(
+            f"the training in {self.checkpoints.folder} is finished; its process was killed before it had ended, so "
+            "there is nothing left to do. The same command once more, or --resume new, begins anew"
+        )
+        print("\n".join(lines))
+        self.checkpoints.starts.told()
+        return summary
 
     def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
         """The state to go on from, None to begin anew, and whether its best model is there."""
@@ -395,6 +438,14 @@ class Training:
                 self.trainer.state.max_epochs,
             )
             self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
+        summary, lines = self._results()
+        self.record.end(self.trainer, folder, summary)
+        print("\n".join(lines))
+        return summary
+
+    def _results(self) -> tuple[dict[str, Any], list[str]]:
+        """The summary of the model in the folder, and what is printed at the end."""
+        folder = self.checkpoints.folder
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         summary: dict[str, Any] = {}
         lines = [""]
@@ -409,10 +460,7 @@ class Training:
             ]
             summary = summarise(cases, names)
             lines += [f"best validation, epoch {card['epoch']}:", table(summary)]
-        self.record.end(self.trainer, folder, summary)
-        lines += ["", f"model: {folder / BEST}", *self._next_commands(), ""]
-        print("\n".join(lines))
-        return summary
+        return summary, [*lines, "", f"model: {folder / BEST}", *self._next_commands(), ""]
 
     def _next_commands(self) -> list[str]:
         knobs = self.config.knobs()

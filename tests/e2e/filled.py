@@ -28,7 +28,7 @@ def main(uri: str) -> None:
         tracking.metrics({"loss": 1.0}, 0)
         tracking.json({"n": 1}, "before.json")
         fill(spool.parent)
-        for step in range(1, 500):
+        for step in range(1, 1500):
             tracking.metrics({"loss": 1 / step}, step)
         for step in range(3):
             tracking.image("case_a", np.full((40, 60, 3), step, np.uint8), step)
