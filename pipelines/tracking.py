@@ -8,34 +8,31 @@ thread (`pipelines.delivery`). What could not be delivered stays there for the n
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 
-from pipelines.liveness import identity, user_name
 from pipelines.metric_names import Keys
-from pipelines.mlflow_variables import RUN_ID, RUN_NAME, run_context, wants_system_metrics
+from pipelines.mlflow_variables import RUN_NAME, wants_system_metrics
 from pipelines.passwords import hidden, without_passwords
 from pipelines.progress import Steps
 from pipelines.ranks import rank
 from pipelines.refused import incomplete
 from pipelines.run_files import RunFiles
+from pipelines.run_head import LONGEST_TAG, absolute, first_record
 from pipelines.shipping import Shipping
-from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
-from pipelines.store import PENDING, WORK, TrackingError
+from pipelines.spool import Journal, milliseconds, usable_folder
+from pipelines.store import PENDING, TrackingError
 from pipelines.system_metrics import SystemMetrics
 
 __all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
@@ -147,38 +144,10 @@ class Tracking:
         if not self.enabled:
             return None
         key, self._key = self._key, uuid.uuid4().hex
-        given = {
-            name: hidden(str(value))[:5000] for name, value in (run_context() | dict(tags or {})).items()
-        }
-        # As MLflow itself does: a second run of this process is another one.
-        named = os.environ.pop(RUN_ID, None)
-        if named and continue_run not in (None, named):
-            logger.info(
-                "the run goes on as %s, which %s names; up to now it was %s", named, RUN_ID, continue_run
-            )
-            given["segbundles.continues"] = str(continue_run)
-        continue_run = named or continue_run
-        self._given = continue_run or f"{PENDING}{key}"
-        first = {"mlflow.user": user_name(), "mlflow.source.name": hidden(" ".join(sys.argv))[:5000]}
-        # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
-        name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S} {key[:4]}"
-        uri = _absolute(self.uri)
-        head = {
-            "op": "run",
-            # Whoever delivers it later has the password from where this process had it.
-            "uri": hidden(uri),
-            "experiment": self.experiment,
-            "experiment_id": self.experiment_id,
-            "key": key,
-            "name": name,
-            "time": milliseconds(),
-            "continue": continue_run,
-            "named": bool(named),
-            "parent": parent,
-            "tags": first | {"mlflow.source.type": "LOCAL"} | given,
-            "work": given.get(WORK) or _work(self.experiment),
-            "process": json.dumps(identity(), sort_keys=True),
-        }
+        uri = absolute(self.uri)
+        name, number = self.experiment, self.experiment_id
+        head = first_record(uri, name, number, self.run_name, key, continue_run, parent, tags or {})
+        self._given = head["continue"] or f"{PENDING}{key}"
         try:
             self._journal = Journal.create(usable_folder(uri), head)
         except OSError as error:
@@ -228,7 +197,7 @@ class Tracking:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tags of the run, cut to 5000 characters."""
-        self._say(op="tags", values={key: hidden(str(value))[:5000] for key, value in values.items()})
+        self._say(op="tags", values={key: hidden(str(value))[:LONGEST_TAG] for key, value in values.items()})
 
     def artifact(self, path: str | os.PathLike, folder: str | None = None) -> None:
         """Store a file, as it is now, with the run.
@@ -444,17 +413,6 @@ class Tracking:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated(f"signal {number}")
-
-
-def _absolute(uri: str) -> str:
-    """A SQLite URI that means the same file from any folder."""
-    database = sqlite_file(uri)
-    return uri if database is None else f"sqlite:///{database}"
-
-
-def _work(experiment: str) -> str:
-    text = json.dumps([experiment, os.getcwd(), sys.argv])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _cell(value: Any) -> Any:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,18 +15,14 @@ from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.agreement import agreed
 from pipelines.cases import Dataset
-from pipelines.checkpoints import BEST, CARD, LAST, Checkpoints, plain_network
+from pipelines.checkpoints import BEST, LAST, Checkpoints, plain_network
 from pipelines.config import ExecutedConfig
 from pipelines.dataset import PatchSampler
 from pipelines.distributed import from_first, is_distributed, of_all_ranks, together
 from pipelines.engines import SegEvaluator, SegTrainer
 from pipelines.failures import failing_together
 from pipelines.handlers import earlier_losses
-from pipelines.metrics import summarise, table
-from pipelines.passwords import hidden
-from pipelines.preparation import DEMO
 from pipelines.preprocess import Preprocess
-from pipelines.provenance import invocation
 from pipelines.ranks import rank, world_size
 from pipelines.recording import Record
 from pipelines.resume import NEW, ResumeError, differences, goes_on, resume_mode, work_of
@@ -43,8 +37,8 @@ from pipelines.state import (
     trainer_state,
 )
 from pipelines.stopping import EarlyStopping, StoppingError, StopRequest
-from pipelines.terminal import quoted
-from pipelines.tracking import DEFAULT_URI, Tracking
+from pipelines.tracking import Tracking
+from pipelines.training_words import results
 
 logger = logging.getLogger(__name__)
 
@@ -444,43 +438,6 @@ class Training:
         return summary
 
     def _results(self) -> tuple[dict[str, Any], list[str]]:
-        """The summary of the model in the folder, and what is printed at the end."""
-        folder = self.checkpoints.folder
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        summary: dict[str, Any] = {}
-        lines = [""]
-        if "validation" in card:
-            names = self.data.class_names[1:]
-            cases = [
-                {
-                    "case": c["case"],
-                    "dice": {k: float("nan") if v is None else v for k, v in c["dice"].items()},
-                }
-                for c in card["validation"]
-            ]
-            summary = summarise(cases, names)
-            lines += [f"best validation, epoch {card['epoch']}:", table(summary)]
-        return summary, [*lines, "", f"model: {folder / BEST}", *self._next_commands(), ""]
-
-    def _next_commands(self) -> list[str]:
-        knobs = self.config.knobs()
-        root = str(knobs.get("bundle_root", self.checkpoints.folder.parent))
-        files = invocation()["config_files"]
-        # Models may lie elsewhere than the configs: --bundle_root.
-        configs = Path(files[0]).parent if files else Path(root)
-        run = "python -m monai.bundle run --config_file"
-        given = "" if configs == Path(root) else f" --bundle_root {quoted(root)}"
-        dataset = str(knobs.get("dataset_dir"))
-        data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
-        uri = self.tracking.uri
-        ui = "mlflow ui"
-        if uri.startswith(("http://", "https://")):
-            ui = f"the run in a browser: {hidden(uri)}"
-        elif uri != DEFAULT_URI:
-            ui = f"mlflow ui --backend-store-uri {quoted(hidden(uri))}"
-        return [
-            "what comes next:",
-            f"  {run} {quoted(str(configs / 'evaluate.json'))}{given}{data}",
-            f"  {run} {quoted(str(configs / 'inference.json'))}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
-            f"  {ui}",
-        ]
+        return results(
+            self.checkpoints.folder, self.data.class_names[1:], self.config.knobs(), self.tracking.uri
+        )

@@ -141,6 +141,26 @@ def test_the_alias_does_not_go_to_an_older_version_that_lacks_files(server, plac
     assert best(client, "older") == (third, "0.7")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_folder_for_temporary_files_costs_what_was_made_there_and_no_training(place, template, caplog):
+    uri = f"sqlite:///{shutil.copy(template, place / 'mlflow.db')}"
+    with Tracking("e", uri=uri, system_metrics=None) as tracking:
+        run_id = tracking.start()
+        for name in ("results of epoch 3", "model"):
+            with tracking.losing(name):
+                Path("/dev/full").write_text("figures, or the files of a model")
+        tracking.register("m", "model", 0.5)
+        tracking.metrics({"loss": 0.5}, 1)
+    run = MlflowClient(uri).get_run(run_id)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 0.5})
+    assert run.data.tags[INCOMPLETE].splitlines() == [
+        "it could not be kept (No space left on device): results of epoch 3, model",
+        "a part of model could not be kept, so it is no version, and the alias stays: the version of m",
+    ]
+    assert "3 parts of it are lost" in caplog.text
+    assert MlflowClient(uri).search_registered_models() == []
+
+
 @pytest.fixture
 def disk(place):
     """Runs a command with a disk of its own, of so many bytes, at a folder; what lies on it is there afterwards."""

@@ -31,8 +31,9 @@ def server(template, tmp_path_factory):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "RANK", "SEGBUNDLES_SPOOL", QUIET):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "RANK", "SEGBUNDLES_SPOOL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(QUIET, "false")
     monkeypatch.setattr("pipelines.store._ours", set())
     patient(monkeypatch)
     return tmp_path
