@@ -151,7 +151,8 @@ class EvaluationRun:
         self.tracking.metrics(figures(summary), 0)
         found = results(cases, self.model.class_names, summary, self.split)
         drawn = {case: path.read_bytes() for case, path in pictures.items()}
-        log_results(self.tracking, found, drawn, confusion)
+        with self.tracking.losing(FOLDER):
+            log_results(self.tracking, found, drawn, confusion)
         self.tracking.table("results/table.json", case_table(found))
         for name in (METRICS_CSV, SUMMARY_CSV, REPORT):
             self.tracking.artifact(folder / name, FOLDER)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import BEST, CARD, TrainedModel
+from pipelines.passwords import hidden
 from pipelines.terminal import take_every_character
 from transforms.placing import put_in_place
 
@@ -81,7 +82,9 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
         text = (source / name).read_text(encoding="utf-8")
         # Inside a standard bundle commands run from its own root.
         (root / "configs" / name).write_text(
-            text.replace(f"bundles/{source.name}/", "configs/").replace(f'"bundles/{source.name}"', '"."'),
+            hidden(text)
+            .replace(f"bundles/{source.name}/", "configs/")
+            .replace(f'"bundles/{source.name}"', '"."'),
             encoding="utf-8",
         )
     if executed is not None:

@@ -26,7 +26,7 @@ _IN_QUERY = re.compile(
     rf"""([?&;]|%3B|%26)((?:[\w.\-]*{_SECRET}[\w.\-]*|sig|sas)(?:=|%3D))(?:(?!%3B|%26)[^&;\s'"<>])+""",
     re.IGNORECASE,
 )
-_IN_ENVIRONMENT = re.compile(r"""\b([A-Z][A-Z0-9_]*(?:PASSWORD|PASSWD|TOKEN|SECRET|_KEY)=)[^\s'"]+""")
+_IN_ENVIRONMENT = re.compile(r"""\b([A-Z][A-Z0-9_]*(?:PASSWORD|PASSWD|TOKEN|SECRET|_KEY)=)(?!\$)[^\s'"]+""")
 _IN_HEADER = re.compile(r"""\b(Bearer|Basic)\s+(?=[^\s'"]*[\d=+/])[^\s'"]{8,}""")
 _NAME = (
     r"(?:(?:[\w\-.]*[_\-.])?(?:password|passwd|secret|api_key|access_key|secret_key|private_key|credentials?|"
@@ -35,8 +35,11 @@ _NAME = (
 _KEY = re.compile(_NAME, re.IGNORECASE)
 # A reference or an expression says where a password comes from, not what it is.
 _IN_JSON = re.compile(rf"""(["']{_NAME}["']\s*:\s*["'])(?![$@%])[^"'\n]+""", re.IGNORECASE)
+# Not `token: str` of a program.
 _IN_YAML = re.compile(
-    rf"""^([+\- ]*{_NAME}\s*:[ \t]+["']?)(?![$@%"'])[^\s"']+""", re.IGNORECASE | re.MULTILINE
+    rf"""^([+\- ]*{_NAME}\s*:[ \t]+["']?)(?!(?:str|bytes|int|float|bool|Any|None|null|true|false)\b)"""
+    r"""(?![$@%"'])[^\s"',()\[\]|=]+(["']?[ \t]*)$""",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -50,7 +53,7 @@ def hidden(text: str) -> str:
     text = _TOKEN_ALONE.sub(rf"\1{HIDDEN}@", text)
     text = _IN_QUERY.sub(rf"\1\2{HIDDEN}", text)
     text = _IN_JSON.sub(rf"\1{HIDDEN}", text)
-    text = _IN_YAML.sub(rf"\1{HIDDEN}", text)
+    text = _IN_YAML.sub(rf"\1{HIDDEN}\2", text)
     text = _IN_ENVIRONMENT.sub(rf"\1{HIDDEN}", text)
     return _IN_HEADER.sub(rf"\1 {HIDDEN}", text)
 

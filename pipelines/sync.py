@@ -120,7 +120,8 @@ def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[
             print(f"{name}: cannot be delivered to {hidden(target)}: {first_line(error)}")
             return "waiting"
         missing = journal.refused
-        print(f"{name}: run '{head['name']}' ({delivery.run_id}), {size / 1e3:.1f} kB of records delivered")
+        became = "arrived, but the run is incomplete" if missing else "delivered"
+        print(f"{name}: run '{head['name']}' ({delivery.run_id}), {size / 1e3:.1f} kB of records {became}")
         journal.remove()
         return "incomplete" if missing else "delivered"
     finally:

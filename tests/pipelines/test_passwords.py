@@ -31,6 +31,7 @@ from pipelines.passwords import hidden, without_passwords
         ("Invalid header value b'Bearer secret1x\\r'", None),
         ('{"token": "secret", "n": 1}', '{"token": "***", "n": 1}'),
         ("api_key: secret\nn: 1", "api_key: ***\nn: 1"),
+        ("+  password: 'secret'\n", "+  password: '***'\n"),
     ],
 )
 def test_what_is_secret_is_hidden(text, expected):
@@ -52,6 +53,8 @@ def test_what_is_secret_is_hidden(text, expected):
         "Basic functionality of a password manager",
         '{"password": "$os.environ[\'P\']", "tokens": "64"}',
         "/data/2026/a b/c;d=e.nii.gz",
+        "+    token: str,\n+    password: str | None = None\n     secret: str\n",
+        "API_TOKEN=$API_TOKEN run",
     ],
 )
 def test_what_is_not_stays(text):
