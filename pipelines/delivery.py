@@ -355,6 +355,7 @@ class Delivery:
         if not self._goes_on:
             self._remove_doubles()
         self.tell_missing()
+        assert self.run_id is not None
         terminate(self.client, self.run_id, record["status"], record["time"])
         self.ended = True
         self._settle(record["time"])

@@ -34,6 +34,7 @@ class Starts:
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
         self._begun = False
+        self._before: dict[str, Any] = {}
 
     def run_begun(self, work: Mapping[str, str]) -> str | None:
         """The run that an earlier process opened for this work before it was killed without a checkpoint."""
@@ -42,14 +43,22 @@ class Starts:
 
     def begin(self, work: Mapping[str, str], run_id: str | None) -> None:
         """Note the run of this work, until there is a checkpoint."""
+        if not self._begun:
+            self._before = self._note()
         self._begun = True
         self._write({"what": _BEGUN, "work": _digest(work), "run_id": run_id})
 
     def has_checkpoint(self) -> None:
-        """From here on the checkpoint says which run it is; also where none is to go on with it."""
+        """From here on the checkpoint says which run it is."""
         if self._begun:
             self._begun = False
             self._write(None)
+
+    def fail(self) -> None:
+        """Nobody goes on with a run that failed before its first checkpoint; what was done before stays done."""
+        if self._begun:
+            self._begun = False
+            self._write(self._before if self._before.get("what") == _FINISHED else None)
 
     def finish(self) -> None:
         """Note that all is done but the end of this process, which removes the note."""

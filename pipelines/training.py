@@ -136,7 +136,7 @@ class Training:
                     summary = self._end()
             except Exception:
                 # The run has failed, and says why: whoever tries again, perhaps with other code, has another one.
-                self.checkpoints.starts.has_checkpoint()
+                self.checkpoints.starts.fail()
                 raise
             # Only now: killed before, the next start does what is missing at the end.
             self.checkpoints.starts.finish()
