@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 from functools import partial
 from typing import Any
 
@@ -160,7 +161,7 @@ class Shipping:
         try:
             complete = self._once(asked)
         except Exception as error:
-            logger.debug("delivery failed", exc_info=True)
+            logger.debug("delivery failed: %s", hidden("".join(traceback.format_exception(error))))
             self._failures += 1
             if timed_out(error):
                 wait_longer()

@@ -69,34 +69,28 @@ def test_killed_before_the_first_checkpoint_it_goes_on_in_the_same_run(place):
 
 
 def test_killed_after_it_was_finished_it_does_not_train_again(place):
+    """An error behind the training, as in a bundle's `finalize`, is the same to whoever started it."""
     start, client, models = place
-    (first, said), (again, told) = start(("", "die()"), ("", ""))
-    assert (first, again) == (KILLED, 0), said + told
-    assert FINISHED in told
-    assert "best validation, epoch 1" in told
-    (found,) = runs(client)
-    assert found.info.status == "FINISHED"
-    assert len(client.search_model_versions("name = 'small'")) == 1
-    assert not (models / "previous").exists()
-    # What is told once is told: once more it is another training, as after any that is finished.
-    ((code, said),) = start(("", ""))
-    assert (code, FINISHED in said) == (0, False)
-    assert load_state(models / LAST)["run_id"] != found.info.run_id
-    # An error behind the training, such as in the bundle's `finalize`: it has failed for whoever started it.
-    (failed, _), (again, told) = start(("", "raise SystemError('later')"), ("", ""))
-    assert (failed, again, FINISHED in told) == (1, 0, True)
-    assert len(runs(client)) == 3
+    starts = [("", "die()"), ("", ""), ("", ""), ("", "raise SystemError('later')"), ("", "")]
+    codes, said = zip(*start(*starts), strict=True)
+    assert codes == (KILLED, 0, 0, 1, 0)
+    # What is told once is told: the third is another training, as after any that is finished.
+    assert [FINISHED in text for text in said] == [False, True, False, False, True]
+    assert "best validation, epoch 1" in said[1]
+    assert [found.info.status for found in runs(client)] == ["FINISHED"] * 3
+    assert len(client.search_model_versions("name = 'small'")) == 3
+    assert sorted(path.name for path in (models / "previous").iterdir()) == ["001", "002"]
+    assert (models / ".lock").read_bytes() == b""
 
 
 def test_a_training_that_ended_by_itself_begins_anew(place):
     """And so does one that failed before its first checkpoint: the next may have other code."""
     start, client, models = place
-    codes = [code for code, _ in start(("training.Training._on_iteration = lambda *x: 1 / 0", ""), ("", ""))]
-    assert codes == [1, 0]
-    assert (models / ".lock").read_bytes() == b""
-    assert [code for code, _ in start(("", ""))] == [0]
+    fails = "training.Training._on_iteration = lambda *given: 1 / 0"
+    assert [code for code, _ in start((fails, ""), ("", ""), ("", ""))] == [1, 0, 0]
     assert sorted(found.info.status for found in runs(client)) == ["FAILED", "FINISHED", "FINISHED"]
-    assert (models / "previous" / "001" / LAST).is_file()
+    assert [path.name for path in (models / "previous").iterdir()] == ["001"]
+    assert (models / ".lock").read_bytes() == b""
 
 
 def test_a_note_is_for_those_who_hold_the_lock(tmp_path):
