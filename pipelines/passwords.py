@@ -12,24 +12,27 @@ from typing import Any
 
 HIDDEN = "***"
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*://"
-_SECRET = (
-    r"(?:password|passwd|pwd|token|secret|signature|credential|api[_-]?key|access[_-]?key|account[_-]?key)"
-)
+# Texts may be megabytes of anything, so no pattern begins anew at each of many letters or goes on without limit.
+_SCHEME = r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{0,40}://"
+_SECRET = r"(?:password|passwd|pwd|token|secret|signature|credential|(?:api|access|account)[_-]?key)"
 # RFC 3986 has user and password before the host; the last @ counts, since people forget to encode one of a password.
-_USER_AND_PASSWORD = re.compile(rf"""({_SCHEME}[^\s/?#@:'"<>]*):[^\s/?#'"<>]*@""")
+_USER_AND_PASSWORD = re.compile(rf"""({_SCHEME}[^\s/?#@:'"<>]{{0,200}}):[^\s/?#'"<>]{{0,4000}}@""")
 # A password with a / or # in it makes no valid address, and is shown in the message about that.
-_NOT_ENCODED = re.compile(rf"""({_SCHEME}[^\s/?#@:'"<>]*):(?!\d+(?:[/?#\s'"]|$))[^\s'"<>@]*@""")
+_NOT_ENCODED = re.compile(
+    rf"""({_SCHEME}[^\s/?#@:'"<>]{{0,200}}):(?!\d+(?:[/?#\s'"]|$))[^\s'"<>@]{{0,4000}}@"""
+)
 # A token in the place of the user, as git hosts take it.
-_TOKEN_ALONE = re.compile(r"""((?:git\+)?https?://)[^\s/?#@:'"<>]+@""")
+_TOKEN_ALONE = re.compile(r"""((?:git\+)?https?://)[^\s/?#@:'"<>]{1,4000}@""")
 _IN_QUERY = re.compile(
-    rf"""([?&;]|%3B|%26)((?:[\w.\-]*{_SECRET}[\w.\-]*|sig|sas)(?:=|%3D))(?:(?!%3B|%26)[^&;\s'"<>])+""",
+    rf"""([?&;]|%3B|%26)((?:[\w.\-]{{0,60}}{_SECRET}[\w.\-]{{0,60}}|sig|sas)(?:=|%3D))(?:(?!%3B|%26)[^&;\s'"<>])+""",
     re.IGNORECASE,
 )
-_IN_ENVIRONMENT = re.compile(r"""\b([A-Z][A-Z0-9_]*(?:PASSWORD|PASSWD|TOKEN|SECRET|_KEY)=)(?!\$)[^\s'"]+""")
+_IN_ENVIRONMENT = re.compile(
+    r"""\b([A-Z][A-Z0-9_]{0,60}(?:PASSWORD|PASSWD|TOKEN|SECRET|_KEY)=)(?!\$)[^\s'"]+"""
+)
 _IN_HEADER = re.compile(r"""\b(Bearer|Basic)\s+(?=[^\s'"]*[\d=+/])[^\s'"]{8,}""")
 _NAME = (
-    r"(?:(?:[\w\-.]*[_\-.])?(?:password|passwd|secret|api_key|access_key|secret_key|private_key|credentials?|"
+    r"(?:(?:\w[\w\-.]{0,60}[_\-.])?(?:password|passwd|secret|api_key|access_key|secret_key|private_key|credentials?|"
     r"(?:access|auth|api|bearer|tracking)_token)|pwd|token)"
 )
 _KEY = re.compile(_NAME, re.IGNORECASE)

@@ -70,6 +70,14 @@ def test_any_password_of_an_address_is_gone(password):
     assert hidden(f"http://user:{password}@host/x") == "http://user:***@host/x"
 
 
+@pytest.mark.parametrize(
+    "letter", ["a", "-", "A", ".", "_", "+", " ", ":", "/", "a:", "http://a:", "&", "x\n"]
+)
+def test_megabytes_of_one_letter_take_no_time_to_speak_of(letter):
+    text = letter * (1_000_000 // len(letter))
+    assert hidden(text) == text
+
+
 def test_values_under_a_name_of_a_password_are_hidden():
     value = {"a": [{"db_password": "x", "token": "y", "token_size": "z"}], "secret": "@other", "n": 1.5}
     expected = {
