@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines import compare_command, evaluate_command, sync_command
 from pipelines.garbage import importing
+from pipelines.json_files import JsonError, read_json
 from pipelines.passwords import hidden
 from pipelines.terminal import take_every_character
 
@@ -110,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="say what will be read of a dataset and what is wrong with it",
-        description="Say, case by case, what will be read and what is wrong. Nothing is changed.",
+        description="Say, case by case, what will be read and everything that will be refused. Every image and label is "
+        "read once, to its last byte, which takes as long as unpacking them; --headers-only leaves that out. Nothing is "
+        "changed.",
         epilog=_EXIT,
     )
     check.set_defaults(function=_check)
@@ -122,7 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--json", metavar="FILE", help="also write the findings as JSON; - for standard output"
     )
-    check.add_argument("--headers-only", action="store_true", help="do not read the voxels of label maps")
+    check.add_argument(
+        "--headers-only",
+        action="store_true",
+        help="read no voxels: quick, but damage behind the headers is not found",
+    )
     _add_reading(check)
     evaluate_command.add_parser(commands)
     compare_command.add_parser(commands)
@@ -169,8 +176,12 @@ def _predict(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     # Mistakes in paths are told at once, before torch and MONAI take their seconds to load.
     if not folders:
         parser.error(f"{bundle} is no bundle (it has no inference.json); give --bundle bundles/r2unet")
-    if not Path(arguments.input).exists():
-        parser.error(f"{arguments.input} does not exist")
+    if not os.path.exists(arguments.input):
+        parser.error(f"{arguments.input[:300]} does not exist")
+    try:
+        read_json(folders[0] / "inference.json")
+    except JsonError as error:
+        parser.error(f"{folders[0] / 'inference.json'}: {error}")
     if Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; --output takes a folder")
     models = arguments.model.split(",") if arguments.model else [str(bundle / "models" / "model.pt")]
@@ -217,8 +228,8 @@ def _predict(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    if not Path(arguments.input).exists():
-        parser.error(f"{arguments.input} does not exist")
+    if not os.path.exists(arguments.input):
+        parser.error(f"{arguments.input[:300]} does not exist")
     with importing():
         from pipelines.check import run
 
@@ -227,7 +238,7 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         json_file=arguments.json,
         series=arguments.series,
         allow=arguments.allow or (),
-        label_values=not arguments.headers_only,
+        voxels=not arguments.headers_only,
     )
     return FAILED if wrong else DONE
 
@@ -243,6 +254,11 @@ def _told(error: Exception) -> int:
     from pipelines.config import DEBUG, user_error
 
     known = user_error(error)
+    if known is None and isinstance(error, OSError) and error.strerror:
+        # A disk, a right or a name: nothing that a traceback explains better.
+        known = OSError(
+            f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else error.strerror
+        )
     if known is None or os.environ.get(DEBUG):
         print(hidden("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if known is None:

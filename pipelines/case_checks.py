@@ -116,6 +116,8 @@ def _check_case(case: Case, channels: int | None, labels: dict[int, str]) -> tup
                 problems.append(f"{what} {error}")
             except OSError as error:
                 problems.append(f"{what} {path}: cannot be opened ({error.strerror or error}).")
+            except Exception as error:  # one case must not hide the others
+                problems.append(f"{what} {path}: {type(error).__name__}: {error}")
         headers.append(header)
     image, label = headers
     if image is not None and channels is not None and channels > 1 and image.channels != channels:
@@ -165,9 +167,12 @@ def labels_from_values(where: Path, dataset: Dataset) -> dict[int, str]:
             return np.unique(label_array(case.label)[0]), ""
         except ImageError as error:
             return np.zeros(0, np.int32), f"case {case.id!r}: label {error}"
+        except Exception as error:  # one case must not hide the others
+            why = f"{case.label}: {type(error).__name__}: {error}"
+            return np.zeros(0, np.int32), f"case {case.id!r}: label {why}"
 
     results = in_threads(values, dataset.training, "reading labels of")
-    problems = [problem for _, problem in results if problem]
+    problems = [said for _, said in results if said]
     if problems:
         raise DatasetError(where, problems)
     found = sorted({int(value) for array, _ in results for value in array} | {0})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.threads import in_threads
+from transforms.walk import files_below
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values"]
 
@@ -188,10 +189,17 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
             name = path.relative_to(root).as_posix()
         except ValueError:
             name = str(path)
-        # Slices may lie in nested folders.
-        files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
-        stats = [
-            (file.relative_to(path).as_posix() if file != path else file.name, file.stat()) for file in files
-        ]
+        try:
+            files = [path]
+            if path.is_dir():
+                files = sorted(files_below(path, hidden=True, dangling=False))
+            stats = [
+                (file.relative_to(path).as_posix() if file != path else file.name, file.stat())
+                for file in files
+            ]
+        except OSError as error:
+            raise DatasetError(
+                f"case {case.id!r}", [f"{error.filename}: cannot be read ({error.strerror})."]
+            ) from error
         fields.append([name, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
     return json.dumps(fields)

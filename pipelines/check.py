@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +18,20 @@ import pydicom
 
 from pipelines.case_checks import header_problems
 from pipelines.cases import SPLITS, DatasetError, check_label_values
+from pipelines.cores import available_cores
 from pipelines.dataset_folder import describe, load_dataset
-from pipelines.files import replacing
+from pipelines.files import replacing, require_folder
 from pipelines.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.notices import warnings_of
 from pipelines.progress import Steps
-from transforms.dicom import scan_series
+from transforms.dicom import read_series, scan_series
+from transforms.dicom_labels import find_dicom_label
 from transforms.errors import ImageError
 from transforms.header import NIFTI_SUFFIXES, Header, image_suffix, spacing_of
-from transforms.readers import label_array, read_header
+from transforms.readers import image_array, label_array, read_header
 from transforms.values import value_counts
+
+_MOST_AT_ONCE = 4
 
 
 @dataclass
@@ -82,14 +87,16 @@ def run(
     json_file: str | None = None,
     series: str | None = None,
     allow: Sequence[str] = (),
-    label_values: bool = True,
+    voxels: bool = True,
 ) -> bool:
     """Check, print a table, and write JSON to a file, or instead of the table to standard output ("-").
 
     Returns:
         Whether anything is refused.
     """
-    found = check(path, series, allow, label_values)
+    if json_file not in (None, "-"):
+        require_folder(Path(str(json_file)).parent, "the findings", "name another file with --json")
+    found = check(path, series, allow, voxels)
     if json_file is not None:
         text = json.dumps({**asdict(found), "refused": len(found.refused)}, indent=2) + "\n"
         if json_file == "-":
@@ -103,38 +110,42 @@ def run(
 
 
 def check(
-    path: Path, series: str | None = None, allow: Sequence[str] = (), label_values: bool = True
+    path: Path, series: str | None = None, allow: Sequence[str] = (), voxels: bool = True
 ) -> DatasetCheck:
     """Look at every case of a dataset, or of a folder of images or DICOM folders.
 
     Args:
         series, allow: handed on to the DICOM reader, for cases that do not say it themselves.
-        label_values: read the label maps and count their classes; without it only headers are read.
+        voxels: read every image and label map once, as a prediction or a training will, and count the classes;
+            without it only headers are read, and what lies behind them may still be refused later.
     """
     asked = {key: value for key, value in (("series", series), ("allow", allowed(allow))) if value}
     if is_dataset(path):
-        items, labels, problems, notices, of_cases = _dataset(path)
+        items, labels, channels, problems, notices, of_cases = _dataset(path)
     else:
-        labels, problems, notices, of_cases = {}, [], [], {}
+        labels, channels, problems, notices, of_cases = {}, None, [], [], {}
         try:
             items = [dict(case, split="") for case in find_inputs(path, series=series, allow=allow)]
         except InputError as error:
             items, problems = [], [str(error)]
-    # One after the other, so that what the reader logs can be told by case; a series is scanned in parallel.
-    grids: dict[str, Header] = {}
+
+    def one(item: dict[str, Any]) -> CaseCheck:
+        case, grid = _image(item, {**asked, **_own(item)}, of_cases, channels, voxels)
+        if voxels and grid is not None:
+            _classes(case, labels, grid)
+        return case
+
+    # Few at a time: whole volumes are in memory.
+    workers = max(2, min(_MOST_AT_ONCE, available_cores()))
     cases = []
-    with Steps(len(items), "case", "checking", leave=False, delay=2.0) as steps:
-        for item in items:
-            cases.append(_image(item, {**asked, **_own(item)}, of_cases, grids))
-            steps.step()
-    if label_values:
-        # Two at a time: whole label maps are in memory.
-        with (
-            Steps(len(cases), "case", "reading labels of", leave=False, delay=2.0) as steps,
-            ThreadPoolExecutor(2) as pool,
-        ):
-            for _ in pool.map(lambda case: _classes(case, labels, grids), cases):
+    with Steps(len(items), "case", "reading" if voxels else "checking", leave=False, delay=2.0) as steps:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
+        try:
+            for case in pool.map(one, items):
+                cases.append(case)
                 steps.step()
+        finally:
+            pool.shutdown(cancel_futures=True)
     return DatasetCheck(str(path), cases, problems, notices)
 
 
@@ -144,17 +155,19 @@ def _own(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dataset(
     path: Path,
-) -> tuple[list[dict[str, Any]], dict[int, str], list[str], list[str], dict[str, list[str]]]:
-    """Cases, classes, problems and notices of the description, and problems by case."""
+) -> tuple[list[dict[str, Any]], dict[int, str], int | None, list[str], list[str], dict[str, list[str]]]:
+    """Cases, classes, channels, problems and notices of the description, and problems by case."""
     problems: list[str] = []
     try:
         _, dataset, described = describe(path, problems)
     except DatasetError as error:
-        return [], {}, list(error.problems), [], {}
+        return [], {}, None, list(error.problems), [], {}
     of_cases: dict[str, list[str]] = {}
     general = []
+    known = {repr(item.case.id): item.case.id for item in described}
     for problem in (*problems, *header_problems(dataset)):
-        owner = next((i.case.id for i in described if problem.startswith(f"case {i.case.id!r}")), None)
+        found = re.match(r"""case ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", problem)
+        owner = known.get(found[1]) if found else None
         if owner is None:
             general.append(problem)
         else:
@@ -166,45 +179,52 @@ def _dataset(
         except DatasetError as error:
             notices = [f"for a training: {problem}" for problem in error.problems]
     items = [dict(case, split=split) for split in SPLITS for case in dataset.as_dicts(split)]
-    return items, dataset.labels, general, notices, of_cases
+    return items, dataset.labels, dataset.channels, general, notices, of_cases
 
 
 def _image(
     item: Mapping[str, Any],
     asked: Mapping[str, Any],
     of_cases: Mapping[str, Sequence[str]],
-    grids: dict[str, Header],
-) -> CaseCheck:
+    channels: int | None,
+    voxels: bool,
+) -> tuple[CaseCheck, Header | None]:
+    """What is known of a case, and the grid of its image where that can be read."""
     found = CaseCheck(item["case"], item["split"], item["image"], item.get("label") or "")
     found.problems = list(of_cases.get(found.case, ()))
     found.kind = _kind(item["image"])
     found.label_kind = _kind(found.label, label=True) if found.label else ""
     if item.get("problem"):
         found.problems.append(item["problem"])
-        return found
+        return found, None
     try:
-        with warnings_of("transforms") as found.notices:
+        with warnings_of("transforms", this_thread=True) as found.notices:
             if is_dicom(item["image"]):
                 series = scan_series(item["image"], **asked)
                 header = Header(series.shape, 1, series.affine)
                 found.series, found.files = series.description, len(series.files)
+                if voxels and not found.problems:
+                    read_series(series)
+                elif series.lossy:
+                    found.notices.append(
+                        "compressed with loss: values are near those of the scanner, not equal"
+                    )
             else:
-                header = read_header(item["image"])
-        if is_dicom(item["image"]) and series.lossy:
-            found.notices.append("compressed with loss: values are near those of the scanner, not equal")
+                header = read_header(item["image"], channels=channels)
+                if voxels and not found.problems:
+                    image_array(item["image"], channels)
     except (ImageError, OSError) as error:
         if not found.problems:
             found.problems.append(str(error))
-        return found
+        return found, None
     except Exception as error:  # one case must not hide the others
         found.problems.append(f"{item['image']}: {type(error).__name__}: {error}")
-        return found
-    grids[found.case] = header
+        return found, None
     dims = len(header.shape)
     found.size = list(header.shape)
     found.spacing = [round(value, 4) for value in spacing_of(header.affine, dims)]
     found.orientation = "".join(nib.aff2axcodes(header.affine)) if dims == 3 else ""
-    return found
+    return found, header
 
 
 def _kind(path: str, label: bool = False) -> str:
@@ -213,27 +233,25 @@ def _kind(path: str, label: bool = False) -> str:
         return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
     if not label:
         return "DICOM series" if os.path.isdir(path) else "DICOM"
-    files = sorted(Path(path).rglob("*")) if os.path.isdir(path) else [Path(path)]
-    for file in files:
-        try:
-            header = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
-        except (
-            Exception
-        ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
-            continue
-        if len(files) == 1 or header.get("Modality") in ("SEG", "RTSTRUCT"):
-            return f"DICOM {header.get('Modality', '')}"
-    return "unknown"
+    try:
+        header = pydicom.dcmread(find_dicom_label(path), specific_tags=["Modality"], stop_before_pixels=True)
+    except (
+        Exception
+    ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+        return "unknown"
+    return f"DICOM {header.get('Modality', '')}"
 
 
-def _classes(case: CaseCheck, labels: Mapping[int, str], grids: Mapping[str, Header]) -> None:
+def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
     """Count the classes of a case's label map; a value without a name is a problem."""
     if not case.label or case.problems:
         return
     try:
         # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
-        named_on_grid = (grids[case.case], labels) if is_dicom(case.label) else ()
-        counts = value_counts(label_array(case.label, *named_on_grid)[0])
+        named_on_grid = (grid, labels) if is_dicom(case.label) else ()
+        with warnings_of("transforms", this_thread=True) as notices:
+            counts = value_counts(label_array(case.label, *named_on_grid)[0])
+        case.notices += notices
         present = np.flatnonzero(counts)
         case.classes = {labels.get(int(v), str(v)): int(counts[v]) for v in present}
         if labels:

@@ -6,19 +6,18 @@ import contextlib
 import json
 import logging
 import os
-import pydoc
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
 from pipelines.engines import unwrapped
 from pipelines.files import remove_leftovers, replacing, sha256_of, sync_folder, way_out
 from pipelines.locks import Lock, NoLocksError
+from pipelines.model_card import CardError, build_network, checked, read_content
 from pipelines.preprocess import Preprocess
 from pipelines.starts import Starts
 from transforms.placing import put_in_place
@@ -28,6 +27,17 @@ logger = logging.getLogger(__name__)
 LAST, EARLIER, BEST, CARD = "last.pt", "earlier.pt", "model.pt", "model.json"
 FORMAT = 2
 _MOVING = ".moving"
+_STATE: dict[str, Any] = {
+    **{
+        "work": dict,
+        "finished": bool,
+        "stopped_early": bool,
+        "best": (int, float),
+        "run_id": (str, type(None)),
+    },
+    **dict.fromkeys(("epochs", "epoch", "epoch_length", "iteration", "inside", "patches"), int),
+    **{"history": ("epoch",), "ranks": ("random", "losses")},
+}
 
 
 class CheckpointError(ValueError):
@@ -192,9 +202,8 @@ class Checkpoints:
     def has_model(self) -> bool:
         """Whether `model.pt` and `model.json` are there and belong together."""
         try:
-            card = json.loads((self.folder / CARD).read_text(encoding="utf-8"))
-            return sha256_of(self.folder / BEST) == card["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
+            return sha256_of(self.folder / BEST) == read_content(self.folder / CARD).get("sha256")
+        except (OSError, CardError):
             return False
 
     @contextlib.contextmanager
@@ -233,21 +242,24 @@ def _write_tensors(value: Any, path: Path) -> None:
 class TrainedModel:
     """A trained network with everything that its input and output need.
 
+    Both files may be a stranger's: nothing in them can run code, see `pipelines.model_card` and docs/security.md.
+
     Args:
         path: a `model.pt` with its `model.json` beside it, as a training leaves them.
+        trusted: networks besides this project's that the description may name, see `model_card.build_network`.
 
     Attributes:
         network: the network with its weights, in evaluation mode, on the CPU.
         preprocess: the definition of preprocessing that it was trained with.
         labels: class id to name, background included.
         patch_size: the window for sliding-window inference.
-        card: the whole content of `model.json`.
+        card: the content of `model.json`.
 
     Raises:
         CheckpointError: a file is missing, damaged, or the two do not belong together.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, trusted: Iterable[str] = ()) -> None:
         path = Path(path)
         beside = path.with_suffix(".json")
         for file in (path, beside):
@@ -257,24 +269,24 @@ class TrainedModel:
                     "with: python -m monai.bundle run training --config_file bundles/r2unet/train.json"
                 )
         try:
-            self.card: dict[str, Any] = _card_of(path, beside)
-            self.labels = {int(value): str(name) for value, name in self.card["labels"].items()}
-            self.patch_size = tuple(int(n) for n in self.card["patch_size"])
+            self.card: dict[str, Any] = checked(_card_of(path, beside))
+            self.labels = {int(value): name for value, name in self.card["labels"].items()}
+            self.patch_size = tuple(self.card["patch_size"])
             self.preprocess = Preprocess.from_parameters(self.card["preprocessing"])
-            definition, expected = self.card["network"], self.card["sha256"]
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{beside} is not the description of a trained model: {error!r}") from error
-        if sha256_of(path) != expected:
-            raise CheckpointError(
-                f"{path} is not the file that {beside.name} describes (sha256 differs); the two must come from "
-                "the same training"
-            )
-        _require_plain(definition, beside)
-        parser = ConfigParser({"network": definition})
-        self.network: torch.nn.Module = parser.get_parsed_content("network")
+            if sha256_of(path) != self.card["sha256"]:
+                raise CheckpointError(
+                    f"{path} is not the file that {beside.name} describes (sha256 differs); the two must come from "
+                    "the same training"
+                )
+            self.network = build_network(self.card, path.stat().st_size, trusted)
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{beside} is not the description of a trained model: {error}") from error
+        weights = load_tensors(path)
         try:
-            self.network.load_state_dict(load_tensors(path))
-        except RuntimeError as error:
+            self.network.load_state_dict(weights)
+        except Exception as error:  # torch has its own idea of what to raise for what is no state dict
             raise CheckpointError(f"{path} does not fit the network of {beside.name}: {error}") from error
         self.network.eval()
 
@@ -294,38 +306,16 @@ class TrainedModel:
 
 def _card_of(path: Path, beside: Path) -> dict[str, Any]:
     """The description beside weights, or the one that a killed training left waiting to take its place."""
-    return _waiting_card(path, beside) or json.loads(beside.read_text(encoding="utf-8"))
+    return _waiting_card(path, beside) or read_content(beside)
 
 
 def _waiting_card(path: Path, beside: Path) -> dict[str, Any] | None:
     """The description that belongs to the weights in place but is not in its own place yet; mostly None."""
-    with contextlib.suppress(FileNotFoundError):
-        card = json.loads(_next(beside).read_text(encoding="utf-8"))
-        if not _next(path).is_file() and card["sha256"] == sha256_of(path):
+    with contextlib.suppress(FileNotFoundError, CardError):
+        card = read_content(_next(beside))
+        if not _next(path).is_file() and card.get("sha256") == sha256_of(path):
             return card
     return None
-
-
-def _require_plain(definition: Mapping[str, Any], path: Path) -> None:
-    """Refuse a network definition that could run code: it comes with a model, perhaps a stranger's."""
-    target = pydoc.locate(str(definition.get("_target_")))
-    if not (isinstance(target, type) and issubclass(target, torch.nn.Module)):
-        raise CheckpointError(
-            f"{path} names '{definition.get('_target_')}', which is not a network that is installed"
-        )
-    texts = [text for text in _texts(definition) if text.startswith(("$", "@", "%"))]
-    if texts:
-        raise CheckpointError(
-            f"{path} holds an expression, '{texts[0]}'; a model's description is plain values"
-        )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (Mapping, list)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(item)
 
 
 def load_state(path: str | os.PathLike) -> dict[str, Any]:
@@ -335,8 +325,11 @@ def load_state(path: str | os.PathLike) -> dict[str, Any]:
         CheckpointError: the file is damaged, or something else than a state of a training.
     """
     try:
+        _require_uncompressed(path)
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged archive fails in more ways than zipfile names
         raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
     if wrong is not None:
@@ -352,21 +345,58 @@ def load_state(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} was written by another version of this program; finish that training with that version, or "
             "begin anew with --resume new"
         )
+    for name, kind in _STATE.items():
+        if name in state and not _is(state[name], kind):
+            raise CheckpointError(
+                f"{path} is not the state of a training ({name} cannot be that); move it away"
+            )
     return state
 
 
+def require_whole(state: Mapping[str, Any], folder: str | os.PathLike) -> None:
+    """Raise CheckpointError unless a state holds all that a training needs to go on."""
+    missing = [name for name in _STATE if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint in {folder} is not the state of a training ({missing[0]} is missing); move it away"
+        )
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value of a state is of a kind: a type, a number from 0, or a list of mappings with certain keys."""
+    if kind is int:
+        return isinstance(value, int) and 0 <= value <= sys.maxsize
+    if isinstance(kind, tuple) and all(isinstance(name, str) for name in kind):
+        return isinstance(value, list) and all(isinstance(v, dict) and set(kind) <= set(v) for v in value)
+    return isinstance(value, kind)
+
+
 def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
-    """Load a file of tensors and plain types onto the CPU; nothing in it can run code.
+    """Load a file of tensors and plain types onto the CPU; nothing in it can run code or grow beyond the file's size.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged, or none that `torch.save` writes.
     """
     try:
+        _require_uncompressed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
     except Exception as error:  # torch wraps pickle's own error types differently from version to version
         raise CheckpointError(f"{path} is not a checkpoint of tensors: {error}") from error
+
+
+def _require_uncompressed(path: str | os.PathLike) -> None:
+    """Raise CheckpointError for an archive that holds more than its own size; `torch.save` compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > os.path.getsize(path):
+        raise CheckpointError(
+            f"{path} would grow to {unpacked} bytes, for it is compressed, as no checkpoint of this program is; "
+            "restore it or move it away"
+        )
 
 
 def plain_network(network: torch.nn.Module) -> torch.nn.Module:

@@ -61,9 +61,13 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from pipelines.compare_log import log_comparison
         from pipelines.compare_report import pictures, write_report
         from pipelines.compare_text import as_text, classes_file, write_cases_csv, write_classes_csv
+        from pipelines.files import require_folder
         from pipelines.run_finder import RunFinder
         from pipelines.run_results import read_results
 
+    for path, option in ((arguments.csv, "--csv"), (arguments.html, "--html")):
+        if path is not None:
+            require_folder(path.parent, "the comparison", f"name another file with {option}")
     finder = RunFinder(arguments.tracking_uri, arguments.experiment)
     runs = [read_results(finder, run) for run in finder.find(arguments.runs)]
     comparison = compare(runs, arguments.metric, arguments.seed)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from pipelines.files import sha256_of
+from pipelines.files import require_folder, sha256_of
 from pipelines.locks import waiting_for
 from pipelines.progress import Steps
 from pipelines.terminal import take_every_character
@@ -61,6 +61,7 @@ def prepare_demo(root: str | os.PathLike = "data/demo") -> Path:
 
     Raises:
         DemoError: a package cannot be fetched or is not the one expected, or `root` holds something else.
+        FolderError: nothing can be written beside `root`.
     """
     return _once(Path(root), "dataset.json", _build_dataset)
 
@@ -75,7 +76,7 @@ def prepare_demo_dicom(root: str | os.PathLike = "data/demo_dicom") -> Path:
 
 
 def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def]
-    root.parent.mkdir(parents=True, exist_ok=True)
+    require_folder(root.parent, "the demo CT", "run from a folder that can be written to")
 
     def busy() -> None:
         logger.info("waiting for another process that is preparing %s", root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from pipelines.case_checks import grid_difference
 from pipelines.config import problem
+from pipelines.files import require_folder
 from pipelines.inputs import InputError
 from pipelines.metrics import (
     confusion_matrix,
@@ -66,10 +68,11 @@ def evaluate(
 
     Raises:
         InputError: nothing can be compared as the paths are given.
+        FolderError: nothing can be written to `output`.
     """
     if output is not None:
         for given in (predictions, references):
-            if Path(output).resolve() == Path(given).resolve():
+            if os.path.realpath(output) == os.path.realpath(given):
                 raise InputError(
                     f"the results would lie among the segmentations in {given}; choose another --output"
                 )
@@ -77,6 +80,8 @@ def evaluate(
     folders = [p if Path(p).is_dir() else Path(p).parent for p in (predictions, references)]
     names = labels_of(pairs.found, labels, folders)
     require_tolerance(tolerance, list(names.values()))
+    if output is not None:
+        require_folder(output, "the results", "choose another --output")
     drawn = CasePictures(
         Path(output or ".") / PICTURES,
         {index: name for index, name in enumerate(["background", *names.values()])},

@@ -15,6 +15,7 @@ from pipelines.checkpoints import TrainedModel
 from pipelines.config import ExecutedConfig
 from pipelines.engines import SegEvaluator
 from pipelines.evaluation_run import EvaluationRun
+from pipelines.files import require_folder
 from pipelines.handlers import validate
 from pipelines.metrics import table
 from pipelines.ranks import rank
@@ -109,7 +110,10 @@ class Evaluation:
 
         Raises:
             EvaluationError: at the end, naming every case that failed and why; the others' results are written.
+            FolderError: at once, nothing can be written to the folder.
         """
+        if rank() == 0:
+            require_folder(self.output_dir, "the results", "choose another --output_dir")
         with self.mlflow:
             self.mlflow.start()
             summary = validate(self.evaluator, intervals=True)

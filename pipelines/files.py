@@ -92,6 +92,35 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(handle)
 
 
+class FolderError(OSError):
+    """A folder for results cannot be written to; the message says where, why and what to do."""
+
+
+def require_folder(folder: str | os.PathLike[str], what: str, way: str) -> Path:
+    """Make a folder unless it is there and see that files can be written to it, before the work that fills it.
+
+    Args:
+        what: that goes there, as the beginning of a sentence: "the patch store".
+        way: how to name another, as the end of one: "name another folder with --store_dir".
+
+    Raises:
+        FolderError: it is a file, or not to be written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise unwritable(folder, what, way, error) from error
+
+
+def unwritable(folder: str | os.PathLike[str], what: str, way: str, error: OSError) -> FolderError:
+    """What is said of a folder that refuses to be written to."""
+    reason = "there is a file of that name" if Path(folder).is_file() else error.strerror or error
+    return FolderError(f"{what} cannot be written to {folder} ({reason}); {way_out(error)}, or {way}")
+
+
 def way_out(error: OSError) -> str:
     """What a user does about a file that cannot be written, as part of a sentence."""
     if error.errno in NO_ROOM:

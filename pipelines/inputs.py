@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ from pipelines.cases import SPLITS
 from pipelines.cores import available_cores
 from pipelines.dataset_folder import load_dataset
 from pipelines.file_names import readable
+from pipelines.lost import may_be_an_image, reason_lost
 from pipelines.progress import Steps
+from transforms.dicom_headers import DICOM_ENDINGS
 from transforms.dicom_stack import checked_names
 from transforms.errors import ImageError
 from transforms.header import image_suffix
+from transforms.image_paths import bounded, check_path
+from transforms.walk import files_below, leads_nowhere
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +73,10 @@ def find_inputs(
     if split is not None and split not in SPLITS:
         raise InputError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
     path = Path(path)
+    try:
+        check_path(path)
+    except ImageError as error:
+        raise InputError(str(error)) from None
     if not path.exists():
         raise InputError(f"{path} does not exist; {_WHAT}")
     allow = allowed(allow)
@@ -138,18 +146,24 @@ def case_id(path: Path) -> str:
     """A case's name: its file's without ending, or its folder's."""
     # A link names its case itself: stores of large files link to names that are digests.
     name = readable(Path(os.path.abspath(path)).name)
-    if not path.is_file():
+    if path.is_dir():
         return name
     suffix = image_suffix(name) or next((s for s in (".dcm", ".dicom") if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)]
 
 
 def _folder(path: Path, series: str | int | None, output: Path | None) -> list[dict[str, Any]]:
-    skip = output.resolve() if output is not None else None
-    entries = [e for e in sorted(path.iterdir()) if not e.name.startswith(".") and e.resolve() != skip]
-    cases = [_case(e) for e in entries if e.is_file() and image_suffix(e)]
-    others = [e for e in entries if e.is_file() and not image_suffix(e) and e.name.upper() not in _SKIPPED]
+    skip = os.path.realpath(output) if output is not None else None
+    try:
+        entries = [e for e in sorted(path.iterdir()) if e.name[0] != "." and os.path.realpath(e) != skip]
+    except OSError as error:
+        raise InputError(f"{path} cannot be listed ({error.strerror}); {_WHAT}") from error
     folders = [e for e in entries if e.is_dir()]
+    files = [e for e in entries if e.is_file() or leads_nowhere(e)]
+    cases = [_lost(e) or _case(e) for e in files if image_suffix(e)]
+    others = [e for e in files if not image_suffix(e) and e.name.upper() not in _SKIPPED]
+    strange = [e for e in entries if image_suffix(e) and e not in files]
+    cases += [_case(e) | {"problem": why} for e in strange if (why := _unreadable(e))]
     # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
     if any(_is_dicom_file(e) for e in others) or (others and not cases and not folders):
         if cases:
@@ -158,7 +172,10 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
                 "of them, or put them into folders of their own"
             )
         return [_case(path)]
-    inside = {folder: list(_files(folder, skip)) for folder in folders}
+    cases += [lost for e in others if (lost := _lost(e)) is not None]
+    unlisted: list[OSError] = []
+    crowded: dict[Path, str] = {}
+    inside = {folder: _listed(folder, skip, unlisted, crowded) for folder in folders}
     slices = {folder: [f for f in files if _is_dicom_file(f)] for folder, files in inside.items()}
     shared = _sharing(slices)
     whole = [folder for folder in folders if slices[folder]]
@@ -173,10 +190,13 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     if series and not cases and len(whole) > 1 and _one_study(slices):
         return [_case(path)]  # the reader picks the series out of all that the study has
     images_here = bool(cases)
+    closed = {Path(error.filename): error for error in unlisted}
     exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
     for folder in folders:
         images = [file for file in inside[folder] if image_suffix(file)]
-        if folder in shared:
+        if folder in crowded:
+            cases.append(_case(folder) | {"problem": crowded[folder]})
+        elif folder in shared:
             others_of = sorted(other.name for other in shared[folder] if other != folder)
             cases.append(
                 _case(folder)
@@ -185,12 +205,17 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
                     "slices of one series into one folder"
                 }
             )
+        elif shut := next((at for at in closed if at == folder or folder in at.parents), None):
+            cases.append(_case(folder) | {"problem": f"{shut}: cannot be listed ({closed[shut].strerror})"})
+        elif not slices[folder] and not images and any(_lost(file) for file in inside[folder]):
+            cases.append(_case(folder))  # the reader says what is the matter
         elif exported and whole and not slices[folder] and not images:
             logger.info("%s: passed over, no DICOM slices", folder)
         elif slices[folder] or (not images and not images_here and inside[folder]):
             cases.append(_case(folder))
         elif len(images) == 1:
-            cases.append({"image": str(images[0]), "case": readable(folder.name)})
+            case = _lost(images[0]) or _case(images[0])
+            cases.append(case | {"case": readable(folder.name)})
         elif images:
             shown = ", ".join(str(image.relative_to(folder)) for image in images[:3])
             cases.append(
@@ -209,23 +234,40 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     return cases
 
 
+def _unreadable(path: Path) -> str:
+    """Why something that is there can be no image, "" where it may be one."""
+    try:
+        check_path(path)
+    except ImageError as error:
+        return str(error)
+    return ""
+
+
 def _case(path: Path) -> dict[str, Any]:
     return {"image": str(path), "case": case_id(path)}
 
 
-def _files(folder: Path, skip: Path | None) -> Iterator[Path]:
-    """All files below a folder, links followed, hidden ones and the folder `skip` left out."""
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen or (skip is not None and real == str(skip)):
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.upper() not in _SKIPPED:
-                yield Path(parent, name)
+def _lost(path: Path) -> dict[str, Any] | None:
+    """The case that fails of a file that ought to be an image; None for one that is a case, or none, as it stands."""
+    if may_be_an_image(path):
+        return _case(path) | {"problem": f"{path}: {reason_lost(path)}"}
+    if path.name.lower().endswith(DICOM_ENDINGS) and not _is_dicom_file(path):
+        return _case(path)  # empty or without a preamble: for the reader to judge
+    return None
+
+
+def _listed(folder: Path, skip: str | None, unlisted: list[OSError], crowded: dict[Path, str]) -> list[Path]:
+    """The files below a folder but for hidden ones, by name.
+
+    Why a folder in it cannot be listed goes into `unlisted`; why none is given, for they are too many for one case,
+    into `crowded`.
+    """
+    try:
+        found = sorted(bounded(files_below(folder, without=skip, onerror=unlisted.append), folder))
+    except ImageError as error:
+        crowded[folder] = str(error)
+        return []
+    return [file for file in found if file.name.upper() not in _SKIPPED]
 
 
 def _is_dicom_file(path: Path) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 from pipelines.cases import SPLITS, Case, DatasetError
 from pipelines.file_names import readable
+from pipelines.json_files import JsonError, read_json
+from pipelines.lost import may_be_an_image
 from transforms.header import SUFFIXES, image_suffix
 
 _GROUP_KEYS = ("patient", "group", "subject")
@@ -43,9 +45,9 @@ def from_json(path: Path, problems: list[str]) -> Source:
         return dict(pairs)
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(path, [f"not valid JSON ({error}); correct it there."]) from error
+        content = read_json(path, unique)
+    except JsonError as error:
+        raise DatasetError(path, [f"{error}; correct it there."]) from error
     if not isinstance(content, dict):
         raise DatasetError(path, ['must hold one JSON object with "labels" and "training".'])
     root = path.parent
@@ -83,7 +85,7 @@ def _parse_labels(labels: Any, problems: list[str]) -> dict[int, str] | None:
         return None
 
     def whole(value: Any) -> bool:
-        return not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value)) is not None
+        return not isinstance(value, bool) and re.fullmatch(r"-?\d{1,9}", str(value)) is not None
 
     if all(whole(key) for key in labels):
         pairs = [(int(key), value) for key, value in labels.items()]
@@ -169,10 +171,12 @@ def _listed_item(root: Path, split: str, what: str, entry: Any, problems: list[s
         paths[key] = root / value
     image, label = paths["image"], paths["label"]
     assert image is not None
-    if not image.exists():  # first edition of nnU-Net: the list leaves out the channel that the file name has
+    if not os.path.exists(
+        image
+    ):  # first edition of nnU-Net: the list leaves out the channel that the file name has
         suffix = image_suffix(image)
         channel = image.with_name(f"{image.name[: len(image.name) - len(suffix)]}_0000{suffix}")
-        if suffix and channel.exists():
+        if suffix and os.path.exists(channel):
             image = channel
     stated_id = next((entry[key] for key in _ID_KEYS if entry.get(key) not in (None, "")), None)
     identity = str(stated_id) if stated_id is not None else _case_id(image, label)
@@ -212,7 +216,7 @@ def _case_id(image: Path, label: Path | None) -> str:
 def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Path]:
     """List images of a folder by name; hidden files (macOS leaves ``._`` twins in archives) are no images.
 
-    Among labels also single DICOM files, each a SEG or RTSTRUCT.
+    Among labels also single DICOM files, each a SEG or RTSTRUCT. A link to nothing may be any of these.
     """
     found = []
     with os.scandir(folder) as entries:
@@ -222,7 +226,7 @@ def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Pat
             wanted = entry.name.endswith(ending) if ending else image_suffix(entry.name) != ""
             if labels and ending is None and entry.name.lower().endswith(".dcm"):
                 wanted = True
-            if wanted or (ending in (None, "") and entry.is_dir()):
+            if wanted or (ending in (None, "") and (os.path.isdir(entry) or may_be_an_image(entry.path))):
                 found.append(folder / entry.name)
     return sorted(found)
 

@@ -66,6 +66,15 @@ class Lock:
             Lock._held.add(self._name)
             return True
 
+    def is_current(self) -> bool:
+        """Whether the file that is locked still is the one of that name, and nobody removed it meanwhile."""
+        if self._handle is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
     def note(self) -> bytes:
         """What its holders have written into the file; nothing where this process does not hold it."""
         if self._handle is None:

@@ -22,7 +22,7 @@ from pipelines.checkpoints import BEST, TrainedModel
 from pipelines.cores import use_cores
 from pipelines.engines import SegEvaluator
 from pipelines.memory_format import place
-from pipelines.packaging import assemble, bundle_files, copy_code, copy_model
+from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.precision import AUTO
 from pipelines.preprocess import Prepared
 from pipelines.sliding_window import SlidingWindow
@@ -79,7 +79,7 @@ def write_model(
     if source is not None and None not in bundle_files(source).values():
         assemble(source, root, models, executed)
     else:
-        TrainedModel(models / BEST)
+        TrainedModel(models / BEST, trusted_by(executed))
         root.mkdir(parents=True)
         copy_code(root)
         copy_model(models, root)

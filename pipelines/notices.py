@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def warnings_of(*sources: str) -> Iterator[list[str]]:
-    """Keep the warnings that these loggers and those below them get meanwhile, each text once."""
+def warnings_of(*sources: str, this_thread: bool = False) -> Iterator[list[str]]:
+    """Keep the warnings that these loggers and those below them get meanwhile, each text once.
+
+    Args:
+        this_thread: only those of the thread that asks, where others work on other cases.
+    """
     found: list[str] = []
+    asking = threading.get_ident()
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
-            if text not in found:
+            if text not in found and (not this_thread or record.thread == asking):
                 found.append(text)
 
     handler = Keep(logging.WARNING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -17,15 +18,18 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
-from pipelines.files import replacing, way_out
+from pipelines.files import FolderError, replacing, require_folder, way_out
 from pipelines.inputs import InputError, is_dicom, named
+from pipelines.json_files import JsonError, read_json
 from pipelines.metrics import summarise, with_nan, write_csv, write_json
 from pipelines.patches import reading
 from pipelines.volumes import write_volumes
 from transforms.errors import ImageError
 from transforms.header import PICTURE_SUFFIXES, image_suffix
+from transforms.image_paths import MOST_FILES
 from transforms.placing import put_in_place
 from transforms.readers import read_image
+from transforms.walk import files_below
 from transforms.writers import write_label
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
@@ -114,8 +118,8 @@ class Outputs:
                         f"the case '{case['case']}' would write {name}, and so would "
                         f"{other if other.startswith('the ') else f'the case {other!r}'}; rename it"
                     )
-            image = Path(case["image"]).resolve()
-            if any((self.folder / name).resolve() == image for name in self.names(case)):
+            image = os.path.realpath(case["image"])
+            if any(os.path.realpath(self.folder / name) == image for name in self.names(case)):
                 raise InputError(
                     f"the result would replace the image {case['image']}; choose another --output"
                 )
@@ -125,11 +129,10 @@ class Outputs:
         if not overwrite and self.folder.is_dir():
             self._require_own_files(cases, reports)
         try:
-            (self.folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"results cannot be written to {self.folder} ({error.strerror}); choose another --output"
-            ) from error
+            require_folder(self.folder, "the results", "choose another --output")
+            require_folder(self.folder / UNFINISHED, "the results", "choose another --output")
+        except FolderError as error:
+            raise InputError(str(error)) from error
         return reports
 
     def _require_own_files(
@@ -317,8 +320,8 @@ def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
 def read_report(path: Path) -> dict[str, Any] | None:
     """The report of a case; None where the file is missing or something else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        report = read_json(path)
+    except (OSError, JsonError):
         return None
     return report if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION else None
 
@@ -338,15 +341,11 @@ def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[st
     path = Path(os.path.abspath(path))
     rows: list[tuple[str, int, int]] = []
     if path.is_dir():
-        skip = os.path.realpath(without) if without is not None else ""
-        seen: set[str] = set()
-        for parent, folders, names in os.walk(path, followlinks=True):
-            real = os.path.realpath(parent)
-            if real == skip or real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            rows += [_row(Path(parent, name), path) for name in names]
+        unlisted: list[OSError] = []
+        files = files_below(path, hidden=True, without=without, onerror=unlisted.append)
+        # Of more files no image can be made: reading it says so.
+        rows += [_row(file, path) for file in itertools.islice(files, MOST_FILES)]
+        rows += [(f"{error.filename}: {error.strerror}", -1, 0) for error in unlisted]
     else:
         rows.append(_row(path, path.parent))
     digest = hashlib.sha256(json.dumps(sorted(rows)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoints import BEST, CARD, TrainedModel
+from pipelines.checkpoints import BEST, CARD, CheckpointError, TrainedModel
+from pipelines.files import FolderError, require_folder
 from pipelines.passwords import hidden
 from pipelines.terminal import take_every_character
 from transforms.placing import put_in_place
@@ -45,9 +46,10 @@ def package(source: Path, target: Path, models: Path | None = None) -> Path:
     Raises:
         PackagingError: a file is missing, or MONAI's verifiers refuse the result.
         CheckpointError: there is no trained model, or a damaged one.
+        FolderError: nothing can be written to `target`.
     """
     models = models or source / "models"
-    target.mkdir(parents=True, exist_ok=True)
+    require_folder(target, "the package", "choose another --output")
     with tempfile.TemporaryDirectory(dir=target) as folder:
         root = Path(folder) / source.name
         assemble(source, root, models)
@@ -75,7 +77,7 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
     missing = [name for name, path in files.items() if path is None]
     if missing:
         raise PackagingError(f"{source} lacks {', '.join(missing)}, so it is not a bundle")
-    trained = TrainedModel(models / BEST)
+    trained = TrainedModel(models / BEST, trusted_by(executed))
     (root / "configs").mkdir(parents=True)
     (root / "docs").mkdir()
     for name in CONFIGS:
@@ -100,6 +102,11 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
     copy_code(root)
     copy_model(models, root)
     return root
+
+
+def trusted_by(executed: Mapping[str, Any] | None) -> list[str]:
+    """The network that a config names, which whoever runs the config trusts."""
+    return [] if executed is None else [str(executed.get("network_def", {}).get("_target_"))]
 
 
 def bundle_files(source: Path) -> dict[str, Path | None]:
@@ -176,8 +183,11 @@ def main() -> None:
     names = arguments.names or [path.name for path in folders if (path / "models" / BEST).is_file()]
     if not names:
         sys.exit("error: no bundle has a trained model yet; run make train first")
-    for name in names:
-        print(package(REPOSITORY / "bundles" / name, arguments.output))
+    try:
+        for name in names:
+            print(package(REPOSITORY / "bundles" / name, arguments.output))
+    except (PackagingError, CheckpointError, FolderError) as error:
+        sys.exit(f"error: {hidden(str(error))}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +12,9 @@ import numpy as np
 
 from pipelines.file_names import readable
 from pipelines.inputs import InputError, find_inputs
+from pipelines.json_files import JsonError, read_json
+from pipelines.lost import may_be_an_image
 from transforms.dicom_labels import dicom_label_names
-from transforms.errors import ImageError
 from transforms.header import SUFFIXES, image_suffix
 from transforms.readers import is_dicom_label, read_label
 
@@ -92,7 +92,8 @@ def segmentations(folder: Path) -> dict[str, Path]:
         if entry.is_dir():
             inside = _only_segmentation(entry)
         else:
-            inside = entry if image_suffix(entry) or entry.name.lower().endswith(_DICOM_ENDINGS) else None
+            named = image_suffix(entry) or entry.name.lower().endswith(_DICOM_ENDINGS)
+            inside = entry if named or may_be_an_image(entry) else None
         if inside is None:
             continue
         name = _name(entry)
@@ -101,7 +102,9 @@ def segmentations(folder: Path) -> dict[str, Path]:
             raise InputError(f"{other} and {inside} are both called '{name}'; leave one of them there")
         if other is None or _is_dicom(other):
             found[name] = inside
-    companions = [name for name in found if any(name == f"{n}{c}" for n in found for c in _COMPANIONS)]
+    companions = [
+        name for name in found if any(name.endswith(c) and name.removesuffix(c) in found for c in _COMPANIONS)
+    ]
     for name in companions:
         del found[name]
     if not found or (set(found) <= {"imagesTr", "labelsTr", "imagesTs", "labelsTs"}):
@@ -124,8 +127,8 @@ def read_labels(path: Path) -> dict[int, str]:
         InputError: there are none that are certain.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except (OSError, JsonError) as error:
         raise InputError(
             f"{path} cannot be read as JSON ({error}); give a dataset.json or labels.json"
         ) from error
@@ -140,7 +143,7 @@ def read_labels(path: Path) -> dict[int, str]:
         )
 
     def number(value: Any) -> bool:
-        return not isinstance(value, bool) and re.fullmatch(r"\d+", str(value)) is not None
+        return not isinstance(value, bool) and re.fullmatch(r"\d{1,9}", str(value)) is not None
 
     if all(map(number, labels)):
         pairs = [(int(value), str(name)) for value, name in labels.items()]
@@ -191,7 +194,7 @@ def labels_of(
         for path in (pair.prediction, pair.reference):
             try:
                 values |= {int(value) for value in np.unique(read_label(path).numpy())}
-            except (ImageError, OSError):  # said when the case is evaluated
+            except Exception:  # whatever is wrong with a file is said when its case is evaluated
                 continue
     if not {value for value in values if value > 0}:
         raise InputError("all label maps are empty, so the classes are unknown; name them with --labels")
@@ -201,7 +204,7 @@ def labels_of(
 def _names(path: Path) -> list[str]:
     try:
         return list(dicom_label_names(path).values())
-    except (ImageError, OSError):  # said when the case is evaluated
+    except Exception:  # as above
         return []
 
 
@@ -218,9 +221,8 @@ def _is_dicom(path: Path) -> bool:
 
 def _only_segmentation(folder: Path) -> Path | None:
     """The one image file in a case's folder, or the folder itself where it holds DICOM."""
-    files = [
-        entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith(".")
-    ]
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    files = [entry for entry in entries if entry.is_file() or may_be_an_image(entry)]
     images = [entry for entry in files if image_suffix(entry)]
     if len(images) == 1:
         return images[0]

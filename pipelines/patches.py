@@ -43,10 +43,11 @@ import torch
 
 from pipelines.cores import available_cores
 from pipelines.file_names import is_device
-from pipelines.files import NO_ROOM, sha256_of, sync_folder
+from pipelines.files import NO_ROOM, FolderError, require_folder, sha256_of, sync_folder, unwritable
 from pipelines.locks import waiting_for
 from pipelines.progress import Steps
 from transforms.placing import put_in_place
+from transforms.walk import files_below
 
 __all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
 
@@ -62,6 +63,7 @@ BLOCKS = {3: (32, 32, 8), 2: (64, 64)}
 reads axial slices without unpacking 31 neighbours, at no cost to 3D patches (docs/patches.md)."""
 
 _TEMPORARY = ".tmp-"
+_ANOTHER = "name another folder with --store_dir"
 _MOST_ON_WINDOWS = 61
 """Processes that a `ProcessPoolExecutor` can have there."""
 _SIDECARS = {
@@ -205,7 +207,7 @@ class PatchStore:
     Raises
     ------
     StoreError
-        If a file does not exist (every one is listed).
+        If a file does not exist (every one is listed), or `root` is one.
     """
 
     def __init__(
@@ -283,19 +285,24 @@ class PatchStore:
         ------
         StoreError
             After everything buildable was built: one error that lists each broken case and its reason. At
-            once when the disk is full.
+            once when the disk is full or the store cannot be written to.
         """
         if self._missing:
             if self._data is None:
                 raise RuntimeError("a store that was sent to a worker process can read but not build")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _build_lock(self.folder):
-                self._remove_leftovers()
-                self._scan()
-                try:
-                    self._build_missing()
-                finally:
-                    self._remove_superseded()
+            try:
+                require_folder(self.folder, "the patch store", _ANOTHER)
+                with _build_lock(self.folder):
+                    self._remove_leftovers()
+                    self._scan()
+                    try:
+                        self._build_missing()
+                    finally:
+                        self._remove_superseded()
+            except FolderError as error:
+                raise StoreError(str(error)) from error
+            except OSError as error:
+                raise StoreError(str(unwritable(self.folder, "the patch store", _ANOTHER, error))) from error
             with contextlib.suppress(OSError):
                 (self.folder / "parameters.json").write_text(
                     json.dumps(self.parameters, indent=1), encoding="utf-8"
@@ -310,6 +317,9 @@ class PatchStore:
             present = set(os.listdir(self.folder))
         except FileNotFoundError:
             present = set()
+        except OSError as error:
+            place = self.root if self.root.is_file() else self.folder
+            raise StoreError(str(unwritable(place, "the patch store", _ANOTHER, error))) from error
         entries: list[str] = []
         missing: list[_Source] = []
         broken: list[str] = []
@@ -631,7 +641,8 @@ def _state(path: str, case: str) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    return sorted(os.path.join(top, name) for top, _, names in os.walk(folder) for name in names)
+    """What a folder's digests cover: the files that are read of it, and hidden ones."""
+    return sorted(str(path) for path in files_below(folder, hidden=True, dangling=False))
 
 
 def _content_digest(path: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import signal
@@ -14,6 +12,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -24,14 +23,24 @@ from tqdm import tqdm
 
 from pipelines.ahead import ahead
 from pipelines.checkpoints import TrainedModel
+from pipelines.claims import Claims
 from pipelines.config import ExecutedConfig, user_error
 from pipelines.distributed import ranks
 from pipelines.engines import SegEvaluator
 from pipelines.metrics import table, without_nan
 from pipelines.notices import warnings_of
-from pipelines.outputs import OutputError, Outputs, fingerprint, is_done, read_report, read_reports
+from pipelines.outputs import (
+    UNFINISHED,
+    OutputError,
+    Outputs,
+    fingerprint,
+    is_done,
+    read_report,
+    read_reports,
+)
 from pipelines.patches import reading
-from pipelines.postprocess import Postprocess, parameters
+from pipelines.postprocess import Postprocess
+from pipelines.prediction_settings import settings_of
 from pipelines.progress import Steps
 from pipelines.provenance import versions
 from pipelines.volumes import measure
@@ -40,15 +49,13 @@ from transforms.intensity import CTWindow
 
 logger = logging.getLogger(__name__)
 
-# What may change without changing a result, or is compared on its own.
-_NO_SETTINGS = (
-    *("input", "dataset_dir", "output", "split", "overwrite", "model", "trained", "bundle_root", "workflow"),
-    *("formats", "probabilities", "preview", "device", "num_workers", "sw_batch_size", "imports", "dataset"),
-)
-
 
 class PredictionError(ValueError):
     """Some cases of an input failed; the message names them all."""
+
+
+class TakenError(Exception):
+    """Another prediction into the same folder is doing a case right now."""
 
 
 class Loaded(NamedTuple):
@@ -66,7 +73,8 @@ class Prediction:
     Each case becomes `<output>/<case>.nii.gz` (a PNG for a 2D picture) with a report `<case>.json`; beside them
     lie `labels.json` (names of the classes), `volumes.csv`, and `metrics.csv` and `metrics.json` where labels are
     given. A case that fails does not stop the others. A case whose report says that it is done, with the same
-    input, model and settings, is left as it is. Under torchrun the processes share the cases out.
+    input, model and settings, is left as it is. Under torchrun the processes share the cases out, and so do
+    predictions into one folder that run at the same time, whoever started them.
 
     Args:
         evaluator: its network, inferer and preprocessing do the work; its data loader gives the dataset.
@@ -102,10 +110,12 @@ class Prediction:
         self.postprocess.require_names(self.outputs.labels)
         models = list(model) if isinstance(model, Sequence) else [model]
         self.models = [digest for m in models for digest in m.card.get("members", [m.card["sha256"]])]
-        self.settings = _settings(evaluator, self.postprocess, config)
+        self.settings = settings_of(evaluator, self.postprocess, config)
         self.run_id = ""
         self.read_ahead = evaluator.state.device.type == "cuda" if read_ahead is None else read_ahead
         self.dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
+        self.claims = Claims(self.outputs.folder / UNFINISHED / "claims")
+        self._seen: dict[str, str] = {}
 
     def run(self) -> list[Path]:
         """Predict; returns the label maps written by this process (of other formats, the first).
@@ -124,8 +134,23 @@ class Prediction:
                 loads = ahead(self._load, mine, self.read_ahead)
                 # A line for each case is printed anyway, by every process; of the progress only the first speaks.
                 with Steps(len(mine), "case", quiet=here.rank != 0) as steps:
+                    elsewhere: list[int] = []
                     for index, load in loads:
-                        records.append(self._case(cases[index], load))
+                        try:
+                            records.append(self._claimed(index, load))
+                        except TakenError:
+                            elsewhere.append(index)
+                            continue
+                        _say(records[-1])
+                        steps.step()
+                    if elsewhere:
+                        tqdm.write(
+                            f"{len(elsewhere)} cases are done by another prediction into this folder; waiting"
+                        )
+                    for index in elsewhere:
+                        # It may have died or failed: then the case is done here.
+                        self.claims.wait(cases[index]["case"])
+                        records.append(self._claimed(index, partial(self._load, index)))
                         _say(records[-1])
                         steps.step()
                 waits = f"waiting for the cases of the other {here.world - 1} processes"
@@ -148,12 +173,13 @@ class Prediction:
     def _plan(self, cases: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
         """Indices of the cases to do, and names of those that are done."""
         reports = self.outputs.require_room(cases, self.overwrite)
+        self._seen = {name: str(report.get("run")) for name, report in reports.items()}
         todo, done = [], []
         with Steps(len(cases), "case", "looking for results of", leave=False, delay=2.0) as steps:
             for index, case in enumerate(cases):
                 report = reports.get(case["case"])
                 names = self.outputs.names(case)
-                kept = report is not None and not self.overwrite
+                kept = report is not None and report["status"] == "done" and not self.overwrite
                 if kept and is_done(report, self._wanted(case), self.outputs.folder, names):
                     done.append(case["case"])
                 else:
@@ -172,9 +198,15 @@ class Prediction:
         }
 
     def _load(self, index: int) -> Loaded:
-        """Read and prepare a case."""
+        """Read and prepare a case.
+
+        Raises:
+            TakenError: another prediction is doing it.
+        """
         started = time.perf_counter()
         case = self.dataset.data[index]
+        if not self.claims.take(case["case"]):
+            raise TakenError(case["case"])
         with warnings_of("transforms", "pipelines") as notices:
             problem = case.get("problem") or self.outputs.refusal(case)
             if problem:
@@ -182,6 +214,37 @@ class Prediction:
             wanted = self._wanted(case)
             item = self.dataset[index]
         return Loaded(item, wanted, notices, time.perf_counter() - started)
+
+    def _claimed(self, index: int, load: Callable[[], Loaded]) -> dict[str, Any]:
+        """The report of one case, which this process claims meanwhile.
+
+        Raises:
+            TakenError: another prediction is doing it.
+        """
+        case = self.dataset.data[index]
+        try:
+            if not self.claims.take(case["case"]):
+                raise TakenError(case["case"])
+            return self._done_meanwhile(case) or self._case(case, load)
+        finally:
+            self.claims.release(case["case"])
+
+    def _done_meanwhile(self, case: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The report of a case that another prediction has finished since this one began; None where none has."""
+        report = read_report(self.outputs.folder / f"{case['case']}.json")
+        if report is None or report["status"] != "done" or report.get("run") == self._seen.get(case["case"]):
+            return None
+        try:
+            same = is_done(report, self._wanted(case), self.outputs.folder, self.outputs.names(case))
+        except (ImageError, OSError):  # said when it is read
+            return None
+        if same:
+            return {**report, "written": str(self.outputs.folder / next(iter(report["outputs"]), ""))}
+        problem = (
+            f"{case['image']}: another prediction with other settings writes to {self.outputs.folder} at the same time;"
+            " choose another --output"
+        )
+        return {**report, "status": "failed", "error": problem, "written": ""}
 
     def _case(self, case: Mapping[str, Any], load: Callable[[], Loaded]) -> dict[str, Any]:
         """Predict one case; returns its report, of a failed one too."""
@@ -204,6 +267,8 @@ class Prediction:
             report |= {"status": "done", "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             whole = self.outputs.write(case, labels, probabilities, report)
             return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
+        except TakenError:
+            raise
         except Exception as error:  # whatever is wrong with one case must not cost the others
             known = user_error(error)
             report |= {
@@ -262,7 +327,8 @@ class Prediction:
             records = [report for report in found if report.get("run") == self.run_id]
         summary, unwritten = None, ""
         try:
-            summary = self.outputs.summarise()
+            with self.claims.held("-summary"):
+                summary = self.outputs.summarise()
         except OutputError as error:
             unwritten = f"tables over all cases: {error}"
         self.outputs.tidy()
@@ -287,32 +353,6 @@ class Prediction:
             f"  {case}: not done, because its process ended; run the same command again" for case in missing
         ]
         return "\n".join([*lines, *([f"  {unwritten}"] if unwritten else [])])
-
-
-def _settings(
-    evaluator: SegEvaluator, postprocess: Postprocess, config: ExecutedConfig | None
-) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        # As it was asked for: "auto" goes on with a cohort on another machine.
-        "precision": evaluator.asked_precision,
-        "preprocessing": evaluator.preprocess.parameters(),
-        "postprocessing": parameters(postprocess),
-    }
-    if config is not None:
-        knobs = {key: value for key, value in config.knobs().items() if key not in _NO_SETTINGS}
-        written = {key: value for key, value in config.raw.items() if key not in _NO_SETTINGS}
-        text = json.dumps(_canonical(written), sort_keys=True, default=str)
-        settings = {**knobs, **settings, "config": hashlib.sha256(text.encode()).hexdigest()}
-    return json.loads(json.dumps(_canonical(settings), default=str))
-
-
-def _canonical(value: Any) -> Any:
-    """Equal settings in equal spelling: 0 and 0.0, lists and tuples."""
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @contextlib.contextmanager

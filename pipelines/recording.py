@@ -27,6 +27,7 @@ from pipelines.handlers import earlier_losses, mean_loss
 from pipelines.metric_names import metric_names
 from pipelines.metrics import results, summarise
 from pipelines.mlflow_model import write_model
+from pipelines.model_card import read_card
 from pipelines.passwords import hidden
 from pipelines.precision import AUTO, choose_precision
 from pipelines.provenance import code_version, environment, invocation, uncommitted
@@ -127,7 +128,9 @@ class Record:
         self._validation.attach(self.evaluator)
         # Each rank validates cases of its own, and rank 0 alone has the run.
         if any(of_all_ranks(tracked)):
-            drawn = sorted(case.id for case in self.data.validation)[:MOST_PICTURES]
+            # Who asks for no pictures, for whatever reason, gets none of the best validation either.
+            most = MOST_PICTURES if self.shown else 0
+            drawn = sorted(case.id for case in self.data.validation)[:most]
             self._snapshots = Snapshots(drawn, self.data.labels, self.evaluator.preprocess)
             self._snapshots.attach(self.evaluator)
 
@@ -263,7 +266,7 @@ class Record:
             return
         if (folder / LAST).is_file():
             self.tracking.artifact(folder / LAST, "checkpoint")
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = read_card(folder / CARD)
         if "validation" in card:
             # A training that went on after its best validation has no more of it than the model's card.
             best = self._best or {"classes": self.data.class_names[1:], "cases": card["validation"]}

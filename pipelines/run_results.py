@@ -154,7 +154,7 @@ def _content(finder: RunFinder, run: Run) -> dict[str, Any] | None:
                 [str(case["case"]) for case in content["cases"]],
                 _values(content["cases"], content["classes"]),
             )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{FILE} of the run {described(run)} is damaged ({error}); evaluate it again"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -15,13 +16,14 @@ from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.agreement import agreed
 from pipelines.cases import Dataset
-from pipelines.checkpoints import BEST, LAST, Checkpoints, plain_network
+from pipelines.checkpoints import BEST, CARD, LAST, CheckpointError, Checkpoints, plain_network, require_whole
 from pipelines.config import ExecutedConfig
 from pipelines.dataset import PatchSampler
 from pipelines.distributed import from_first, is_distributed, of_all_ranks, together
 from pipelines.engines import SegEvaluator, SegTrainer
 from pipelines.failures import failing_together
 from pipelines.handlers import earlier_losses
+from pipelines.model_card import CardError, checked
 from pipelines.preprocess import Preprocess
 from pipelines.ranks import rank, world_size
 from pipelines.recording import Record
@@ -72,6 +74,7 @@ class Training:
     Raises:
         ResumeError: a knob has no meaning, or, from `run`, the training in the folder is another one.
         StoppingError: early stopping cannot work like this.
+        CheckpointError: the model would be refused when it is opened, see `pipelines.model_card`.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Training:
         self._parts: list[Any] = []
         self._random: Mapping[str, Any] | None = None
         self._ranks: list[Any] | None = None
+        self._require_openable()
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
@@ -157,6 +161,9 @@ class Training:
         self.record.begin(self.trainer, self._run_to_go_on_with(state if continues else None), self.work)
         if self._first and not continues:
             self.checkpoints.starts.begin(self.work, self.tracking.run_id)
+        if self._first:
+            # Once more, for MLflow alone knew what the experiment of MLFLOW_EXPERIMENT_ID is called.
+            self._require_openable()
         # Not before: a start that MLflow refuses leaves everything as it was.
         if state is None and self._first:
             moved = self.checkpoints.set_aside()
@@ -179,7 +186,7 @@ class Training:
         """Whether this very training is done, and its process was killed before it could end."""
         if self.mode == NEW or not self.checkpoints.starts.was_finished():
             return False
-        state, epochs = self.checkpoints.latest(), self.trainer.state.max_epochs or 0
+        state, epochs = self._latest(), self.trainer.state.max_epochs or 0
         return (
             state is not None
             and state["finished"]
@@ -200,9 +207,16 @@ class Training:
         self.checkpoints.starts.told()
         return summary
 
+    def _latest(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint, with all that is needed to go on, or what little an older version left."""
+        state = self.checkpoints.latest()
+        if state is not None and "format" in state:
+            require_whole(state, self.checkpoints.folder)
+        return state
+
     def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
         """The state to go on from, None to begin anew, and whether its best model is there."""
-        state = self.checkpoints.latest() if self.mode != NEW else None
+        state = self._latest() if self.mode != NEW else None
         epochs = self.trainer.state.max_epochs or 0
         stops = lambda s: self._has_to_stop(s["history"])  # noqa: E731
         if not goes_on(state, self.work, epochs, self.mode, stops, self.checkpoints.folder):
@@ -213,7 +227,7 @@ class Training:
         trainer, folder = self.trainer, self.checkpoints.folder
         try:
             restore_trainer(trainer, state, settings=not changed)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ResumeError(
                 f"the checkpoint in {folder} does not fit the network or the optimiser of this config ({reason}); "
@@ -397,6 +411,17 @@ class Training:
             return None
         dice = float(self.evaluator.state.metrics["val_mean_dice"])
         return None if math.isnan(dice) else dice
+
+    def _require_openable(self) -> None:
+        """Raise CheckpointError, before days of training, where `TrainedModel` would refuse what they end in."""
+        card = {**self._card(0), "sha256": "0" * 64}
+        try:
+            checked(json.loads(json.dumps(card)))
+        except (CardError, TypeError) as error:
+            raise CheckpointError(
+                f"the model of this training could not be opened again: in its {CARD}, {error}; give the config such "
+                "values as docs/security.md names"
+            ) from error
 
     def _card(self, epoch: int) -> dict[str, Any]:
         card: dict[str, Any] = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import BEST, CARD
 from pipelines.metrics import summarise, table
+from pipelines.model_card import read_card
 from pipelines.passwords import hidden
 from pipelines.preparation import DEMO
 from pipelines.provenance import invocation
@@ -25,8 +25,11 @@ def results(
         classes: names of the foreground classes.
         knobs: of the config of the training.
         uri: where its run is.
+
+    Raises:
+        CardError: `model.json` describes no model.
     """
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    card = read_card(folder / CARD)
     summary: dict[str, Any] = {}
     lines = [""]
     if "validation" in card:

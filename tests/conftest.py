@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Networks of the tests; what they start has them from the environment too.
+os.environ["SEGBUNDLES_NETWORKS"] = "tests.pipelines.small.Tiny,tests.pipelines.tiny_model.Halting"
+
 # A slow machine finds no errors that a fast one does not: no example has a time limit. Fixtures that examples share
 # hold what they only read, or folders in which every example writes anew.
 settings.register_profile(

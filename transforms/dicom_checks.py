@@ -19,6 +19,9 @@ PIXEL_SPACING_TOLERANCE = 1e-4
 UNIT_TOLERANCE = 1e-3
 """How far direction cosines may be from unit length and from a right angle (they are rounded decimals)."""
 
+LARGEST_HU = 1e12
+"""Far beyond what 32 stored bits and any slope of a scanner make, and far from where float32 ends."""
+
 _ENHANCED = CT_CLASSES - {CTImageStorage}
 _NUMBERS = {
     "ImageOrientationPatient": 6,
@@ -89,6 +92,7 @@ def _check_values(frame: Frame) -> None:
         )
     if float(frame.numbers("RescaleSlope")[0]) == 0:
         raise ImageError(f"{frame.place}: RescaleSlope is 0, so all values are lost. {EXPORT}")
+    _check_range(frame)
     kind = frame.text("RescaleType").upper()
     if kind not in ("", "HU", "US"):
         raise ImageError(
@@ -99,6 +103,18 @@ def _check_values(frame: Frame) -> None:
         raise ImageError(
             f"{frame.place}: PhotometricInterpretation is {photometric or 'missing'}, a CT image is MONOCHROME2 (PS3.3"
             " C.8.2.1); whether its values are inverted or colours is uncertain. Use the original series."
+        )
+
+
+def _check_range(frame: Frame) -> None:
+    """Refuse a modality LUT that makes of all stored values one and the same, or numbers that are no HU of anything."""
+    slope, intercept = float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0])
+    span = abs(slope) * 2.0 ** min(frame.integer("BitsStored"), 64)
+    if not span + abs(intercept) <= LARGEST_HU or span < 1:
+        raise ImageError(
+            f"{frame.place}: RescaleSlope {frame.text('RescaleSlope')} and RescaleIntercept"
+            f" {frame.text('RescaleIntercept')} make values of {span:.3g} HU from end to end around {intercept:.3g} HU, which"
+            f" no CT has. {EXPORT}"
         )
 
 

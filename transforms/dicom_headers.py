@@ -11,7 +11,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ from pydicom.uid import (
 )
 
 from transforms.errors import ImageError
+from transforms.image_paths import bounded, check_path
+from transforms.walk import files_below, leads_nowhere
 
 __all__ = ["CT_CLASSES", "EXPORT", "Frame", "is_dicom", "open_file", "parallel", "scan_files"]
 
@@ -211,9 +213,10 @@ def scan_files(path: Path) -> list[Frame]:
     ImageError
         For a file that is DICOM, or named so, and whose header cannot be parsed: it may be a slice of the series.
     """
+    check_path(path)
     if not path.exists():
         raise ImageError(f"{path}: no such folder.")
-    files = [path] if path.is_file() else sorted(_files_below(path, set()))
+    files = [path] if path.is_file() else _files_below(path)
     found = parallel(_frames_of, files)
     _warn_of_blank(files, found)
     return [frame for frames in found for frame in frames]
@@ -242,7 +245,7 @@ def _ending(path: Path) -> str:
 
 
 def _is_blank(path: Path) -> bool:
-    if _leads_nowhere(path):
+    if leads_nowhere(path):
         return True
     with path.open("rb") as stream:
         return not any(stream.read(4096))
@@ -278,27 +281,12 @@ def open_file(path: Path) -> BinaryIO:
     return stream
 
 
-def _files_below(folder: Path, above: set[str]) -> Iterator[Path]:
-    """Walk as os.walk does, but through linked folders too, which data managers use; a circle of links ends."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
+def _files_below(folder: Path) -> list[Path]:
     try:
-        entries = list(os.scandir(folder))
+        files = sorted(bounded(files_below(folder), folder))
     except OSError as error:
-        raise ImageError(f"{folder}: cannot be listed ({error.strerror}).") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _files_below(Path(entry.path), above | {real})
-        elif (entry.is_file() or _leads_nowhere(entry)) and entry.name.upper() != "DICOMDIR":
-            yield Path(entry.path)
-
-
-def _leads_nowhere(entry: os.DirEntry | Path) -> bool:
-    """Whether it is a link whose target is missing: stores of large files have such links for what is not fetched."""
-    return entry.is_symlink() and not os.path.exists(entry)
+        raise ImageError(f"{error.filename}: cannot be listed ({error.strerror}).") from error
+    return [file for file in files if file.name.upper() != "DICOMDIR"]
 
 
 def _starts_bare(start: bytes) -> bool:
@@ -307,7 +295,7 @@ def _starts_bare(start: bytes) -> bool:
 
 
 def _frames_of(path: Path) -> list[Frame]:
-    if _leads_nowhere(path):
+    if leads_nowhere(path):
         if not path.name.lower().endswith(DICOM_ENDINGS):
             return []
         raise ImageError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,9 @@ from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 from transforms.dicom_rtstruct import read_rtstruct, rtstruct_names
 from transforms.dicom_seg import read_seg, seg_names
 from transforms.errors import ImageError
+from transforms.image_paths import bounded, check_path
 from transforms.label_names import match_names
+from transforms.walk import files_below
 
 __all__ = ["check_dicom_label", "dicom_label_names", "find_dicom_label", "read_dicom_label"]
 
@@ -43,10 +44,11 @@ def find_dicom_label(path: str | Path) -> Path:
         If there is none, or more than one.
     """
     path = Path(path)
+    check_path(path)
     if not path.exists():
         raise ImageError(f"{path}: no such file or folder.")
     if path.is_dir():
-        found = [file for file in _files(path) if _kind(file)]
+        found = [file for file in bounded(files_below(path), path) if _kind(file)]
         if not found:
             raise ImageError(
                 f"{path}: no DICOM SEG or RTSTRUCT in this folder; give the file or folder of the label map."
@@ -152,20 +154,6 @@ def _naming(path: Path) -> Iterator[None]:
         raise _damaged(path, error) from error
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Walk through linked folders too, which data managers use; a circle of links ends."""
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
-        if real in seen:
-            continue
-        seen.add(real)
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(parent, name)
-
-
 def _sop_class(path: Path) -> str | None:
     """Return MediaStorageSOPClassUID of a DICOM file, None for any other."""
     with _naming(path):
@@ -266,7 +254,7 @@ def _stated_frames(path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapp
 
 def _image_headers(label: Path, image: Path) -> Iterator[pydicom.Dataset]:
     """Read identities of the DICOM images in a folder; nothing for an image of another format."""
-    for file in _files(image) if image.is_dir() else [image]:
+    for file in bounded(files_below(image), image) if image.is_dir() else [image]:
         if file != label and file.is_file() and _sop_class(file) and not _kind(file):
             with _naming(file):
                 header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))

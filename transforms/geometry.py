@@ -9,6 +9,7 @@ most half a voxel over the whole extent; `Geometry.prepared_affine` says the tru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,6 +24,10 @@ Box = tuple[tuple[int, int], ...]
 
 SHEAR_TOLERANCE = 0.5
 """A grid whose voxels all lie this close (in voxels) to those of a right-angled grid counts as right-angled."""
+
+
+LARGEST_GRID = 1 << 30
+"""Voxels of a resampled image that are always possible; more only where the file has nearly as many."""
 
 
 class GeometryError(ValueError):
@@ -201,7 +206,8 @@ def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None
     """The same field of view at (about) `spacing` millimetres; None keeps an axis as it is.
 
     Raises:
-        GeometryError: `spacing` is not positive or has another number of axes than the image.
+        GeometryError: `spacing` is not positive, has another number of axes than the image, or would make a grid of
+            more than `LARGEST_GRID` voxels and 16 times those of the image.
     """
     dims = geometry.spatial_dims
     wanted = [spacing] * dims if spacing is None or isinstance(spacing, (int, float)) else list(spacing)
@@ -209,10 +215,18 @@ def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None
         raise GeometryError(f"spacing {wanted} has {len(wanted)} numbers for an image of {dims} axes")
     if any(value is not None and not value > 0 for value in wanted):
         raise GeometryError(f"spacing {wanted} must be positive millimetres")
-    grid = tuple(
-        count if value is None else max(1, round(count * have / value))
-        for count, have, value in zip(geometry.cropped_shape, geometry.straight_spacing, wanted, strict=True)
-    )
+    shape = geometry.cropped_shape
+    sizes = [
+        float(count) if value is None else count * have / value
+        for count, have, value in zip(shape, geometry.straight_spacing, wanted, strict=True)
+    ]
+    if not math.prod(sizes) <= max(LARGEST_GRID, 16 * math.prod(shape)):
+        raise GeometryError(
+            f"at a spacing of {wanted} mm an image of {' x '.join(map(str, shape))} voxels would become one of "
+            f"{' x '.join(f'{size:.3g}' for size in sizes)}, more than any memory; give a spacing near its own, "
+            f"{' x '.join(f'{have:.3g}' for have in geometry.straight_spacing)} mm"
+        )
+    grid = tuple(max(1, round(size)) for size in sizes)
     return replace(geometry, grid=grid)
 
 

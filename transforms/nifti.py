@@ -10,9 +10,11 @@ from typing import IO
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from transforms.errors import ImageError
 from transforms.header import Header, check_affine
+from transforms.nifti_numbers import check_excess, check_numbers, check_room
 from transforms.number_types import compact
 
 __all__ = ["nifti_header", "read_nifti"]
@@ -22,7 +24,9 @@ def nifti_header(path: Path, channels: int | None) -> Header:
     """The grid of a NIfTI file; parameters and errors as in :func:`transforms.readers.read_header`."""
     with _opened(path) as stream:
         header = _parsed(path, stream)
+        packed = isinstance(stream, gzip.GzipFile)
     count, shape = _layout(path, header, channels)
+    check_room(path, header, packed)
     return Header(shape, count, _affine(path, header))
 
 
@@ -35,14 +39,15 @@ def read_nifti(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray
             raise ImageError(
                 f"{path}: the voxels lie in a separate .img file; convert the pair to one .nii.gz."
             )
+        check_room(path, header, isinstance(stream, gzip.GzipFile))
         try:
             stream.seek(0)
             proxy = nib.arrayproxy.ArrayProxy(stream, header, mmap=False)
             array = np.asanyarray(proxy.get_unscaled())
-            if isinstance(stream, gzip.GzipFile):
-                while stream.read(1 << 20):  # the checksum stands at the end and is only compared there
-                    continue
-        except (EOFError, zlib.error, OSError, ValueError, nib.spatialimages.HeaderDataError) as error:
+            check_excess(path, header, stream)
+        except ImageError:
+            raise
+        except (EOFError, zlib.error, OSError, ValueError, MemoryError, HeaderDataError) as error:
             raise ImageError(
                 f"{path}: the file is damaged or cut off ({error}); copy or convert it again."
             ) from error
@@ -66,17 +71,19 @@ def _parsed(path: Path, stream: IO[bytes]) -> nib.Nifti1Header:
         stream.seek(0)
         size = {int.from_bytes(first, "little"), int.from_bytes(first, "big")}
         kind = nib.Nifti2Header if 540 in size else nib.Nifti1Header
-        header = kind.from_fileobj(stream, check=False)
+        # Extensions are of no use here, and their stated lengths are one more thing that can be wrong.
+        header = kind(stream.read(kind.template_dtype.itemsize), check=False)
         known = bytes(header["magic"])[:3] in (b"n+1", b"n+2", b"ni1", b"ni2") and size & {348, 540}
         header.get_data_dtype()
     except (EOFError, zlib.error, OSError) as error:
         raise ImageError(
             f"{path}: the file is damaged or cut off ({error}); copy or convert it again."
         ) from error
-    except (nib.wrapstruct.WrapStructError, nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+    except (nib.wrapstruct.WrapStructError, HeaderDataError, ValueError, KeyError) as error:
         raise ImageError(f"{path}: not a NIfTI file ({error}).") from error
     if not known:
         raise ImageError(f"{path}: not a NIfTI file (its header has no magic number).")
+    check_numbers(path, header)
     if abs(header["pixdim"][0]) != 1:  # the standard's qfac; 0 is written by many and stands for 1
         header["pixdim"][0] = 1
     return header
@@ -119,7 +126,7 @@ def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
             for form in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0])
             if form is not None
         ]
-    except (ValueError, KeyError, nib.spatialimages.HeaderDataError) as error:
+    except (ValueError, KeyError, HeaderDataError) as error:
         raise ImageError(
             f"{path}: the orientation in the header is broken ({error}); convert it again."
         ) from error

@@ -15,11 +15,14 @@ import numpy as np
 from PIL import Image
 
 from transforms.errors import ImageError
+from transforms.inflate import check_deflated
 
 __all__ = ["picture_header", "read_picture", "write_picture"]
 
 _ORIENTATION, _BITS, _SAMPLES, _DESCRIPTION = 274, 258, 277, 270
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
+_COMPRESSION, _STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES = 259, 273, 279, 324, 325
+_DEFLATED = (8, 32946)
 _CENTIMETRE = 3
 _MILLIMETRES = {
     "nm": 1e-6,
@@ -65,11 +68,12 @@ def read_picture(path: Path, label: bool = False) -> tuple[np.ndarray, np.ndarra
     """
     with _open(path) as image:
         affine = _affine(image)
+        _check_sums(path, image)
         if _depth(path, image)[0] > 8:
             return _opaque(path, _read_deep(path)), affine
-        if image.mode == "P" and not label:
-            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         try:
+            if image.mode == "P" and not label:
+                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
             array = np.asarray(image)
         except (OSError, SyntaxError, ValueError) as error:
             raise ImageError(f"{path}: the file is damaged or cut off ({error}); copy it again.") from error
@@ -88,7 +92,7 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path)
         frames = getattr(image, "n_frames", 1)
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a parser of damaged bytes raises whatever it likes
         raise ImageError(f"{path}: not a readable picture ({error}); copy or convert it again.") from error
     if frames > 1:
         raise ImageError(
@@ -102,6 +106,32 @@ def _open(path: Path) -> Image.Image:
     if image.mode not in _CHANNELS and not image.mode.startswith("I;16"):
         raise ImageError(f"{path}: colours are {image.mode}; save the picture as grey or RGB.")
     return image
+
+
+def _check_sums(path: Path, image: Image.Image) -> None:
+    """Compare the checksums of a PNG's chunks and of deflated TIFF strips, which decoders stop short of.
+
+    LZW, PackBits, JPEG and BMP have none: there a decoder finds what it cannot decode, and nothing else.
+    """
+    if image.format == "PNG":
+        try:
+            with Image.open(path) as again:  # verify() leaves an image that cannot be read any more
+                again.verify()
+        except Exception as error:  # a parser of damaged bytes raises whatever it likes
+            raise ImageError(f"{path}: the file is damaged ({error}); copy it again.") from error
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(_COMPRESSION) in _DEFLATED:
+            starts = tags.get(_STRIPS) or tags.get(_TILES) or ()
+            lengths = tags.get(_STRIP_SIZES) or tags.get(_TILE_SIZES) or ()
+            if not starts or len(starts) != len(lengths):
+                raise ImageError(
+                    f"{path}: the file is damaged (it does not say where its pixels lie); copy it again."
+                )
+            with path.open("rb") as stream:
+                for start, length in zip(starts, lengths, strict=True):
+                    stream.seek(start)
+                    check_deflated(path, stream, length)
 
 
 def _depth(path: Path, image: Image.Image) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from transforms.errors import ImageError
 from transforms.header import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, Header, image_suffix
+from transforms.image_paths import check_path
 from transforms.itk_files import itk_header, read_itk
 from transforms.nifti import nifti_header, read_nifti
 from transforms.number_types import compact
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Header",
     "ImageError",
+    "image_array",
     "image_suffix",
     "is_dicom_label",
     "label_array",
@@ -80,6 +82,25 @@ def read_image(
         image.meta["series_uid"] = found.uid
         return image
     _require_no_series(path, series)
+    return _meta_tensor(path, *image_array(path, channels))
+
+
+def image_array(path: str | Path, channels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`read_image` of what is no DICOM, for who needs neither torch nor MONAI, which take seconds to import.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        ``(C, X, Y, Z)`` or ``(C, X, Y)``; int16, int32 or float32.
+    affine : numpy.ndarray
+        4x4, voxel index to millimetres, RAS+.
+
+    Raises
+    ------
+    ImageError
+        As :func:`read_image`.
+    """
+    path = Path(path)
     array, affine = _read(path, channels)
     array = compact(array)
     if array.dtype.kind == "f":
@@ -89,7 +110,7 @@ def read_image(
                 f"{path}: {bad} of {array.size} voxels are NaN or infinite; repair the file (for instance set them"
                 " to the value of air) or leave the case out."
             )
-    return _meta_tensor(path, array, affine)
+    return array, affine
 
 
 def is_dicom_label(path: str | Path) -> bool:
@@ -231,6 +252,7 @@ def _read(path: Path, channels: int | None, label: bool = False) -> tuple[np.nda
 
 def _is_dicom(path: Path) -> bool:
     """Whether `path` is for the DICOM reader: a folder, or a file of no other kind that is DICOM."""
+    check_path(path)
     if path.is_dir():
         return True
     if image_suffix(path) or not path.is_file():

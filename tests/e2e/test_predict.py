@@ -274,3 +274,31 @@ def test_the_cases_of_a_killed_process_are_listed(model, tmp_path):
         assert (f"{case['case']}: not done, because its process ended" in complained) == (
             case["case"] not in done
         )
+
+
+def test_a_link_to_nothing_is_a_case_that_fails(tmp_path, command, capsys):
+    images, cases = cohort(tmp_path, 1)
+    (images / "lost.nii.gz").symlink_to(tmp_path / "absent.nii.gz")
+    assert command(images, tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "1 of 2 cases segmented, 1 failed" in said.out
+    assert f"lost: {images / 'lost.nii.gz'}: a link to nothing ({tmp_path / 'absent.nii.gz'})" in said.err
+    assert is_right(tmp_path / "out", cases[0])
+    assert report(tmp_path / "out", "lost")["status"] == "failed"
+
+
+def test_a_strangers_model_runs_nothing_and_nothing_is_predicted(tmp_path, command, capsys):
+    images, _ = cohort(tmp_path, 1)
+    path = write_model(tmp_path / "theirs")
+    card = json.loads(path.with_suffix(".json").read_text())
+    card["network"] |= {"_target_": "networks.R2UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+    witness = str(tmp_path / "ran")
+    card["network"]["num_steps"] = {"_target_": "builtins.open", "file": witness, "mode": "w"}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    assert command(images, tmp_path / "out", model=path) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(
+        f"error: {path.with_suffix('.json')} is not the description of a trained model: "
+    )
+    assert not Path(witness).exists()
+    assert not (tmp_path / "out" / "ct00.nii.gz").exists()

@@ -115,7 +115,7 @@ def test_headers_only_reads_no_label(tmp_path):
     path = tmp_path / "labelsTr" / "ct0.nii.gz"
     nib.save(nib.Nifti1Image(np.full((20, 18, 16), 7, np.uint8), np.eye(4)), path)
     assert check(tmp_path).refused
-    assert not check(tmp_path, label_values=False).refused
+    assert not check(tmp_path, voxels=False).refused
 
 
 def test_dicom_with_a_dicom_label(tmp_path):

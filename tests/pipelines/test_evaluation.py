@@ -15,6 +15,7 @@ from pipelines.engines import SegEvaluator
 from pipelines.ensemble import trained_model
 from pipelines.evaluation import Evaluation, EvaluationError, labelled
 from pipelines.evaluation_run import training_run
+from pipelines.files import FolderError
 from pipelines.loaders import VolumeDataset, volume_loader
 from pipelines.metrics import METRICS
 from pipelines.sliding_window import SlidingWindow
@@ -210,6 +211,18 @@ def test_without_its_training_an_evaluation_lies_in_the_experiment_of_its_name(d
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("kidneys").experiment_id])
     assert "mlflow.parentRunId" not in run.data.tags
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_computed(data, uri, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    run = evaluation(data, write_model(tmp_path / "models"), tmp_path / "out")
+    with pytest.raises(
+        FolderError, match=r"the results cannot be written to .* choose another --output_dir$"
+    ):
+        run.run()
+    assert not run.evaluator.state.iteration
+    assert (tmp_path / "out").read_text() == "mine"
+    assert not MlflowClient(uri).search_experiments(filter_string="name != 'Default'")
 
 
 def test_a_split_without_labels_is_refused(data):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,10 @@ def client(template, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     uri = f"sqlite:///{shutil.copy(template, tmp_path / 'mlflow.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return MlflowClient(uri)
+    # A bundle that fails between its steps ends its process, and so need not give the signal back.
+    before = signal.getsignal(signal.SIGTERM)
+    yield MlflowClient(uri)
+    signal.signal(signal.SIGTERM, before)
 
 
 def written(folder, **given):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
 from pipelines.checkpoints import LAST, load_state
@@ -81,6 +82,18 @@ def test_killed_after_it_was_finished_it_does_not_train_again(place):
     assert len(client.search_model_versions("name = 'small'")) == 3
     assert sorted(path.name for path in (models / "previous").iterdir()) == ["001", "002"]
     assert (models / ".lock").read_bytes() == b""
+
+
+def test_what_is_left_of_a_finished_training_is_checked_before_it_is_told(place):
+    start, _, models = place
+    assert start(("", "die()"))[0][0] == KILLED
+    state = load_state(models / LAST)
+    del state["epochs"]
+    torch.save(state, models / LAST)
+    ((code, said),) = start(("", ""))
+    assert code == 1
+    assert "is not the state of a training (epochs is missing); move it away" in said
+    assert FINISHED not in said
 
 
 def test_a_training_that_ended_by_itself_begins_anew(place):

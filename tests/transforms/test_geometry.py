@@ -245,3 +245,13 @@ def test_wrong_spacing_and_wrong_predictions_are_refused():
     for spacing in (0.0, (1.0, -1.0, 1.0), (1.0, float("nan"), 1.0)):
         with pytest.raises(GeometryError, match="positive millimetres"):
             resampled(geometry, spacing)
+
+
+@pytest.mark.parametrize("spacing", [1e-4, [1e-4, 1, 1e-3], 1e-320])
+def test_a_spacing_that_asks_for_all_memory_is_refused(spacing):
+    geometry = orient((512, 512, 300), np.diag([0.7, 0.7, 1.25, 1]))
+    with pytest.raises(
+        GeometryError, match=r"512 x 512 x 300 voxels would become .* near its own, 0\.7 x 0\.7 x 1\.25"
+    ):
+        resampled(geometry, spacing)
+    assert resampled(geometry, 0.35).grid == (1024, 1024, 1071)

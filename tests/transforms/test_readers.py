@@ -1,6 +1,8 @@
 """Readers of image and label files: the same field in world space whatever the format, and clear refusals."""
 
+import contextlib
 import gzip
+import random
 from pathlib import Path
 
 import nibabel as nib
@@ -475,6 +477,53 @@ def test_refused_pictures(tmp_path, colours):
     ):
         with pytest.raises(ImageError, match=rf"{name}: .*{message}"):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "mask.png", "deep.png", "deflated.tif", "deep.tif"])
+def test_damaged_pictures_with_a_checksum_are_never_read_wrong(tmp_path, name):
+    """Decoders stop at the last row, before the checksum; of a mask a flipped bit left a good-looking picture."""
+    grey = np.random.default_rng(0).normal(100, 20, (60, 50)).astype(np.uint8)
+    path = tmp_path / name
+    if name == "mask.png":
+        Image.fromarray((grey > 100).astype(np.uint8)).save(path)
+    elif name == "deep.tif":
+        tifffile.imwrite(path, grey.astype(np.uint16) * 200, compression="zlib")
+    elif name == "deep.png":
+        sitk.WriteImage(sitk.GetImageFromArray(grey.astype(np.uint16) * 200), str(path))
+    else:
+        Image.fromarray(grey).save(path, **({"compression": "tiff_adobe_deflate"} if "tif" in name else {}))
+    whole, raw = read_image(path).numpy(), path.read_bytes()
+    start, stop = 33, len(raw)  # of a PNG, behind what says how large it is
+    if name.endswith(".tif"):
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            start, stop = page.dataoffsets[0], page.dataoffsets[-1] + page.databytecounts[-1]
+    chance, refused = random.Random(5), 0
+    for _ in range(60):
+        damaged = bytearray(raw)
+        damaged[chance.randrange(start, stop)] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = read_image(path).numpy()
+        except ImageError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(found, whole)
+    assert refused > 50
+
+
+def test_damaged_pictures_raise_nothing_but_image_errors(tmp_path, colours):
+    chance = random.Random(2)
+    for name in ("a.bmp", "a.tif", "a.jpg", "a.png", "deflated.tif"):
+        options = {"compression": "tiff_adobe_deflate"} if name == "deflated.tif" else {}
+        Image.fromarray(colours).save(tmp_path / name, **options)
+        raw = (tmp_path / name).read_bytes()
+        for number in range(80):
+            damaged = bytearray(raw)
+            damaged[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+            (tmp_path / name).write_bytes(damaged if number % 2 else raw[: chance.randrange(len(raw))])
+            with contextlib.suppress(ImageError):
+                read_image(tmp_path / name)
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,367 @@
+"""What `model.json` says of trained weights: data, perhaps a stranger's. Nothing in it runs, and all of it is bounded.
+
+The bounds lie far beyond what is trained. They keep a description from asking for all memory or all time, which
+the weights beside it, a file of a certain size, do not justify.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import os
+import pydoc
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transforms.intensity import ZScore
+
+VARIABLE = "SEGBUNDLES_NETWORKS"
+"""Environment variable: networks besides this project's that a description may name, dotted names with commas."""
+FORMAT = 1
+LARGEST_FILE = 64 << 20
+CLASSES = 65_536
+PATCH_VOXELS = 64, 1 << 27
+LOGITS = 1 << 32
+"""Classes times voxels of a patch."""
+SPACING = 1e-3, 1e3
+"""Millimetres."""
+_AXIS = 1 << 14
+_STEPS = {"num_steps": 64, "strides": 64, "pool_scales": 64}
+"""Arguments that cost time or memory and leave no trace in the size of the weights."""
+_WIDTH, _DETAIL = 65_536, 1024
+_ITEMS, _LETTERS = 64, 256
+# What a training began with: a path of another machine, of no use once there are weights.
+_BEGINNINGS = ("encoder_weights",)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class CardError(ValueError):
+    """A description is none, or beyond the bounds; the message is the end of a sentence that names the file."""
+
+
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read and check a description; returns it without whatever nobody here knows.
+
+    Raises:
+        CardError: it is no description, or not of plain, bounded values; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return checked(read_content(path))
+    except CardError as error:
+        raise CardError(f"{path} is not the description of a trained model: {error}") from None
+
+
+def read_content(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the JSON object of a description without looking into it.
+
+    Raises:
+        CardError: there is none, or it is too large.
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as stream:
+        raw = stream.read(LARGEST_FILE + 1)
+    if len(raw) > LARGEST_FILE:
+        raise CardError(f"it has more than {LARGEST_FILE >> 20} MB")
+    try:
+        content = json.loads(raw.decode("utf-8-sig"))
+    except RecursionError:
+        raise CardError("it is nested too deeply") from None
+    except ValueError as error:
+        raise CardError(f"it is not valid JSON ({error})") from None
+    return dict(_mapping(content, "it"))
+
+
+def checked(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the content of a description; returns it without whatever nobody here knows.
+
+    Raises:
+        CardError: see `read_card`.
+    """
+    card = content
+    missing = [
+        key for key in ("labels", "patch_size", "preprocessing", "network", "sha256") if key not in card
+    ]
+    if missing:
+        raise CardError(f"'{missing[0]}' is missing")
+    if card.get("format", FORMAT) != FORMAT:
+        raise CardError(f"its format {_shown(card['format'])} is not the {FORMAT} of this code")
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "network": _plain(_mapping(card["network"], "network"), "network"),
+        "labels": _labels(card["labels"]),
+        "preprocessing": _preprocessing(card["preprocessing"]),
+        "patch_size": _patch_size(card["patch_size"]),
+        "sha256": _matching(card["sha256"], "sha256", "[0-9a-f]{64}"),
+    }
+    voxels = math.prod(found["patch_size"])
+    if voxels * len(found["labels"]) > LOGITS:
+        raise CardError(f"patch_size {found['patch_size']} is too large for {len(found['labels'])} classes")
+    spacing = found["preprocessing"]["spacing"]
+    if isinstance(spacing, list) and len(spacing) < len(found["patch_size"]):
+        raise CardError(f"spacing {spacing} has fewer axes than patch_size {found['patch_size']}")
+    if card.get("run_id") is not None:
+        found["run_id"] = _matching(card["run_id"], "run_id", "[A-Za-z0-9_-]{1,100}")
+    if card.get("experiment") is not None:
+        found["experiment"] = _text(card["experiment"], "experiment", 500)
+    if card.get("epoch") is not None:
+        found["epoch"] = _whole(card["epoch"], "epoch", 0, 10**9)
+    if card.get("validation") is not None:
+        found["validation"] = _validation(card["validation"])
+    _require_own_sizes(found)
+    return found
+
+
+def build_network(card: Mapping[str, Any], file_size: int, trusted: Iterable[str] = ()) -> torch.nn.Module:
+    """The network that a checked description defines, with arbitrary weights.
+
+    Args:
+        card: of `checked`.
+        file_size: bytes of the file of weights, which a network of this project must be able to fill.
+        trusted: names that the description may hold although they are of no network of this project and not in
+            the environment variable SEGBUNDLES_NETWORKS.
+
+    Raises:
+        CardError: there is no such network, it does not take those arguments, or it is too large for its file.
+    """
+    definition = dict(card["network"])
+    target = definition.pop("_target_")
+    ours = _our_networks()
+    if target not in ours and target not in {*trusted, *_named_by_the_user()}:
+        names = ", ".join(name for name in ours if name.count(".") == 1)
+        raise CardError(
+            f"it names '{target}', which is not a network of this project ({names}); if you trust that class, name "
+            f"it in the environment variable {VARIABLE}"
+        )
+    network: Any = ours.get(target) or pydoc.locate(target)
+    if not (isinstance(network, type) and issubclass(network, torch.nn.Module)):
+        raise CardError(f"it names '{target}', which is not a network that is installed")
+    arguments = {key: value for key, value in definition.items() if key not in _BEGINNINGS}
+    try:
+        inspect.signature(network).bind(**arguments)
+        if target in ours:
+            # Nothing is allocated on this device.
+            with torch.device("meta"):
+                state = network(**arguments).state_dict()
+            # At least a byte a number, in whatever format they are stored.
+            if sum(tensor.numel() for tensor in state.values()) > file_size:
+                raise CardError(f"its network has more weights than a file of {file_size} bytes holds")
+        return network(**arguments)
+    except CardError:
+        raise
+    except Exception as error:  # a constructor raises whatever it likes for values that do not fit together
+        raise CardError(f"its network {target} cannot be built ({error})") from error
+
+
+def _our_networks() -> dict[str, type[torch.nn.Module]]:
+    """This project's networks by their names, short and long."""
+    # By name: this is the one place where pipelines need a network that no config has made.
+    package = importlib.import_module("networks")
+    found: dict[str, type[torch.nn.Module]] = {}
+    for name in package.__all__:
+        value = getattr(package, name)
+        if isinstance(value, type) and issubclass(value, torch.nn.Module):
+            found[f"networks.{name}"] = found[f"{value.__module__}.{value.__qualname__}"] = value
+    return found
+
+
+def _named_by_the_user() -> set[str]:
+    return {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
+
+
+# -- values ------------------------------------------------------------------------------------------------
+
+
+def _plain(definition: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A network's definition: one `_target_` and arguments that are plain values."""
+    target = _text(definition.get("_target_"), f"{where}#_target_", _LETTERS)
+    if definition.get("_disabled_", False) is not False:
+        raise CardError(f"{where}#_disabled_ is {_shown(definition['_disabled_'])}")
+    plain = {
+        key: _argument(value, f"{where}#{key}", _STEPS.get(key, _WIDTH))
+        for key, value in definition.items()
+        if key not in ("_target_", "_desc_", "_disabled_")
+    }
+    _keys(plain, where)
+    return {"_target_": target, **plain}
+
+
+def _argument(value: Any, where: str, most: float, depth: int = 0) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)):
+        return _number(value, where, -most, most)
+    if isinstance(value, str):
+        if value.startswith(("$", "@", "%")):
+            raise CardError(
+                f"{where} is an expression, {_shown(value)}; a model's description is plain values"
+            )
+        return _text(value, where, 4096 if where.rpartition("#")[2] in _BEGINNINGS else _LETTERS)
+    if depth == 3 or not isinstance(value, (list, Mapping)):
+        raise CardError(f"{where} is no plain value")
+    if len(value) > _ITEMS:
+        raise CardError(f"{where} has {len(value)} items; {_ITEMS} are the most")
+    if isinstance(value, list):
+        return [_argument(item, f"{where}#{i}", most, depth + 1) for i, item in enumerate(value)]
+    # Arguments of a norm or an activation: ["group", {"num_groups": 8}]
+    _keys(value, where)
+    return {
+        key: _argument(item, f"{where}#{key}", min(most, _DETAIL), depth + 1) for key, item in value.items()
+    }
+
+
+def _keys(found: Mapping[str, Any], where: str) -> None:
+    """Raise CardError for a key that MONAI or Python gives a meaning of its own, such as `_target_`."""
+    for key in found:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", key):
+            raise CardError(f"{where} holds {_shown(key)}, so it is no plain value")
+
+
+def _require_own_sizes(card: Mapping[str, Any]) -> None:
+    """The arguments that this project's networks share with the rest of the description must agree with it."""
+    definition = card["network"]
+    if not definition["_target_"].startswith("networks."):
+        return
+    for name, value in (
+        ("spatial_dims", len(card["patch_size"])),
+        ("in_channels", card["preprocessing"]["channels"]),
+        ("out_channels", len(card["labels"])),
+    ):
+        if definition.get(name, value) != value:
+            raise CardError(f"network#{name} is {definition[name]}, but the rest of it needs {value}")
+
+
+def _labels(content: Any) -> dict[str, str]:
+    labels = _mapping(content, "labels")
+    if not 1 <= len(labels) <= CLASSES:
+        raise CardError(f"labels has {len(labels)} classes; 1 to {CLASSES} can be")
+    ids = {str(value) for value in range(len(labels))}
+    if set(labels) != ids:
+        raise CardError(f"labels has to name the classes 0 to {len(labels) - 1}, each once")
+    names = {key: _text(labels[key], f"labels#{key}", _LETTERS) for key in sorted(labels, key=int)}
+    if len(set(names.values())) < len(names):
+        raise CardError("labels gives one name to two classes")
+    return names
+
+
+def _patch_size(content: Any) -> list[int]:
+    if not isinstance(content, list) or len(content) not in (2, 3):
+        raise CardError(f"patch_size is {_shown(content)}, not two or three numbers of voxels")
+    size = [_whole(value, "patch_size", 1, _AXIS) for value in content]
+    if not PATCH_VOXELS[0] <= math.prod(size) <= PATCH_VOXELS[1]:
+        raise CardError(
+            f"patch_size {size} is {math.prod(size)} voxels; {PATCH_VOXELS[0]} to {PATCH_VOXELS[1]} can be"
+        )
+    return size
+
+
+def _preprocessing(content: Any) -> dict[str, Any]:
+    """The parameters of `pipelines.Preprocess`, whose version it checks itself."""
+    found = _mapping(content, "preprocessing")
+    known = ("version", "orientation", "spacing", "intensity", "crop_above", "crop_margin", "channels")
+    for key in (*known, *found):
+        if key not in found or key not in known:
+            raise CardError(f"preprocessing {'lacks' if key in known else 'has an unknown'} {_shown(key)}")
+    if found["orientation"] != "RAS":
+        raise CardError(f"preprocessing#orientation is {_shown(found['orientation'])}, not 'RAS'")
+    spacing = found["spacing"]
+    if isinstance(spacing, list):
+        if len(spacing) not in (2, 3):
+            raise CardError(f"preprocessing#spacing is {_shown(spacing)}, not two or three millimetres")
+        spacing = [None if mm is None else _number(mm, "preprocessing#spacing", *SPACING) for mm in spacing]
+    elif spacing is not None:
+        spacing = _number(spacing, "preprocessing#spacing", *SPACING)
+    above = found["crop_above"]
+    return {
+        "version": found["version"],
+        "orientation": "RAS",
+        "spacing": spacing,
+        "intensity": _intensity(found["intensity"]),
+        "crop_above": None if above is None else _number(above, "preprocessing#crop_above", -1e9, 1e9),
+        "crop_margin": _number(found["crop_margin"], "preprocessing#crop_margin", 0, 1e4),
+        "channels": _whole(found["channels"], "preprocessing#channels", 1, 1024),
+    }
+
+
+def _intensity(content: Any) -> dict[str, Any]:
+    where = "preprocessing#intensity"
+    found = _mapping(content, where)
+    if found == ZScore().parameters():
+        return ZScore().parameters()
+    if set(found) != {"kind", "lower", "upper"} or found["kind"] != "ct_window":
+        raise CardError(f"{where} is {_shown(found)}, neither a window of HU nor z-scores")
+    lower, upper = (_number(found[key], f"{where}#{key}", -32768, 32767) for key in ("lower", "upper"))
+    if not lower < upper:
+        raise CardError(f"{where} is the window [{lower}, {upper}], which does not rise")
+    return {"kind": "ct_window", "lower": lower, "upper": upper}
+
+
+def _validation(content: Any) -> list[dict[str, Any]]:
+    if not isinstance(content, list):
+        raise CardError("validation is no list of cases")
+    cases = []
+    for item in content:
+        case = _mapping(item, "validation")
+        dice = _mapping(case.get("dice"), "validation#dice")
+        cases.append(
+            {
+                "case": _text(case.get("case"), "validation#case", 500),
+                "dice": {
+                    _text(name, "validation#dice", _LETTERS): None
+                    if value is None
+                    else _number(value, "validation#dice", 0, 1)
+                    for name, value in dice.items()
+                },
+            }
+        )
+    return cases
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise CardError(f"{where} is {_shown(value)}, no JSON object")
+    return value
+
+
+def _number(value: Any, where: str, low: float, high: float) -> Any:
+    # NaN lies between no two numbers.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise CardError(f"{where} is {_shown(value)}; it must be a number from {low:g} to {high:g}")
+    return value
+
+
+def _whole(value: Any, where: str, low: int, high: int) -> int:
+    number = _number(value, where, low, high)
+    if number != int(number):
+        raise CardError(f"{where} is {_shown(value)}; it must be a whole number")
+    return int(number)
+
+
+def _text(value: Any, where: str, longest: int) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise CardError(f"{where} is {_shown(value)}; it must be a text of 1 to {longest} letters")
+    if _CONTROL.search(value):
+        raise CardError(f"{where} is {_shown(value)}, which holds control characters")
+    return value
+
+
+def _matching(value: Any, where: str, pattern: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise CardError(f"{where} is {_shown(value)}, which it cannot be")
+    return value
+
+
+def _shown(value: Any, limit: int = 60) -> str:
+    """A value in a message: short, whatever it is, and without characters that a terminal obeys."""
+    if isinstance(value, (list, Mapping)) and len(value) > 16:
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)} items"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**20:
+        return f"a number of {int(value.bit_length() * 0.30103)} digits"
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,0 +1,129 @@
+"""Compressed voxels, believed only when their checksum is right and their length is what the header states."""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from transforms.errors import ImageError
+
+__all__ = ["check_deflated", "inflate", "require_room"]
+
+# Read at once. A byte of bzip2 can stand for far more than one of deflate, and all of it comes out at once.
+_PIECE = {"deflate": 1 << 16, "bzip2": 1 << 10}
+_GZIP = b"\x1f\x8b"
+_ZLIB_OR_GZIP = 47
+_MOST = 1032
+"""Bytes that one of deflate (RFC 1951) becomes at most: runs of 258 in two bits each."""
+
+
+def require_room(path: Path, expected: int, room: int, packed: bool) -> None:
+    """Refuse a header that states more voxels than the file can hold, before memory is asked for them.
+
+    Parameters
+    ----------
+    path : Path
+        For the message.
+    expected : int
+        Bytes of voxels that the header states.
+    room : int
+        Bytes in the file behind the header.
+    packed : bool
+        They are compressed by deflate.
+
+    Raises
+    ------
+    ImageError
+        If they can never be so many voxels.
+    """
+    if expected > (max(0, room) * _MOST if packed else room):
+        kind = "compressed bytes" if packed else "bytes"
+        raise ImageError(
+            f"{path}: cut off or damaged: the header states {expected} bytes of voxels, and {max(0, room)} {kind} follow"
+            " it. Copy or convert it again."
+        )
+
+
+def inflate(path: Path, stream: BinaryIO, expected: int, kind: str, length: int | None = None) -> bytearray:
+    """Unpack exactly `expected` bytes.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    stream : BinaryIO
+        Stands where the compressed bytes begin.
+    kind : str
+        ``deflate`` (zlib, RFC 1950, or gzip, RFC 1952: the first bytes tell) or ``bzip2``.
+    length : int, optional
+        Number of compressed bytes; without it they end with the file.
+
+    Raises
+    ------
+    ImageError
+        If the checksum is wrong, or the stream is cut off or holds more or less than `expected`.
+    """
+    try:
+        found = bytearray(expected)
+        place = _unpack(path, stream, found, kind, length)
+    except (zlib.error, OSError, EOFError, MemoryError) as error:
+        raise ImageError(
+            f"{path}: the compressed voxels are damaged ({str(error) or 'no memory for them'}); copy or convert the file"
+            " again."
+        ) from error
+    if place < expected:
+        raise ImageError(
+            f"{path}: cut off: the compressed voxels are {place} bytes where the header states {expected}; copy or"
+            " convert the file again."
+        )
+    return found
+
+
+def check_deflated(path: Path, stream: BinaryIO, length: int) -> None:
+    """Unpack `length` bytes of a zlib stream for nothing but its checksum.
+
+    Raises
+    ------
+    ImageError
+        If it is wrong, or the stream is cut off.
+    """
+    unpacker, left = zlib.decompressobj(), length
+    try:
+        while not unpacker.eof and (piece := stream.read(min(_PIECE["deflate"], left))):
+            left -= len(piece)
+            unpacker.decompress(piece)
+    except zlib.error as error:
+        raise ImageError(f"{path}: the file is damaged ({error}); copy it again.") from error
+    if not unpacker.eof:
+        raise ImageError(f"{path}: cut off: its compressed pixels have no end; copy it again.")
+
+
+def _unpack(path: Path, stream: BinaryIO, found: bytearray, kind: str, length: int | None) -> int:
+    place, left = 0, length
+    unpacker = _unpacker(kind)
+    while piece := stream.read(_PIECE[kind] if left is None else min(_PIECE[kind], left)):
+        left = None if left is None else left - len(piece)
+        while piece:
+            if unpacker.eof:
+                # A gzip file may have several members; what else follows is a writer's padding.
+                if kind == "deflate" and not piece.startswith(_GZIP):
+                    return place
+                unpacker = _unpacker(kind)
+            out = unpacker.decompress(piece)
+            if place + len(out) > len(found):
+                raise ImageError(
+                    f"{path}: damaged: the compressed voxels are more than the {len(found)} bytes that the header states;"
+                    " copy or convert the file again."
+                )
+            found[place : place + len(out)] = out
+            place += len(out)
+            piece = unpacker.unused_data if unpacker.eof else b""
+    if not unpacker.eof:
+        raise EOFError("they end in the middle")
+    return place
+
+
+def _unpacker(kind: str) -> Any:
+    return bz2.BZ2Decompressor() if kind == "bzip2" else zlib.decompressobj(_ZLIB_OR_GZIP)
