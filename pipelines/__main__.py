@@ -17,6 +17,7 @@ from typing import Any
 from pipelines import compare_command, evaluate_command, sync_command
 from pipelines.garbage import importing
 from pipelines.json_files import JsonError, read_json
+from pipelines.passwords import hidden
 from pipelines.terminal import take_every_character
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -259,10 +260,10 @@ def _told(error: Exception) -> int:
             f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else error.strerror
         )
     if known is None or os.environ.get(DEBUG):
-        traceback.print_exception(error)
+        print(hidden("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if known is None:
         return FAILED
-    print(f"error: {known}", file=sys.stderr)
+    print(f"error: {hidden(str(known))}", file=sys.stderr)
     return FAILED if type(known).__name__ in ("PredictionError", "ImageError", "DatasetError") else USAGE
 
 

@@ -19,6 +19,7 @@ from pipelines.files import remove_leftovers, replacing, sha256_of, sync_folder,
 from pipelines.locks import Lock, NoLocksError
 from pipelines.model_card import CardError, build_network, checked, read_content
 from pipelines.preprocess import Preprocess
+from pipelines.starts import Starts
 from transforms.placing import put_in_place
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,15 @@ class Checkpoints:
 
     Args:
         folder: where they lie.
+
+    Attributes:
+        starts: what a start notes there for the next one.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
+        self._lock = Lock(self.folder / ".lock")
+        self.starts = Starts(self._lock)
         self._unreadable = False
 
     @contextlib.contextmanager
@@ -73,7 +79,7 @@ class Checkpoints:
         Raises:
             CheckpointError: another training is writing there.
         """
-        lock = Lock(self.folder / ".lock")
+        lock = self._lock
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not lock.take():
@@ -164,6 +170,7 @@ class Checkpoints:
             self._unreadable = False
         with self._writing(), replacing(path, keep=self.folder / EARLIER) as temporary:
             _write_tensors({"format": FORMAT, **state}, temporary)
+        self.starts.has_checkpoint()
 
     def save_model(self, weights: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> Path:
         """Write `model.pt` and `model.json`, which carries the sha256 of the weights it belongs to.

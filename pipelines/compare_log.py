@@ -10,8 +10,9 @@ from pipelines.compare import Comparison
 from pipelines.compare_report import write_report
 from pipelines.compare_text import as_text, classes_file, write_cases_csv, write_classes_csv
 from pipelines.liveness import user_name
+from pipelines.passwords import hidden
 from pipelines.run_finder import COMPARISON, KIND, RunError, RunFinder
-from pipelines.store import shown as address
+from pipelines.store import terminate
 
 COMPARED, METRIC = "segbundles.compared", "segbundles.metric"
 
@@ -33,7 +34,8 @@ def log_comparison(
         return _log(finder, comparison, shown)
     except Exception as error:
         raise RunError(
-            f"MLflow at {address(finder.uri)} did not take the comparison ({error}); --no-log leaves that out"
+            f"MLflow at {hidden(finder.uri)} did not take the comparison ({hidden(str(error))}); --no-log leaves that "
+            "out"
         ) from error
 
 
@@ -68,5 +70,5 @@ def _log(finder: RunFinder, comparison: Comparison, shown: Mapping[str, Sequence
             client.log_artifact(run_id, str(path))
     # MLflow shows this note as the description at the top of the run.
     client.set_tag(run_id, "mlflow.note.content", f"```\n{as_text(comparison)[:7000]}\n```")
-    client.set_terminated(run_id, "FINISHED")
+    terminate(client, run_id, "FINISHED")
     return run_id

@@ -11,6 +11,7 @@ import os
 import pydoc
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,8 @@ from monai.bundle.config_item import ComponentLocator
 
 from pipelines.cores import use_cores
 from pipelines.garbage import keep_what_is_there
-from pipelines.monai_tracking import one_run
+from pipelines.monai_tracking import follow_experiment, one_run
+from pipelines.passwords import hidden, without_passwords
 from pipelines.terminal import take_every_character
 
 # Ids that MONAI and its tools read without a reference from inside the config.
@@ -78,8 +80,8 @@ class ExecutedConfig:
 
     @property
     def raw(self) -> dict[str, Any]:
-        """The merged config as written, with its references and expressions."""
-        return {key: value for key, value in self.parser.get().items() if key != "_meta_"}
+        """The merged config as written, with its references and expressions, but without passwords."""
+        return without_passwords({key: value for key, value in self.parser.get().items() if key != "_meta_"})
 
     def resolved(self, key: str) -> Any:
         """The value of an id with its references and expressions evaluated, components left as dicts."""
@@ -97,15 +99,15 @@ class ExecutedConfig:
         names = [key for key, value in self.raw.items() if _is_knob(value) and key not in ("imports", "run")]
         return {name: self.resolved(name) for name in names}
 
-    def flat(self, limit: int = 250) -> dict[str, str]:
+    def flat(self) -> dict[str, str]:
         """Every leaf of the config under its dotted id, as written, except knobs, which are resolved."""
         leaves: dict[str, str] = {}
         for key, value in self.raw.items():
             for name, leaf in _leaves(key, value):
-                leaves[name[:limit]] = leaf if isinstance(leaf, str) else json.dumps(leaf, default=str)
+                leaves[name] = leaf if isinstance(leaf, str) else json.dumps(leaf, default=str)
         for key, value in self.knobs().items():
             leaves[key] = value if isinstance(value, str) else json.dumps(value, default=str)
-        return leaves
+        return without_passwords(leaves)
 
     def digest(self, without: tuple[str, ...] = ()) -> str:
         """sha256 of the config as written, top-level ids in `without` left out."""
@@ -152,6 +154,7 @@ def preflight() -> None:
     use_cores()
     config = executed_config()
     one_run(config.parser)
+    follow_experiment(config.parser)
     findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]
     if findings:
         raise ConfigError("the config cannot run: " + "; ".join(findings))
@@ -162,7 +165,9 @@ def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
     for value in _strings(raw):
         known.update(REFERENCE.findall(value))
     for key in raw:
-        if key not in known:
+        if key not in known and key == "registry_uri":
+            yield f"nothing uses '{key}'; set MLFLOW_REGISTRY_URI"
+        elif key not in known:
             close = difflib.get_close_matches(key, sorted(set(raw) - {key} | known), n=1)
             hint = (
                 f", did you mean '{close[0]}'?"
@@ -317,6 +322,6 @@ def _one_sentence(kind: type[BaseException], error: BaseException, trace: Traceb
         print("interrupted", file=sys.stderr)
         return
     if known is None or os.environ.get(DEBUG):
-        sys.__excepthook__(kind, error, trace)
+        print(hidden("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
         return
-    print(f"error: {known}", file=sys.stderr)
+    print(f"error: {hidden(str(known))}", file=sys.stderr)

@@ -9,35 +9,30 @@ Every call says `synchronous`: with MLFLOW_ENABLE_ASYNC_LOGGING MLflow would ans
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.liveness import alive
+from pipelines.refused import INCOMPLETE, as_tag, named
+from pipelines.registry import is_below, not_there, register
+from pipelines.run_opening import PARENT, Opening, is_written_by
 from pipelines.spool import Journal, milliseconds
 from pipelines.store import (
     KEY,
-    PENDING,
-    PROCESS,
-    WORK,
     TrackingError,
     close_dead,
-    experiment_id,
-    find_run,
     first_line,
-    parent_id,
     process_of,
     refused_for_good,
     runs_with,
     settle_parent,
+    terminate,
 )
 from pipelines.writes import (
     list_table,
     log_datasets,
     log_params,
     log_picture,
-    register,
     set_tags,
     step_of_picture,
     upload,
@@ -46,7 +41,6 @@ from pipelines.writes import (
 logger = logging.getLogger(__name__)
 
 BATCH = 1000
-PARENT = "mlflow.parentRunId"
 
 
 class Delivery:
@@ -56,15 +50,20 @@ class Delivery:
         journal: locked by this process.
         client: see `pipelines.store.connect`.
         uri: where the client leads, if not where the journal says.
+        strict: a run or experiment that MLflow's variables name and that cannot be used is an error; else a new run
+            begins, or the experiment is taken by its name.
 
     Attributes:
         run_id: MLflow's id of the run, once `open` has found or made it.
+        experiment: name of its experiment, where `open` has asked for it.
         ended: whether the run's end is delivered.
     """
 
-    def __init__(self, journal: Journal, client: Any, uri: str | None = None) -> None:
+    def __init__(self, journal: Journal, client: Any, uri: str | None = None, strict: bool = False) -> None:
         self.journal = journal
         self.client = client
+        self.strict = strict
+        self.experiment: str | None = None
         head = journal.head()
         if head is None:
             raise ValueError(f"{journal.folder} has no first record")
@@ -74,7 +73,7 @@ class Delivery:
         self.ended: bool = progress.get("ended", False)
         self._offset: int = progress["offset"]
         self._goes_on: bool = progress.get("goes_on", False)
-        self._experiment: str | None = None
+        self._incomplete: str = progress.get("incomplete", "")
         # Of a run that goes on: the steps and pictures that it has already.
         self._there: dict[str, set[int]] = {}
         self._pictures: set[str] | None = None
@@ -93,7 +92,9 @@ class Delivery:
         if self.run_id is not None:
             return self.run_id
         try:
-            self.run_id = self._open()
+            opening = Opening(self.client, self.head, self.strict)
+            self.run_id = opening.run()
+            self._goes_on, self.experiment = opening.goes_on, opening.experiment
         except TrackingError:
             raise
         except Exception as error:
@@ -103,63 +104,13 @@ class Delivery:
         self._save(next(iter(self.journal.records(0)))[1])
         return self.run_id
 
-    def _open(self) -> str:
-        head, client = self.head, self.client
-        self._experiment = experiment_id(client, head["uri"], head["experiment"])
-        tags = dict(head["tags"])
-        if str(tags.get(PARENT, "")).startswith(PENDING):
-            tags[PARENT] = find_run(client, self._experiment, tags[PARENT]) or tags[PARENT]
-        if head.get("parent"):
-            user = tags.get("mlflow.user", "unknown")
-            tags[PARENT] = parent_id(client, head["uri"], self._experiment, head["parent"], user)
-            client.update_run(tags[PARENT], status="RUNNING")
-        if head.get("continue"):
-            run_id = self._continued(head["continue"])
-            if run_id is not None:
-                self._goes_on = True
-                client.update_run(run_id, status="RUNNING")
-                set_tags(client, run_id, tags | {PROCESS: head["process"]})
-                return run_id
-        made = runs_with(client, self._experiment, KEY, head["key"])
-        if made:
-            return made[0].info.run_id
-        tags |= {KEY: head["key"], WORK: head["work"], PROCESS: head["process"]}
-        run = client.create_run(self._experiment, start_time=head["time"], run_name=head["name"], tags=tags)
-        return run.info.run_id
-
-    def _continued(self, wanted: str) -> str | None:
-        """The run to go on with; None, with a warning, where a new one has to begin."""
-        from mlflow.exceptions import MlflowException
-
-        assert self._experiment is not None
-        reason = "MLflow has no such run"
-        try:
-            run_id = find_run(self.client, self._experiment, wanted)
-            if run_id is not None:
-                run = self.client.get_run(run_id)
-                process = process_of(run)
-                if run.info.lifecycle_stage == "deleted":
-                    reason = "it was deleted"
-                elif run.info.status == "RUNNING" and alive(process) and not self._is_me(process):
-                    reason = f"process {process.get('pid')} is writing it"
-                else:
-                    return run_id
-        except MlflowException as error:
-            if not refused_for_good(error):
-                raise
-            reason = first_line(error)
-        logger.warning("MLflow run %s cannot go on, a new one begins: %s", wanted, reason)
-        return None
-
-    def _is_me(self, process: Mapping[str, Any]) -> bool:
-        return process == json.loads(self.head["process"])
-
     def abandon(self) -> None:
         """Close the run of a process that ended without doing so, unless another process goes on with it."""
         if self.ended or self.run_id is None:
             return
         run = self.client.get_run(self.run_id)
-        if run.info.status == "RUNNING" and self._is_me(process_of(run)):
+        if run.info.status == "RUNNING" and is_written_by(self.head, process_of(run)):
+            self.tell_missing()
             close_dead(self.client, self.run_id)
             self._settle(milliseconds())
 
@@ -202,10 +153,36 @@ class Delivery:
         if batch:
             self._metrics(batch)
             self._save(end)
+        last = self.journal.end()
+        if last is not None and not self.ended:
+            self._deliver(last)
+            self._save(self._offset)
+
+    def tell_missing(self) -> None:
+        """Have the run say, in the tag `segbundles.incomplete`, what of this journal did not arrive."""
+        said, now = self._incomplete, as_tag(self.journal.missing())
+        if said == now or self._lost or self.run_id is None:
+            return
+        tag = self.client.get_run(self.run_id).data.tags.get(INCOMPLETE, "")
+        # Lines of other processes of the same run stay.
+        lines = [line for line in tag.split("\n") if line and line not in said.split("\n")]
+        text = "\n".join([*lines, *(line for line in now.split("\n") if line and line not in lines)])
+        if text:
+            set_tags(self.client, self.run_id, {INCOMPLETE: text[:5000]})
+        elif tag:
+            self.client.delete_tag(self.run_id, INCOMPLETE)
+        self._incomplete = now
+        self._save(self._offset)
 
     def _save(self, offset: int) -> None:
         self._offset = offset
-        self.journal.set_progress(offset=offset, run_id=self.run_id, goes_on=self._goes_on, ended=self.ended)
+        self.journal.set_progress(
+            offset=offset,
+            run_id=self.run_id,
+            goes_on=self._goes_on,
+            ended=self.ended,
+            incomplete=self._incomplete,
+        )
 
     def _deliver(self, record: Mapping[str, Any]) -> bool:
         """Carry out one record; False where MLflow refuses it."""
@@ -213,6 +190,9 @@ class Delivery:
         try:
             if self._lost and record.get("op") != "end":
                 self._refuse(record, "the run was deleted")
+                return False
+            elif record.get("lost"):
+                self.journal.refuse(record, record["refused"])
                 return False
             elif way is None:
                 raise ValueError(f"no operation is called '{record.get('op')}'")
@@ -235,7 +215,7 @@ class Delivery:
             logger.warning(
                 "MLflow does not take a part of run %s (%s: %s); it is kept in %s",
                 self.run_id,
-                record.get("op"),
+                named(record),
                 reason,
                 self.journal.folder,
             )
@@ -325,6 +305,10 @@ class Delivery:
         set_tags(self.client, self.run_id, record["values"])
 
     def _op_file(self, record: Mapping[str, Any]) -> None:
+        whole = record.get("whole")
+        if whole is not None:
+            # New files among old ones would be a model that nobody can load.
+            self._require_whole(whole, f"it belongs to {whole}, of which a part did not arrive")
         upload(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
         if record.get("table"):
             list_table(self.client, self.run_id, record["name"])
@@ -345,7 +329,24 @@ class Delivery:
         log_datasets(self.client, self.run_id, record["datasets"])
 
     def _op_register(self, record: Mapping[str, Any]) -> None:
-        register(self.client, self.run_id, record["name"], record["folder"], record["value"], record["alias"])
+        folder, files = record["folder"], record.get("files") or {}
+        self._require_whole(
+            folder, f"a part of {folder} did not arrive, so it is no version, and the alias stays"
+        )
+        absent = not_there(self.client, self.run_id, folder, files)
+        if absent:
+            raise ValueError(
+                f"{len(absent)} of {max(1, len(files))} files of {folder} are not on the server or not whole "
+                f"({', '.join(absent[:10])}), so it is no version, and the alias stays"
+            )
+        register(self.client, self.run_id, record["name"], folder, record["value"], record["alias"], files)
+
+    def _require_whole(self, folder: str, reason: str) -> None:
+        """Raise ValueError where a file of a folder of the run was put aside."""
+        if any(
+            is_below(str(each.get("name")), folder) for each in self.journal.missing() if each["op"] == "file"
+        ):
+            raise ValueError(reason)
 
     def _op_end(self, record: Mapping[str, Any]) -> None:
         if self._lost:
@@ -353,7 +354,9 @@ class Delivery:
             return
         if not self._goes_on:
             self._remove_doubles()
-        self.client.set_terminated(self.run_id, record["status"], record["time"])
+        self.tell_missing()
+        assert self.run_id is not None
+        terminate(self.client, self.run_id, record["status"], record["time"])
         self.ended = True
         self._settle(record["time"])
 

@@ -59,7 +59,8 @@ class Evaluation:
         split: of the dataset that the cases are, for the record.
         pictures: how many of the worst cases are drawn.
         track: False logs nothing to MLflow.
-        experiment, run_name, config: of the MLflow run, see `pipelines.evaluation_run.EvaluationRun`.
+        experiment, run_name, config, uri, experiment_id: of the MLflow run, see
+            `pipelines.evaluation_run.EvaluationRun`.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Evaluation:
         experiment: str | None = None,
         run_name: str | None = None,
         config: ExecutedConfig | None = None,
+        uri: str | None = None,
+        experiment_id: str | None = None,
     ) -> None:
         model.require_labels(data.labels)
         self.evaluator = evaluator
@@ -85,7 +88,15 @@ class Evaluation:
         ct = isinstance(evaluator.preprocess.intensity, CTWindow)
         self.pictures = CasePictures(self.output_dir / PICTURES, model.labels, pictures, ct)
         self.mlflow = EvaluationRun(
-            model, data, split, config, experiment, run_name, enabled=None if track else False
+            model,
+            data,
+            split,
+            config,
+            experiment,
+            run_name,
+            enabled=None if track else False,
+            uri=uri,
+            experiment_id=experiment_id,
         )
         dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
         self._images = {case["case"]: case for case in dataset.data}

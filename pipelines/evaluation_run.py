@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +16,11 @@ from pipelines.cases import Dataset
 from pipelines.checkpoints import TrainedModel
 from pipelines.config import ExecutedConfig
 from pipelines.metrics import figures, results
+from pipelines.mlflow_variables import RUN_NAME
+from pipelines.passwords import hidden
 from pipelines.provenance import code_version, environment
 from pipelines.results import METRICS_CSV, REPORT, SUMMARY_CSV
-from pipelines.store import KEY, PENDING, connect, first_line, shown
+from pipelines.store import KEY, PENDING, connect, first_line
 from pipelines.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ def training_run(run_id: str | None, uri: str) -> TrainingRun | None:
             run = client.get_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id)
     except Exception as error:  # whatever MLflow and its libraries raise, an evaluation does not depend on it
-        logger.info("the training run %s is not found in %s: %s", run_id, shown(uri), first_line(error))
+        logger.info("the training run %s is not found in %s: %s", run_id, hidden(uri), first_line(error))
         return None
     if run.info.lifecycle_stage != "active" or experiment.lifecycle_stage != "active":
         return None
@@ -65,8 +68,10 @@ class EvaluationRun:
         split: of the dataset.
         config: `executed_config()`; its knobs are the parameters of the run.
         experiment: None is that of the training, or "evaluation" where the model does not know it.
-        run_name: None is "evaluation of", the names of dataset and split, and the time of the start.
+        run_name: None is MLFLOW_RUN_NAME, or "evaluation of", the names of dataset and split, and the time of the start.
         enabled: False logs nothing.
+        uri: tracking URI, see `pipelines.tracking.Tracking`.
+        experiment_id: MLflow's id of the experiment.
     """
 
     def __init__(
@@ -78,14 +83,21 @@ class EvaluationRun:
         experiment: str | None = None,
         run_name: str | None = None,
         enabled: bool | None = None,
+        uri: str | None = None,
+        experiment_id: str | None = None,
     ) -> None:
         self.model = model
         self.data = data
         self.split = split
         self.config = config
-        name = run_name or f"evaluation of {data.name}, {split}, {datetime.now():%Y-%m-%d %H:%M:%S}"
-        self.tracking = Tracking(experiment or DEFAULT_EXPERIMENT, name, enabled=enabled)
-        self.named = experiment is not None
+        name = (
+            run_name
+            or os.environ.get(RUN_NAME)
+            or f"evaluation of {data.name}, {split}, {datetime.now():%Y-%m-%d %H:%M:%S}"
+        )
+        chosen = experiment or DEFAULT_EXPERIMENT
+        self.tracking = Tracking(chosen, name, uri, enabled=enabled, experiment_id=experiment_id)
+        self.named = experiment is not None or experiment_id is not None
 
     def __enter__(self) -> EvaluationRun:
         self.tracking.__enter__()
@@ -139,7 +151,8 @@ class EvaluationRun:
         self.tracking.metrics(figures(summary), 0)
         found = results(cases, self.model.class_names, summary, self.split)
         drawn = {case: path.read_bytes() for case, path in pictures.items()}
-        log_results(self.tracking, found, drawn, confusion)
+        with self.tracking.losing(FOLDER):
+            log_results(self.tracking, found, drawn, confusion)
         self.tracking.table("results/table.json", case_table(found))
         for name in (METRICS_CSV, SUMMARY_CSV, REPORT):
             self.tracking.artifact(folder / name, FOLDER)

@@ -14,6 +14,7 @@ from monai.utils.enums import CommonKeys as Keys
 from tqdm import tqdm
 
 from pipelines.distributed import is_distributed, of_all_ranks, share_buffers
+from pipelines.metric_names import metric_names
 from pipelines.metrics import summarise
 from pipelines.progress import Beyond, Steps, intervals
 from pipelines.ranks import rank
@@ -65,8 +66,8 @@ class Validation(ValidationHandler):
 def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> dict[str, Any]:
     """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
 
-    `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>"; a class that no
-    case has is NaN.
+    `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>", see
+    `pipelines.metric_names`; a class that no case has is NaN.
 
     Args:
         intervals: also confidence intervals in the summary.
@@ -94,8 +95,9 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
     # By id: their order in the dataset is lost where ranks share them out, and some may have failed.
     evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
     summary = summarise(cases, evaluator.class_names, intervals)
+    keys = metric_names(evaluator.class_names)
     evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
-        f"val_dice_{name}": row["dice"]["mean"] for name, row in summary["classes"].items()
+        f"val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
     }
     return summary
 

@@ -75,6 +75,25 @@ class Lock:
         except FileNotFoundError:
             return False
 
+    def note(self) -> bytes:
+        """What its holders have written into the file; nothing where this process does not hold it."""
+        if self._handle is None:
+            return b""
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        return os.read(self._handle, 1 << 16)
+
+    def write_note(self, content: bytes) -> None:
+        """Write something into the file for those who hold the lock after this process; nothing where it is not held.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        if self._handle is None:
+            return
+        os.ftruncate(self._handle, 0)
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        os.write(self._handle, content)
+
     def release(self) -> None:
         """Give the lock back."""
         if self._handle is not None and self._name in Lock._held:

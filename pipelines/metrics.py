@@ -17,6 +17,7 @@ import torch
 
 from pipelines.files import replacing
 from pipelines.intervals import class_mean, interval
+from pipelines.metric_names import metric_names
 from pipelines.surfaces import surface_distances
 from pipelines.tables import guarded
 from transforms.values import bounding_boxes
@@ -218,10 +219,14 @@ def summarise(
 
 
 def figures(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, NaN left out."""
+    """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, NaN left out.
+
+    A class is called there as `pipelines.metric_names` has it.
+    """
+    keys = metric_names(list(summary["classes"]))
     values = {f"{prefix}mean_{metric}": value for metric, value in summary["mean"].items()}
     for name, row in summary["classes"].items():
-        values |= {f"{prefix}{metric}_{name}": row[metric]["mean"] for metric in summary["mean"]}
+        values |= {f"{prefix}{metric}_{keys[name]}": row[metric]["mean"] for metric in summary["mean"]}
     for count in ("missed", "false_positives"):
         if summary[count] is not None:
             values[f"{prefix}{count}"] = float(summary[count])

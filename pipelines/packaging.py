@@ -19,6 +19,7 @@ from typing import Any
 
 from pipelines.checkpoints import BEST, CARD, CheckpointError, TrainedModel
 from pipelines.files import FolderError, require_folder
+from pipelines.passwords import hidden
 from pipelines.terminal import take_every_character
 from transforms.placing import put_in_place
 
@@ -83,7 +84,9 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
         text = (source / name).read_text(encoding="utf-8")
         # Inside a standard bundle commands run from its own root.
         (root / "configs" / name).write_text(
-            text.replace(f"bundles/{source.name}/", "configs/").replace(f'"bundles/{source.name}"', '"."'),
+            hidden(text)
+            .replace(f"bundles/{source.name}/", "configs/")
+            .replace(f'"bundles/{source.name}"', '"."'),
             encoding="utf-8",
         )
     if executed is not None:
@@ -184,7 +187,7 @@ def main() -> None:
         for name in names:
             print(package(REPOSITORY / "bundles" / name, arguments.output))
     except (PackagingError, CheckpointError, FolderError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {hidden(str(error))}")
 
 
 if __name__ == "__main__":

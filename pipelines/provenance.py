@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from pipelines.cores import available_cores
+from pipelines.passwords import hidden, without_passwords
 from pipelines.ranks import world_size
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,15 +55,16 @@ def code_version() -> dict[str, str]:
 def uncommitted(limit: int = DIFF_LIMIT) -> str:
     """What the working tree has that the commit lacks: `git diff HEAD`, then the names of untracked files.
 
-    `git apply` on the commit brings the changes back; lines that begin with # are passed over by it. Empty where
-    nothing was changed, and outside of a git checkout. Untracked files are named, not copied: they may be data.
+    `git apply` on the commit brings the changes back, except for passwords, which are `***` in it; lines that begin
+    with # are passed over by it. Empty where nothing was changed, and outside of a git checkout. Untracked files are
+    named, not copied: they may be data.
 
     Args:
         limit: characters kept of the diff; a longer one is cut and says so in its last line.
     """
     if not _in_repository():
         return ""
-    changes = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv")
+    changes = hidden(_git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"))
     if len(changes) > limit:
         cut = changes.rfind("\n", 0, limit) + 1
         changes = f"{changes[:cut]}# cut off here: {len(changes) - cut} more characters\n"
@@ -134,12 +136,14 @@ def invocation() -> dict[str, Any]:
     Returns:
         "command": the words of the process; "config_files": the config and its overlays, in order;
         "overrides": id to value, as given on the command line or in MONAI's `--args_file`. The last two are
-        empty outside of `monai.bundle run`.
+        empty outside of `monai.bundle run`. Passwords are `***` in them.
     """
     found: dict[str, Any] = {"command": list(sys.argv), "config_files": [], "overrides": {}}
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and "config_file" in frame.f_locals:
+        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and {"config_file", "override"} <= set(
+            frame.f_locals
+        ):
             from monai.bundle.scripts import update_kwargs
 
             given = frame.f_locals
@@ -151,4 +155,6 @@ def invocation() -> dict[str, Any]:
             found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
             break
         frame = frame.f_back
-    return found
+    return {
+        name: value if name == "config_files" else without_passwords(value) for name, value in found.items()
+    }

@@ -24,9 +24,11 @@ from pipelines.dataset import PatchDataset
 from pipelines.distributed import of_all_ranks
 from pipelines.engines import SegEvaluator, SegTrainer, unwrapped
 from pipelines.handlers import earlier_losses, mean_loss
+from pipelines.metric_names import metric_names
 from pipelines.metrics import results, summarise
 from pipelines.mlflow_model import write_model
 from pipelines.model_card import read_card
+from pipelines.passwords import hidden
 from pipelines.precision import AUTO, choose_precision
 from pipelines.provenance import code_version, environment, invocation, uncommitted
 from pipelines.resume import DATA
@@ -134,16 +136,22 @@ class Record:
 
     def _tell_origin(self) -> None:
         called = invocation()
-        self.tracking.params(self.config.flat())
+        params = self.config.flat()
+        # MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID say no name: which it is MLflow alone knows.
+        if "experiment" in params:
+            params["experiment"] = self.tracking.experiment
+        self.tracking.params(params)
         self.tracking.json(self.config.raw, "config.json")
         self.tracking.json(called, "invocation.json")
         self.tracking.tags(code_version() | environment())
         self.tracking.tags({"overrides": json.dumps(called["overrides"], default=str)})
-        with tempfile.TemporaryDirectory() as name:
+        with self.tracking.losing("config_files", "code"), tempfile.TemporaryDirectory() as name:
             for place, given in enumerate(called["config_files"]):
                 # Two overlays of one name, from two folders, stay two files.
                 copy = Path(name) / f"{place}_{Path(given).name}"
-                copy.write_bytes(Path(given).read_bytes())
+                # Bytes of any encoding come through as they are.
+                text = Path(given).read_bytes().decode("utf-8", "surrogateescape")
+                copy.write_bytes(hidden(text).encode("utf-8", "surrogateescape"))
                 self.tracking.artifact(copy, "config_files")
             changes = uncommitted()
             if changes:
@@ -238,10 +246,14 @@ class Record:
     def _keep_results(self, engine: SegTrainer, evaluator: SegEvaluator) -> None:
         summary = summarise(evaluator.state.cases, evaluator.class_names)
         values = {"best_val_mean_dice": summary["mean_dice"], "best_epoch": float(engine.state.epoch)}
-        values |= {f"best_val_dice_{name}": row["dice"]["mean"] for name, row in summary["classes"].items()}
+        keys = metric_names(evaluator.class_names)
+        values |= {
+            f"best_val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+        }
         self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
         self._best = results(evaluator.state.cases, evaluator.class_names, summary)
-        log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
+        with self.tracking.losing(f"results of epoch {engine.state.epoch}"):
+            log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
 
     def end(self, trainer: SegTrainer, folder: Path, summary: Mapping[str, Any]) -> None:
         """Store the model, the last checkpoint and the table of the best cases, and wait for MLflow.
@@ -259,14 +271,12 @@ class Record:
             # A training that went on after its best validation has no more of it than the model's card.
             best = self._best or {"classes": self.data.class_names[1:], "cases": card["validation"]}
             self.tracking.table("results/table.json", case_table(best))
-        with tempfile.TemporaryDirectory() as name:
+        with self.tracking.losing("model"), tempfile.TemporaryDirectory() as name:
             sources = invocation()["config_files"]
             root = write_model(
                 Path(name) / "model", folder, Path(sources[0]).parent if sources else None, self.config.raw
             )
-            for path in sorted(path for path in root.rglob("*") if path.is_file()):
-                inside = path.relative_to(root).parent
-                self.tracking.artifact(path, (Path("model") / inside).as_posix())
+            self.tracking.artifacts(root, "model")
         if summary and summary["mean_dice"] == summary["mean_dice"]:
             name = model_name(self.tracking.experiment)
             self.tracking.register(name, "model", summary["mean_dice"], alias="best")

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.store import shown
+from pipelines.passwords import hidden
+from pipelines.store import keep_quiet
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -52,6 +53,7 @@ class RunFinder:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.tracking import MlflowClient
 
+        keep_quiet(self.uri)
         self.client: MlflowClient = self._told(MlflowClient, self.uri)
         self._names: dict[str, str] = {}
         self._experiments = self._experiment_ids(experiment)
@@ -152,7 +154,7 @@ class RunFinder:
             found = self._told(self.client.get_experiment_by_name, name)
             if found is None or found.lifecycle_stage != "active":
                 known = ", ".join(sorted(e.name for e in self.client.search_experiments())[:10])
-                raise RunError(f"there is no experiment '{name}' at {shown(self.uri)}; there are: {known}")
+                raise RunError(f"there is no experiment '{name}' at {hidden(self.uri)}; there are: {known}")
             self._names[found.experiment_id] = found.name
             return [found.experiment_id]
         token = None
@@ -165,15 +167,14 @@ class RunFinder:
 
     def _where(self) -> str:
         if len(self._experiments) == 1:
-            return f"the experiment '{self._names[self._experiments[0]]}' of {shown(self.uri)}"
-        return shown(self.uri)
+            return f"the experiment '{self._names[self._experiments[0]]}' of {hidden(self.uri)}"
+        return hidden(self.uri)
 
     def _told(self, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except Exception as error:
-            told = _short(error).replace(self.uri, shown(self.uri))
-            raise RunError(f"MLflow at {shown(self.uri)} cannot be read: {told}") from error
+            raise RunError(f"MLflow at {hidden(self.uri)} cannot be read: {_short(error)}") from error
 
 
 def described(run: Run) -> str:
@@ -196,4 +197,4 @@ def _day(run: Run) -> str:
 
 
 def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return hidden((str(error).strip() or type(error).__name__).splitlines()[0])[:200]

@@ -7,11 +7,13 @@ import logging
 import random
 import threading
 import time
+import traceback
 from functools import partial
 from typing import Any
 
 from pipelines.delivery import Delivery
 from pipelines.liveness import alive
+from pipelines.passwords import hidden
 from pipelines.spool import Journal, journals, sqlite_file
 from pipelines.store import (
     PENDING,
@@ -19,7 +21,6 @@ from pipelines.store import (
     close_gone,
     connect,
     first_line,
-    shown,
     timed_out,
     wait_longer,
 )
@@ -67,6 +68,11 @@ class Shipping:
     @property
     def run_id(self) -> str | None:
         return self._delivery.run_id if self._delivery is not None else None
+
+    @property
+    def experiment(self) -> str | None:
+        """Name of the experiment that the run is in, where MLflow was asked for it."""
+        return self._delivery.experiment if self._delivery is not None else None
 
     @property
     def pending(self) -> int:
@@ -155,7 +161,7 @@ class Shipping:
         try:
             complete = self._once(asked)
         except Exception as error:
-            logger.debug("delivery failed", exc_info=True)
+            logger.debug("delivery failed: %s", hidden("".join(traceback.format_exception(error))))
             self._failures += 1
             if timed_out(error):
                 wait_longer()
@@ -166,7 +172,7 @@ class Shipping:
                 self._tell(first_line(error))
             return False
         if self._told:
-            logger.warning("MLflow at %s is there again; it gets all that was kept", shown(self.uri))
+            logger.warning("MLflow at %s is there again; it gets all that was kept", hidden(self.uri))
             self._told = False
         self._failures = 0
         return complete
@@ -175,7 +181,7 @@ class Shipping:
         if not self._told:
             logger.warning(
                 "MLflow at %s cannot be reached (%s); the work goes on and the run is kept in %s meanwhile",
-                shown(self.uri),
+                hidden(self.uri),
                 what,
                 self.journal.folder,
             )
@@ -185,7 +191,7 @@ class Shipping:
         if self._client is None:
             self._client = connect(self.uri)
         if self._delivery is None:
-            delivery = Delivery(self.journal, self._client)
+            delivery = Delivery(self.journal, self._client, strict=self._starting)
             self._first_parts(delivery.head)
             delivery.open()
             self._delivery = delivery
@@ -223,7 +229,7 @@ class Shipping:
             return
         for journal in journals(self.journal.folder.parent):
             first = journal.head()
-            if journal.folder == self.journal.folder or first is None or first.get("uri") != self.uri:
+            if journal.folder == self.journal.folder or first is None or not self._is_ours(first):
                 continue
             names = (journal.progress().get("run_id"), first.get("continue"), PENDING + first["key"])
             if wanted not in names:
@@ -234,10 +240,14 @@ class Shipping:
                 raise Busy(f"{journal.folder} is being delivered")
             self._one_other(journal, goes_on=True)
 
+    def _is_ours(self, head: dict[str, Any]) -> bool:
+        """Whether a journal is for the same store, as far as its address without a password tells."""
+        return hidden(str(head.get("uri"))) == hidden(self.uri)
+
     def _one_other(self, journal: Journal, goes_on: bool = False) -> None:
         """Deliver the journal of a process that has ended."""
         head = journal.head()
-        if (head is not None and head.get("uri") != self.uri) or not (goes_on or _taken(journal)):
+        if (head is not None and not self._is_ours(head)) or not (goes_on or _taken(journal)):
             return
         try:
             if head is None:  # it ended before its first line

@@ -7,7 +7,9 @@ A spool is a folder of journals, one per process that wrote a run:
             journal.jsonl     one record a line, the first says which run; only ever appended to
             files/000003/...  what a record refers to: artifacts and pictures
             delivered.json    how far MLflow has it
-            refused.jsonl     what MLflow will never take, with its reason
+            refused.jsonl     what MLflow will never take or a full disk has lost, with its reason
+            end.json          the end of the run, where the journal had no room for it
+            reserve           room for the two above
             head.jsonl        the first line, where only what was refused is left
             lock              held by the process that writes or delivers
 
@@ -28,19 +30,22 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipelines.files import replacing
 from pipelines.locks import Lock
+from pipelines.refused import FILE as REFUSED
+from pipelines.refused import Refused
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "mlflow_spool"
 VARIABLE = "SEGBUNDLES_SPOOL"
-JOURNAL, HEAD, REFUSED, DELIVERED = "journal.jsonl", "head.jsonl", "refused.jsonl", "delivered.json"
-FILES, LOCK = "files", "lock"
+JOURNAL, HEAD, DELIVERED = "journal.jsonl", "head.jsonl", "delivered.json"
+FILES, LOCK, END, RESERVE = "files", "lock", "end.json", "reserve"
 # Above this a copy would hold up a training, so the file is linked: it must be replaced, not rewritten, later.
 LINKED = 8 << 20
+_RESERVED = 1 << 16
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -70,6 +75,7 @@ class Journal:
         self._handle: int | None = None
         # Bytes that the disk has not taken yet; the next record goes behind them, so no line is ever torn.
         self._waiting = b""
+        self._refused = Refused(folder)
         self._warned = False
         self._count = 0
         self._writing = threading.Lock()
@@ -97,6 +103,8 @@ class Journal:
             journal.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600
         )
         journal.append(head)
+        with contextlib.suppress(OSError):  # a disk that is full already
+            (journal.folder / RESERVE).write_bytes(os.urandom(_RESERVED))
         return journal
 
     # Writing: by the process that made it.
@@ -137,6 +145,36 @@ class Journal:
         """Bytes that the disk did not take."""
         return len(self._waiting)
 
+    def give_up(self, end: Mapping[str, Any]) -> None:
+        """Put on disk what there is room for, and of the rest how much it is; the process is about to end.
+
+        Args:
+            end: the record of the run's end, which is kept in any case that the disk allows.
+        """
+        reserve = self.folder / RESERVE
+        with contextlib.suppress(OSError):
+            os.truncate(reserve, _RESERVED // 4)
+        self._refused.write()
+        with contextlib.suppress(OSError):
+            (self.folder / END).write_text(json.dumps(end), encoding="utf-8")
+        with self._writing:
+            self._push()
+            if not self._waiting:
+                return
+            # One of them is torn, and the last is the end itself.
+            count = self._waiting.count(b"\n") - 1
+            self._waiting = b""
+        reserve.unlink(missing_ok=True)
+        if count:
+            self.refuse({"op": "records", "count": count, "lost": True}, "the disk was full to the end")
+
+    def end(self) -> dict[str, Any] | None:
+        """The record of the run's end where the journal itself had no room for it."""
+        try:
+            return json.loads((self.folder / END).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
     def place(self, name: str) -> Path:
         """A path for a new file called `name`, in a folder of its own."""
         with self._writing:
@@ -152,14 +190,21 @@ class Journal:
             FileNotFoundError: there is no such file.
         """
         target = self.place(Path(source).name)
-        if Path(source).stat().st_size >= LINKED:
+        try:
+            self._keep(Path(source), target)
+        except OSError:
+            shutil.rmtree(target.parent, ignore_errors=True)
+            raise
+        return target.relative_to(self.folder).as_posix()
+
+    def _keep(self, source: Path, target: Path) -> None:
+        if source.stat().st_size >= LINKED:
             try:
                 os.link(source, target)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(source, target)
         else:
             shutil.copyfile(source, target)
-        return target.relative_to(self.folder).as_posix()
 
     # Reading: by whoever holds the lock.
 
@@ -184,11 +229,12 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes in the journal."""
-        try:
-            return (self.folder / JOURNAL).stat().st_size
-        except OSError:
-            return 0
+        """Bytes in the journal, those included that this process still has in memory."""
+        with self._writing:
+            try:
+                return (self.folder / JOURNAL).stat().st_size + len(self._waiting)
+            except OSError:
+                return len(self._waiting)
 
     def head(self) -> dict[str, Any] | None:
         """The first record; None where a process ended before it was written."""
@@ -199,16 +245,16 @@ class Journal:
     def records(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
         """Whole records from a byte on, each with the byte behind it.
 
-        A last line that a killed process left torn is not there; a damaged one in the middle is left out.
+        A last line that a killed process left torn is not there; a damaged one in the middle is left out. What a
+        full disk did not take is there for the process that has it in memory.
         """
         try:
             stream = (self.folder / JOURNAL).open("rb")
         except FileNotFoundError:
             return
         with stream:
-            stream.seek(start)
             end = start
-            for line in stream:
+            for line in self._lines(stream, start):
                 if not line.endswith(b"\n"):
                     return
                 end += len(line)
@@ -219,6 +265,21 @@ class Journal:
                     continue
                 if isinstance(record, dict):
                     yield record, end
+
+    def _lines(self, stream: BinaryIO, start: int) -> Iterator[bytes]:
+        with self._writing:
+            size, waiting = os.fstat(stream.fileno()).st_size, self._waiting
+        torn = b""
+        left = size - start
+        stream.seek(start)
+        while left > 0:
+            line = stream.readline(left)
+            left -= len(line)
+            if not line.endswith(b"\n"):
+                torn = line
+                break
+            yield line
+        yield from (torn + waiting[max(0, start - size) :]).splitlines(True)
 
     def progress(self) -> dict[str, Any]:
         """What `set_progress` wrote last: "offset" and what belongs to it."""
@@ -236,18 +297,17 @@ class Journal:
             temporary.replace(self.folder / DELIVERED)
 
     def refuse(self, record: Mapping[str, Any], reason: str) -> None:
-        """Put a record aside that MLflow will never take."""
-        with (self.folder / REFUSED).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({**record, "refused": reason}, default=str) + "\n")
+        """Put a record aside that MLflow will never take, or that is lost: then "lost" is true in it."""
+        self._refused.add(record, reason)
+
+    def missing(self) -> list[dict[str, Any]]:
+        """What was put aside, each record with its reason under "refused"."""
+        return self._refused.all()
 
     @property
     def refused(self) -> int:
         """How many records were put aside."""
-        try:
-            with (self.folder / REFUSED).open("rb") as stream:
-                return sum(1 for _ in stream)
-        except OSError:
-            return 0
+        return len(self.missing())
 
     def retry_refused(self) -> None:
         """Make what was refused a part of the journal again."""
@@ -274,10 +334,13 @@ class Journal:
         """Remove the whole journal, or all but what was refused, and release it."""
         # Windows removes no file that is open.
         self._close()
+        (self.folder / RESERVE).unlink(missing_ok=True)
         if self.refused:
             with (self.folder / JOURNAL).open("rb") as stream, replacing(self.folder / HEAD) as temporary:
                 temporary.write_bytes(stream.readline())
             (self.folder / JOURNAL).unlink()
+            (self.folder / END).unlink(missing_ok=True)
+            self._refused.write()
             self.release()
             return
         root = self.folder.parent

@@ -14,7 +14,7 @@ from pipelines.engines import SegTrainer, unwrapped
 
 
 def trainer_state(trainer: SegTrainer) -> dict[str, Any]:
-    """Weights, average, optimiser, schedule and loss scale; the same on every rank."""
+    """Weights, average, optimiser, schedule, loss scale and the last step's norm; the same on every rank."""
     schedule = trainer.lr_scheduler.state_dict() if trainer.lr_scheduler is not None else None
     if schedule is not None:
         # A function is no plain value; the config makes it again.
@@ -25,6 +25,8 @@ def trainer_state(trainer: SegTrainer) -> dict[str, Any]:
         "lr_scheduler": schedule,
         "grad_scaler": trainer.grad_scaler.state_dict(),
         "average": trainer.average.state_dict() if trainer.average is not None else None,
+        # Iterations within an accumulation window tell that of the step before them.
+        "grad_norm": trainer.grad_norm,
     }
 
 
@@ -53,6 +55,8 @@ def restore_trainer(trainer: SegTrainer, state: Mapping[str, Any], settings: boo
         trainer.grad_scaler.load_state_dict(state["grad_scaler"])
     if trainer.average is not None and state["average"] is not None:
         trainer.average.load_state_dict(state["average"])
+    norm = state.get("grad_norm")
+    trainer.grad_norm = norm.to(trainer.state.device) if norm is not None else None
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:

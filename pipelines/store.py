@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pipelines.files import remove_leftovers, replacing
 from pipelines.liveness import gone
 from pipelines.locks import waiting_for
+from pipelines.passwords import hidden
 from pipelines.spool import sqlite_file
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ IMPATIENCE = {
     "PGCONNECT_TIMEOUT": "10",
 }
 LONGEST = 300
+QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 _ours: set[str] = set()
 
 _REFUSALS = (
@@ -57,14 +59,6 @@ class TrackingError(RuntimeError):
     """MLflow cannot be used as the run asks for it."""
 
 
-def shown(uri: str) -> str:
-    """A tracking URI without its password."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
-
-
 def connect(uri: str) -> Any:
     """A client of the store at a URI; makes the tables of a new database.
 
@@ -80,6 +74,7 @@ def connect(uri: str) -> Any:
             _ours.add(name)
     from mlflow.tracking import MlflowClient
 
+    keep_quiet(uri)
     try:
         with sqlite_lock(uri):
             database = sqlite_file(uri)
@@ -92,7 +87,7 @@ def connect(uri: str) -> Any:
     except ImportError as error:
         package = _DRIVERS.get(str(error.name), error.name)
         raise TrackingError(
-            f"MLflow at {shown(uri)} needs a Python package: pip install '{package}'"
+            f"MLflow at {hidden(uri)} needs a Python package: pip install '{package}'"
         ) from error
     except Exception as error:
         if sqlite_file(uri) is not None and re.search("already exists|duplicate column", first_line(error)):
@@ -102,7 +97,7 @@ def connect(uri: str) -> Any:
             ) from error
         if not refused_for_good(error):
             raise
-        raise TrackingError(f"MLflow cannot use {shown(uri)}: {first_line(error)}") from error
+        raise TrackingError(f"MLflow cannot use {hidden(uri)}: {first_line(error)}") from error
 
 
 def _make_database(database: Path) -> None:
@@ -122,6 +117,24 @@ def _make_database(database: Path) -> None:
         MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
         with contextlib.closing(sqlite3.connect(made)) as connection:
             connection.execute("VACUUM INTO ?", (str(temporary),))
+
+
+def keep_quiet(uri: str) -> None:
+    """Keep MLflow from printing links to runs where they would show a password; `terminate` prints them without."""
+    if hidden(uri) != uri and os.environ.get(QUIET, "").lower() not in ("true", "1"):
+        os.environ[QUIET] = "true"
+        _ours.add(QUIET)
+
+
+def terminate(client: Any, run_id: str, status: str, time_ms: int | None = None) -> None:
+    """Close a run; its link is printed, as MLflow does it, without the user and password of the server's address."""
+    client.set_terminated(run_id, status, time_ms)
+    if QUIET in _ours and client.tracking_uri.startswith(("http://", "https://")):
+        run = client.get_run(run_id)
+        parts = urlsplit(client.tracking_uri)
+        server = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+        link = f"{server}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+        print(f"View run {run.info.run_name} at: {link}")
 
 
 def wait_longer(seconds: float | None = None) -> None:
@@ -160,12 +173,13 @@ def timed_out(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for one sentence."""
+    """What an error says, short enough for one sentence and without passwords."""
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if "failed with exception" in text:
         # A connection that fails is wrapped by three libraries, each with its own words around it.
         text = text.rpartition("): ")[2].rstrip("'\")") or text
         text += ")" * (text.count("(") - text.count(")"))
+    text = hidden(text)
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
@@ -257,16 +271,19 @@ def settle_parent(client: Any, parent: str, spread: list[str], time_ms: int) -> 
         ]
         if known:
             mean = sum(known) / len(known)
-            values |= {name: mean, f"{name}_min": min(known), f"{name}_max": max(known)}
+            # A class may be called liver_max beside another called liver.
+            ends = ("std", "min", "max")
+            join = "." if any(f"{name}_{end}" in names for end in ends) else "_"
+            values |= {name: mean, f"{name}{join}min": min(known), f"{name}{join}max": max(known)}
             if len(known) > 1:
-                values[f"{name}_std"] = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5
+                values[f"{name}{join}std"] = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5
     for name, value in values.items():
         client.log_metric(parent, name, value, time_ms, len(finished), synchronous=True)
     if any(child.info.status == "RUNNING" for child in children):
         client.update_run(parent, status="RUNNING")
     else:
         status = next((s for s in ("FAILED", "KILLED") if s in states.values()), "FINISHED")
-        client.set_terminated(parent, status)
+        terminate(client, parent, status)
 
 
 def close_gone(client: Any, experiment: str, work: str, but: str) -> None:
@@ -281,7 +298,7 @@ def close_dead(client: Any, run_id: str) -> None:
     """Close a run whose process ended without a word, and say so."""
     reason = "the process ended without closing its run (killed, out of memory, or power lost)"
     client.set_tag(run_id, "error", reason, synchronous=True)
-    client.set_terminated(run_id, "KILLED")
+    terminate(client, run_id, "KILLED")
     logger.info("the MLflow run %s was left open by a process that has ended; it is closed as KILLED", run_id)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.delivery import Delivery
+from pipelines.passwords import HIDDEN, hidden
+from pipelines.refused import told
 from pipelines.spool import JOURNAL, Journal, journals, with_refused
-from pipelines.store import connect, first_line, shown
+from pipelines.store import TrackingError, connect, first_line
 
 
 def sync(root: Path, uri: str | None = None, refused: bool = False) -> bool:
@@ -27,15 +31,55 @@ def sync(root: Path, uri: str | None = None, refused: bool = False) -> bool:
     found = [Journal(root)] if (root / JOURNAL).is_file() else journals(root)
     clients: dict[str, Any] = {}
     away: dict[str, str] = {}
-    counts = {"delivered": 0, "waiting": 0, "running": 0}
+    counts = {"delivered": 0, "incomplete": 0, "waiting": 0, "running": 0}
     for journal in found:
         counts[_one(journal, uri, clients, away)] += 1
     left = with_refused(root)
     for journal in left:
-        print(f"{journal.folder.name}: MLflow refuses {journal.refused} records, see refused.jsonl there")
+        _tell(journal)
     words = [f"{count} {word}" for word, count in counts.items() if count]
     print(f"{root}: {', '.join(words) if words else 'nothing waits'}")
     return not counts["waiting"] and not left
+
+
+def _tell(journal: Journal) -> None:
+    """Say what of a run did not and will not arrive."""
+    name = journal.folder.name
+    missing = journal.missing()
+    refused = [record for record in missing if not record.get("lost")]
+    lost = [record for record in missing if record.get("lost")]
+    if refused:
+        print(f"{name}: MLflow refuses {len(refused)} records, see refused.jsonl there")
+        print("\n".join(f"  {line}" for line in told(refused).split("\n")))
+    if lost:
+        print(f"{name}: the run is incomplete, {len(lost)} parts of it are lost")
+        print("\n".join(f"  {line}" for line in told(lost).split("\n")))
+        if not refused:
+            print(f"  who knows that may remove {journal.folder}")
+
+
+def with_password(uri: str) -> str:
+    """The address in a journal, which holds no password, with the one that MLflow's variables have for it.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    if HIDDEN not in uri:
+        return uri
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if hidden(given) == uri:
+        return given
+    web = uri.startswith(("http://", "https://"))
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN") if web else ("PGPASSWORD", "PGPASSFILE")
+    if any(os.environ.get(name) for name in names):
+        parts = urlsplit(uri)
+        user, _, host = parts.netloc.rpartition("@")
+        kept = "" if web else f"{user.partition(':')[0]}@"
+        return urlunsplit(parts._replace(netloc=f"{kept}{host}"))
+    raise TrackingError(
+        f"the password of {uri} is not kept in the spool; set MLFLOW_TRACKING_URI to the whole address, or give it "
+        "with --tracking-uri"
+    )
 
 
 def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[str, str]) -> str:
@@ -53,10 +97,14 @@ def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[
         if head is None:
             journal.remove()
             return "delivered"
-        target = uri or head["uri"]
+        try:
+            target = uri or with_password(head["uri"])
+        except TrackingError as error:
+            print(f"{name}: {error}")
+            return "waiting"
         # A later journal may go on with the run of an earlier one, so nothing overtakes.
         if target in away:
-            print(f"{name}: waits for {shown(target)} too")
+            print(f"{name}: waits for {hidden(target)} too")
             return "waiting"
         try:
             if target not in clients:
@@ -66,12 +114,15 @@ def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[
             size = delivery.pending
             delivery.advance()
             delivery.abandon()
+            delivery.tell_missing()
         except Exception as error:
             away[target] = first_line(error)
-            print(f"{name}: cannot be delivered to {shown(target)}: {first_line(error)}")
+            print(f"{name}: cannot be delivered to {hidden(target)}: {first_line(error)}")
             return "waiting"
-        print(f"{name}: run '{head['name']}' ({delivery.run_id}), {size / 1e3:.1f} kB of records delivered")
+        missing = journal.refused
+        became = "arrived, but the run is incomplete" if missing else "delivered"
+        print(f"{name}: run '{head['name']}' ({delivery.run_id}), {size / 1e3:.1f} kB of records {became}")
         journal.remove()
-        return "delivered"
+        return "incomplete" if missing else "delivered"
     finally:
         journal.release()

@@ -7,29 +7,32 @@ thread (`pipelines.delivery`). What could not be delivered stays there for the n
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 
-from pipelines.liveness import identity, user_name
+from pipelines.metric_names import Keys
+from pipelines.mlflow_variables import RUN_NAME, wants_system_metrics
+from pipelines.passwords import hidden, without_passwords
 from pipelines.progress import Steps
 from pipelines.ranks import rank
+from pipelines.refused import incomplete
+from pipelines.run_files import RunFiles
+from pipelines.run_head import LONGEST_TAG, absolute, first_record
 from pipelines.shipping import Shipping
-from pipelines.spool import Journal, milliseconds, sqlite_file, usable_folder
-from pipelines.store import PENDING, WORK, TrackingError, shown
+from pipelines.spool import Journal, milliseconds, usable_folder
+from pipelines.store import PENDING, TrackingError
 from pipelines.system_metrics import SystemMetrics
 
 __all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
@@ -52,19 +55,23 @@ class Tracking:
 
     Used as a context: leaving it closes the run as FINISHED, as FAILED with the exception in the tag `error`,
     or as KILLED after SIGTERM or Ctrl-C. Where `MLFLOW_TRACKING_URI` is not set, runs go to
-    `sqlite:///mlflow.db` in the working directory, which is what a bare `mlflow ui` shows.
+    `sqlite:///mlflow.db` in the working directory, which is what a bare `mlflow ui` shows. The run that
+    `MLFLOW_RUN_ID` names, as `mlflow run` does, is gone on with by the first start of a process; other variables of
+    MLflow's are in docs/tracking.md.
 
     Every method writes to the journal and returns. A store that is away, slow or in trouble is warned of once;
     values that it refuses for good are put aside in the journal's folder.
 
     Args:
         experiment: name of the MLflow experiment, created if absent.
-        run_name: name of the run; None is the experiment and the time of the start.
+        run_name: name of the run; None is MLFLOW_RUN_NAME, or the experiment and the time of the start.
         uri: tracking URI; None takes MLFLOW_TRACKING_URI or the default above.
         flush_seconds: how long metrics may wait for company.
         enabled: False makes every call do nothing; the default is rank 0 of a distributed training.
         finish_seconds: how long all waiting for MLflow together may hold up the end of the run.
-        system_metrics: seconds between samples of CPU, memory, GPU, disk and network; None takes none.
+        system_metrics: seconds between samples of CPU, memory, GPU, disk and network; None takes none, nor does
+            MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false.
+        experiment_id: MLflow's id of the experiment, whose name then takes the place of `experiment`.
     """
 
     def __init__(
@@ -76,17 +83,23 @@ class Tracking:
         enabled: bool | None = None,
         finish_seconds: float = 60.0,
         system_metrics: float | None = 10.0,
+        experiment_id: str | None = None,
     ) -> None:
         # A name such as 2026 comes as a number from a command line.
         self.experiment = str(experiment)
+        self.experiment_id = None if experiment_id is None else str(experiment_id)
+        run_name = run_name if run_name is not None else os.environ.get(RUN_NAME) or None
         self.run_name = None if run_name is None else str(run_name)
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
         self.flush_seconds = flush_seconds
         self.enabled = rank() == 0 if enabled is None else enabled
         self._patience = finish_seconds
-        self._sampling = system_metrics
+        self._sampling = system_metrics if wants_system_metrics() else None
+        self._metric_keys, self._param_keys = Keys(), Keys()
+        self._key = uuid.uuid4().hex
         self._given: str | None = None
         self._journal: Journal | None = None
+        self._files: RunFiles | None = None
         self._shipping: Shipping | None = None
         self._system: SystemMetrics | None = None
         self._handlers: dict[int, Any] = {}
@@ -99,6 +112,11 @@ class Tracking:
         made = self._shipping.run_id if self._shipping is not None else None
         return made or self._given
 
+    @property
+    def next_id(self) -> str:
+        """What the next new run can be gone on with, whenever this process ends; known before that run begins."""
+        return f"{PENDING}{self._key}"
+
     def start(
         self,
         continue_run: str | None = None,
@@ -108,7 +126,8 @@ class Tracking:
         """Open a new run, or go on with the one named; returns its id (None when not enabled).
 
         A run that goes on keeps what it has: a metric's steps that are already there are not logged again.
-        Where MLflow does not answer soon, the run is opened when it does.
+        Where MLflow does not answer soon, the run is opened when it does. The run of MLFLOW_RUN_ID goes before the
+        one named, which is then in the tag `segbundles.continues`.
 
         Args:
             continue_run: `run_id` of an earlier start.
@@ -124,40 +143,27 @@ class Tracking:
         """
         if not self.enabled:
             return None
-        key = uuid.uuid4().hex
-        self._given = continue_run or f"{PENDING}{key}"
-        given = {name: str(value)[:5000] for name, value in (tags or {}).items()}
-        first = {"mlflow.user": user_name(), "mlflow.source.name": " ".join(sys.argv)[:5000]}
-        # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
-        name = self.run_name or f"{self.experiment} {datetime.now():%Y-%m-%d %H:%M:%S} {key[:4]}"
-        uri = _absolute(self.uri)
-        head = {
-            "op": "run",
-            "uri": uri,
-            "experiment": self.experiment,
-            "key": key,
-            "name": name,
-            "time": milliseconds(),
-            "continue": continue_run,
-            "parent": parent,
-            "tags": first | {"mlflow.source.type": "LOCAL"} | given,
-            "work": given.get(WORK) or _work(self.experiment),
-            "process": json.dumps(identity(), sort_keys=True),
-        }
+        key, self._key = self._key, uuid.uuid4().hex
+        uri = absolute(self.uri)
+        name, number = self.experiment, self.experiment_id
+        head = first_record(uri, name, number, self.run_name, key, continue_run, parent, tags or {})
+        self._given = head["continue"] or f"{PENDING}{key}"
         try:
             self._journal = Journal.create(usable_folder(uri), head)
         except OSError as error:
             raise TrackingError(
                 f"the journal of the run cannot be written ({error}); set SEGBUNDLES_SPOOL to a folder that can"
             ) from error
+        self._files = RunFiles(self._journal)
         self._shipping = Shipping(self._journal, uri, self.flush_seconds)
         try:
             self._shipping.start()
         except TrackingError:
-            self._given = self._shipping = None
+            self._given = self._shipping = self._files = None
             self._journal.remove()
             self._journal = None
             raise
+        self.experiment = self._shipping.experiment or self.experiment
         if self._sampling:
             self._system = SystemMetrics(self._system_values, self._sampling)
             self._system.start()
@@ -172,7 +178,7 @@ class Tracking:
         numbers = {}
         for name, value in values.items():
             try:
-                numbers[_key(name)] = float(value)
+                numbers[self._metric_keys.of(name)] = float(value)
             except (TypeError, ValueError):
                 self._warn("the metric %s is no number but %r; it is left out", name, value)
         if numbers:
@@ -184,11 +190,14 @@ class Tracking:
 
         A parameter keeps the value that it had first; another one is in the tag `changed.<name>`.
         """
-        self._say(op="params", values={_key(key): str(value)[:6000] for key, value in values.items()})
+        self._say(
+            op="params",
+            values={self._param_keys.of(key): hidden(str(value))[:6000] for key, value in values.items()},
+        )
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tags of the run, cut to 5000 characters."""
-        self._say(op="tags", values={key: str(value)[:5000] for key, value in values.items()})
+        self._say(op="tags", values={key: hidden(str(value))[:LONGEST_TAG] for key, value in values.items()})
 
     def artifact(self, path: str | os.PathLike, folder: str | None = None) -> None:
         """Store a file, as it is now, with the run.
@@ -198,33 +207,44 @@ class Tracking:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        if self._journal is None:
-            return
-        base = Path(path).name
-        name = f"{folder}/{base}" if folder else base
+        if self._files is not None:
+            base = Path(path).name
+            self._files.keep(path, f"{folder}/{base}" if folder else base)
+
+    def artifacts(self, root: str | os.PathLike, folder: str) -> None:
+        """Store all files below a folder of the disk with the run, such as those of a model.
+
+        They belong together: where one of them cannot be kept or does not arrive, those after it are left out.
+        """
+        if self._files is not None:
+            self._files.keep_whole(Path(root), folder)
+
+    @contextlib.contextmanager
+    def losing(self, *names: str) -> Iterator[None]:
+        """A block that makes files for the run: where the disk is full, these of the run's files are lost, no more."""
         try:
-            file = self._journal.keep(path)
-        except FileNotFoundError:
-            raise
+            yield
         except OSError as error:
-            self._warn("%s cannot be kept for the run (%s)", path, error)
-            return
-        self._say(op="file", file=file, name=name)
+            if self._files is None:
+                raise
+            for name in names:
+                self._files.lose(name, error)
 
     def json(self, value: Any, name: str) -> None:
         """Store a value as a JSON file with the run; `name` may have folders."""
-        self._text(json.dumps(value, indent=2, default=str) + "\n", name)
+        self._text(json.dumps(without_passwords(value), indent=2, default=str) + "\n", name)
 
     def image(self, key: str, picture: np.ndarray, step: int) -> None:
         """Store a picture, (height, width, 3) uint8, as one step of the image grid `key`."""
-        if self._journal is None:
+        if self._files is None:
             return
         label = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /" else "_" for c in key)
         # MLflow's own pattern; a name made once is the same however often it is sent.
         stamp = f"step+{int(step)}+timestamp+{milliseconds()}+{uuid.uuid4()}"
-        file = self._write("picture.npy", lambda path: np.save(path, np.ascontiguousarray(picture)))
-        if file is not None:
-            self._say(op="image", file=file, name=f"images/{label.replace('/', '~')}+{stamp}")
+        pixels = np.ascontiguousarray(picture)
+        self._files.write(
+            f"images/{label.replace('/', '~')}+{stamp}", lambda path: np.save(path, pixels), "image"
+        )
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Store columns of equal length as an MLflow table in place of an earlier one; `name` ends in .json.
@@ -249,14 +269,23 @@ class Tracking:
     def register(self, name: str, folder: str, value: float, alias: str = "best") -> None:
         """Make the run's artifact folder a version of a registered model.
 
-        The alias goes to the version with the highest value of that model. To be called after the artifacts.
+        The alias goes to the version with the highest value of that model. To be called after the artifacts: only
+        when the server has all of the folder's files is it a version.
 
         Args:
             name: of the registered model, created where absent.
             folder: of the run's artifacts, such as "model".
             value: kept in the version's tag `value`; NaN never takes the alias.
         """
-        self._say(op="register", name=name, folder=folder, value=float(value), alias=alias)
+        if self._files is None or self._journal is None:
+            return
+        files = self._files.below(folder)
+        record = {"op": "register", "name": name, "folder": folder, "value": float(value), "alias": alias}
+        if None in files.values():
+            reason = f"a part of {folder} could not be kept, so it is no version, and the alias stays"
+            self._journal.refuse({**record, "lost": True}, reason)
+        else:
+            self._say(**record, files=files)
 
     # Waiting and the end.
 
@@ -284,36 +313,39 @@ class Tracking:
             return
         if self._system is not None:
             self._system.stop()
+        end = {"op": "end", "status": status, "time": milliseconds()}
         if not self._ended:
-            self._say(op="end", status=status, time=milliseconds())
+            self._say(**end)
             self._ended = True
         self._journal.secure()
         if status == "KILLED":
             self._patience = min(self._patience, KILLED_SECONDS)
-        delivered = self.flush() and not self._journal.unwritten
+        delivered = self.flush()
         if delivered and status != "KILLED":
             self._shipping.wait_for_others(min(self._patience, OTHERS_SECONDS))
         self._given = self.run_id
         self._shipping.stop()
         folder, name = self._journal.folder, self.run_id
-        refused = self._journal.refused
-        if delivered:
-            self._journal.remove()
-        else:
+        if not delivered:
             waiting = self._shipping.pending
-            self._journal.release()
+            self._journal.give_up(end)
             logger.warning(
                 "MLflow at %s does not have all of run %s yet: %.1f kB of records wait in %s; the next training "
                 "there delivers them, or: python -m pipelines sync %s",
-                shown(self.uri),
+                hidden(self.uri),
                 name,
                 waiting / 1e3,
                 folder,
                 folder.parent,
             )
-        if refused:
-            logger.warning("MLflow refused %d records of run %s; they are kept in %s", refused, name, folder)
-        self._journal = self._shipping = self._system = None
+        missing = self._journal.missing()
+        if delivered:
+            self._journal.remove()
+        else:
+            self._journal.release()
+        for said in incomplete(missing, str(name), folder):
+            logger.warning("%s", said)
+        self._journal = self._shipping = self._system = self._files = None
 
     def hold_on(self) -> None:
         """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
@@ -366,24 +398,12 @@ class Tracking:
             self._journal.append(record)
 
     def _system_values(self, values: Mapping[str, float]) -> None:
-        numbers = {_key(name): value for name, value in values.items()}
+        numbers = {self._metric_keys.of(name): value for name, value in values.items()}
         self._say(op="system", time=milliseconds(), values=numbers)
 
     def _text(self, text: str, name: str, **more: Any) -> None:
-        file = self._write(Path(name).name, lambda path: path.write_text(text, encoding="utf-8"))
-        if file is not None:
-            self._say(op="file", file=file, name=name, **more)
-
-    def _write(self, name: str, write: Any) -> str | None:
-        if self._journal is None:
-            return None
-        try:
-            path = self._journal.place(name)
-            write(path)
-            return path.relative_to(self._journal.folder).as_posix()
-        except OSError as error:
-            self._warn("%s cannot be kept for the run (%s)", name, error)
-            return None
+        if self._files is not None:
+            self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), **more)
 
     def _warn(self, text: str, *values: Any) -> None:
         if not self._warned:
@@ -393,22 +413,6 @@ class Tracking:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated(f"signal {number}")
-
-
-def _absolute(uri: str) -> str:
-    """A SQLite URI that means the same file from any folder."""
-    database = sqlite_file(uri)
-    return uri if database is None else f"sqlite:///{database}"
-
-
-def _work(experiment: str) -> str:
-    text = json.dumps([experiment, os.getcwd(), sys.argv])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _key(name: str) -> str:
-    # MLflow takes the letters of every script, and names of classes may have no others.
-    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)[:250]
 
 
 def _cell(value: Any) -> Any:

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +23,11 @@ from pipelines.distributed import from_first, is_distributed, of_all_ranks, toge
 from pipelines.engines import SegEvaluator, SegTrainer
 from pipelines.failures import failing_together
 from pipelines.handlers import earlier_losses
-from pipelines.metrics import summarise, table
-from pipelines.model_card import CardError, checked, read_card
-from pipelines.preparation import DEMO
+from pipelines.model_card import CardError, checked
 from pipelines.preprocess import Preprocess
-from pipelines.provenance import invocation
 from pipelines.ranks import rank, world_size
 from pipelines.recording import Record
-from pipelines.resume import NEW, ResumeError, goes_on, resume_mode, work_of
+from pipelines.resume import NEW, ResumeError, differences, goes_on, resume_mode, work_of
 from pipelines.saving import Saver
 from pipelines.state import (
     greatest,
@@ -43,9 +39,8 @@ from pipelines.state import (
     trainer_state,
 )
 from pipelines.stopping import EarlyStopping, StoppingError, StopRequest
-from pipelines.store import shown
-from pipelines.terminal import quoted
-from pipelines.tracking import DEFAULT_URI, Tracking
+from pipelines.tracking import Tracking
+from pipelines.training_words import results
 
 logger = logging.getLogger(__name__)
 
@@ -136,11 +131,19 @@ class Training:
             if self._first:
                 stack.enter_context(self.checkpoints.held())
                 self.checkpoints.repair()
-            with self.tracking, failing_together(self.tracking):
-                self._begin()
-                self._train()
-                summary = self._end()
+            if from_first(self._was_finished):
+                return self._tell_finished()
+            try:
+                with self.tracking, failing_together(self.tracking):
+                    self._begin()
+                    self._train()
+                    summary = self._end()
+            except Exception:
+                # The run has failed, and says why: whoever tries again, perhaps with other code, has another one.
+                self.checkpoints.starts.fail()
+                raise
             # Only now: killed before, the next start does what is missing at the end.
+            self.checkpoints.starts.finish()
             self._saver.write(self._state(self.trainer.state.epoch, self._parts, finished=True))
         return summary
 
@@ -155,7 +158,12 @@ class Training:
             self._restore(state, changed, whole)
         # Parameters of a run cannot change, so with other settings it is another run.
         continues = state is not None and not changed
-        self.record.begin(self.trainer, state["run_id"] if state and continues else None, self.work)
+        self.record.begin(self.trainer, self._run_to_go_on_with(state if continues else None), self.work)
+        if self._first and not continues:
+            self.checkpoints.starts.begin(self.work, self.tracking.run_id)
+        if self._first:
+            # Once more, for MLflow alone knew what the experiment of MLFLOW_EXPERIMENT_ID is called.
+            self._require_openable()
         # Not before: a start that MLflow refuses leaves everything as it was.
         if state is None and self._first:
             moved = self.checkpoints.set_aside()
@@ -166,11 +174,49 @@ class Training:
         if state is not None and epochs != state["epochs"]:
             self.tracking.tags({"segbundles.epochs": f"{epochs}, before it went on {state['epochs']}"})
 
-    def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
-        """The state to go on from, None to begin anew, and whether its best model is there."""
-        state = self.checkpoints.latest() if self.mode != NEW else None
+    def _run_to_go_on_with(self, state: Mapping[str, Any] | None) -> str | None:
+        """The run of the checkpoint, or the one that was killed before its first checkpoint; None for a new one."""
+        if state is not None or not self._first:
+            return state["run_id"] if state is not None else None
+        begun = self.checkpoints.starts.run_begun(self.work) if self.mode != NEW else None
+        self.checkpoints.starts.begin(self.work, begun or self.tracking.next_id)
+        return begun
+
+    def _was_finished(self) -> bool:
+        """Whether this very training is done, and its process was killed before it could end."""
+        if self.mode == NEW or not self.checkpoints.starts.was_finished():
+            return False
+        state, epochs = self._latest(), self.trainer.state.max_epochs or 0
+        return (
+            state is not None
+            and state["finished"]
+            and not differences(state["work"], self.work)
+            and (epochs == state["epochs"])
+            and self.checkpoints.has_model()
+        )
+
+    def _tell_finished(self) -> dict[str, Any]:
+        if not self._first:
+            return {}
+        summary, lines = self._results()
+        print(
+            f"the training in {self.checkpoints.folder} is finished; its process was killed before it had ended, so "
+            "there is nothing left to do. The same command once more, or --resume new, begins anew"
+        )
+        print("\n".join(lines))
+        self.checkpoints.starts.told()
+        return summary
+
+    def _latest(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint, with all that is needed to go on, or what little an older version left."""
+        state = self.checkpoints.latest()
         if state is not None and "format" in state:
             require_whole(state, self.checkpoints.folder)
+        return state
+
+    def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
+        """The state to go on from, None to begin anew, and whether its best model is there."""
+        state = self._latest() if self.mode != NEW else None
         epochs = self.trainer.state.max_epochs or 0
         stops = lambda s: self._has_to_stop(s["history"])  # noqa: E731
         if not goes_on(state, self.work, epochs, self.mode, stops, self.checkpoints.folder):
@@ -411,44 +457,12 @@ class Training:
                 self.trainer.state.max_epochs,
             )
             self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
-        card = read_card(folder / CARD)
-        summary: dict[str, Any] = {}
-        lines = [""]
-        if "validation" in card:
-            names = self.data.class_names[1:]
-            cases = [
-                {
-                    "case": c["case"],
-                    "dice": {k: float("nan") if v is None else v for k, v in c["dice"].items()},
-                }
-                for c in card["validation"]
-            ]
-            summary = summarise(cases, names)
-            lines += [f"best validation, epoch {card['epoch']}:", table(summary)]
+        summary, lines = self._results()
         self.record.end(self.trainer, folder, summary)
-        lines += ["", f"model: {folder / BEST}", *self._next_commands(), ""]
         print("\n".join(lines))
         return summary
 
-    def _next_commands(self) -> list[str]:
-        knobs = self.config.knobs()
-        root = str(knobs.get("bundle_root", self.checkpoints.folder.parent))
-        files = invocation()["config_files"]
-        # Models may lie elsewhere than the configs: --bundle_root.
-        configs = Path(files[0]).parent if files else Path(root)
-        run = "python -m monai.bundle run --config_file"
-        given = "" if configs == Path(root) else f" --bundle_root {quoted(root)}"
-        dataset = str(knobs.get("dataset_dir"))
-        data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
-        uri = self.tracking.uri
-        ui = "mlflow ui"
-        if uri.startswith(("http://", "https://")):
-            ui = f"the run in a browser: {shown(uri)}"
-        elif uri != DEFAULT_URI:
-            ui = f"mlflow ui --backend-store-uri {quoted(shown(uri))}"
-        return [
-            "what comes next:",
-            f"  {run} {quoted(str(configs / 'evaluate.json'))}{given}{data}",
-            f"  {run} {quoted(str(configs / 'inference.json'))}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
-            f"  {ui}",
-        ]
+    def _results(self) -> tuple[dict[str, Any], list[str]]:
+        return results(
+            self.checkpoints.folder, self.data.class_names[1:], self.config.knobs(), self.tracking.uri
+        )

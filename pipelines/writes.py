@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.store import quoted, refused_for_good, wait_longer
+from pipelines.store import refused_for_good, wait_longer
 
 
 def log_params(client: Any, run_id: str | None, values: Mapping[str, str]) -> dict[str, str]:
@@ -101,31 +101,3 @@ def log_datasets(client: Any, run_id: str | None, datasets: Sequence[Mapping[str
         dataset = Dataset(**{key: value for key, value in given.items() if key != "context"})
         inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", given["context"])]))
     client.log_inputs(run_id, inputs)
-
-
-def register(client: Any, run_id: str | None, name: str, folder: str, value: float, alias: str) -> None:
-    """Make a folder of artifacts a version of a registered model, and put the alias on the best version."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
-    versions = list(client.search_model_versions(f"name = {quoted(name)}"))
-    # A run that goes on has put its new model in the place of the old one, so that is the same version.
-    version = next((v for v in versions if (v.source, v.run_id) == (source, run_id)), None)
-    if version is None:
-        tags = {"value": repr(value)}
-        version = client.create_model_version(name, source, run_id=run_id, tags=tags, await_creation_for=0)
-    elif version.tags.get("value") != repr(value):
-        client.set_model_version_tag(name, version.version, "value", repr(value))
-    values = {v.version: v.tags["value"] for v in versions if "value" in v.tags} | {
-        version.version: repr(value)
-    }
-    scored = [(float(text), -int(number), number) for number, text in values.items()]
-    # Of equal values the earlier version keeps the alias; NaN is no value.
-    scored = [entry for entry in scored if entry[0] == entry[0]]
-    if scored:
-        client.set_registered_model_alias(name, alias, max(scored)[2])

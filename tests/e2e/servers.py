@@ -118,10 +118,12 @@ class Proxy:
             answer" (the server did it, and the client never hears).
         share: of requests that fail, drawn from a seeded generator.
         in_a_row: most requests that fail one after the other.
+        largest: bytes of a body; a larger one is answered by 413, as reverse proxies do.
     """
 
-    def __init__(self, target=None, faults=("500",), share=1.0, seed=0, in_a_row=math.inf):
+    def __init__(self, target=None, faults=("500",), share=1.0, seed=0, in_a_row=math.inf, largest=math.inf):
         self.faults, self.share, self.failed, self.row = faults, share, 0, 0
+        self.largest = largest
         self.random, proxy = random.Random(seed), self
         self.released = threading.Event()
 
@@ -134,6 +136,9 @@ class Proxy:
             def handle_any(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 fault = None
+                if len(body) > proxy.largest:
+                    self.answer(413, b"<html>Request Entity Too Large</html>", "text/html")
+                    return
                 fails = proxy.random.random() < proxy.share and proxy.row < in_a_row
                 proxy.row = proxy.row + 1 if fails else 0
                 if fails:

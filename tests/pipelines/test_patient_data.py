@@ -119,7 +119,9 @@ def test_what_a_training_sends_to_mlflow(tmp_path, keywords, monkeypatch, pictur
     small.run(
         small.config(tmp_path / "run", tmp_path / "data", tracked=True, epochs=1, workflow__pictures=pictures)
     )
-    sent = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    # Whoever changes this very file has its marks in the code that a run keeps.
+    files = (path for path in store.rglob("*") if path.is_file() and path.name != "uncommitted.diff")
+    sent = {path: path.read_bytes() for path in files}
     assert any(path.name == "cases.json" for path in sent)
     for path, content in sent.items():
         assert found_in(content.decode("latin-1"), {**marks, "patient": "MRKPATIENT"}) == set(), path

@@ -1,0 +1,77 @@
+"""Passwords and tokens stay out of whatever is shown, logged or stored.
+
+They reach a training inside addresses (of an MLflow server, a database, a git remote, a proxy, a bucket), on the
+command line, in config files and in the messages of libraries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+# Texts may be megabytes of anything, so no pattern begins anew at each of many letters or goes on without limit.
+_SCHEME = r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{0,40}://"
+_SECRET = r"(?:password|passwd|pwd|token|secret|signature|credential|(?:api|access|account)[_-]?key)"
+# RFC 3986 has user and password before the host; the last @ counts, since people forget to encode one of a password.
+_USER_AND_PASSWORD = re.compile(rf"""({_SCHEME}[^\s/?#@:'"<>]{{0,200}}):[^\s/?#'"<>]{{0,4000}}@""")
+# A password with a / or # in it makes no valid address, and is shown in the message about that.
+_NOT_ENCODED = re.compile(
+    rf"""({_SCHEME}[^\s/?#@:'"<>]{{0,200}}):(?!\d+(?:[/?#\s'"]|$))[^\s'"<>@]{{0,4000}}@"""
+)
+# A token in the place of the user, as git hosts take it.
+_TOKEN_ALONE = re.compile(r"""((?:git\+)?https?://)[^\s/?#@:'"<>]{1,4000}@""")
+_IN_QUERY = re.compile(
+    rf"""([?&;]|%3B|%26)((?:[\w.\-]{{0,60}}{_SECRET}[\w.\-]{{0,60}}|sig|sas)(?:=|%3D))(?:(?!%3B|%26)[^&;\s'"<>])+""",
+    re.IGNORECASE,
+)
+_IN_ENVIRONMENT = re.compile(
+    r"""\b([A-Z][A-Z0-9_]{0,60}(?:PASSWORD|PASSWD|TOKEN|SECRET|_KEY)=)(?!\$)[^\s'"]+"""
+)
+_IN_HEADER = re.compile(r"""\b(Bearer|Basic)\s+(?=[^\s'"]*[\d=+/])[^\s'"]{8,}""")
+_NAME = (
+    r"(?:(?:\w[\w\-.]{0,60}[_\-.])?(?:password|passwd|secret|api_key|access_key|secret_key|private_key|credentials?|"
+    r"(?:access|auth|api|bearer|tracking)_token)|pwd|token)"
+)
+_KEY = re.compile(_NAME, re.IGNORECASE)
+# A reference or an expression says where a password comes from, not what it is.
+_IN_JSON = re.compile(rf"""(["']{_NAME}["']\s*:\s*["'])(?![$@%])[^"'\n]+""", re.IGNORECASE)
+# Not `token: str` of a program.
+_IN_YAML = re.compile(
+    rf"""^([+\- ]*{_NAME}\s*:[ \t]+["']?)(?!(?:str|bytes|int|float|bool|Any|None|null|true|false)\b)"""
+    r"""(?![$@%"'])[^\s"',()\[\]|=]+(["']?[ \t]*)$""",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def hidden(text: str) -> str:
+    """A text with `***` in place of every password and token that its form gives away.
+
+    Of an address the scheme, user, host and path stay, so that a person recognises it.
+    """
+    text = _USER_AND_PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+    text = _NOT_ENCODED.sub(rf"\1:{HIDDEN}@", text)
+    text = _TOKEN_ALONE.sub(rf"\1{HIDDEN}@", text)
+    text = _IN_QUERY.sub(rf"\1\2{HIDDEN}", text)
+    text = _IN_JSON.sub(rf"\1{HIDDEN}", text)
+    text = _IN_YAML.sub(rf"\1{HIDDEN}\2", text)
+    text = _IN_ENVIRONMENT.sub(rf"\1{HIDDEN}", text)
+    return _IN_HEADER.sub(rf"\1 {HIDDEN}", text)
+
+
+def without_passwords(value: Any) -> Any:
+    """A value as JSON has it with `hidden` texts, and no text under a key that means a password or token."""
+    if isinstance(value, str):
+        return hidden(value)
+    if isinstance(value, Mapping):
+        return {key: _of_key(key, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_passwords(item) for item in value]
+    return value
+
+
+def _of_key(key: Any, value: Any) -> Any:
+    plain = isinstance(value, str) and value and not value.startswith(("@", "%", "$"))
+    return HIDDEN if plain and _KEY.fullmatch(str(key)) else without_passwords(value)
