@@ -18,6 +18,7 @@ OWN = {
     "learning_rate",
     "patches_per_epoch",
     "batch_size",
+    "patch_size",
 }
 FILES = ["train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
 

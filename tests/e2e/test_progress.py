@@ -83,7 +83,7 @@ def test_predict_evaluate_and_check_say_lines(place: Workplace) -> None:
     assert len(starting(told.stderr, "case 1 of 2, ")) == 1
     assert told.stdout.startswith("{")
     checked = place.run(["-m", "pipelines", "check", images], **{SECONDS: "0"})
-    assert len(starting(checked.stderr, "checking case 2 of 2")) == 1
+    assert len(starting(checked.stderr, "reading case 2 of 2")) == 1
 
 
 def on_a_terminal(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
