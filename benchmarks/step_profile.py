@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 # Kind of work: beginnings of the names of events, none of which lies within another of these.
 KINDS = {
     "convolutions, forward": ("aten::convolution", "aten::conv_transpose"),
-    "convolutions, backward": ("ConvolutionBackward",),
+    "convolutions, backward": ("ConvolutionBackward", "_PaddedWeightGradientBackward"),
     "norm and ReLU, forward": (
         "_FusedGroupNorm",
         "aten::group_norm",
