@@ -22,7 +22,8 @@ __all__ = ["picture_header", "read_picture", "write_picture"]
 _ORIENTATION, _BITS, _SAMPLES, _DESCRIPTION = 274, 258, 277, 270
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
 _COMPRESSION, _STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES = 259, 273, 279, 324, 325
-_DEFLATED = (8, 32946)
+_DEFLATED, _PACKBITS = (8, 32946), 32773
+_ROWS_PER_STRIP, _PLANES, _TILE_WIDTH, _TILE_LENGTH = 278, 284, 322, 323
 _CENTIMETRE = 3
 _MILLIMETRES = {
     "nm": 1e-6,
@@ -111,7 +112,8 @@ def _open(path: Path) -> Image.Image:
 def _check_sums(path: Path, image: Image.Image) -> None:
     """Compare the checksums of a PNG's chunks and of deflated TIFF strips, which decoders stop short of.
 
-    LZW, PackBits, JPEG and BMP have none: there a decoder finds what it cannot decode, and nothing else.
+    LZW, PackBits, JPEG and BMP have none: there a decoder finds what it cannot decode, and nothing else. PackBits that
+    unpack to another length only make ITK's decoder print a warning, so their length is looked at here.
     """
     if image.format == "PNG":
         try:
@@ -120,18 +122,62 @@ def _check_sums(path: Path, image: Image.Image) -> None:
         except Exception as error:  # a parser of damaged bytes raises whatever it likes
             raise ImageError(f"{path}: the file is damaged ({error}); copy it again.") from error
     if image.format == "TIFF":
-        tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        if tags.get(_COMPRESSION) in _DEFLATED:
-            starts = tags.get(_STRIPS) or tags.get(_TILES) or ()
-            lengths = tags.get(_STRIP_SIZES) or tags.get(_TILE_SIZES) or ()
-            if not starts or len(starts) != len(lengths):
+        _check_strips(path, image)
+
+
+def _check_strips(path: Path, image: Image.Image) -> None:
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    packed = tags.get(_COMPRESSION) == _PACKBITS
+    if not packed and tags.get(_COMPRESSION) not in _DEFLATED:
+        return
+    starts = tags.get(_STRIPS) or tags.get(_TILES) or ()
+    lengths = tags.get(_STRIP_SIZES) or tags.get(_TILE_SIZES) or ()
+    if not starts or len(starts) != len(lengths):
+        raise ImageError(
+            f"{path}: the file is damaged (it does not say where its pixels lie); copy it again."
+        )
+    with path.open("rb") as stream:
+        for number, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            stream.seek(start)
+            if not packed:
+                check_deflated(path, stream, length)
+            elif _unpacked_length(stream.read(length)) != _strip_length(path, tags, image, number):
                 raise ImageError(
-                    f"{path}: the file is damaged (it does not say where its pixels lie); copy it again."
+                    f"{path}: the file is damaged (its packed pixels have another length than the picture); copy it"
+                    " again."
                 )
-            with path.open("rb") as stream:
-                for start, length in zip(starts, lengths, strict=True):
-                    stream.seek(start)
-                    check_deflated(path, stream, length)
+
+
+def _unpacked_length(packed: bytes) -> int:
+    """Bytes that PackBits stand for (TIFF 6.0, section 9); -1 where they are cut off."""
+    place = total = 0
+    while place < len(packed):
+        code = packed[place]
+        if code < 128:  # so many bytes as they are, and one
+            place += code + 2
+            total += code + 1
+        elif code > 128:  # one byte several times
+            place += 2
+            total += 257 - code
+        else:  # nothing
+            place += 1
+    return total if place == len(packed) else -1
+
+
+def _strip_length(path: Path, tags: Any, image: Image.Image, number: int) -> int:
+    """Bytes of a strip or tile of a TIFF before it was packed (TIFF 6.0, sections 8 and 15)."""
+    try:
+        bits = int(tags.get(_BITS, (1,))[0])
+        samples = int(tags.get(_SAMPLES, 1)) if tags.get(_PLANES, 1) == 1 else 1
+        if _TILES in tags:
+            width, rows = int(tags[_TILE_WIDTH]), int(tags[_TILE_LENGTH])
+        else:
+            every = min(int(tags.get(_ROWS_PER_STRIP, image.height)), image.height)
+            strip = number % -(-image.height // every)
+            width, rows = image.width, min(every, image.height - strip * every)
+    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        raise ImageError(f"{path}: the file is damaged (a tag is no number); copy it again.") from error
+    return rows * -(-width * samples * bits // 8)
 
 
 def _depth(path: Path, image: Image.Image) -> tuple[int, int]:

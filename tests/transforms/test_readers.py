@@ -569,10 +569,31 @@ def test_damaged_pictures_with_a_checksum_are_never_read_wrong(tmp_path, name):
     assert refused > 50
 
 
+@pytest.mark.parametrize("kind", ["grey", "colours", "two values", "deep"])
+def test_packbits_of_another_length_are_refused(tmp_path, kind):
+    """ITK only prints a warning of them, and what it returns is made up in part."""
+    path, grey = tmp_path / "a.tif", np.tile(np.repeat(np.arange(6, dtype=np.uint8) * 40, 9)[:53], (60, 1))
+    stored = {"colours": np.stack([grey] * 3, axis=-1), "two values": grey > 90}.get(kind, grey)
+    if kind == "deep":
+        sitk.WriteImage(sitk.GetImageFromArray(grey.astype(np.uint16) * 200), str(path), True)
+        assert tifffile.TiffFile(path).pages[0].compression == tifffile.COMPRESSION.PACKBITS
+        stored = grey.astype(np.uint16) * 200
+    else:
+        Image.fromarray(stored).save(path, compression="packbits")
+    np.testing.assert_array_equal(read_image(path).numpy().squeeze().T, stored)
+    raw = bytearray(path.read_bytes())
+    start = tifffile.TiffFile(path).pages[0].dataoffsets[0]
+    raw[start] = raw[start] + 1 if raw[start] < 127 else raw[start] - 1
+    path.write_bytes(raw)
+    with pytest.raises(ImageError, match=r"a\.tif: the file is damaged"):
+        read_image(path)
+
+
 def test_damaged_pictures_raise_nothing_but_image_errors(tmp_path, colours):
     chance = random.Random(2)
-    for name in ("a.bmp", "a.tif", "a.jpg", "a.png", "deflated.tif"):
-        options = {"compression": "tiff_adobe_deflate"} if name == "deflated.tif" else {}
+    packings = {"deflated.tif": "tiff_adobe_deflate", "packed.tif": "packbits"}
+    for name in ("a.bmp", "a.tif", "a.jpg", "a.png", *packings):
+        options = {"compression": packings[name]} if name in packings else {}
         Image.fromarray(colours).save(tmp_path / name, **options)
         raw = (tmp_path / name).read_bytes()
         for number in range(80):
