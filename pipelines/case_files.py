@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,7 @@ def write_files(
         OSError: no room, or no right to write.
     """
     asked = reading(case)
+    series = cache(lambda: scan_series(case["image"], **asked))
 
     def label_map() -> None:
         target = folder / outputs.names(case)[outputs.formats.index("nii.gz")]
@@ -79,8 +80,7 @@ def write_files(
     def dicom(name: str, write: Callable[..., Any]) -> None:
         if name in left_out:
             raise ImageError(left_out[name])
-        source = scan_series(case["image"], **asked)
-        write(folder / f"{case['case']}{FORMATS[name]}", labels, source, _classes(outputs))
+        write(folder / f"{case['case']}{FORMATS[name]}", labels, series(), _classes(outputs))
 
     def maps() -> None:
         from transforms.probabilities import write_probabilities

@@ -201,13 +201,13 @@ def _image(
     if item.get("problem"):
         found.problems.append(item["problem"])
         return found, None
+    array = None
     try:
         with warnings_of("transforms", this_thread=True) as found.notices:
             if is_dicom(item["image"]):
                 series = scan_series(item["image"], **asked)
                 header = check_spacing(item["image"], Header(series.shape, 1, series.affine))
                 found.series, found.files = series.description, len(series.files)
-                array = None
                 if voxels and not found.problems:
                     array = read_series(series)[0]
                 elif series.lossy:
@@ -216,7 +216,6 @@ def _image(
                     )
             else:
                 header = read_header(item["image"], channels=channels)
-                array = None
                 if voxels and not found.problems:
                     array = image_array(item["image"], channels=channels)[0]
             if array is not None and item.get("ct", True) and len(header.shape) == 3:

@@ -108,11 +108,21 @@ def require_folder(folder: str | os.PathLike[str], what: str, way: str) -> Path:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
+        try_folder(folder)
     except OSError as error:
         raise unwritable(folder, what, way, error) from error
+    return folder
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder unless it is there, and a file in it, which is gone again at once.
+
+    Raises:
+        OSError: either cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def unwritable(folder: str | os.PathLike[str], what: str, way: str, error: OSError) -> FolderError:

@@ -166,7 +166,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     strange = [e for e in entries if image_suffix(e) and e not in files]
     cases += [_case(e) | {"problem": why} for e in strange if (why := _unreadable(e))]
     # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
-    if any(_is_dicom_file(e) for e in others) or (others and not cases and not folders):
+    if any(holds_dicom(e) for e in others) or (others and not cases and not folders):
         if cases:
             _require_slices(path, cases, others)
         return [_case(path)]
@@ -174,7 +174,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     unlisted: list[OSError] = []
     crowded: dict[Path, str] = {}
     inside = {folder: _listed(folder, skip, unlisted, crowded) for folder in folders}
-    slices = {folder: [f for f in files if _is_dicom_file(f)] for folder, files in inside.items()}
+    slices = {folder: [f for f in files if holds_dicom(f)] for folder, files in inside.items()}
     shared = _sharing(slices)
     whole = [folder for folder in folders if slices[folder]]
     if (
@@ -252,7 +252,7 @@ def _lost(path: Path) -> dict[str, Any] | None:
     """The case that fails of a file that ought to be an image; None for one that is a case, or none, as it stands."""
     if may_be_an_image(path):
         return _case(path) | {"problem": f"{path}: {reason_lost(path)}"}
-    if path.name.lower().endswith(DICOM_ENDINGS) and not _is_dicom_file(path):
+    if path.name.lower().endswith(DICOM_ENDINGS) and not holds_dicom(path):
         return _case(path)  # empty or without a preamble: for the reader to judge
     return None
 
@@ -275,17 +275,13 @@ def _listed(folder: Path, skip: str | None, unlisted: list[OSError], crowded: di
     return [file for file in found if file.name.upper() not in _SKIPPED]
 
 
-def _is_dicom_file(path: Path) -> bool:
-    return holds_dicom(path)
-
-
 def _require_slices(path: Path, images: Sequence[Mapping[str, Any]], others: Sequence[Path]) -> None:
     """Pass over image files beside a DICOM series: pictures of it, conversions, results.
 
     Raises:
         InputError: there are more of them than DICOM files, so that it may be a cohort with a stray one.
     """
-    kinds = [_header(file).get("Modality") for file in others if _is_dicom_file(file)]
+    kinds = [_header(file).get("Modality") for file in others if holds_dicom(file)]
     files = sum(kind not in ("SEG", "RTSTRUCT") for kind in kinds)
     first = Path(images[0]["image"]).name
     if len(images) > files:

@@ -171,9 +171,8 @@ def _listed_item(root: Path, split: str, what: str, entry: Any, problems: list[s
         paths[key] = root / value
     image, label = paths["image"], paths["label"]
     assert image is not None
-    if not os.path.exists(
-        image
-    ):  # first edition of nnU-Net: the list leaves out the channel that the file name has
+    # First edition of nnU-Net: the list leaves out the channel that the file name has.
+    if not os.path.exists(image):
         suffix = image_suffix(image)
         channel = image.with_name(f"{image.name[: len(image.name) - len(suffix)]}_0000{suffix}")
         if suffix and os.path.exists(channel):

@@ -32,7 +32,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipelines.files import replacing
+from pipelines.files import replacing, try_folder
 from pipelines.locks import Lock
 from pipelines.refused import FILE as REFUSED
 from pipelines.refused import Refused
@@ -381,9 +381,8 @@ def usable_folder(uri: str) -> Path:
     """`spool_folder`, or one in the system's folder for temporary files where that cannot be written."""
     root = spool_folder(uri)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            return root
+        try_folder(root)
+        return root
     except OSError as error:
         other = Path(tempfile.gettempdir()) / f"{FOLDER}-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
         logger.warning("%s cannot be written (%s); the journal of the run goes to %s", root, error, other)

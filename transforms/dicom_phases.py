@@ -181,9 +181,8 @@ def _splits(frames: list[Frame], along: np.ndarray, crowd: int) -> Iterator[_Spl
             if values is None:
                 continue
             yield from _by_range(frames, name, values, _clusters(values, crowd))
-            ranks = ranks_at_places(
-                values, along
-            )  # times that drift from place to place, as heartbeats and tables do
+            # Times that drift from place to place, as heartbeats and tables do.
+            ranks = ranks_at_places(values, along)
             if ranks is not None:
                 yield _by_number(frames, name, values, ranks)
     for count in sorted({2, len(stated)}):
@@ -264,7 +263,7 @@ def _by_range(frames: list[Frame], name: str, values: np.ndarray, clusters: np.n
 def _by_number(frames: list[Frame], name: str, values: np.ndarray, clusters: np.ndarray) -> _Split:
     labels, order = {}, {}
     for number in np.unique(clusters):
-        inside = [index for index in np.flatnonzero(clusters == number)]
+        inside = list(np.flatnonzero(clusters == number))
         ends = [frames[end(inside, key=values.__getitem__)].text(name) for end in (min, max)]
         labels[int(number)] = _MEASURED[name].format(" to ".join(dict.fromkeys(ends)))
         order[int(number)] = (float(values[inside].min()),)

@@ -14,19 +14,9 @@ from pipelines.__main__ import main
 from pipelines.refused import INCOMPLETE
 from pipelines.tracking import Tracking
 from tests.e2e.commands import REPOSITORY
-from tests.e2e.servers import MlflowServer, Proxy, free_port
+from tests.e2e.servers import Proxy, free_port
 from tests.pipelines.tracked_runs import patient
 from tests.waiting import PATIENCE
-
-
-@pytest.fixture(scope="module")
-def server(template, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(template, folder / "server.db")
-    made = MlflowServer(folder, "sqlite:///server.db")
-    made.start()
-    yield made
-    made.kill()
 
 
 @pytest.fixture

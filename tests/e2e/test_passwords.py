@@ -12,20 +12,9 @@ from pipelines.store import QUIET, connect, terminate
 from pipelines.tracking import Tracking
 from tests.conftest import make_dataset
 from tests.e2e.commands import SMALL, Workplace
-from tests.e2e.servers import MlflowServer
 from tests.pipelines.tracked_runs import patient
 
 PASSWORD = "S3cret-Pw"
-
-
-@pytest.fixture(scope="module")
-def server(template, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(template, folder / "server.db")
-    made = MlflowServer(folder, "sqlite:///server.db")
-    made.start()
-    yield made
-    made.kill()
 
 
 @pytest.fixture

@@ -14,21 +14,10 @@ from mlflow.tracking import MlflowClient
 from pipelines.__main__ import main
 from pipelines.tracking import Tracking
 from tests.e2e.commands import REPOSITORY, SMALL, Workplace
-from tests.e2e.servers import MlflowServer, Postgres, Proxy, free_port
+from tests.e2e.servers import Postgres, Proxy, free_port
 from tests.pipelines import small
 from tests.pipelines.tracked_runs import patient
 from tests.waiting import PATIENCE, wait_for
-
-
-@pytest.fixture(scope="module")
-def server(template, tmp_path_factory):
-    """An MLflow server on SQLite; every test leaves it running."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(template, folder / "server.db")
-    made = MlflowServer(folder, "sqlite:///server.db")
-    made.start()
-    yield made
-    made.kill()
 
 
 @pytest.fixture(scope="module")
