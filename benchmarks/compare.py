@@ -1,4 +1,4 @@
-"""Finding runs among many: `pipelines.run_finder` against fetching all runs with MLflow's `search_runs`.
+"""Finding runs among many: `pipelines.comparison.run_finder` against fetching all runs with MLflow's `search_runs`.
 
     python benchmarks/compare.py --runs 10000
 
@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    from pipelines.run_finder import RunFinder
-    from pipelines.run_results import read_results
+    from pipelines.comparison.run_finder import RunFinder
+    from pipelines.comparison.run_results import read_results
 
     with tempfile.TemporaryDirectory() as name:
         database = Path(name) / "mlflow.db"

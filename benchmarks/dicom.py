@@ -75,7 +75,7 @@ def pydicom_reader(folder: Path) -> np.ndarray:
 
 
 def ours(folder: Path) -> np.ndarray:
-    from transforms.dicom import read_series
+    from transforms.dicom.series import read_series
 
     return read_series(folder)[0]
 
@@ -115,7 +115,7 @@ def main() -> None:
             print(f"{name:20} {medians[name]:6.3f} s ({min(runs):.3f} to {max(runs):.3f})", flush=True)
         scan = None
         if options.headers:
-            from transforms.dicom import find_volumes
+            from transforms.dicom.series import find_volumes
 
             many = root / "many"
             write_slices(many, 8, options.headers, series=10)

@@ -29,10 +29,15 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from networks import R2UNet
 from networks.group_norm import LAYOUTS
-from pipelines.distributed import data_parallel, rank_device, start_distributed, stop_distributed
-from pipelines.losses import SegLoss
-from pipelines.memory_format import place
-from pipelines.precision import AUTO, PRECISIONS, autocast, resolve_precision
+from pipelines.distributed.process_group import (
+    data_parallel,
+    rank_device,
+    start_distributed,
+    stop_distributed,
+)
+from pipelines.inference.memory_format import place
+from pipelines.inference.precision import AUTO, PRECISIONS, autocast, resolve_precision
+from pipelines.training.losses import SegLoss
 
 CLASSES = 3
 # torch exchanges bf16 over NCCL alone.

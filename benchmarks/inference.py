@@ -11,7 +11,7 @@ a small UPerNet is trained on it once per number of classes and kept in data/ben
 begun anew behind its end: no patient, but as much work. With --untrained it is a phantom of smooth tissue and noise, and the
 network has random weights. All ways get the same prepared image, network, window and overlap, without mirroring:
 
-- ours: pipelines.SlidingWindow row by row into transforms.restore.Restorer;
+- ours: pipelines.SlidingWindow row by row into transforms.spatial.restore.Restorer;
 - monai: SlidingWindowInferer (Gaussian), softmax, Invertd of ResampleToMatchd and Orientationd on the
   probabilities (in groups of 15 classes, all at once does not fit 24 GB with 105), argmax. On CUDA it holds
   everything on the device, or, where that runs out of memory, everything but the windows on the host;
@@ -45,10 +45,10 @@ from benchmarks.gpu_time import Timed, kernel_seconds
 from benchmarks.inference_case import FOLDER, build, prepared, trained
 from benchmarks.inference_ways import WAYS, Task
 from benchmarks.measure import forget_peak, resident
-from pipelines.memory_format import place
-from pipelines.precision import PRECISIONS
-from transforms.geometry import Geometry, cropped, orient, resampled
-from transforms.memory import is_out_of_memory
+from pipelines.inference.memory_format import place
+from pipelines.inference.precision import PRECISIONS
+from transforms.spatial.geometry import Geometry, cropped, orient, resampled
+from transforms.utils.memory import is_out_of_memory
 
 # Runs after the first, in seconds: the figure of one that takes longer does not depend on its first calls.
 LONG = 30.0

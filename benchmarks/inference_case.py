@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from monai.data import MetaTensor
 
 from networks import UPerNet
-from pipelines.demo import CHEST, _unpack
-from pipelines.losses import SegLoss
-from pipelines.memory_format import place
-from pipelines.precision import AUTO, autocast, resolve_precision
-from pipelines.preprocess import Prepared, Preprocess
-from transforms.readers import read_image, read_label
+from pipelines.data.demo import CHEST, _unpack
+from pipelines.inference.memory_format import place
+from pipelines.inference.precision import AUTO, autocast, resolve_precision
+from pipelines.training.losses import SegLoss
+from transforms.io.readers import read_image, read_label
+from transforms.preprocess import Prepared, Preprocess
 
 FOLDER = Path("data/benchmarks")
 PATCH = 80

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from benchmarks.inference_case import FOLDER
-from pipelines.precision import autocast
-from pipelines.sliding_window import SlidingWindow
-from transforms.geometry import Geometry
-from transforms.restore import Restorer, slab_axis
+from pipelines.inference.precision import autocast
+from pipelines.inference.sliding_window import SlidingWindow
+from transforms.spatial.geometry import Geometry
+from transforms.spatial.restore import Restorer, slab_axis
 
 GROUP = 15
 

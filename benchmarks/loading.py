@@ -42,17 +42,17 @@ from benchmarks.measure import run_apart
 from benchmarks.patches import data_list, generate
 from networks import R2UNet, UPerNet
 from networks.group_norm import LAYOUTS
-from pipelines.cores import available_cores
-from pipelines.dataset import PatchDataset, PatchSampler
-from pipelines.dataset_folder import load_dataset
-from pipelines.engines import prepare_patches
-from pipelines.losses import SegLoss
-from pipelines.memory_format import place
-from pipelines.patches import PatchStore
-from pipelines.precision import AUTO, autocast, resolve_precision
-from pipelines.preprocess import Preprocess
-from pipelines.timing import WAITS
-from transforms.augment import PatchAugmentation
+from pipelines.data.dataset_folder import load_dataset
+from pipelines.data.patch_dataset import PatchDataset, PatchSampler
+from pipelines.data.patch_store import PatchStore
+from pipelines.inference.memory_format import place
+from pipelines.inference.precision import AUTO, autocast, resolve_precision
+from pipelines.training.losses import SegLoss
+from pipelines.training.timing import WAITS
+from pipelines.training.trainer import prepare_patches
+from pipelines.utils.cores import available_cores
+from transforms.augmentation.patch_augmentation import PatchAugmentation
+from transforms.preprocess import Preprocess
 
 PROBABILITY = PatchAugmentation.PROBABILITY
 DEMO = Path("data/demo")

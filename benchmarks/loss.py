@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from monai.losses import DiceCELoss
 
-from pipelines.losses import SegLoss
+from pipelines.training.losses import SegLoss
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

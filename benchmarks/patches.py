@@ -82,8 +82,8 @@ def data_list(folder: Path, cases: int) -> list[dict[str, str]]:
 def make_dataset(kind: str, folder: Path, cases: int, patch: tuple[int, ...]):
     data = data_list(folder / "data", cases)
     if kind == "ours":
-        from pipelines.dataset import PatchDataset
-        from pipelines.preprocess import Preprocess
+        from pipelines.data.patch_dataset import PatchDataset
+        from transforms.preprocess import Preprocess
 
         return PatchDataset(data, patch, 10**6, Preprocess(window=(-1000, 1000)), folder / "store", 0.5)
     from monai.data import CacheDataset, Dataset, PersistentDataset

@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.startup_parts import ENDING, MONAI_CONFIG, PARTS, STARTING
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TRAINED = "pipelines.engines:SegTrainer._iteration"
+TRAINED = "pipelines.training.trainer:SegTrainer._iteration"
 DEMO_CASE = "data/demo/imagesTr/ctchest.nrrd"
 SMALL = {"epochs": 1, "patches_per_epoch": 2, "val_interval": 1}
 COMMANDS = ("predict", "check", "evaluate", "compare", "sync")
@@ -197,7 +197,7 @@ def _imports(bench: Bench, rounds: int, nnunet: str | None) -> list[str]:
         "and all that a training of ours imports": [
             sys.executable,
             "-c",
-            f"{runner}\nimport pipelines.config, pipelines.training, pipelines.losses, networks, transforms.augment",
+            f"{runner}\nimport pipelines.config.executed, pipelines.training.workflow, pipelines.training.losses, networks, transforms.augmentation.patch_augmentation",
         ],
     }
     if nnunet:

@@ -61,7 +61,7 @@ def _measure(way: str, uri: str, iterations: int) -> dict[str, float]:
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: began.__setitem__(0, time.perf_counter()))
     end: Callable[[], None] = lambda: None  # noqa: E731
     if way == "ours":
-        from pipelines.tracking import Tracking
+        from pipelines.tracking.run import Tracking
 
         tracking = Tracking("benchmark", uri=uri)
         tracking.start()

@@ -47,10 +47,10 @@ from benchmarks.plain_r2unet import PlainR2UNet
 from benchmarks.step_profile import shares
 from networks import R2UNet, UPerNet
 from networks.group_norm import LAYOUTS
-from pipelines.engines import SegTrainer
-from pipelines.losses import SegLoss
-from pipelines.memory_format import lies_channels_last, place
-from pipelines.precision import AUTO, PRECISIONS, autocast, resolve_precision
+from pipelines.inference.memory_format import lies_channels_last, place
+from pipelines.inference.precision import AUTO, PRECISIONS, autocast, resolve_precision
+from pipelines.training.losses import SegLoss
+from pipelines.training.trainer import SegTrainer
 
 CLASSES = 3
 FEATURES = (16, 32, 64, 128, 256)

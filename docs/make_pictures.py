@@ -12,15 +12,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from pipelines.checkpoints import TrainedModel
-from pipelines.demo import prepare_demo
-from pipelines.engines import SegEvaluator
-from pipelines.loaders import VolumeDataset, volume_loader
-from pipelines.metrics import case_dice
-from pipelines.sliding_window import SlidingWindow
-from transforms.geometry import orient, to_oriented
-from transforms.header import spacing_of
-from transforms.readers import read_image
+from pipelines.data.demo import prepare_demo
+from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.metrics.overlap import case_dice
+from pipelines.training.checkpoints import TrainedModel
+from pipelines.training.trainer import SegEvaluator
+from transforms.io.header import spacing_of
+from transforms.io.readers import read_image
+from transforms.spatial.geometry import orient, to_oriented
 
 COLOURS = {1: "#e8503a", 2: "#3a8fe8"}
 

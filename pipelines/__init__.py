@@ -8,27 +8,32 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "dataset_folder": ["load_dataset"],
-    "checkpoints": ["TrainedModel"],
-    "config": ["executed_config", "preflight"],
-    "dataset": ["PatchDataset", "PatchSampler"],
-    "distributed": ["data_parallel", "rank_device", "start_distributed", "stop_distributed"],
-    "ensemble": ["Ensemble", "TrainedEnsemble", "trained_model"],
-    "engines": ["SegEvaluator", "SegTrainer", "averaged"],
-    "evaluation": ["Evaluation", "labelled"],
-    "handlers": ["Progress", "Validation"],
-    "loaders": ["VolumeDataset", "patch_loader", "shard", "steps_per_epoch", "volume_loader"],
-    "losses": ["SegLoss"],
-    "inputs": ["find_inputs"],
-    "memory_format": ["place"],
-    "postprocess": ["Postprocess"],
-    "predict": ["Prediction"],
-    "preparation": ["evaluated_network", "open_dataset", "seed_everything"],
-    "preprocess": ["Preprocess"],
-    "schedule": ["lr_schedule"],
-    "sliding_window": ["SlidingWindow"],
-    "tracking": ["Tracking"],
-    "training": ["Training"],
+    "pipelines.data.dataset_folder": ["load_dataset"],
+    "pipelines.training.checkpoints": ["TrainedModel"],
+    "pipelines.config.executed": ["executed_config", "preflight"],
+    "pipelines.data.patch_dataset": ["PatchDataset", "PatchSampler"],
+    "pipelines.distributed.process_group": [
+        "data_parallel",
+        "rank_device",
+        "start_distributed",
+        "stop_distributed",
+    ],
+    "pipelines.inference.ensemble": ["Ensemble", "TrainedEnsemble", "trained_model"],
+    "pipelines.training.trainer": ["SegEvaluator", "SegTrainer", "averaged"],
+    "pipelines.evaluation.model_evaluation": ["Evaluation", "labelled"],
+    "pipelines.training.handlers": ["Progress", "Validation"],
+    "pipelines.data.loaders": ["VolumeDataset", "patch_loader", "shard", "steps_per_epoch", "volume_loader"],
+    "pipelines.training.losses": ["SegLoss"],
+    "pipelines.data.inputs": ["find_inputs"],
+    "pipelines.inference.memory_format": ["place"],
+    "pipelines.inference.postprocess": ["Postprocess"],
+    "pipelines.inference.prediction": ["Prediction"],
+    "pipelines.training.seed": ["evaluated_network", "open_dataset", "seed_everything"],
+    "transforms.preprocess": ["Preprocess"],
+    "pipelines.training.optimization": ["lr_schedule"],
+    "pipelines.inference.sliding_window": ["SlidingWindow"],
+    "pipelines.tracking.run": ["Tracking"],
+    "pipelines.training.workflow": ["Training"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -38,6 +43,6 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'pipelines' has no attribute '{name}'")
-    value = getattr(import_module(f"pipelines.{_HOME_OF[name]}"), name)
+    value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import compare_command, evaluate_command, sync_command
-from pipelines.garbage import importing
-from pipelines.json_files import JsonError, read_json
-from pipelines.passwords import hidden
-from pipelines.terminal import take_every_character
+from pipelines.cli import compare as compare_command
+from pipelines.cli import evaluate as evaluate_command
+from pipelines.cli import sync as sync_command
+from pipelines.utils.importing import importing
+from pipelines.utils.json_files import JsonError, read_json
+from pipelines.utils.passwords import hidden
+from pipelines.utils.terminal import take_every_character
 
 DONE, FAILED, USAGE = 0, 1, 2
 _EXIT = "exit status: 0 all is well, 1 a case failed or was refused, 2 the command cannot run as it was given"
@@ -213,7 +215,7 @@ def _predict(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     with importing():
         from monai.bundle import ConfigWorkflow
 
-        import pipelines.predict  # noqa: F401
+        import pipelines.inference.prediction  # noqa: F401
 
     logging.getLogger("monai.bundle").setLevel(logging.WARNING)
     workflow = ConfigWorkflow(
@@ -231,7 +233,7 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     if not os.path.exists(arguments.input):
         parser.error(f"{arguments.input[:300]} does not exist")
     with importing():
-        from pipelines.check import run
+        from pipelines.data.check import run
 
     wrong = run(
         Path(arguments.input),
@@ -251,7 +253,7 @@ def _plain(path: str | os.PathLike) -> str:
 
 def _told(error: Exception) -> int:
     """Say an error in one sentence where there is one; the exit status that belongs to it."""
-    from pipelines.config import DEBUG, user_error
+    from pipelines.config.executed import DEBUG, user_error
 
     known = user_error(error)
     if known is None and isinstance(error, OSError) and error.strerror:

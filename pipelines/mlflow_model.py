@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from pipelines.checkpoints import BEST, TrainedModel
-from pipelines.cores import use_cores
-from pipelines.engines import SegEvaluator
-from pipelines.memory_format import place
+from pipelines.inference.memory_format import place
+from pipelines.inference.precision import AUTO
+from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
-from pipelines.precision import AUTO
-from pipelines.preprocess import Prepared
-from pipelines.sliding_window import SlidingWindow
+from pipelines.training.checkpoints import BEST, TrainedModel
+from pipelines.training.trainer import SegEvaluator
+from pipelines.utils.cores import use_cores
+from transforms.preprocess import Prepared
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoints import BEST, CARD, CheckpointError, TrainedModel
-from pipelines.files import FolderError, require_folder
-from pipelines.passwords import hidden
-from pipelines.terminal import take_every_character
-from transforms.placing import put_in_place
+from pipelines.training.checkpoints import BEST, CARD, CheckpointError, TrainedModel
+from pipelines.utils.passwords import hidden
+from pipelines.utils.terminal import take_every_character
+from transforms.utils.files import FolderError, require_folder
+from transforms.utils.placing import put_in_place
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.file_names import is_portable
+from pipelines.utils.file_names import is_portable
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("networks", "transforms", "pipelines")

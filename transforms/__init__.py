@@ -7,7 +7,10 @@ which take seconds to import.
 from importlib import import_module
 from typing import Any
 
-_HOME_OF = {"DicomSeriesReader": "dicom_reader", "PatchAugmentation": "augment"}
+_HOME_OF = {
+    "DicomSeriesReader": "transforms.dicom.image_reader",
+    "PatchAugmentation": "transforms.augmentation.patch_augmentation",
+}
 
 __all__ = sorted(_HOME_OF)
 
@@ -15,6 +18,6 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'transforms' has no attribute '{name}'")
-    value = getattr(import_module(f"transforms.{_HOME_OF[name]}"), name)
+    value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value

@@ -37,7 +37,7 @@ def test_parts_are_named_once_and_fit_their_limits():
 
 
 def test_the_tests_for_a_gpu_are_found(repository):
-    assert "tests/pipelines/test_timing.py" in gpu_tests()
+    assert "tests/pipelines/training/test_timing.py" in gpu_tests()
     assert "tests/benchmarks/test_parts.py" not in gpu_tests()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.tracking import Tracking
+from pipelines.tracking.run import Tracking
 
 
 def fill(folder: Path) -> None:

@@ -21,10 +21,12 @@ import monai.bundle  # noqa: F401
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipelines import checkpoints, patches, training
-from pipelines.dataset import PatchDataset
-from pipelines.engines import SegEvaluator, SegTrainer
-from pipelines.recording import Record
+from pipelines.data import patch_store as patches
+from pipelines.data.patch_dataset import PatchDataset
+from pipelines.training import checkpoints
+from pipelines.training import workflow as training
+from pipelines.training.run_logger import Record
+from pipelines.training.trainer import SegEvaluator, SegTrainer
 from tests.pipelines import small
 
 # Where a process dies, and up to how many times it may pass there before it does.

@@ -14,14 +14,14 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.__main__ import main
-from pipelines.metrics import METRICS
+from pipelines.metrics.overlap import METRICS
 from tests.e2e.commands import REPOSITORY
 from tests.pipelines import masks
 from tests.pipelines.tiny_model import write_dicom
-from transforms.dicom import scan_series
-from transforms.dicom_seg import write_seg
-from transforms.readers import read_image
-from transforms.writers import write_label
+from transforms.dicom.seg import write_seg
+from transforms.dicom.series import scan_series
+from transforms.io.readers import read_image
+from transforms.io.writers import write_label
 
 AFFINE = np.array([[0, -0.8, 0, 40], [0.9, 0, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])
 SHAPE = (20, 18, 12)
@@ -278,7 +278,7 @@ def test_pictures_and_nrrd(tmp_path, capsys):
 
 def test_the_same_as_when_predicting(tmp_path, capsys):
     """Our own predictions, read back from their files, have the metrics that the prediction reported."""
-    from pipelines.inputs import find_inputs
+    from pipelines.data.inputs import find_inputs
     from tests.pipelines.small import NAMES, write_dataset
     from tests.pipelines.tiny_model import prediction
 

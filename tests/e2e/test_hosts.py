@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.checkpoints import LAST, load_state
+from pipelines.training.checkpoints import LAST, load_state
 from tests.conftest import make_dataset
 from tests.e2e.commands import INTERRUPTIBLE, SMALL, Workplace
 from tests.waiting import wait_for

@@ -11,8 +11,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.__main__ import main
-from pipelines.refused import INCOMPLETE
-from pipelines.tracking import Tracking
+from pipelines.tracking.refused import INCOMPLETE
+from pipelines.tracking.run import Tracking
 from tests.e2e.commands import REPOSITORY
 from tests.e2e.servers import Proxy, free_port
 from tests.pipelines.tracked_runs import patient

@@ -7,9 +7,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.__main__ import main
-from pipelines.run_finder import RunFinder
-from pipelines.store import QUIET, connect, terminate
-from pipelines.tracking import Tracking
+from pipelines.comparison.run_finder import RunFinder
+from pipelines.tracking.client import QUIET, connect, terminate
+from pipelines.tracking.run import Tracking
 from tests.conftest import make_dataset
 from tests.e2e.commands import SMALL, Workplace
 from tests.pipelines.tracked_runs import patient
@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "RANK", "SEGBUNDLES_SPOOL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(QUIET, "false")
-    monkeypatch.setattr("pipelines.store._ours", set())
+    monkeypatch.setattr("pipelines.tracking.client._ours", set())
     patient(monkeypatch)
     return tmp_path
 
@@ -73,7 +73,7 @@ def test_a_spool_holds_no_password_and_is_delivered_with_that_of_the_variable(
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         away = f"http://user:{PASSWORD}@127.0.0.1:{nobody.getsockname()[1]}"
-        monkeypatch.setattr("pipelines.shipping.START_SECONDS", 1.0)
+        monkeypatch.setattr("pipelines.tracking.delivery_thread.START_SECONDS", 1.0)
         with Tracking("spooled", "r", away, finish_seconds=1, system_metrics=None) as tracking:
             tracking.start()
             tracking.params({"address": away})
@@ -92,7 +92,7 @@ def test_a_spool_holds_no_password_and_is_delivered_with_that_of_the_variable(
 
 
 def test_a_spool_is_delivered_with_the_password_that_mlflow_has(server, place, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.shipping.START_SECONDS", 1.0)
+    monkeypatch.setattr("pipelines.tracking.delivery_thread.START_SECONDS", 1.0)
     server.kill()
     with Tracking("later", "r", with_password(server), finish_seconds=1, system_metrics=None) as tracking:
         tracking.start()

@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.outputs import UNFINISHED
+from pipelines.inference.outputs import UNFINISHED
 from tests.e2e.commands import REPOSITORY, Workplace
 from tests.pipelines.small import write_ct, write_dataset
 from tests.pipelines.tiny_model import HALT, read, write_dicom, write_model
 from tests.waiting import wait_for
-from transforms.readers import read_label
+from transforms.io.readers import read_label
 
 BUNDLE = "bundles/r2unet"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipelines.checkpoints import BEST, CARD, EARLIER, LAST, load_state, load_tensors
+from pipelines.training.checkpoints import BEST, CARD, EARLIER, LAST, load_state, load_tensors
 from tests.conftest import make_dataset
 from tests.e2e.commands import INTERRUPTIBLE, REPOSITORY, SMALL, Workplace
 from tests.pipelines import small
-from tests.pipelines.test_checkpoints import EXACT, equal, without_times
+from tests.pipelines.training.test_checkpoints import EXACT, equal, without_times
 from tests.waiting import wait_for
 
 DETERMINISTIC = ["$pipelines.preflight()", "$pipelines.seed_everything(@seed, True)"]

@@ -12,7 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.__main__ import main
-from pipelines.tracking import Tracking
+from pipelines.tracking.run import Tracking
 from tests.e2e.commands import REPOSITORY, SMALL, Workplace
 from tests.e2e.servers import Postgres, Proxy, free_port
 from tests.pipelines import small
@@ -144,7 +144,7 @@ def test_answers_that_get_lost_make_nothing_twice(server, place):
 @pytest.mark.parametrize("fault", ["500", "hang"])
 def test_a_server_in_trouble_holds_nobody_up(fault, place, template, caplog, capsys, monkeypatch):
     """Nothing of MLflow's answers; afterwards another store takes all of it."""
-    monkeypatch.setattr("pipelines.shipping.START_SECONDS", 2.0)
+    monkeypatch.setattr("pipelines.tracking.delivery_thread.START_SECONDS", 2.0)
     proxy = Proxy(None, (fault,))
     with Tracking("trouble", "r", proxy.url, finish_seconds=3) as tracking:
         tracking.start()

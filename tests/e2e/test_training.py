@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.demo import prepare_demo, prepare_demo_dicom
+from pipelines.data.demo import prepare_demo, prepare_demo_dicom
 from tests.conftest import make_dataset
 from tests.e2e.commands import EVERYWHERE, INTERRUPTIBLE, REPOSITORY, SMALL, Workplace
 from tests.waiting import wait_for

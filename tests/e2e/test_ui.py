@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run_finder import RunFinder
-from pipelines.run_results import read_results
+from pipelines.comparison.run_finder import RunFinder
+from pipelines.comparison.run_results import read_results
 from tests.e2e.commands import SMALL, Workplace
 
 pytest.importorskip("selenium")

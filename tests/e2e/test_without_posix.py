@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.file_names import is_device
+from pipelines.utils.file_names import is_device
 from tests.e2e.commands import REPOSITORY, SMALL, Workplace
 from tests.pipelines.small import write_dataset
 from tests.test_portability import WITHOUT_POSIX

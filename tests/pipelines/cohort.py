@@ -13,10 +13,10 @@ import nibabel
 import numpy as np
 import torch
 
-from pipelines.cases import check_label_values
+from pipelines.data.cases import check_label_values
 from tests.waiting import PAUSE
-from transforms.geometry import Geometry, orient, to_oriented
 from transforms.intensity import CTWindow
+from transforms.spatial.geometry import Geometry, orient, to_oriented
 
 LABELS = {0: "background", 1: "organ", 2: "lesion"}
 

@@ -14,8 +14,10 @@ import mlflow  # noqa: F401  before the forks
 import monai.bundle  # noqa: F401
 import torch
 
-from pipelines import shipping, tracking, training  # noqa: F401
-from pipelines.spool import Journal  # noqa: F401
+from pipelines.tracking import delivery_thread as shipping  # noqa: F401
+from pipelines.tracking import run as tracking  # noqa: F401
+from pipelines.tracking.journal import Journal  # noqa: F401
+from pipelines.training import workflow as training  # noqa: F401
 from tests.pipelines import small
 
 

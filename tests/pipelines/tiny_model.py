@@ -9,15 +9,15 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from pipelines.engines import SegEvaluator
-from pipelines.files import sha256_of
-from pipelines.loaders import VolumeDataset, volume_loader
-from pipelines.predict import Prediction
-from pipelines.preprocess import Preprocess
-from pipelines.sliding_window import SlidingWindow
+from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.inference.prediction import Prediction
+from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.training.trainer import SegEvaluator
 from tests import dicom_phantom as ph
 from tests.pipelines.small import LEVELS, NAMES, Oracle
 from tests.waiting import PAUSE
+from transforms.preprocess import Preprocess
+from transforms.utils.files import sha256_of
 
 HALT = "TINY_HALT_AT"
 """Environment variable `NUMBER:FOLDER`: once the folder holds so many reports, the network answers no more."""

@@ -15,7 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from pipelines.spool import sqlite_file
+from pipelines.tracking.journal import sqlite_file
 from tests.waiting import PATIENCE
 
 

@@ -56,7 +56,7 @@ def main(path):
     import monai.bundle  # noqa: F401
     import torch
 
-    import pipelines.training  # noqa: F401
+    import pipelines.training.workflow  # noqa: F401
     from tests.pipelines import small  # noqa: F401
 
     torch.set_num_threads(1)

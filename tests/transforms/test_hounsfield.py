@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from transforms.hounsfield import not_hounsfield
-from transforms.readers import image_array
+from transforms.io.readers import image_array
 
 SIZE = 48
 

@@ -1,0 +1,97 @@
+"""`python -m pipelines compare`: runs of MLflow side by side, case by case."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.utils.importing import importing
+
+_EXIT = "exit status: 0 all is well, 2 the command cannot run as it was given"
+_METRICS = ("dice", "iou", "sensitivity", "precision", "nsd", "volume_error_ml", "hd95_mm", "msd_mm")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the others."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare trainings or evaluations case by case",
+        description="Compare runs of MLflow on the cases and classes that they share; the first is the baseline.",
+        epilog=_EXIT,
+    )
+    parser.set_defaults(function=run)
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="run id or its beginning, run name, or MLflow filter such as \"params.seed = '1'\", "
+        "of which all matches take part, oldest first",
+    )
+    parser.add_argument("--metric", choices=_METRICS, default="dice", help="what to compare (default dice)")
+    parser.add_argument("--experiment", metavar="NAME", help="look for names and filters in this experiment")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow's store (default MLFLOW_TRACKING_URI, or else mlflow.db in this folder)",
+    )
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        type=_csv,
+        help="also write every value here, and the statistics to FILE with _classes before .csv",
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help="also write one page with plots and pictures"
+    )
+    parser.add_argument("--no-log", action="store_true", help="do not store the comparison in MLflow")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+
+
+def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Compare, print, write and log."""
+    for path in (arguments.csv, arguments.html):
+        if path is not None and path.is_dir():
+            parser.error(f"{path} is a folder; give a file")
+    with importing():
+        import mlflow.tracking  # noqa: F401  (the reader of runs needs it)
+
+        from pipelines.comparison.comparison import compare
+        from pipelines.comparison.html_report import pictures, write_report
+        from pipelines.comparison.mlflow_run import log_comparison
+        from pipelines.comparison.run_finder import RunFinder
+        from pipelines.comparison.run_results import read_results
+        from pipelines.comparison.text_report import as_text, classes_file, write_cases_csv, write_classes_csv
+        from transforms.utils.files import require_folder
+
+    for path, option in ((arguments.csv, "--csv"), (arguments.html, "--html")):
+        if path is not None:
+            require_folder(path.parent, "the comparison", f"name another file with {option}")
+    finder = RunFinder(arguments.tracking_uri, arguments.experiment)
+    runs = [read_results(finder, run) for run in finder.find(arguments.runs)]
+    comparison = compare(runs, arguments.metric, arguments.seed)
+    print(as_text(comparison))
+    written = []
+    if arguments.csv is not None:
+        write_cases_csv(arguments.csv, comparison)
+        write_classes_csv(classes_file(arguments.csv), comparison)
+        written += [arguments.csv, classes_file(arguments.csv)]
+    shown = pictures(finder, comparison) if arguments.html is not None or not arguments.no_log else {}
+    if arguments.html is not None:
+        write_report(arguments.html, comparison, shown)
+        written.append(arguments.html)
+    if written:
+        print(f"\nwritten: {', '.join(map(str, written))}")
+    if not arguments.no_log:
+        run_id = log_comparison(finder, comparison, shown)
+        print(f"\nkept in MLflow as run {run_id} of {runs[0].experiment}")
+    sys.stdout.flush()
+    return 0
+
+
+def _csv(text: str) -> Path:
+    path = Path(text)
+    if path.suffix != ".csv":
+        raise argparse.ArgumentTypeError(f"{text} does not end in .csv")
+    return path

@@ -1,0 +1,244 @@
+"""Two or more runs on the cases that they share: values, statistics, and what else differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.comparison.run_finder import RunError
+from pipelines.comparison.run_results import METRICS, RunResults
+from pipelines.metrics.statistics import SMALLEST_TEST, Paired, holm, paired
+
+ALL = "all classes"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class of one run against the baseline.
+
+    Attributes:
+        name: class, or `ALL` for the mean over the classes of a case.
+        other: number of the run, 1 for the first after the baseline.
+        statistics: of the differences.
+        p_holm: p, corrected over all classes of all runs (of `ALL`: over the runs).
+    """
+
+    name: str
+    other: int
+    statistics: Paired
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one case.
+
+    Attributes:
+        case: id.
+        baseline, other: mean over the classes that both runs have a value for; NaN without any.
+        difference: other - baseline.
+        most: the class that changed most, and by how much.
+    """
+
+    case: str
+    baseline: float
+    other: float
+    difference: float
+    most: tuple[str, float]
+
+
+@dataclass
+class Comparison:
+    """Runs side by side; the first is the baseline.
+
+    Attributes:
+        metric: what is compared.
+        higher_is_better: its direction.
+        runs: in the order given.
+        cases, classes: those that every run has, in the baseline's order.
+        values: shape (runs, cases, classes), NaN where a case has no value.
+        means: shape (runs, cases), mean over the classes that all runs have a value for.
+        rows: per other run its classes, then the mean over them.
+        notices: what a reader must know, such as cases that are left out; one sentence each.
+    """
+
+    metric: str
+    higher_is_better: bool
+    runs: list[RunResults]
+    cases: list[str]
+    classes: list[str]
+    values: np.ndarray
+    means: np.ndarray
+    rows: list[Row]
+    notices: list[str]
+
+    def rows_of(self, other: int) -> list[Row]:
+        return [row for row in self.rows if row.other == other]
+
+    def better(self, row: Row) -> int:
+        """Cases that got better."""
+        return row.statistics.more if self.higher_is_better else row.statistics.less
+
+    def worse(self, row: Row) -> int:
+        """Cases that got worse."""
+        return row.statistics.less if self.higher_is_better else row.statistics.more
+
+    def changes(self, other: int) -> list[Change]:
+        """Every case with a difference to the baseline, the one that lost most first."""
+        found = []
+        for index, case in enumerate(self.cases):
+            differences = self.values[other, index] - self.values[0, index]
+            known = ~np.isnan(differences)
+            if not known.any():
+                continue
+            most = int(np.nanargmax(np.abs(differences)))
+            found.append(
+                Change(
+                    case=case,
+                    baseline=float(self.values[0, index][known].mean()),
+                    other=float(self.values[other, index][known].mean()),
+                    difference=float(np.round(differences[known].mean(), 12)),
+                    most=(self.classes[most], float(differences[most])),
+                )
+            )
+        return sorted(found, key=lambda change: change.difference * (1 if self.higher_is_better else -1))
+
+    def one_sided(self, other: int) -> list[tuple[str, str, float, float]]:
+        """Case, class, baseline and other where one run alone has a value: it has no difference, and may matter.
+
+        Dice is such a value where the reference has no such structure and one run painted it; a surface distance
+        where one run missed the structure.
+        """
+        first, second = self.values[0], self.values[other]
+        places = np.argwhere(np.isnan(first) != np.isnan(second))
+        return [
+            (self.cases[i], self.classes[j], float(first[i, j]), float(second[i, j]))
+            for i, j in places.tolist()
+        ]
+
+
+def compare(runs: Sequence[RunResults], metric: str = "dice", seed: int = 0) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        runs: two or more, the baseline first.
+        metric: one of `METRICS`.
+        seed: of the bootstrap.
+
+    Raises:
+        RunError: a run lacks the metric, or the runs share no case or no class.
+    """
+    if metric not in METRICS:
+        raise RunError(f"there is no metric '{metric}'; there are {', '.join(METRICS)}")
+    if len(runs) < 2:
+        raise RunError("two or more runs are needed to compare")
+    tables = [run.of(metric) for run in runs]
+    cases, classes = _shared([run.cases for run in runs]), _shared([run.classes for run in runs])
+    for what, kept, own in (
+        ("case", cases, [run.cases for run in runs]),
+        ("class", classes, [run.classes for run in runs]),
+    ):
+        if not kept:
+            listed = "; ".join(f"{run} has {_some(o)}" for run, o in zip(runs, own, strict=True))
+            raise RunError(f"the runs share no {what}: {listed}")
+    values = np.stack(
+        [
+            table[np.ix_([run.cases.index(c) for c in cases], [run.classes.index(c) for c in classes])]
+            for run, table in zip(runs, tables, strict=True)
+        ]
+    )
+    if metric == "volume_error_ml":
+        values = np.abs(values)
+    comparison = Comparison(
+        metric=metric,
+        higher_is_better=METRICS[metric],
+        runs=list(runs),
+        cases=cases,
+        classes=classes,
+        values=values,
+        means=_means(values),
+        rows=[],
+        notices=_notices(runs, cases, classes, metric),
+    )
+    comparison.rows = _rows(values, classes, seed)
+    return comparison
+
+
+def _rows(values: np.ndarray, classes: Sequence[str], seed: int) -> list[Row]:
+    others = range(1, len(values))
+    per_class = [
+        [paired(values[0, :, k], values[i, :, k], seed) for k in range(len(classes))] for i in others
+    ]
+    both = [_means(values[[0, i]]) for i in others]
+    overall = [paired(first, second, seed) for first, second in both]
+    corrected = holm([one.p for run in per_class for one in run]).reshape(len(per_class), len(classes))
+    corrected_overall = holm([one.p for one in overall])
+    rows = []
+    for i in others:
+        for k, name in enumerate(classes):
+            rows.append(Row(name, i, per_class[i - 1][k], float(corrected[i - 1, k])))
+        rows.append(Row(ALL, i, overall[i - 1], float(corrected_overall[i - 1])))
+    return rows
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Mean over the classes that all runs have a value for: (runs, cases, classes) to (runs, cases)."""
+    known = ~np.isnan(values).any(0)
+    count = known.sum(-1)
+    total = np.where(known, values, 0).sum(-1)
+    return np.where(count, total / np.maximum(count, 1), np.nan)
+
+
+def _notices(
+    runs: Sequence[RunResults], cases: Sequence[str], classes: Sequence[str], metric: str
+) -> list[str]:
+    found = []
+    for what, plural, kept, own in (
+        ("case", "cases", set(cases), [run.cases for run in runs]),
+        ("class", "classes", set(classes), [run.classes for run in runs]),
+    ):
+        for run, names in zip(runs, own, strict=True):
+            extra = [name for name in names if name not in kept]
+            if extra:
+                noun = what if len(extra) == 1 else plural
+                found.append(f"left out: {len(extra)} {noun} of {run} that not every run has: {_some(extra)}")
+    for key, what in (("data.digest", "data (data.digest)"), ("data.name", "datasets (data.name)")):
+        told = [run.tags.get(key) for run in runs]
+        if len(set(told)) > 1:
+            listed = ", ".join(f"{run} {(t or 'unknown')[:12]}" for run, t in zip(runs, told, strict=True))
+            found.append(f"the runs saw different {what}: {listed}; equal case ids may be different images")
+    if len({run.split for run in runs}) > 1:
+        listed = ", ".join(f"{run} {run.split}" for run in runs)
+        found.append(f"the values are of different splits: {listed}")
+    for run in runs:
+        if run.status != "FINISHED":
+            values = "its values are those of its best validation so far"
+            if run.kind == "evaluation":
+                values = "its values lack the cases that failed"
+            found.append(f"the run {run} is {run.status}: {values}")
+        if run.tags.get("git.dirty") == "true":
+            found.append(f"the code of {run} had uncommitted changes")
+    if len({run.kind == "training" for run in runs}) > 1:
+        found.append(
+            "the values of a training are those of the validation that chose its model, a little in its favour; "
+            "evaluate both runs to compare like with like"
+        )
+    if len(cases) < SMALLEST_TEST:
+        few = "1 case is" if len(cases) == 1 else f"{len(cases)} cases are"
+        found.append(f"{few} too few for a test, and intervals of so few are too narrow to rely on")
+    if metric == "volume_error_ml":
+        found.append("volume errors are compared by their size, without their sign")
+    return found
+
+
+def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
+    """What all lists hold, in the first one's order."""
+    common = set(lists[0]).intersection(*lists[1:])
+    return [name for name in lists[0] if name in common]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,44 @@
+"""What else differs between runs: their configuration, and the code, data and machine behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.comparison.run_results import RunResults
+
+# These differ between any two runs and explain nothing; they come last.
+_INCIDENTAL = ("run_name", "bundle_root", "store_dir", "output_dir", "experiment", "num_workers")
+_ORIGIN = ("mlflow.source.git.", "git.", "version.", "data.", "host", "device")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A parameter or tag that is not the same in all runs; None where a run has none."""
+
+    name: str
+    values: list[str | None]
+
+
+def config_differences(runs: Sequence[RunResults]) -> list[Difference]:
+    """Parameters that differ: knobs first, then what lies deeper, then what differs in any two runs."""
+    found = _differences([run.params for run in runs])
+    return sorted(
+        found,
+        key=lambda d: (d.name.split(".")[0] in _INCIDENTAL, "." in d.name, d.name.split(".")[0], d.name),
+    )
+
+
+def origin_differences(runs: Sequence[RunResults]) -> list[Difference]:
+    """Tags of code, data, versions and machine that differ."""
+    tags = [{key: value for key, value in run.tags.items() if key.startswith(_ORIGIN)} for run in runs]
+    found = _differences(tags)
+    return sorted(
+        found, key=lambda d: (next(i for i, p in enumerate(_ORIGIN) if d.name.startswith(p)), d.name)
+    )
+
+
+def _differences(tables: Sequence[dict[str, str]]) -> list[Difference]:
+    names = dict.fromkeys(name for table in tables for name in table)
+    found = [Difference(name, [table.get(name) for table in tables]) for name in names]
+    return [difference for difference in found if len(set(difference.values)) > 1]

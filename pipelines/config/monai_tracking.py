@@ -1,0 +1,156 @@
+"""What a command and its environment say about the run in MLflow, put into the bundle's config.
+
+MONAI's option `--tracking mlflow` asks for what a bundle of ours does anyway: one MLflow run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+
+from pipelines.utils.mlflow_variables import EXPERIMENT_ID, EXPERIMENT_NAME
+from pipelines.utils.passwords import hidden
+from pipelines.utils.provenance import invocation
+
+logger = logging.getLogger(__name__)
+
+HANDLER = "MLFlowHandler"
+# What opens a run in MLflow, and takes `uri` and `experiment`.
+TRACKED = ("pipelines.Tracking", "pipelines.Evaluation")
+_EXPERIMENT_IDS = ("experiment", "experiment_name", "tracking#experiment", "workflow#experiment")
+
+
+def one_run(parser: ConfigParser) -> bool:
+    """Take out of a config what `--tracking mlflow` has put in, since it would log every training twice.
+
+    MONAI patches MLFlowHandler into the engines before anything is built. The handler opens a run of its own
+    in a database of its own, mlruns.db. What MONAI documents beside the option, `--tracking_uri` and
+    `--experiment_name`, goes to the bundle's own run, with the option or without it.
+
+    Returns:
+        Whether there was something to take out.
+    """
+    config = parser.get()
+    if not isinstance(config, dict):
+        return False
+    patched = _remove(config)
+    keys = ("tracking_uri", "experiment_name")
+    used = json.dumps({k: v for k, v in config.items() if k not in keys}, default=str)
+    # A bundle may have a knob of that name itself.
+    given = {key: config.pop(key) for key in keys if key in config and f"@{key}" not in used}
+    if not patched and not given:
+        return False
+    defaults = DEFAULT_MLFLOW_SETTINGS["configs"]
+    assert isinstance(defaults, Mapping)
+    if patched:
+        for key in ("is_not_rank0", "save_execute_config"):
+            config.pop(key, None)
+        if config.get("run_name", "") is None and "@run_name" not in used:
+            del config["run_name"]
+        if config.get("output_dir") == defaults["output_dir"]:
+            del config["output_dir"]
+    for key, argument in (("tracking_uri", "uri"), ("experiment_name", "experiment")):
+        if given.get(key) not in (None, defaults[key]) and not _give(config, argument, given[key]):
+            text = hidden(str(given[key]))
+            logger.warning("nothing here has a run in MLflow, so --%s %s has no effect", key, text)
+    # MONAI has parsed the config already: it has to forget what it saw, and to find the rest again.
+    parser.ref_resolver.reset()
+    parser.parse(reset=False)
+    return True
+
+
+def follow_experiment(parser: ConfigParser) -> None:
+    """Give a bundle's runs the experiment of MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID.
+
+    What the command line or an overlay says of the experiment wins; the bundle's own config does not.
+    """
+    config = parser.get()
+    name, number = os.environ.get(EXPERIMENT_NAME), os.environ.get(EXPERIMENT_ID)
+    if not (name or number) or not isinstance(config, dict) or not list(_tracked(config)):
+        return
+    if _said():
+        logger.info("the experiment is the one that was asked for, not that of MLflow's variables")
+        return
+    if name:
+        _give(config, "experiment", name)
+    if number:
+        _give(config, "experiment_id", number)
+    parser.ref_resolver.reset()
+    parser.parse(reset=False)
+
+
+def _tracked(config: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a config that open a run in MLflow, at any depth."""
+    if isinstance(config, dict):
+        if config.get("_target_") in TRACKED:
+            yield config
+        for part in config.values():
+            yield from _tracked(part)
+    elif isinstance(config, list):
+        for part in config:
+            yield from _tracked(part)
+
+
+def _give(config: dict[str, Any], argument: str, value: Any) -> bool:
+    """Set an argument of what opens a run, or the knob that it is taken from; whether there is anything to set."""
+    found = list(_tracked(config))
+    for component in found:
+        reference = str(component.get(argument, ""))
+        if reference.startswith("@") and reference[1:] in config:
+            config[reference[1:]] = value
+        else:
+            component[argument] = value
+    return bool(found)
+
+
+def _remove(config: dict[str, Any]) -> bool:
+    """Remove MONAI's MLflow handlers wherever the option puts them; whether there were any."""
+    found = False
+    for holder, key in list(_lists(config)):
+        kept = [item for item in holder[key] if not _is_handler(item)]
+        if len(kept) < len(holder[key]):
+            found = True
+            # The option makes the list where there was none.
+            if kept or key == "handlers":
+                holder[key] = kept
+            else:
+                del holder[key]
+    return found
+
+
+def _lists(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every place, at most three levels deep, where a list of handlers lies."""
+    for holder in (config, *(part for part in config.values() if isinstance(part, dict))):
+        inner = [part for part in holder.values() if isinstance(part, dict)] if holder is not config else []
+        for place in (holder, *inner):
+            for key in ("handlers", "train_handlers", "val_handlers"):
+                if isinstance(place.get(key), list):
+                    yield place, key
+
+
+def _is_handler(item: Any) -> bool:
+    return isinstance(item, Mapping) and str(item.get("_target_", "")).rpartition(".")[2] == HANDLER
+
+
+def _said() -> bool:
+    """Whether the command line, MONAI's `--args_file` or an overlay names the experiment."""
+    called = invocation()
+    given = {str(key).replace("::", "#") for key in called["overrides"]}
+    if given & set(_EXPERIMENT_IDS):
+        return True
+    return any(_names_experiment(ConfigParser.load_config_file(file)) for file in called["config_files"][1:])
+
+
+def _names_experiment(overlay: Any) -> bool:
+    if not isinstance(overlay, Mapping):
+        return False
+    if any(str(key).lstrip("+").replace("::", "#") in _EXPERIMENT_IDS for key in overlay):
+        return True
+    inner = (overlay.get(key) for key in ("tracking", "workflow"))
+    return any(isinstance(part, Mapping) and "experiment" in part for part in inner)

@@ -1,0 +1,206 @@
+"""Cases with ids, labels and splits: what the rest of the workflow knows of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.utils.threads import in_threads
+from transforms.io.image_files import image_files
+from transforms.utils.walk import files_below
+
+__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values"]
+
+SPLITS = ("training", "validation", "test")
+_SHOWN = 20
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be used; the message lists every reason (20 at most, and how many there are).
+
+    Attributes
+    ----------
+    problems : tuple of str
+        All reasons.
+    """
+
+    def __init__(self, where: str | Path, problems: Sequence[str]):
+        self.problems = tuple(problems)
+        if len(problems) == 1:
+            text = f"{where}: {problems[0]}"
+        else:
+            shown = "".join(f"\n  - {problem}" for problem in problems[:_SHOWN])
+            more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            text = f"{where}: {len(problems)} problems:{shown}{more}"
+        super().__init__(text)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its label.
+
+    Attributes
+    ----------
+    id : str
+        Unique in the dataset and safe as a file name.
+    image : Path
+        File, or folder of DICOM slices.
+    label : Path or None
+        File, or folder with one DICOM SEG or RTSTRUCT. None only in the test list.
+    group : str
+        The patient; cases of one group are never split between training and validation.
+    series : str or None
+        Which series of a DICOM folder, see :func:`transforms.io.readers.read_image`.
+    allow : tuple of str
+        Irregularities of a DICOM series that are accepted, see :func:`transforms.io.readers.read_image`.
+    """
+
+    id: str
+    image: Path
+    label: Path | None
+    group: str
+    series: str | None = None
+    allow: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the image is to be read beside its path: "series" and "allow", each only where it is set."""
+        stated = {"series": self.series, "allow": list(self.allow)}
+        return {key: value for key, value in stated.items() if value}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases, class names and splits of one dataset folder.
+
+    Attributes
+    ----------
+    root : Path
+        The folder.
+    name : str
+        From dataset.json, else the folder's name.
+    labels : dict of int to str
+        Class id to name, 0 (background) to K-1 without gaps.
+    training, validation, test : tuple of Case
+        The splits.
+    channels : int or None
+        Number of channels that dataset.json states ("modality" or "channel_names"); to be handed to
+        :func:`transforms.io.readers.read_image`.
+    description : str
+        dataset.json as it was read (canonical JSON), part of the digest; empty without one.
+    """
+
+    root: Path
+    name: str
+    labels: dict[int, str]
+    training: tuple[Case, ...]
+    validation: tuple[Case, ...] = ()
+    test: tuple[Case, ...] = ()
+    channels: int | None = None
+    description: str = field(default="", repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.labels)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names in the order of the class ids, background first."""
+        return [self.labels[index] for index in range(self.num_classes)]
+
+    def cases(self, split: str) -> tuple[Case, ...]:
+        """Return the cases of "training", "validation" or "test"."""
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+        return getattr(self, split)
+
+    def as_dicts(self, split: str) -> list[dict[str, Any]]:
+        """Return a MONAI data list: "image", "label" (absent where a test case has none) and "case".
+
+        Items of DICOM folders also hold "series" (str) and "allow" (list of str) where dataset.json states them.
+        """
+        items = []
+        for case in self.cases(split):
+            item: dict[str, Any] = {"image": str(case.image), "case": case.id, **case.reading}
+            if case.label is not None:
+                item["label"] = str(case.label)
+            items.append(item)
+        return items
+
+    def digest(self) -> str:
+        """Return a sha256 over dataset.json and the splits with path, size and modification time of every file.
+
+        Paths count relative to the folder, so that a dataset moved with its times keeps its digest.
+        """
+        rows = [(split, case) for split in SPLITS for case in self.cases(split)]
+        sha = hashlib.sha256(json.dumps([self.description, self.class_names, self.channels]).encode())
+        for line in in_threads(lambda row: _digest_line(self.root, *row), rows, "fingerprint of"):
+            sha.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        return sha.hexdigest()
+
+
+def check_label_values(values: Iterable[int] | np.ndarray, labels: dict[int, str], case: Case | str) -> None:
+    """Check that a label map holds only values that the dataset names.
+
+    Parameters
+    ----------
+    values : iterable of int
+        The values found, for instance from ``numpy.unique``.
+    labels : dict of int to str
+        :attr:`Dataset.labels`.
+    case : Case or str
+        For the message.
+
+    Raises
+    ------
+    DatasetError
+        Naming the case and the values.
+    """
+    found = sorted({int(value) for value in np.asarray(list(values)).ravel()})
+    unknown = [value for value in found if value not in labels]
+    if not unknown:
+        return
+    name, path = (case, "") if isinstance(case, str) else (case.id, f" ({case.label})")
+    shown = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
+    advice = "name them in dataset.json or correct the label map"
+    if unknown == [255] and len(labels) == 2:
+        advice = "a mask of 0 and 255 has to be stored as 0 and 1"
+    elif unknown[0] < 0:
+        advice = "class ids start at 0, so store what is not labelled as 0 (background)"
+    raise DatasetError(
+        f"case {name!r}{path}",
+        [
+            f"label value(s) {shown} are not among the classes 0 to {len(labels) - 1} of the dataset; {advice}."
+        ],
+    )
+
+
+def _digest_line(root: Path, split: str, case: Case) -> str:
+    fields: list[Any] = [split, case.id, case.group, *([case.reading] if case.reading else [])]
+    for path in (case.image, case.label):
+        if path is None:
+            fields.append(None)
+            continue
+        try:
+            name = path.relative_to(root).as_posix()
+        except ValueError:
+            name = str(path)
+        whole = path.is_dir()
+        try:
+            found = sorted(files_below(path, hidden=True, dangling=False)) if whole else image_files(path)
+            stats = [
+                (file.relative_to(path).as_posix() if whole else file.name, file.stat()) for file in found
+            ]
+        except OSError as error:
+            raise DatasetError(
+                f"case {case.id!r}", [f"{error.filename}: cannot be read ({error.strerror})."]
+            ) from error
+        fields.append([name, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
+    return json.dumps(fields)

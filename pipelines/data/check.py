@@ -1,0 +1,309 @@
+"""What will be read of a dataset, and what is wrong with it, case by case. Nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pydicom
+
+from pipelines.data.cases import SPLITS, DatasetError, check_label_values
+from pipelines.data.cohort import may_be_ct, missing_foreground
+from pipelines.data.dataset_folder import describe, load_dataset
+from pipelines.data.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
+from pipelines.data.integrity import header_problems
+from pipelines.utils.cores import available_cores
+from pipelines.utils.logs import warnings_of
+from pipelines.utils.progress import Steps
+from transforms.dicom.labels import find_dicom_label
+from transforms.dicom.series import read_series, scan_series
+from transforms.errors import ImageError
+from transforms.hounsfield import warn_unless_hounsfield
+from transforms.io.header import NIFTI_SUFFIXES, Header, check_spacing, image_suffix, spacing_of
+from transforms.io.readers import image_array, label_array, read_header
+from transforms.label_values import counts_of
+from transforms.utils.files import replacing, require_folder
+
+_MOST_AT_ONCE = 4
+
+
+@dataclass
+class CaseCheck:
+    """What is known of one case.
+
+    Attributes:
+        case, split: id, and list of the dataset ("" outside of a dataset).
+        image, label: paths; the label's is "" where there is none.
+        kind, label_kind: "NIfTI", "NRRD", "DICOM series", "DICOM SEG" and so on.
+        size: voxels along the file's axes.
+        spacing: millimetres along the file's axes.
+        orientation: where the file's axes run to, such as "LPS"; "" for a 2D picture.
+        series: SeriesDescription (0008,103E) of a DICOM series.
+        files: number of DICOM files of the image.
+        classes: name (or value) to voxels, of the label map.
+        problems: why the case is refused.
+        notices: what is read in spite of an irregularity.
+    """
+
+    case: str
+    split: str
+    image: str
+    label: str = ""
+    kind: str = ""
+    label_kind: str = ""
+    size: list[int] = field(default_factory=list)
+    spacing: list[float] = field(default_factory=list)
+    orientation: str = ""
+    series: str = ""
+    files: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DatasetCheck:
+    """The cases of a dataset, and what is wrong with the dataset itself."""
+
+    path: str
+    cases: list[CaseCheck]
+    problems: list[str]
+    notices: list[str]
+
+    @property
+    def refused(self) -> list[CaseCheck]:
+        return [case for case in self.cases if case.problems]
+
+
+def run(
+    path: Path,
+    json_file: str | None = None,
+    series: str | None = None,
+    allow: Sequence[str] = (),
+    voxels: bool = True,
+) -> bool:
+    """Check, print a table, and write JSON to a file, or instead of the table to standard output ("-").
+
+    Returns:
+        Whether anything is refused.
+    """
+    if json_file not in (None, "-"):
+        require_folder(Path(str(json_file)).parent, "the findings", "name another file with --json")
+    found = check(path, series, allow, voxels)
+    if json_file is not None:
+        text = json.dumps({**asdict(found), "refused": len(found.refused)}, indent=2) + "\n"
+        if json_file == "-":
+            sys.stdout.write(text)
+        else:
+            with replacing(json_file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    if json_file != "-":
+        print(table(found))
+    return bool(found.refused or found.problems)
+
+
+def check(
+    path: Path, series: str | None = None, allow: Sequence[str] = (), voxels: bool = True
+) -> DatasetCheck:
+    """Look at every case of a dataset, or of a folder of images or DICOM folders.
+
+    Args:
+        series, allow: handed on to the DICOM reader, for cases that do not say it themselves.
+        voxels: read every image and label map once, as a prediction or a training will, and count the classes;
+            without it only headers are read, and what lies behind them may still be refused later.
+    """
+    asked = {key: value for key, value in (("series", series), ("allow", allowed(allow))) if value}
+    if is_dataset(path):
+        items, labels, channels, problems, notices, of_cases = _dataset(path)
+    else:
+        labels, channels, problems, notices, of_cases = {}, None, [], [], {}
+        try:
+            items = [dict(case, split="") for case in find_inputs(path, series=series, allow=allow)]
+        except InputError as error:
+            items, problems = [], [str(error)]
+
+    def one(item: dict[str, Any]) -> CaseCheck:
+        case, grid = _image(item, {**asked, **_own(item)}, of_cases, channels, voxels)
+        if voxels and grid is not None:
+            _classes(case, labels, grid)
+        return case
+
+    # Few at a time: whole volumes are in memory.
+    workers = max(2, min(_MOST_AT_ONCE, available_cores()))
+    cases = []
+    with Steps(len(items), "case", "reading" if voxels else "checking", leave=False, delay=2.0) as steps:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
+        try:
+            for case in pool.map(one, items):
+                cases.append(case)
+                steps.step()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if voxels:
+        notices += _foreground(cases, labels)
+    return DatasetCheck(str(path), cases, problems, notices)
+
+
+def _own(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item[key] for key in ("series", "allow") if item.get(key)}
+
+
+def _dataset(
+    path: Path,
+) -> tuple[list[dict[str, Any]], dict[int, str], int | None, list[str], list[str], dict[str, list[str]]]:
+    """Cases, classes, channels, problems and notices of the description, and problems by case."""
+    problems: list[str] = []
+    try:
+        _, dataset, described = describe(path, problems)
+    except DatasetError as error:
+        return [], {}, None, list(error.problems), [], {}
+    of_cases: dict[str, list[str]] = {}
+    general = []
+    known = {repr(item.case.id): item.case.id for item in described}
+    for problem in (*problems, *header_problems(dataset)):
+        found = re.match(r"""case ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", problem)
+        owner = known.get(found[1]) if found else None
+        if owner is None:
+            general.append(problem)
+        else:
+            of_cases.setdefault(owner, []).append(problem.partition(": ")[2])
+    notices = []
+    if not problems:
+        try:
+            load_dataset(path, check=False, validation_fraction=0.2)
+        except DatasetError as error:
+            notices = [f"for a training: {problem}" for problem in error.problems]
+    more = {"ct": may_be_ct(dataset)}
+    items = [{**case, **more, "split": split} for split in SPLITS for case in dataset.as_dicts(split)]
+    return items, dataset.labels, dataset.channels, general, notices, of_cases
+
+
+def _image(
+    item: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    of_cases: Mapping[str, Sequence[str]],
+    channels: int | None,
+    voxels: bool,
+) -> tuple[CaseCheck, Header | None]:
+    """What is known of a case, and the grid of its image where that can be read."""
+    found = CaseCheck(item["case"], item["split"], item["image"], item.get("label") or "")
+    found.problems = list(of_cases.get(found.case, ()))
+    found.kind = _kind(item["image"])
+    found.label_kind = _kind(found.label, label=True) if found.label else ""
+    if item.get("problem"):
+        found.problems.append(item["problem"])
+        return found, None
+    array = None
+    try:
+        with warnings_of("transforms", this_thread=True) as found.notices:
+            if is_dicom(item["image"]):
+                series = scan_series(item["image"], **asked)
+                header = check_spacing(item["image"], Header(series.shape, 1, series.affine))
+                found.series, found.files = series.description, len(series.files)
+                if voxels and not found.problems:
+                    array = read_series(series)[0]
+                elif series.lossy:
+                    found.notices.append(
+                        "compressed with loss: values are near those of the scanner, not equal"
+                    )
+            else:
+                header = read_header(item["image"], channels=channels)
+                if voxels and not found.problems:
+                    array = image_array(item["image"], channels=channels)[0]
+            if array is not None and item.get("ct", True) and len(header.shape) == 3:
+                warn_unless_hounsfield(array.reshape(header.channels, *header.shape), item["image"])
+    except (ImageError, OSError) as error:
+        if not found.problems:
+            found.problems.append(str(error))
+        return found, None
+    except Exception as error:  # one case must not hide the others
+        found.problems.append(f"{item['image']}: {type(error).__name__}: {error}")
+        return found, None
+    dims = len(header.shape)
+    found.size = list(header.shape)
+    found.spacing = [round(value, 4) for value in spacing_of(header.affine, dims)]
+    found.orientation = "".join(nib.aff2axcodes(header.affine)) if dims == 3 else ""
+    return found, header
+
+
+def _kind(path: str, label: bool = False) -> str:
+    suffix = image_suffix(path)
+    if suffix:
+        return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
+    if not label:
+        return "DICOM series" if os.path.isdir(path) else "DICOM"
+    try:
+        header = pydicom.dcmread(find_dicom_label(path), specific_tags=["Modality"], stop_before_pixels=True)
+    except (
+        Exception
+    ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+        return "unknown"
+    return f"DICOM {header.get('Modality', '')}"
+
+
+def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
+    """Count the classes of a case's label map; a value without a name is a problem."""
+    if not case.label or case.problems:
+        return
+    try:
+        # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
+        named_on_grid = (grid, labels) if is_dicom(case.label) else ()
+        with warnings_of("transforms", this_thread=True) as notices:
+            counts = counts_of(label_array(case.label, *named_on_grid)[0])
+        case.notices += notices
+        case.classes = {labels.get(value, str(value)): count for value, count in counts.items()}
+        if labels:
+            check_label_values(counts, dict(labels), case.case)
+    except DatasetError as error:
+        case.problems += [f"{case.label}: {problem}" for problem in error.problems]
+    except (ImageError, OSError) as error:
+        case.problems.append(str(error))
+    except Exception as error:  # one case must not hide the others
+        case.problems.append(f"{case.label}: {type(error).__name__}: {error}")
+
+
+def _foreground(cases: Sequence[CaseCheck], labels: Mapping[int, str]) -> list[str]:
+    """What a training would miss in the cases of its list; said of all of them together."""
+    training = [case for case in cases if case.split == "training" and case.label and not case.problems]
+    ids = {name: value for value, name in labels.items()}
+    present = {case.case: [ids[name] for name in case.classes if ids.get(name, 0) != 0] for case in training}
+    return missing_foreground(present, labels)
+
+
+def table(found: DatasetCheck) -> str:
+    """A line a case, what is wrong below it, and a sum."""
+    rows = [("case", "list", "size", "spacing (mm)", "axes", "image", "label", "classes")]
+    below: list[list[str]] = [[]]
+    for case in found.cases:
+        image = case.kind + (f", {case.files} files" if case.files else "")
+        image += f", {case.series}" if case.series else ""
+        rows.append(
+            (
+                case.case,
+                case.split,
+                " x ".join(map(str, case.size)),
+                " x ".join(f"{value:.4g}" for value in case.spacing),
+                case.orientation,
+                image,
+                case.label_kind,
+                ", ".join(name for name in case.classes if name != "background"),
+            )
+        )
+        below.append([*(f"refused: {p}" for p in case.problems), *(f"notice: {n}" for n in case.notices)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row, notes in zip(rows, below, strict=True):
+        lines.append("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        lines += ["    " + note.replace("\n", "\n      ") for note in notes]
+    lines += [f"refused: {problem}" for problem in found.problems]
+    lines += [f"notice: {notice}" for notice in found.notices]
+    lines.append(f"{len(found.cases)} cases, {len(found.refused)} refused")
+    return "\n".join(lines if found.cases else lines[1:])

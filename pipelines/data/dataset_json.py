@@ -1,0 +1,275 @@
+"""How a dataset folder says what it holds, in the spellings of the Decathlon, MONAI and nnU-Net (docs/data.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.cases import SPLITS, Case, DatasetError
+from pipelines.data.missing_files import may_be_an_image
+from pipelines.utils.file_names import readable
+from pipelines.utils.json_files import JsonError, read_json
+from transforms.io.header import SUFFIXES, image_suffix, names_image
+
+_GROUP_KEYS = ("patient", "group", "subject")
+_ID_KEYS = ("case", "id")
+
+
+@dataclass
+class Item:
+    case: Case
+    split: str
+    fold: int | None = None
+    stated_group: bool = False
+
+
+@dataclass
+class Source:
+    name: str
+    labels: dict[int, str]
+    channels: int | None
+    items: list[Item]
+    description: str
+
+
+def from_json(path: Path, problems: list[str]) -> Source:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise DatasetError(path, [f"the key {twice[0]!r} stands twice in one object; keep one."])
+        return dict(pairs)
+
+    try:
+        content = read_json(path, unique)
+    except JsonError as error:
+        raise DatasetError(path, [f"{error}; correct it there."]) from error
+    if not isinstance(content, dict):
+        raise DatasetError(path, ['must hold one JSON object with "labels" and "training".'])
+    root = path.parent
+    labels = _parse_labels(content.get("labels"), problems)
+    if labels is None:
+        raise DatasetError(path, problems)
+    stated = content.get("channel_names", content.get("modality"))
+    channels = len(stated) if isinstance(stated, (dict, list)) and stated else None
+    if "training" in content or "dataset" in content:
+        items = _listed_items(root, content, problems)
+    elif (root / "imagesTr").is_dir():
+        source = from_folders(root, content, channels, problems)
+        items = source.items
+    else:
+        raise DatasetError(
+            path, ['no "training" list, and no folder imagesTr beside it; name the training cases.']
+        )
+    if not any(item.split == "training" for item in items) and not problems:
+        raise DatasetError(path, ["the training list is empty; name at least one case with image and label."])
+    name = content.get("name")
+    return Source(
+        name=name if isinstance(name, str) else "",
+        labels=labels,
+        channels=channels,
+        items=items,
+        description=json.dumps(content, sort_keys=True),
+    )
+
+
+def _parse_labels(labels: Any, problems: list[str]) -> dict[int, str] | None:
+    """Read {"0": "background"} (MSD) or {"background": 0} (nnU-Net); None, and a problem, where that fails."""
+    example = 'write {"0": "background", "1": "liver"}'
+    if not isinstance(labels, dict) or not labels:
+        problems.append(f'"labels" is missing or no object; {example}.')
+        return None
+
+    def whole(value: Any) -> bool:
+        return not isinstance(value, bool) and re.fullmatch(r"-?\d{1,9}", str(value)) is not None
+
+    if all(whole(key) for key in labels):
+        pairs = [(int(key), value) for key, value in labels.items()]
+    elif any(isinstance(value, (list, tuple)) for value in labels.values()):
+        regions = [name for name, value in labels.items() if isinstance(value, (list, tuple))]
+        problems.append(
+            f'"labels" defines regions of several values ({", ".join(regions)}); overlapping regions cannot be'
+            " trained: give every class one value."
+        )
+        return None
+    elif all(whole(value) for value in labels.values()):
+        pairs = [(int(value), name) for name, value in labels.items()]
+    else:
+        problems.append(f'"labels" does not map class ids to names; {example}.')
+        return None
+    pairs.sort(key=lambda pair: pair[0])
+    found = [index for index, _ in pairs]
+    names = [name for _, name in pairs]
+    if found != list(range(len(found))) or len(found) < 2:
+        problems.append(
+            f'"labels" has the ids {found}; they must run from 0 (background) to K-1 without gaps, with one class or'
+            " more besides the background. Renumber the label maps and dataset.json."
+        )
+    elif not all(isinstance(name, str) and name for name in names):
+        problems.append(f'"labels" needs a name for every id; {example}.')
+    elif len(set(names)) != len(names):
+        problems.append('"labels" gives two ids the same name; make the names unique.')
+    elif "ignore" in names:
+        problems.append('"labels" has an ignore label, which is not supported; give those voxels to a class.')
+    else:
+        return dict(pairs)
+    return None
+
+
+def _listed_items(root: Path, content: dict[str, Any], problems: list[str]) -> list[Item]:
+    lists: list[tuple[str, list[Any]]] = []
+    for split in SPLITS:
+        entries = content.get(split, [])
+        if split == "training" and split not in content and isinstance(content.get("dataset"), dict):
+            entries = [  # nnU-Net's explicit spelling
+                {"case": name, "image": entry.get("images"), "label": entry.get("label")}
+                if isinstance(entry, dict)
+                else entry
+                for name, entry in content["dataset"].items()
+            ]
+        if not isinstance(entries, list):
+            problems.append(f'"{split}" must be a list of cases.')
+            continue
+        lists.append((split, entries))
+    items = []
+    for split, entries in lists:
+        for number, entry in enumerate(entries):
+            item = _listed_item(root, split, f'"{split}" item {number}', entry, problems)
+            if item is not None:
+                items.append(item)
+    return items
+
+
+def _listed_item(root: Path, split: str, what: str, entry: Any, problems: list[str]) -> Item | None:
+    if isinstance(entry, str):
+        entry = {"image": entry}
+    if not isinstance(entry, dict):
+        problems.append(f'{what} is neither a path nor an object with "image" and "label".')
+        return None
+    paths: dict[str, Path | None] = {}
+    for key in ("image", "label"):
+        value = entry.get(key)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, list):
+            problems.append(
+                f"{what}: {key} is a list of {len(value)} files; store the channels of a case in one file."
+                if value
+                else f"{what}: {key} is an empty list."
+            )
+            return None
+        if value is None and key == "label" and split == "test":
+            paths[key] = None
+            continue
+        if not isinstance(value, str) or not value:
+            problems.append(f'{what} names no {key}; add "{key}": "path" to it.')
+            return None
+        paths[key] = root / value
+    image, label = paths["image"], paths["label"]
+    assert image is not None
+    # First edition of nnU-Net: the list leaves out the channel that the file name has.
+    if not os.path.exists(image):
+        suffix = image_suffix(image)
+        channel = image.with_name(f"{image.name[: len(image.name) - len(suffix)]}_0000{suffix}")
+        if suffix and os.path.exists(channel):
+            image = channel
+    stated_id = next((entry[key] for key in _ID_KEYS if entry.get(key) not in (None, "")), None)
+    identity = str(stated_id) if stated_id is not None else _case_id(image, label)
+    group = next((entry[key] for key in _GROUP_KEYS if entry.get(key) not in (None, "")), None)
+    fold = entry.get("fold")
+    if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int)):
+        problems.append(f'{what}: "fold" is {fold!r}; it must be a whole number.')
+        return None
+    series, allow = entry.get("series"), entry.get("allow", [])
+    if series is not None and (not isinstance(series, str) or not series):
+        problems.append(
+            f'{what}: "series" is {series!r}; it must be a text that names one series of the folder.'
+        )
+        return None
+    if not isinstance(allow, list) or not all(isinstance(word, str) and word for word in allow):
+        problems.append(f'{what}: "allow" is {allow!r}; it must be a list of words.')
+        return None
+    patient = str(group) if group is not None else identity
+    case = Case(identity, image, label, patient, series, tuple(allow))
+    return Item(case, split, fold, group is not None)
+
+
+def _stem(path: Path) -> str:
+    suffix = image_suffix(path)
+    if not suffix and path.suffix.lower() == ".dcm" and not path.is_dir():
+        suffix = path.suffix
+    return readable(path.name[: len(path.name) - len(suffix)])
+
+
+def _case_id(image: Path, label: Path | None) -> str:
+    stem = _stem(image)
+    if stem.endswith("_0000") and (label is None or _stem(label) != stem):
+        stem = stem[:-5]
+    return stem
+
+
+def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Path]:
+    """List images of a folder by name; hidden files (macOS leaves ``._`` twins in archives) are no images.
+
+    Among labels also single DICOM files, each a SEG or RTSTRUCT. A link to nothing may be any of these.
+    """
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            wanted = entry.name.endswith(ending) if ending else names_image(entry.path)
+            if labels and ending is None and entry.name.lower().endswith(".dcm"):
+                wanted = True
+            if wanted or (ending in (None, "") and (os.path.isdir(entry) or may_be_an_image(entry.path))):
+                found.append(folder / entry.name)
+    return sorted(found)
+
+
+def from_folders(root: Path, content: dict[str, Any], channels: int | None, problems: list[str]) -> Source:
+    ending = content.get("file_ending")
+    if ending is not None and (not isinstance(ending, str) or ending.lower() not in SUFFIXES):
+        raise DatasetError(
+            root / "dataset.json", [f'"file_ending" {ending!r} is unknown; use {", ".join(SUFFIXES)}.']
+        )
+    items: list[Item] = []
+    for split, images, labels in (("training", "imagesTr", "labelsTr"), ("test", "imagesTs", "labelsTs")):
+        if not (root / images).is_dir():
+            continue
+        by_stem: dict[str, Path] = {}
+        for label in _entries(root / labels, ending, labels=True) if (root / labels).is_dir() else []:
+            if _stem(label) in by_stem:
+                problems.append(
+                    f"{label}: {by_stem[_stem(label)].name} is a label of the same case; keep one."
+                )
+            by_stem[_stem(label)] = label
+        used: set[str] = set()
+        for image in _entries(root / images, ending):
+            stem = _stem(image)
+            numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
+            if stem not in by_stem and numbered:
+                identity, channel = numbered.groups()
+                if channel != "0000" and (identity in by_stem or split == "test"):
+                    problems.append(
+                        f"case {identity!r}: {image} is a further channel of this case; store all channels of a"
+                        " case in one file."
+                    )
+                    used.add(identity)
+                    continue
+                stem = identity
+            if stem not in by_stem and split == "training":
+                problems.append(f"case {stem!r}: {image} has no label; {root / labels}/{stem}.* is missing.")
+                continue
+            used.add(stem)
+            items.append(Item(Case(stem, image, by_stem.get(stem), stem), split))
+        for stem in sorted(by_stem.keys() - used):
+            problems.append(f"case {stem!r}: {by_stem[stem]} has no image in {root / images}.")
+    if not any(item.split == "training" for item in items) and not problems:
+        raise DatasetError(
+            root / "imagesTr", [f"no images here; readable are {', '.join(SUFFIXES)} and DICOM folders."]
+        )
+    return Source("", {}, channels, items, "")

@@ -1,0 +1,227 @@
+"""Metrics of segmentations on disk, whoever made them: no model is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from pipelines.config.executed import problem
+from pipelines.data.inputs import InputError
+from pipelines.data.patch_store import reading
+from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
+from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
+from pipelines.metrics.overlap import (
+    confusion_matrix,
+    overlap_metrics,
+    require_tolerance,
+    results,
+    summarise,
+    surface_metrics,
+)
+from pipelines.metrics.overlap import table as summary_table
+from pipelines.metrics.volumes import voxel_ml
+from pipelines.utils.progress import Steps
+from transforms.io.grids import grid_difference, turn_between
+from transforms.io.header import Header
+from transforms.io.readers import is_dicom_label, read_header, read_label
+from transforms.label_values import counts_of
+from transforms.utils.files import require_folder
+
+PICTURE_LIMIT = 32
+
+
+class SegmentationError(ValueError):
+    """The segmentation of a case cannot be compared with its reference."""
+
+
+def evaluate(
+    predictions: str | Path,
+    references: str | Path,
+    output: str | Path | None = None,
+    labels: str | Path | None = None,
+    images: str | Path | None = None,
+    tolerance: float = 2.0,
+    as_json: bool = False,
+) -> bool:
+    """Compare two segmentations, or two folders of them, and say and write the results.
+
+    A case that fails does not stop the others; it is listed at the end.
+
+    Args:
+        output: folder for metrics.csv, summary.csv, metrics.json, report.html and, with images, pictures.
+        labels: file that names the classes, see `pipelines.evaluation.pairs.labels_of`.
+        images: the images, for the grid of DICOM segmentations and for pictures.
+        tolerance: mm, of the surface Dice.
+        as_json: print the results as JSON instead of a table.
+
+    Returns:
+        Whether every reference was compared.
+
+    Raises:
+        InputError: nothing can be compared as the paths are given.
+        FolderError: nothing can be written to `output`.
+    """
+    if output is not None:
+        for given in (predictions, references):
+            if os.path.realpath(output) == os.path.realpath(given):
+                raise InputError(
+                    f"the results would lie among the segmentations in {given}; choose another --output"
+                )
+    pairs = find_pairs(predictions, references, images)
+    folders = [p if Path(p).is_dir() else Path(p).parent for p in (predictions, references)]
+    names = labels_of(pairs.found, labels, folders)
+    require_tolerance(tolerance, list(names.values()))
+    if output is not None:
+        require_folder(output, "the results", "choose another --output")
+    drawn = CasePictures(
+        Path(output or ".") / PICTURES,
+        {index: name for index, name in enumerate(["background", *names.values()])},
+        PICTURE_LIMIT if output is not None and images is not None else 0,
+    )
+    cases: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+    with Steps(len(pairs.found), "case") as steps:
+        for pair in pairs.found:
+            try:
+                cases.append(compare(pair, names, tolerance, drawn))
+            except Exception as error:  # whatever is wrong with one case must not cost the others
+                failures[pair.case] = problem(error, pair.prediction)
+            steps.step()
+    class_names = list(names.values())
+    summary = summarise(cases, class_names, intervals=True)
+    if output is not None and cases:
+        facts = {"predictions": str(predictions), "references": str(references)}
+        facts["tolerance of the surface Dice"] = f"{tolerance:g} mm"
+        facts |= {f"failed, {case}": reason for case, reason in failures.items()}
+        if pairs.without_prediction:
+            facts["references without a prediction"] = ", ".join(pairs.without_prediction)
+        page = write_results(
+            output, cases, class_names, summary, "given", "Evaluation", facts, drawn.worst(cases)
+        )
+    if as_json:
+        found = results(cases, class_names, summary, "given") | {
+            "failed": failures,
+            "without_prediction": pairs.without_prediction,
+            "without_reference": pairs.without_reference,
+        }
+        print(json.dumps(found, indent=2))
+    elif cases:
+        print(summary_table(summary))
+        if output is not None:
+            print(f"\nper case and class: {Path(output) / METRICS_CSV}\npage: {page}")
+    _say(pairs, cases, failures)
+    return not failures and not pairs.without_prediction
+
+
+def compare(
+    pair: Pair, names: Mapping[int, str], tolerance: float, pictures: CasePictures | None = None
+) -> dict[str, Any]:
+    """The metrics of one case, as `pipelines.metrics.overlap` gives them, with "case".
+
+    Args:
+        names: class id to name, background left out.
+        pictures: draws the case where it has an image.
+
+    Raises:
+        SegmentationError: the two grids differ, or a label map holds a value without a name.
+        ImageError: a file cannot be read.
+    """
+    prediction, reference = _read(pair, names)
+    prediction = _on_grid(pair, prediction, reference)
+    classes = [
+        _classes(path, labels, names) for path, labels in zip(pair[1:3], (prediction, reference), strict=True)
+    ]
+    class_names = list(names.values())
+    affine = reference.affine.cpu().numpy()
+    counted = [torch.from_numpy(x) for x in classes]
+    confusion = confusion_matrix(counted[0], counted[1], len(names) + 1)
+    record: dict[str, Any] = {"case": pair.case}
+    record |= overlap_metrics(confusion, class_names, voxel_ml(affine, classes[0].ndim))
+    record |= surface_metrics(classes[0], classes[1], class_names, affine, tolerance)
+    if pictures is not None and pair.image is not None:
+        maps = [MetaTensor(torch.from_numpy(x)[None], affine=reference.affine) for x in classes]
+        pictures.add(record, pair.image, *maps)
+    return record
+
+
+def _read(pair: Pair, names: Mapping[int, str]) -> list[MetaTensor]:
+    """Prediction and reference; a DICOM one on the grid of the image, or else of the other."""
+    paths = (pair.prediction, pair.reference)
+    dicom = [is_dicom_label(path) for path in paths]
+    found: dict[int, MetaTensor] = {i: read_label(p) for i, p in enumerate(paths) if not dicom[i]}
+    if any(dicom):
+        image = None if pair.image is None else pair.image["image"]
+        if pair.image is not None:
+            grid = read_header(pair.image["image"], **reading(pair.image))
+        elif found:
+            other = next(iter(found.values()))
+            grid = _grid(other)
+        else:
+            raise SegmentationError(
+                f"{pair.prediction} and {pair.reference} are both DICOM, which has no grid of its own; give the CT with"
+                " --images"
+            )
+        from_dicom = image if image is not None and Path(image).is_dir() else None
+        labels = {0: "background", **names}
+        for index, path in enumerate(paths):
+            if dicom[index]:
+                found[index] = read_label(path, grid, labels, image=from_dicom)
+    return [found[0], found[1]]
+
+
+def _on_grid(pair: Pair, prediction: MetaTensor, reference: MetaTensor) -> MetaTensor:
+    """The prediction on the reference's grid: only the order and the directions of its axes may differ."""
+    wanted, given = (_grid(x) for x in (reference, prediction))
+    turn = turn_between(given, wanted)
+    if turn is None:
+        raise SegmentationError(
+            f"{pair.prediction} does not lie on the grid of {pair.reference}: {grid_difference(wanted, given)}; bring the"
+            " prediction to the reference's grid with nearest neighbour, or give the segmentation of the same image"
+        )
+    if turn.keeps:
+        return prediction
+    turned = np.ascontiguousarray(turn.apply(prediction.as_tensor().cpu().numpy()))
+    return MetaTensor(torch.from_numpy(turned), affine=reference.affine)
+
+
+def _grid(labels: MetaTensor) -> Header:
+    return Header(tuple(labels.shape[1:]), 1, labels.affine.cpu().numpy())
+
+
+def _classes(path: Path, labels: MetaTensor, names: Mapping[int, str]) -> np.ndarray:
+    """Class ids (*shape) as indices of `names`, from 1; 0 is the background."""
+    array = labels.as_tensor().cpu().numpy()[0]
+    found = counts_of(array)
+    unknown = [value for value in found if value != 0 and value not in names]
+    if unknown:
+        listed = ", ".join(map(str, unknown[:5]))
+        raise SegmentationError(
+            f"{path} holds the value(s) {listed}, which no class has ({', '.join(f'{v} {n}' for v, n in names.items())});"
+            " name all classes with --labels"
+        )
+    index = np.zeros(max(found, default=0) + 1, np.uint8 if len(names) < 256 else np.uint16)
+    for number, value in enumerate(names, start=1):
+        if value < len(index):
+            index[value] = number
+    return index[array]
+
+
+def _say(pairs: Pairs, cases: Sequence[Any], failures: Mapping[str, str]) -> None:
+    total = len(pairs.found) + len(pairs.without_prediction)
+    print(f"{len(cases)} of {total} cases evaluated", file=sys.stderr)
+    if pairs.without_reference:
+        print(f"without a reference, left out: {', '.join(pairs.without_reference)}", file=sys.stderr)
+    if pairs.without_prediction:
+        print(f"without a prediction: {', '.join(pairs.without_prediction)}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} failed:", file=sys.stderr)
+        for case, reason in failures.items():
+            print(f"  {case}: {reason}", file=sys.stderr)

@@ -1,0 +1,158 @@
+"""What an evaluation tells MLflow: a run of its own, beside or below the training of its model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.config.executed import ExecutedConfig
+from pipelines.data.cases import Dataset
+from pipelines.evaluation.mlflow_results import FOLDER, case_table, log_results
+from pipelines.evaluation.results import METRICS_CSV, REPORT, SUMMARY_CSV
+from pipelines.metrics.overlap import figures, results
+from pipelines.tracking.client import KEY, PENDING, connect, first_line
+from pipelines.tracking.run import Tracking
+from pipelines.training.checkpoints import TrainedModel
+from pipelines.utils.mlflow_variables import RUN_NAME
+from pipelines.utils.passwords import hidden
+from pipelines.utils.provenance import code_version, environment
+
+logger = logging.getLogger(__name__)
+
+KIND = "evaluation"
+DEFAULT_EXPERIMENT = "evaluation"
+
+
+class TrainingRun(NamedTuple):
+    """The MLflow run that trained a model, and the name of its experiment."""
+
+    run_id: str
+    experiment: str
+
+
+def training_run(run_id: str | None, uri: str) -> TrainingRun | None:
+    """Look the run of a training up in a tracking database; None where it is not there or cannot be asked."""
+    if not run_id:
+        return None
+    try:
+        client = connect(uri)
+        if run_id.startswith(PENDING):  # MLflow was away when the training began
+            every = [experiment.experiment_id for experiment in client.search_experiments()]
+            run = client.search_runs(every, f"tags.`{KEY}` = '{run_id[len(PENDING) :]}'")[0]
+        else:
+            run = client.get_run(run_id)
+        experiment = client.get_experiment(run.info.experiment_id)
+    except Exception as error:  # whatever MLflow and its libraries raise, an evaluation does not depend on it
+        logger.info("the training run %s is not found in %s: %s", run_id, hidden(uri), first_line(error))
+        return None
+    if run.info.lifecycle_stage != "active" or experiment.lifecycle_stage != "active":
+        return None
+    return TrainingRun(run.info.run_id, experiment.name)
+
+
+class EvaluationRun:
+    """The MLflow run of an evaluation; used as a context, see `pipelines.tracking.run.Tracking`.
+
+    It lies in the experiment of the training that made the model, and as its child, where that run is in the
+    tracking database; an ensemble has no one parent.
+
+    Args:
+        model: the model that is evaluated.
+        data: the dataset.
+        split: of the dataset.
+        config: `executed_config()`; its knobs are the parameters of the run.
+        experiment: None is that of the training, or "evaluation" where the model does not know it.
+        run_name: None is MLFLOW_RUN_NAME, or "evaluation of", the names of dataset and split, and the time of the start.
+        enabled: False logs nothing.
+        uri: tracking URI, see `pipelines.tracking.run.Tracking`.
+        experiment_id: MLflow's id of the experiment.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        data: Dataset,
+        split: str,
+        config: ExecutedConfig | None = None,
+        experiment: str | None = None,
+        run_name: str | None = None,
+        enabled: bool | None = None,
+        uri: str | None = None,
+        experiment_id: str | None = None,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.split = split
+        self.config = config
+        name = (
+            run_name
+            or os.environ.get(RUN_NAME)
+            or f"evaluation of {data.name}, {split}, {datetime.now():%Y-%m-%d %H:%M:%S}"
+        )
+        chosen = experiment or DEFAULT_EXPERIMENT
+        self.tracking = Tracking(chosen, name, uri, enabled=enabled, experiment_id=experiment_id)
+        self.named = experiment is not None or experiment_id is not None
+
+    def __enter__(self) -> EvaluationRun:
+        self.tracking.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.tracking.__exit__(*error)
+
+    def start(self) -> None:
+        """Open the run and say what is evaluated, with which model, code and machine."""
+        if not self.tracking.enabled:
+            return
+        card = self.model.card
+        training = training_run(card.get("run_id"), self.tracking.uri)
+        tags = {
+            "segbundles.kind": KIND,
+            "model.sha256": str(card["sha256"]),
+            "model.run_id": str(card.get("run_id")),
+            "model.epoch": str(card.get("epoch")),
+            "data.name": self.data.name,
+            "data.digest": self.data.digest(),
+            "data.split": self.split,
+        }
+        if not self.named and (training is not None or card.get("experiment")):
+            # MLflow may be away, or the experiment renamed since.
+            self.tracking.experiment = training.experiment if training is not None else card["experiment"]
+        single = "members" not in card
+        if training is not None and single and self.tracking.experiment == training.experiment:
+            tags["mlflow.parentRunId"] = training.run_id
+        self.tracking.start(tags=tags)
+        self.tracking.tags(code_version() | environment())
+        if self.config is not None:
+            self.tracking.params(self.config.flat())
+            self.tracking.json(self.config.raw, "config.json")
+
+    def end(
+        self,
+        folder: Path,
+        cases: Sequence[Mapping[str, Any]],
+        summary: Mapping[str, Any],
+        pictures: Mapping[str, Path],
+        confusion: np.ndarray | None = None,
+    ) -> None:
+        """Store figures, tables, the page and the pictures of a finished evaluation in `folder`.
+
+        Args:
+            confusion: int64 (classes, classes) voxels of all cases, row = reference, background first.
+        """
+        if self.tracking.run_id is None:
+            return
+        self.tracking.metrics(figures(summary), 0)
+        found = results(cases, self.model.class_names, summary, self.split)
+        drawn = {case: path.read_bytes() for case, path in pictures.items()}
+        with self.tracking.losing(FOLDER):
+            log_results(self.tracking, found, drawn, confusion)
+        self.tracking.table("results/table.json", case_table(found))
+        for name in (METRICS_CSV, SUMMARY_CSV, REPORT):
+            self.tracking.artifact(folder / name, FOLDER)

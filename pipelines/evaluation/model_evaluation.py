@@ -1,0 +1,168 @@
+"""The metrics of a trained model on a labelled split: tables, JSON, a page, and an MLflow run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.data import MetaTensor
+
+from pipelines.config.executed import ExecutedConfig
+from pipelines.data.cases import Dataset
+from pipelines.evaluation.mlflow_run import EvaluationRun
+from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
+from pipelines.metrics.overlap import table
+from pipelines.training.checkpoints import TrainedModel
+from pipelines.training.handlers import validate
+from pipelines.training.trainer import SegEvaluator
+from pipelines.utils.ranks import rank
+from transforms.intensity import CTWindow
+from transforms.io.writers import write_label
+from transforms.utils.files import require_folder
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationError(ValueError):
+    """There is nothing to evaluate, or some cases failed; the message names them all."""
+
+
+def labelled(data: Dataset, split: str) -> list[dict[str, str]]:
+    """The cases of a split that have a label.
+
+    Raises:
+        EvaluationError: there are none.
+    """
+    cases = [case for case in data.as_dicts(split) if case.get("label")]
+    if not cases:
+        raise EvaluationError(
+            f"the {split} split of {data.root} has no case with a label; choose another --split"
+        )
+    return cases
+
+
+class Evaluation:
+    """Runs an evaluator over its cases, writes the results and stores them in MLflow.
+
+    In the folder: `metrics.csv`, `summary.csv`, `metrics.json`, `report.html` and `pictures/`, see
+    docs/evaluation.md. A case that fails does not stop the others.
+
+    Args:
+        evaluator: over the cases to evaluate; its surface tolerance decides whether surfaces are measured.
+        model: the model that the evaluator runs.
+        data: the dataset that the cases are from; its labels must be the model's.
+        output_dir: folder for the results.
+        save_predictions: also write each label map to `predictions/` in that folder.
+        split: of the dataset that the cases are, for the record.
+        pictures: how many of the worst cases are drawn.
+        track: False logs nothing to MLflow.
+        experiment, run_name, config, uri, experiment_id: of the MLflow run, see
+            `pipelines.evaluation.mlflow_run.EvaluationRun`.
+    """
+
+    def __init__(
+        self,
+        evaluator: SegEvaluator,
+        model: TrainedModel,
+        data: Dataset,
+        output_dir: str | os.PathLike,
+        save_predictions: bool = False,
+        split: str = "validation",
+        pictures: int = 32,
+        track: bool = True,
+        experiment: str | None = None,
+        run_name: str | None = None,
+        config: ExecutedConfig | None = None,
+        uri: str | None = None,
+        experiment_id: str | None = None,
+    ) -> None:
+        model.require_labels(data.labels)
+        self.evaluator = evaluator
+        self.model = model
+        self.data = data
+        self.split = split
+        self.output_dir = Path(output_dir)
+        ct = isinstance(evaluator.preprocess.intensity, CTWindow)
+        self.pictures = CasePictures(self.output_dir / PICTURES, model.labels, pictures, ct)
+        self.mlflow = EvaluationRun(
+            model,
+            data,
+            split,
+            config,
+            experiment,
+            run_name,
+            enabled=None if track else False,
+            uri=uri,
+            experiment_id=experiment_id,
+        )
+        dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
+        self._images = {case["case"]: case for case in dataset.data}
+        dataset.problems_as_items = evaluator.go_on = True
+        evaluator.on_score = self._draw
+        if save_predictions:
+            evaluator.on_prediction = self._save
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate; returns the summary, see `pipelines.metrics.overlap.summarise`.
+
+        Raises:
+            EvaluationError: at the end, naming every case that failed and why; the others' results are written.
+            FolderError: at once, nothing can be written to the folder.
+        """
+        if rank() == 0:
+            require_folder(self.output_dir, "the results", "choose another --output_dir")
+        with self.mlflow:
+            self.mlflow.start()
+            summary = validate(self.evaluator, intervals=True)
+            if rank() != 0:
+                return summary
+            cases = self.evaluator.state.cases
+            failures = self.evaluator.state.failures
+            lines = [f"{len(failures)} of {len(cases) + len(failures)} cases failed:"]
+            told = "\n".join(lines + [f"  {case}: {why}" for case, why in failures.items()])
+            if not cases:
+                raise EvaluationError(told)
+            pictures = self.pictures.worst(cases)
+            page = write_results(
+                self.output_dir,
+                cases,
+                self.model.class_names,
+                summary,
+                self.split,
+                title=f"{self.data.name}: {self.split}",
+                facts=self._facts() | {f"failed, {case}": why for case, why in failures.items()},
+                pictures=pictures,
+            )
+            confusion = self.evaluator.state.confusion.numpy()
+            self.mlflow.end(self.output_dir, cases, summary, pictures, confusion)
+            print(
+                f"\n{table(summary)}\n\nper case and class: {self.output_dir / METRICS_CSV}\npage: {page}\n"
+            )
+            if failures:
+                raise EvaluationError(told)
+        return summary
+
+    def _facts(self) -> dict[str, str]:
+        card = self.model.card
+        facts = {
+            "dataset": f"{self.data.name}, {self.split}",
+            "model": f"sha256 {card['sha256'][:12]}, epoch {card.get('epoch')}, MLflow run {card.get('run_id')}",
+        }
+        tolerance = self.evaluator.surface_tolerance
+        if tolerance is not None:
+            facts["tolerance of the surface Dice"] = (
+                ", ".join(f"{name} {mm} mm" for name, mm in tolerance.items())
+                if isinstance(tolerance, Mapping)
+                else f"{tolerance} mm"
+            )
+        return facts
+
+    def _save(self, item: Mapping[str, Any], labels: MetaTensor) -> None:
+        path = self.output_dir / "predictions" / f"{item['case']}.nii.gz"
+        write_label(path, labels, like=item["path"])
+
+    def _draw(self, item: Mapping[str, Any], labels: MetaTensor, record: Mapping[str, Any]) -> None:
+        self.pictures.add(record, self._images[item["case"]], labels, item["label"])

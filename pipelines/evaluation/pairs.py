@@ -1,0 +1,248 @@
+"""Anyone's segmentations: which files belong together, and what their classes are called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.data.inputs import InputError, find_inputs
+from pipelines.data.missing_files import may_be_an_image
+from pipelines.utils.file_names import readable
+from pipelines.utils.json_files import JsonError, read_json
+from transforms.dicom.labels import dicom_label_names
+from transforms.io.header import PICTURE_SUFFIXES, SUFFIXES, image_suffix, names_image
+from transforms.io.readers import is_dicom_label, read_label
+
+LABEL_FILES = ("labels.json", "dataset.json")
+# What `python -m pipelines predict` writes beside a label map.
+_COMPANIONS = ("_preview", "_probabilities")
+_DICOM_ENDINGS = (".seg.dcm", ".rtstruct.dcm", ".dcm", ".dicom")
+
+
+class Pair(NamedTuple):
+    """A case: the files of its prediction and its reference, and how its image is read where one is given."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    image: Mapping[str, Any] | None = None
+
+
+class Pairs(NamedTuple):
+    """The cases that both sides have, and the names of those that only one has."""
+
+    found: list[Pair]
+    without_prediction: list[str]
+    without_reference: list[str]
+
+
+def find_pairs(
+    predictions: str | os.PathLike, references: str | os.PathLike, images: str | os.PathLike | None = None
+) -> Pairs:
+    """Match two files, or the files of two folders by name.
+
+    A name is that of the file without its ending and without nnU-Net's `_0000`; a folder in a folder is a case with
+    one segmentation in it. Of a case that is there as DICOM and as another file the other file counts.
+
+    Args:
+        images: file or folder of the images, matched likewise.
+
+    Raises:
+        InputError: a path does not exist, one side is a file and the other a folder, or nothing matches.
+    """
+    sides = [Path(predictions), Path(references)]
+    for path in sides:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give a segmentation or a folder of them")
+    if sides[0].is_file() and sides[1].is_file():
+        name = _name(sides[1])
+        return Pairs([Pair(name, sides[0], sides[1], _images(images, [name]).get(name))], [], [])
+    if sides[0].is_file() or sides[1].is_file():
+        file, folder = sides if sides[0].is_file() else sides[::-1]
+        raise InputError(f"{file} is a file and {folder} a folder; give two files or two folders")
+    predicted, wanted = (segmentations(path) for path in sides)
+    both = [name for name in wanted if name in predicted]
+    if not both:
+        raise InputError(
+            f"no file of {sides[0]} ({_some(predicted)}) has the name of one of {sides[1]} ({_some(wanted)}); name"
+            " prediction and reference of a case alike"
+        )
+    pictures = _images(images, both)
+    return Pairs(
+        [Pair(name, predicted[name], wanted[name], pictures.get(name)) for name in both],
+        [name for name in wanted if name not in predicted],
+        [name for name in predicted if name not in wanted],
+    )
+
+
+def segmentations(folder: Path) -> dict[str, Path]:
+    """The segmentations in a folder, name to path, in order; of a dataset's folder those in its labelsTr.
+
+    Raises:
+        InputError: there are none, or two of one name.
+    """
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    found: dict[str, Path] = {}
+    for entry in entries:
+        if entry.is_dir():
+            inside = _only_segmentation(entry)
+        else:
+            named = names_image(entry) or entry.name.lower().endswith(_DICOM_ENDINGS)
+            inside = entry if named or may_be_an_image(entry) else None
+        if inside is None:
+            continue
+        name = _name(entry)
+        other = found.get(name)
+        if other is not None and _is_dicom(other) == _is_dicom(inside):
+            raise InputError(f"{other} and {inside} are both called '{name}'; leave one of them there")
+        if other is None or _is_dicom(other):
+            found[name] = inside
+    companions = [
+        name for name in found if any(name.endswith(c) and name.removesuffix(c) in found for c in _COMPANIONS)
+    ]
+    for name in companions:
+        del found[name]
+    if not found or (set(found) <= {"imagesTr", "labelsTr", "imagesTs", "labelsTs"}):
+        if (folder / "labelsTr").is_dir():
+            return segmentations(folder / "labelsTr")
+        raise InputError(
+            f"{folder} holds no segmentation; they are {', '.join(s for s in SUFFIXES if s not in PICTURE_SUFFIXES)} or DICOM SEG and RTSTRUCT"
+        )
+    # nnU-Net numbers the channels of images, and some tools keep that in the names of label maps.
+    return {
+        name[:-5] if name.endswith("_0000") and name[:-5] not in found else name: p
+        for name, p in found.items()
+    }
+
+
+def read_labels(path: Path) -> dict[int, str]:
+    """Class ids and names in a dataset.json of MSD or nnU-Net, or in a labels.json; the background is left out.
+
+    Raises:
+        InputError: there are none that are certain.
+    """
+    try:
+        content = read_json(path)
+    except (OSError, JsonError) as error:
+        raise InputError(
+            f"{path} cannot be read as JSON ({error}); give a dataset.json or labels.json"
+        ) from error
+    labels = content.get("labels", content) if isinstance(content, dict) else None
+    example = f'{path} does not name classes; write {{"labels": {{"1": "liver"}}}}'
+    if not isinstance(labels, dict) or not labels:
+        raise InputError(example)
+    regions = [name for name, value in labels.items() if isinstance(value, (list, tuple))]
+    if regions:
+        raise InputError(
+            f"{path}: the class '{regions[0]}' is a region of several values; give it a value of its own"
+        )
+
+    def number(value: Any) -> bool:
+        return not isinstance(value, bool) and re.fullmatch(r"\d{1,9}", str(value)) is not None
+
+    if all(map(number, labels)):
+        pairs = [(int(value), str(name)) for value, name in labels.items()]
+    elif all(map(number, labels.values())):
+        pairs = [(int(value), str(name)) for name, value in labels.items()]
+    else:
+        raise InputError(example)
+    found = {value: name for value, name in sorted(pairs) if value != 0}
+    if "ignore" in found.values():
+        raise InputError(f"{path} has an ignore label, which is not supported; give those voxels to a class")
+    if not found or len(set(found.values())) != len(pairs) - sum(value == 0 for value, _ in pairs):
+        raise InputError(f"{path}: every class needs a value and a name of its own besides the background")
+    return found
+
+
+def labels_of(
+    pairs: Sequence[Pair],
+    labels: str | os.PathLike | None,
+    folders: Iterable[str | os.PathLike] = (),
+) -> dict[int, str]:
+    """Class ids and names for a set of cases, the background left out.
+
+    Args:
+        labels: the file that says them; else the first labels.json or dataset.json in `folders` or beside the
+            folder of the references, else the segments of DICOM references, else the values in the files.
+
+    Raises:
+        InputError: the file does not name classes, or nothing does.
+    """
+    if labels is not None:
+        return read_labels(Path(labels))
+    for folder in (*map(Path, folders), *(Path(f).parent for f in list(folders)[1:])):
+        for name in LABEL_FILES:
+            if (folder / name).is_file():
+                return read_labels(folder / name)
+    dicom = [_is_dicom(path) for pair in pairs for path in (pair.prediction, pair.reference)]
+    if any(dicom):
+        if not all(dicom):
+            raise InputError(
+                "DICOM segments have names and other label maps have numbers; say with --labels which belong together"
+            )
+        names = dict.fromkeys(name for pair in pairs for name in _names(pair.reference))
+        if not names:
+            raise InputError("no DICOM reference can be read; name the classes with --labels")
+        return dict(enumerate(names, start=1))
+    values: set[int] = set()
+    for pair in pairs:
+        for path in (pair.prediction, pair.reference):
+            try:
+                values |= {int(value) for value in np.unique(read_label(path).numpy())}
+            except Exception:  # whatever is wrong with a file is said when its case is evaluated
+                continue
+    if not {value for value in values if value > 0}:
+        raise InputError("all label maps are empty, so the classes are unknown; name them with --labels")
+    return {value: f"class_{value}" for value in sorted(values) if value > 0}
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return list(dicom_label_names(path).values())
+    except Exception:  # as above
+        return []
+
+
+def _name(path: Path) -> str:
+    suffix = image_suffix(path)
+    if not path.is_dir() and not suffix:
+        suffix = next((s for s in _DICOM_ENDINGS if path.name.lower().endswith(s)), "")
+    return readable(path.name[: len(path.name) - len(suffix)])
+
+
+def _is_dicom(path: Path) -> bool:
+    return is_dicom_label(path)
+
+
+def _only_segmentation(folder: Path) -> Path | None:
+    """The one image file in a case's folder, or the folder itself where it holds DICOM."""
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    files = [entry for entry in entries if entry.is_file() or may_be_an_image(entry)]
+    images = [entry for entry in files if names_image(entry)]
+    if len(images) == 1:
+        return images[0]
+    return folder if files and not images else None
+
+
+def _images(images: str | os.PathLike | None, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    if images is None:
+        return {}
+    found = find_inputs(images)
+    if len(found) == 1 and len(names) == 1:
+        return {names[0]: found[0]}
+    by_name: dict[str, Mapping[str, Any]] = {}
+    for item in found:
+        name = str(item["case"])
+        by_name.setdefault(name[:-5] if name.endswith("_0000") else name, item)
+        by_name[name] = item
+    return by_name
+
+
+def _some(found: Mapping[str, Path]) -> str:
+    names = list(found)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,137 @@
+"""What an evaluation leaves in its folder: tables, JSON, a page, and pictures of the worst cases."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from pipelines.data.patch_store import reading
+from pipelines.evaluation.html_report import badness, write_report
+from pipelines.metrics.overlap import results, write_csv, write_json, write_summary_csv
+from transforms.errors import ImageError
+from transforms.io.grids import turn_between
+from transforms.io.header import Header
+from transforms.io.readers import read_image
+from transforms.utils.files import replacing
+from transforms.visualization.overlay import draw_overlay
+
+logger = logging.getLogger(__name__)
+
+METRICS_CSV, SUMMARY_CSV, METRICS_JSON, REPORT = "metrics.csv", "summary.csv", "metrics.json", "report.html"
+PICTURES = "pictures"
+
+
+class CasePictures:
+    """Pictures of prediction against reference of the worst cases so far, as `<folder>/<case>.png`.
+
+    Args:
+        folder: where they go.
+        names: class id to name.
+        limit: how many are kept; 0 draws none.
+        ct: the images are in HU.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, names: Mapping[int, str], limit: int, ct: bool = True
+    ) -> None:
+        self.folder = Path(folder)
+        self.names = dict(names)
+        self.limit = limit
+        self.ct = ct
+        self._kept: list[tuple[tuple[float, tuple[int, ...]], str]] = []
+
+    def add(
+        self,
+        record: Mapping[str, Any],
+        image: Mapping[str, Any],
+        prediction: MetaTensor,
+        reference: MetaTensor,
+    ) -> None:
+        """Draw a case if it is among the worst; of a case that is not, no picture stays.
+
+        Args:
+            record: its metrics.
+            image: "image", the path, and how it is read, as in a case of `Dataset.as_dicts`.
+            prediction, reference: (1, ...) classes on one grid; its axes may have another order than the image's.
+        """
+        path = self.path(record["case"])
+        # A heap gives up its smallest, which has to be the best case: the order is turned round, the name's too.
+        dice, name = badness(record)
+        place = (-dice, tuple(-ord(letter) for letter in name))
+        if self.limit <= 0 or (len(self._kept) >= self.limit and self._kept[0][0] > place):
+            path.unlink(missing_ok=True)
+            return
+        try:
+            values = read_image(image["image"], **reading(image))
+            picture = draw_overlay(
+                values,
+                _in_order_of(values, prediction),
+                _in_order_of(values, reference),
+                self.names,
+                title=record["case"],
+                dice=record["dice"],
+                ct=self.ct,
+            )
+        except (ImageError, OSError) as error:  # the numbers count; a picture can be missed
+            logger.warning("no picture of case %s: %s", record["case"], error)
+            path.unlink(missing_ok=True)
+            return
+        with replacing(path) as temporary:
+            Image.fromarray(np.asarray(picture)).save(temporary, format="PNG", optimize=True)
+        heapq.heappush(self._kept, (place, record["case"]))
+        if len(self._kept) > self.limit:
+            self.path(heapq.heappop(self._kept)[1]).unlink(missing_ok=True)
+
+    def path(self, case: str) -> Path:
+        return self.folder / f"{case}.png"
+
+    def worst(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
+        """The pictures to keep, by case, of all processes' cases; the others are removed."""
+        drawn = [c["case"] for c in sorted(cases, key=badness) if self.path(c["case"]).is_file()]
+        for case in drawn[max(0, self.limit) :]:
+            self.path(case).unlink()
+        return {case: self.path(case) for case in drawn[: max(0, self.limit)]}
+
+
+def write_results(
+    folder: str | os.PathLike,
+    cases: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str],
+    summary: Mapping[str, Any],
+    split: str,
+    title: str,
+    facts: Mapping[str, str] | None = None,
+    pictures: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write metrics.csv, summary.csv, metrics.json and report.html; returns the page.
+
+    Args:
+        cases, class_names, summary: see `pipelines.metrics.overlap`.
+        split: which cases these are.
+        title, facts, pictures: of the page, see `pipelines.evaluation.html_report.write_report`.
+    """
+    folder = Path(folder)
+    write_csv(folder / METRICS_CSV, cases, class_names)
+    write_summary_csv(folder / SUMMARY_CSV, summary)
+    write_json(folder / METRICS_JSON, cases, class_names, summary, split)
+    write_report(folder / REPORT, results(cases, class_names, summary, split), title, facts, pictures)
+    return folder / REPORT
+
+
+def _in_order_of(image: MetaTensor, classes: MetaTensor) -> MetaTensor:
+    """Classes (1, ...) with their axes in the order and directions of the image's, where the voxels are the same."""
+    wanted, given = (Header(tuple(x.shape[1:]), 1, x.affine.cpu().numpy()) for x in (image, classes))
+    turn = turn_between(given, wanted)
+    if turn is None or turn.keeps:
+        return classes
+    turned = np.ascontiguousarray(turn.apply(classes.as_tensor().cpu().numpy()))
+    return MetaTensor(torch.from_numpy(turned), affine=image.affine)

@@ -1,0 +1,141 @@
+"""The files of one predicted case: the label map, its DICOM forms, probabilities and a picture."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.data import MetaTensor
+
+from pipelines.config.executed import problem, user_error
+from pipelines.data.inputs import is_dicom
+from pipelines.data.patch_store import reading
+from transforms.dicom.rehearsal import require_writable
+from transforms.dicom.series import scan_series
+from transforms.errors import ImageError
+from transforms.io.readers import read_image
+from transforms.io.writers import forms_like, write_label
+
+if TYPE_CHECKING:
+    from pipelines.inference.outputs import Outputs
+
+FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+
+
+def unwritable(outputs: Outputs, case: Mapping[str, Any]) -> dict[str, str]:
+    """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
+
+    Raises:
+        ImageError: none of the formats asked for can be written.
+    """
+    found: dict[str, str] = {}
+    writers = _dicom_writers(outputs)
+    if not is_dicom(case["image"]):
+        found = dict.fromkeys(writers, outputs.refusal(case))
+    elif writers:
+        source = scan_series(case["image"], **reading(case))
+        for name, write in writers.items():
+            try:
+                require_writable(
+                    outputs.folder / f"{case['case']}{FORMATS[name]}", source, _classes(outputs), write
+                )
+            except ImageError as error:
+                found[name] = str(error)
+    if found and set(found) == set(outputs.formats):
+        raise ImageError(next(iter(found.values())))
+    return found
+
+
+def write_files(
+    outputs: Outputs,
+    folder: Path,
+    case: Mapping[str, Any],
+    labels: MetaTensor,
+    probabilities: torch.Tensor | None,
+    report: Mapping[str, Any],
+    left_out: Mapping[str, str],
+) -> list[Exception]:
+    """Make the files of a case in a folder, the label map first; returns why some could not be made.
+
+    Args:
+        labels: (1, *file shape).
+        probabilities: (classes, *file shape), where they are wanted.
+        report: its volumes are shown in the picture.
+        left_out: formats that cannot be written, and why.
+
+    Raises:
+        OSError: no room, or no right to write.
+    """
+    asked = reading(case)
+    series = cache(lambda: scan_series(case["image"], **asked))
+
+    def label_map() -> None:
+        target = folder / outputs.names(case)[outputs.formats.index("nii.gz")]
+        write_label(target, labels, like=case["image"])
+
+    def dicom(name: str, write: Callable[..., Any]) -> None:
+        if name in left_out:
+            raise ImageError(left_out[name])
+        write(folder / f"{case['case']}{FORMATS[name]}", labels, series(), _classes(outputs))
+
+    def maps() -> None:
+        from transforms.io.probabilities import write_probabilities
+
+        assert probabilities is not None
+        target = folder / f"{case['case']}_probabilities.nii.gz"
+        forms = forms_like(case["image"])
+        write_probabilities(target, probabilities, labels.affine.cpu().numpy(), forms)
+
+    def picture() -> None:
+        from transforms.visualization.preview import draw_preview
+
+        image = read_image(case["image"], **asked)
+        if image.shape[1:] != labels.shape[1:]:
+            raise ImageError(f"{case['image']} changed while it was segmented; run it again.")
+        volumes = {name: found["ml"] for name, found in report["volumes"].items()}
+        target = folder / f"{case['case']}_preview.png"
+        draw_preview(target, image, labels, outputs.labels, volumes, title=case["case"], ct=outputs.ct)
+
+    steps: list[Callable[[], None]] = [label_map] if "nii.gz" in outputs.formats else []
+    steps += [partial(dicom, name, write) for name, write in _dicom_writers(outputs).items()]
+    steps += [maps] if outputs.probabilities else []
+    steps += [picture] if outputs.preview else []
+    failures: list[Exception] = []
+    for step in steps:
+        try:
+            step()
+        except OSError:
+            raise
+        except Exception as error:  # whatever is wrong with one file must not cost the others
+            failures.append(error)
+    return failures
+
+
+def failed(case: Mapping[str, Any], failures: Sequence[Exception]) -> dict[str, str]:
+    """What a report says of files that could not be made."""
+    found = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
+    strange = [error for error in failures if user_error(error) is None]
+    if strange:
+        found["traceback"] = "\n".join("".join(traceback.format_exception(error)) for error in strange)
+    return found
+
+
+def _dicom_writers(outputs: Outputs) -> dict[str, Callable[..., Any]]:
+    writers: dict[str, Callable[..., Any]] = {}
+    if "seg" in outputs.formats:
+        from transforms.dicom.seg import write_seg
+
+        writers["seg"] = write_seg
+    if "rtstruct" in outputs.formats:
+        from transforms.dicom.rtstruct import write_rtstruct
+
+        writers["rtstruct"] = write_rtstruct
+    return writers
+
+
+def _classes(outputs: Outputs) -> dict[int, str]:
+    return {value: name for value, name in outputs.labels.items() if value != 0}

@@ -1,0 +1,74 @@
+"""Several trained models as one: their logits are averaged window by window."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import torch
+
+from pipelines.training.checkpoints import CheckpointError, TrainedModel
+
+PathLike = str | os.PathLike
+
+
+class Ensemble(torch.nn.Module):
+    """The mean of the logits of several networks with the same classes, in float32."""
+
+    def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.networks = torch.nn.ModuleList(networks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, *window) to logits (B, classes, *window)."""
+        first, *others = self.networks
+        total = first(x).float()
+        for number, network in enumerate(others):
+            # In place only in memory of our own.
+            total = total.add_(network(x)) if number else total + network(x)
+        return total.div_(len(self.networks)) if others else total
+
+
+class TrainedEnsemble(TrainedModel):
+    """Models of several trainings, for example of the folds of a cross-validation, as one `TrainedModel`.
+
+    Args:
+        paths: a `model.pt` each, with its `model.json` beside it.
+
+    Raises:
+        CheckpointError: a model cannot be loaded, or differs from the first in labels, preprocessing or window.
+    """
+
+    def __init__(self, paths: Sequence[PathLike]) -> None:
+        members = [TrainedModel(path) for path in paths]
+        first = members[0]
+        for path, member in zip(paths, members, strict=True):
+            for what, one, other in (
+                ("labels", member.labels, first.labels),
+                ("preprocessing", member.preprocess.parameters(), first.preprocess.parameters()),
+                ("patch size", member.patch_size, first.patch_size),
+            ):
+                if one != other:
+                    raise CheckpointError(
+                        f"{path} has the {what} {one}, but {paths[0]} has {other}; only models of the same "
+                        "labels, preprocessing and patch size make an ensemble"
+                    )
+        self.labels = first.labels
+        self.preprocess = first.preprocess
+        self.patch_size = first.patch_size
+        self.network = Ensemble([member.network for member in members]).eval()
+        digests = [str(member.card["sha256"]) for member in members]
+        self.card = {
+            **first.card,
+            "members": digests,
+            "sha256": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        }
+
+
+def trained_model(path: PathLike | Sequence[PathLike]) -> TrainedModel:
+    """The model at `path`; an ensemble for a list of paths, or for a text of paths with commas between them."""
+    paths = (
+        [path] if isinstance(path, os.PathLike) else path.split(",") if isinstance(path, str) else list(path)
+    )
+    return TrainedModel(paths[0]) if len(paths) == 1 else TrainedEnsemble(paths)

@@ -1,0 +1,343 @@
+"""What is written for each case of a prediction, and for all of them together."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+
+from pipelines.data.inputs import InputError, is_dicom, named
+from pipelines.inference.case_files import FORMATS, failed, write_files
+from pipelines.metrics.overlap import summarise, with_nan, write_csv, write_json
+from pipelines.metrics.volumes import write_volumes
+from pipelines.utils.json_files import JsonError, read_json
+from transforms.io.header import PICTURE_SUFFIXES, image_suffix
+from transforms.io.image_files import image_files
+from transforms.utils.files import FolderError, replacing, require_folder, way_out
+from transforms.utils.image_paths import MOST_FILES
+from transforms.utils.placing import put_in_place
+from transforms.utils.walk import files_below
+
+UNFINISHED = ".unfinished"
+"""Folder in the output folder where a case's files are made before they take their places."""
+FORMAT_VERSION = 1
+_SUMMARIES = ("labels.json", "volumes.csv", "metrics.csv", "metrics.json", "index.html")
+
+
+class OutputError(OSError):
+    """Results cannot be written; the message says where, why and what to do."""
+
+
+class Outputs:
+    """The files of a prediction in one folder.
+
+    Args:
+        folder: where they go.
+        labels: class id to name, background included.
+        formats: any of "nii.gz" (a PNG for a 2D picture), "seg" (DICOM SEG), "rtstruct".
+        probabilities: also write the probabilities of all classes.
+        preview: also draw a picture of each case, and an `index.html` over all.
+        ct: the images are in HU.
+
+    Raises:
+        InputError: a format is unknown.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        labels: Mapping[int, str],
+        formats: Sequence[str] | str = ("nii.gz",),
+        probabilities: bool = False,
+        preview: bool = False,
+        ct: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.labels = {int(value): str(name) for value, name in sorted(labels.items())}
+        self.formats = named(formats)
+        self.probabilities = probabilities
+        self.preview = preview
+        self.ct = ct
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown:
+            raise InputError(f"the format '{unknown[0]}' is unknown; choose from {', '.join(FORMATS)}")
+
+    def names(self, case: Mapping[str, Any]) -> list[str]:
+        """File names of a case's results; its report `<case>.json` comes on top."""
+        flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
+        names = [
+            case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
+        ]
+        if self.probabilities:
+            names.append(f"{case['case']}_probabilities.nii.gz")
+        if self.preview:
+            names.append(f"{case['case']}_preview.png")
+        return names
+
+    def refusal(self, case: Mapping[str, Any]) -> str:
+        """Why a case cannot be written as asked for, "" where it can."""
+        wanted = [name for name in self.formats if name != "nii.gz"]
+        if wanted and not is_dicom(case["image"]):
+            return (
+                f"{case['image']} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
+                f"leave out the format '{wanted[0]}', or give the DICOM folder"
+            )
+        return ""
+
+    def require_room(self, cases: Sequence[Mapping[str, Any]], overwrite: bool) -> dict[str, dict[str, Any]]:
+        """Check before anything is predicted that results can be written and that no file of the user is replaced.
+
+        Returns:
+            The reports that already lie in the folder, by case.
+
+        Raises:
+            InputError: naming the file and the way out.
+        """
+        reports = read_reports(self.folder)
+        owners: dict[str, str] = dict.fromkeys(_SUMMARIES, "the summary of all cases")
+        for case in cases:
+            for name in (*self.names(case), f"{case['case']}.json"):
+                other = owners.setdefault(name.casefold(), case["case"])
+                if other != case["case"]:
+                    raise InputError(
+                        f"the case '{case['case']}' would write {name}, and so would "
+                        f"{other if other.startswith('the ') else f'the case {other!r}'}; rename it"
+                    )
+            image = os.path.realpath(case["image"])
+            if any(os.path.realpath(self.folder / name) == image for name in self.names(case)):
+                raise InputError(
+                    f"the result would replace the image {case['image']}; choose another --output"
+                )
+        wanted = [name for name in self.formats if name != "nii.gz"]
+        if wanted and cases and all(self.refusal(case) for case in cases):
+            raise InputError(self.refusal(cases[0]))
+        if not overwrite and self.folder.is_dir():
+            self._require_own_files(cases, reports)
+        try:
+            require_folder(self.folder, "the results", "choose another --output")
+            require_folder(self.folder / UNFINISHED, "the results", "choose another --output")
+        except FolderError as error:
+            raise InputError(str(error)) from error
+        return reports
+
+    def _require_own_files(
+        self, cases: Sequence[Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        ours = {name for report in reports.values() for name in report["outputs"]}
+        ours |= {f"{case}.json" for case in reports}
+        if reports or (self.folder / UNFINISHED).is_dir():
+            ours |= set(_SUMMARIES)
+        interrupted = {path.name.rpartition("-")[0] for path in (self.folder / UNFINISHED).glob("*-*")}
+        for case in cases:
+            if case["case"] not in interrupted:
+                for name in (*self.names(case), f"{case['case']}.json"):
+                    self._require_ours(name, ours)
+            known = reports.get(case["case"], {})
+            source, now = known.get("input", {}).get("path"), os.path.abspath(case["image"])
+            if known.get("outputs") and source != now:
+                raise InputError(
+                    f"{self.folder} holds the result of {source} as case '{case['case']}', and {now} would replace it; "
+                    "choose another --output, or replace it with --overwrite"
+                )
+        for name in _SUMMARIES:
+            self._require_ours(name, ours)
+        here = {case["case"] for case in cases}
+        for name, report in reports.items():
+            if name not in here and report["status"] == "done" and report["labels"] != self.named_labels():
+                raise InputError(
+                    f"{self.folder} holds results of a model with other classes (case '{name}'); choose another --output"
+                )
+
+    def _require_ours(self, name: str, ours: set[str]) -> None:
+        if name not in ours and (self.folder / name).exists():
+            raise InputError(
+                f"{self.folder / name} exists and is not of an earlier prediction; choose another --output, or "
+                "replace it with --overwrite"
+            )
+
+    def named_labels(self) -> dict[str, str]:
+        """Class id as text to name, as JSON holds it."""
+        return {str(value): name for value, name in self.labels.items()}
+
+    def write(
+        self,
+        case: Mapping[str, Any],
+        labels: MetaTensor,
+        probabilities: torch.Tensor | None,
+        report: Mapping[str, Any],
+        unwritable: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Write the files of a case, its report last; returns the report.
+
+        All is made under other names first, so that at any moment a result is whole or not there, and results
+        that lie there without a report are known to be of an interrupted run. Where one of several files cannot be
+        made, the others are kept, and the report says that the case failed.
+
+        Args:
+            labels: (1, *file shape).
+            probabilities: (classes, *file shape), where they are wanted.
+            unwritable: formats to leave out, and why.
+        """
+        started = time.perf_counter()
+        with self._placing(case["case"]) as part:
+            failures = write_files(self, part, case, labels, probabilities, report, unwritable or {})
+            written = [name for name in self.names(case) if (part / name).is_file()]
+            sizes = {name: (part / name).stat().st_size for name in written}
+            seconds = {**report.get("seconds", {}), "write": round(time.perf_counter() - started, 3)}
+            whole = {**report, "labels": self.named_labels(), "outputs": sizes, "seconds": seconds}
+            if failures:
+                whole |= {"status": "failed", **failed(case, failures)}
+                whole["error"] += f" Kept: {', '.join(written)}." if written else ""
+                earlier = (read_report(self.folder / f"{case['case']}.json") or {}).get("outputs", {})
+                older = {name: size for name, size in earlier.items() if name not in sizes}
+                whole["outputs"] = {**older, **sizes}
+                if older:
+                    whole["notices"] = [*whole.get("notices", ()), f"of an earlier run: {', '.join(older)}"]
+            _write_json(part / "labels.json", self.named_labels())
+            return _write_json(part / f"{case['case']}.json", {"segbundles": FORMAT_VERSION, **whole})
+
+    def write_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Write only `<case>.json`; returns what was written."""
+        with self._placing(report["case"]) as part:
+            return _write_json(part / f"{report['case']}.json", {"segbundles": FORMAT_VERSION, **report})
+
+    @contextlib.contextmanager
+    def _placing(self, owner: str) -> Iterator[Path]:
+        """A folder whose files take their places when the block ends without an error, its report last.
+
+        It lies in the folder of unfinished files: killed at any moment, nothing half is among the results.
+
+        Raises:
+            OutputError: something cannot be written.
+        """
+        unfinished = self.folder / UNFINISHED
+        try:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{owner}-", dir=unfinished))
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
+            yield part
+            for path in sorted(part.iterdir(), key=lambda path: path.name == f"{owner}.json"):
+                put_in_place(path, self.folder / path.name)
+        except OSError as error:
+            raise self._not_written(error) from error
+        finally:
+            for old in unfinished.glob("*-*"):
+                if old == part or old.name.rpartition("-")[0] == owner:
+                    shutil.rmtree(old, ignore_errors=True)
+
+    def _not_written(self, error: OSError) -> OutputError:
+        way = {
+            errno.ENAMETOOLONG: "give the input a shorter name",
+            errno.EINVAL: "give the input a name that the file system there takes",
+        }.get(error.errno or 0, way_out(error))
+        return OutputError(
+            f"the results cannot be written to {self.folder} ({error.strerror or error}); {way}, and run the same"
+            " command again."
+        )
+
+    def tidy(self) -> None:
+        """Remove the folder of unfinished files once it is empty."""
+        folder = self.folder / UNFINISHED
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    def summarise(self) -> dict[str, Any] | None:
+        """Write the tables over all cases in the folder; returns the summary of their metrics where there are any."""
+        reports = read_reports(self.folder)
+        done = [report for report in reports.values() if report["status"] == "done"]
+        names = [name for value, name in self.labels.items() if value != 0]
+        scored = [
+            {"case": r["case"], **with_nan(r["metrics"])}
+            for r in done
+            if r.get("metrics") and set(r["metrics"]["dice"]) == set(names)
+        ]
+        summary = summarise(scored, names, intervals=True) if scored else None
+        with self._placing("-summary") as part:
+            if done:
+                write_volumes(part / "volumes.csv", done)
+            if summary is not None:
+                write_csv(part / "metrics.csv", scored, names)
+                write_json(part / "metrics.json", scored, names, summary, split="prediction")
+            if self.preview:
+                from pipelines.inference.gallery import write_gallery
+
+                write_gallery(part / "index.html", reports.values())
+        return summary
+
+
+def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
+    """The reports of earlier predictions in a folder, by case; other files are passed over."""
+    names = sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
+    found = [read_report(path) for path in names]
+    return {str(report["case"]): report for report in found if report is not None}
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """The report of a case; None where the file is missing or something else."""
+    try:
+        report = read_json(path)
+    except (OSError, JsonError):
+        return None
+    return report if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION else None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    return dict(content)
+
+
+def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[str, Any]:
+    """What shows that an input is still the same: path, number of files, digest over names, sizes and times.
+
+    Args:
+        without: a folder in it that does not belong to it (where results go).
+    """
+    path = Path(os.path.abspath(path))
+    rows: list[tuple[str, int, int]] = []
+    if path.is_dir():
+        unlisted: list[OSError] = []
+        files = files_below(path, hidden=True, without=without, onerror=unlisted.append)
+        # Of more files no image can be made: reading it says so.
+        rows += [_row(file, path) for file in itertools.islice(files, MOST_FILES)]
+        rows += [(f"{error.filename}: {error.strerror}", -1, 0) for error in unlisted]
+    else:
+        rows += [_row(file, file.parent) for file in image_files(path)]
+    digest = hashlib.sha256(json.dumps(sorted(rows)).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"path": str(path), "files": len(rows), "digest": digest}
+
+
+def _row(path: Path, root: Path) -> tuple[str, int, int]:
+    try:
+        state = path.stat()
+    except OSError:
+        return path.relative_to(root).as_posix(), -1, 0
+    return path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns
+
+
+def is_done(
+    report: Mapping[str, Any] | None, wanted: Mapping[str, Any], folder: Path, names: Iterable[str]
+) -> bool:
+    """Whether a report says that a case was predicted just as wanted and its files are still there."""
+    if report is None or report["status"] != "done":
+        return False
+    if any(report.get(key) != value for key, value in wanted.items()):
+        return False
+    sizes = report["outputs"]
+    return set(names) <= set(sizes) and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()
+    )

@@ -1,0 +1,184 @@
+"""What is done to a label map after the network: largest component, holes, small pieces. All off by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from scipy import sparse
+from skimage.measure import label
+
+from pipelines.data.inputs import named
+from pipelines.metrics.volumes import voxel_ml
+from transforms.label_values import bounding_boxes
+
+ALL = "all"
+
+
+class PostprocessError(ValueError):
+    """Post-processing was asked for a class that the model does not have, or for an impossible volume."""
+
+
+class Postprocess:
+    """Cleans a label map class by class.
+
+    First every class loses its components below the smallest volume and, where asked for, all but its largest
+    component; what is removed becomes background. Then holes are filled: background that a class encloses in
+    3D becomes that class. No class ever takes a voxel of another class. Doing it twice changes nothing more.
+
+    Components are joined by faces, edges or corners; holes are closed against faces (the dual choice).
+
+    Args:
+        largest_component: class names that keep only their largest component; "all" for every class.
+        fill_holes: class names whose holes are filled; "all" for every class.
+        min_volume_ml: class name (or "all") to the smallest volume of a component in ml; one number for every
+            class.
+    """
+
+    def __init__(
+        self,
+        largest_component: Sequence[str] | str = (),
+        fill_holes: Sequence[str] | str = (),
+        min_volume_ml: Mapping[str, float] | float | None = None,
+    ) -> None:
+        self.largest_component = named(largest_component)
+        self.fill_holes = named(fill_holes)
+        if min_volume_ml is None:
+            min_volume_ml = {}
+        elif not isinstance(min_volume_ml, Mapping):
+            min_volume_ml = {ALL: min_volume_ml}
+        try:
+            self.min_volume_ml = {
+                str(name): float(ml) for name, ml in min_volume_ml.items() if ml is not None
+            }
+        except (TypeError, ValueError) as error:
+            raise PostprocessError(f"min_volume_ml is {min_volume_ml}; give numbers in ml") from error
+        wrong = [ml for ml in self.min_volume_ml.values() if not 0 <= ml < float("inf")]
+        if wrong:
+            raise PostprocessError(f"min_volume_ml is {wrong[0]}; a volume is a number of ml from 0 up")
+
+    @property
+    def off(self) -> bool:
+        """Nothing is asked for."""
+        return not (self.largest_component or self.fill_holes or any(self.min_volume_ml.values()))
+
+    def require_names(self, names: Mapping[int, str]) -> None:
+        """Raise PostprocessError unless all classes that are named here are foreground classes of the model."""
+        known = [name for value, name in sorted(names.items()) if value != 0]
+        for name in (*self.largest_component, *self.fill_holes, *self.min_volume_ml):
+            if name != ALL and name not in known:
+                raise PostprocessError(
+                    f"post-processing names the class '{name}', which the model does not have; its classes are "
+                    + ", ".join(known)
+                )
+
+    def __call__(self, labels: MetaTensor, names: Mapping[int, str]) -> MetaTensor:
+        """The cleaned label map, (1, *shape) of the same type; the given one where nothing is asked for.
+
+        Raises:
+            PostprocessError: see `require_names`; or volumes were asked for a 2D picture.
+        """
+        if self.off:
+            return labels
+        self.require_names(names)
+        array = labels.as_tensor().cpu().numpy()[0].copy(order="K")
+        unit = voxel_ml(labels.affine.cpu(), array.ndim)
+        if unit is None and any(self.min_volume_ml.values()):
+            raise PostprocessError("a 2D picture has no volume, so min_volume_ml cannot be used on it")
+        boxes = bounding_boxes(array)
+        if boxes:
+            # Whatever reaches the border of the box around all classes is not enclosed by any of them.
+            whole = tuple(
+                slice(
+                    min(box[axis].start for box in boxes.values()),
+                    max(box[axis].stop for box in boxes.values()),
+                )
+                for axis in range(array.ndim)
+            )
+            # In the order of memory, which is several times faster.
+            part = array[whole].transpose(np.argsort(np.negative(array.strides), kind="stable"))
+            if self.largest_component or any(self.min_volume_ml.values()):
+                self._keep_components(part, names, unit)
+            if self.fill_holes:
+                filled = [
+                    value for value in boxes if value in names and _asked(names[value], self.fill_holes)
+                ]
+                _fill_holes(part, filled)
+        return MetaTensor(torch.from_numpy(array)[None], affine=labels.affine)
+
+    def _keep_components(self, part: np.ndarray, names: Mapping[int, str], unit: float | None) -> None:
+        """Set components below their class's volume, and all but the largest, to background, in place."""
+        components = label(part, background=0, connectivity=part.ndim)
+        sizes = np.bincount(components.reshape(-1))
+        classes = _class_of(components, part, len(sizes))
+        keep = np.ones(len(sizes), bool)
+        for value in np.unique(classes[1:]).tolist():
+            own = np.flatnonzero(classes == value)
+            name = names.get(value, "")
+            smallest = self.min_volume_ml.get(name, self.min_volume_ml.get(ALL, 0.0))
+            if name and unit and smallest > 0:
+                # A component of just the smallest volume stays, whatever the rounding of its voxels' volume.
+                keep[own] = sizes[own] >= smallest / unit * (1 - 1e-9)
+            if name and _asked(name, self.largest_component):
+                largest = own[sizes[own].argmax()]
+                keep[own] &= own == largest
+        keep[0] = True
+        part[~keep[components]] = 0
+
+
+def _asked(name: str, names: Sequence[str]) -> bool:
+    return name in names or ALL in names
+
+
+def _class_of(components: np.ndarray, part: np.ndarray, count: int) -> np.ndarray:
+    classes = np.zeros(count, part.dtype)
+    classes[components.reshape(-1)] = part.reshape(-1)
+    return classes
+
+
+def _fill_holes(part: np.ndarray, values: Sequence[int]) -> None:
+    """Set background that each of `values` encloses to it, one value after the other, in place.
+
+    All regions of one value are found in a single pass. Which of them a class encloses is then a question to the
+    graph of neighbouring regions: those that are cut off from the outside when the class is taken away.
+    """
+    regions = label(part, background=-1, connectivity=1)
+    count = int(regions.max()) + 1
+    classes = _class_of(regions, part, count)
+    outside = 0  # no region has this number
+    pairs = [np.unique(regions[_face(part.ndim, axis, end)]) for axis in range(part.ndim) for end in (0, -1)]
+    edges = {(outside, int(region)) for face in pairs for region in face}
+    for axis in range(part.ndim):
+        first, second = (
+            regions[_face(part.ndim, axis, slice(None, -1))],
+            regions[_face(part.ndim, axis, slice(1, None))],
+        )
+        differ = first != second
+        codes = np.unique(first[differ].astype(np.int64) * count + second[differ])
+        edges.update(zip((codes // count).tolist(), (codes % count).tolist(), strict=True))
+    one, other = np.array(sorted(edges)).T
+    for value in values:
+        open_ = (classes[one] != value) | (one == outside)
+        open_ &= classes[other] != value
+        graph = sparse.coo_array((np.ones(open_.sum(), bool), (one[open_], other[open_])), (count, count))
+        _, group = sparse.csgraph.connected_components(graph, directed=False)
+        classes[(classes == 0) & (group != group[outside])] = value
+    part[...] = classes[regions]
+
+
+def _face(dims: int, axis: int, at: int | slice) -> tuple[int | slice, ...]:
+    return tuple(at if a == axis else slice(None) for a in range(dims))
+
+
+def parameters(postprocess: Postprocess | None) -> dict[str, Any]:
+    """Everything that changes a result, as plain JSON types; empty when off."""
+    if postprocess is None or postprocess.off:
+        return {}
+    return {
+        "largest_component": postprocess.largest_component,
+        "fill_holes": postprocess.fill_holes,
+        "min_volume_ml": postprocess.min_volume_ml,
+    }

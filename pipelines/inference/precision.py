@@ -1,0 +1,149 @@
+"""The number format that a network computes in: by name, or the best of the machine at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from pipelines.distributed.process_group import is_distributed, of_all_ranks
+
+__all__ = ["AUTO", "PRECISIONS", "autocast", "choose_precision", "common_precision", "resolve_precision"]
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# bfloat16 rounds, so it has to save more than the time of this share of a float32 convolution.
+WORTHWHILE = 0.8
+# A first pass that takes so many times the float32 one is no matter of warming up.
+HOPELESS = 10
+# Passes of each, and seconds in which more are made: the least time counts, and other programs disturb some.
+REPEATS, ENOUGH = 5, 0.2
+
+
+class Choice(NamedTuple):
+    """What was chosen, and why, as the end of a sentence."""
+
+    value: str
+    reason: str
+
+
+def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
+    """Automatic mixed precision by name, on any device.
+
+    Raises:
+        ValueError: the precision is not one of fp32, bf16, fp16.
+    """
+    dtype = PRECISIONS[_known(precision, tuple(PRECISIONS))]
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """The precision itself, or for "auto" what `choose_precision` finds for the device.
+
+    Raises:
+        ValueError: the precision is not one of auto, fp32, bf16, fp16.
+    """
+    if _known(precision, (AUTO, *PRECISIONS)) != AUTO:
+        return precision
+    return choose_precision(torch.device(device)).value
+
+
+def common_precision(precision: str, device: torch.device | str) -> str:
+    """As `resolve_precision`, the same on every rank of a training: float32 where their own would differ.
+
+    Scaled gradients of fp16 must not be averaged with others. Called by all ranks together.
+    """
+    own = resolve_precision(precision, device)
+    if not is_distributed():
+        return own
+    found = sorted(set(of_all_ranks(own)))
+    if len(found) > 1:
+        logger.info("precision: fp32, since the processes would have chosen %s", " and ".join(found))
+    return found[0] if len(found) == 1 else "fp32"
+
+
+@functools.lru_cache
+def choose_precision(device: torch.device) -> Choice:
+    """The fastest precision that a device computes networks in, and why; looked at once and said in one line.
+
+    On CUDA bf16 where the device has it, else fp16. On a CPU bf16 only where a small convolution, forward and
+    backward, really takes less time in it than in float32: of processors that have instructions for it some
+    are slower, and some have none for the backward pass. In deterministic mode a CPU is not timed: the same processor
+    must choose the same every time.
+    """
+    choice = _choose_on_cuda(device) if device.type == "cuda" else _choose_elsewhere(device)
+    logger.info("precision: %s, since %s", *choice)
+    return choice
+
+
+def _choose_on_cuda(device: torch.device) -> Choice:
+    name = torch.cuda.get_device_name(device)
+    with torch.cuda.device(device):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bf16", f"the {name} computes in it")
+    return Choice("fp16", f"the {name} has no bf16")
+
+
+def _choose_elsewhere(device: torch.device) -> Choice:
+    if device.type != "cpu":
+        return Choice("fp32", f"nothing is known of other formats on '{device.type}'")
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return Choice("fp32", "this processor has no instructions for convolutions in bf16")
+    if torch.are_deterministic_algorithms_enabled():
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return Choice("bf16" if fast else "fp32", "the processor's instructions say so (deterministic mode)")
+    try:
+        share = bf16_share()
+    except RuntimeError as error:
+        return Choice("fp32", f"a convolution in bf16 fails on this processor ({str(error).splitlines()[0]})")
+    value = "bf16" if share < WORTHWHILE else "fp32"
+    return Choice(value, f"a convolution in bf16 takes {share:.2f} of its time in fp32 on this processor")
+
+
+def bf16_share() -> float:
+    """Time of a small 3D convolution on this CPU, forward and backward, in bf16 over that in float32.
+
+    Raises:
+        RuntimeError: a pass in bf16 is not possible.
+    """
+    # Of its own: the global generator decides weights, and a look at the machine must not change them.
+    generator = torch.Generator().manual_seed(0)
+    # Two samples: torch computes a single small one in float32 without oneDNN.
+    x = torch.randn(2, 16, 24, 24, 24, generator=generator).contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.randn(16, 16, 3, 3, 3, generator=generator).contiguous(
+        memory_format=torch.channels_last_3d
+    )
+
+    def seconds(dtype: torch.dtype) -> float:
+        image, kernel = (value.to(dtype).requires_grad_() for value in (x, weight))
+        started = time.perf_counter()
+        y = F.conv3d(image, kernel, padding=1)
+        torch.autograd.grad(y, (image, kernel), y.detach())
+        return time.perf_counter() - started
+
+    single, half = torch.float32, torch.bfloat16
+    # The first pass of each makes its kernels.
+    first = (seconds(single), seconds(half))
+    if first[1] > HOPELESS * first[0]:
+        return first[1] / first[0]
+    started = time.perf_counter()
+    times: list[tuple[float, float]] = []
+    while len(times) < REPEATS or time.perf_counter() - started < ENOUGH:
+        times.append((seconds(single), seconds(half)))
+    return min(b for _, b in times) / min(a for a, _ in times)
+
+
+def _known(precision: str, names: tuple[str, ...]) -> str:
+    if precision not in names:
+        raise ValueError(f"precision '{precision}' is unknown; choose one of {', '.join(names)}")
+    return precision

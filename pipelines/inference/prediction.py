@@ -1,0 +1,385 @@
+"""CT in, segmentation out: the loop over a cohort."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from monai.data import MetaTensor
+from tqdm import tqdm
+
+from pipelines.config.executed import ExecutedConfig, user_error
+from pipelines.data.patch_store import reading
+from pipelines.distributed.process_group import ranks
+from pipelines.inference.case_files import unwritable
+from pipelines.inference.claims import Claims
+from pipelines.inference.outputs import (
+    UNFINISHED,
+    OutputError,
+    Outputs,
+    fingerprint,
+    is_done,
+    read_report,
+    read_reports,
+)
+from pipelines.inference.postprocess import Postprocess
+from pipelines.inference.prediction_settings import settings_of
+from pipelines.metrics.overlap import table, without_nan
+from pipelines.metrics.volumes import measure
+from pipelines.training.checkpoints import TrainedModel
+from pipelines.training.trainer import SegEvaluator
+from pipelines.utils.logs import warnings_of
+from pipelines.utils.progress import Steps
+from pipelines.utils.provenance import versions
+from transforms.errors import ImageError
+from transforms.intensity import CTWindow
+from transforms.utils.ahead import ahead
+
+logger = logging.getLogger(__name__)
+
+
+class PredictionError(ValueError):
+    """Some cases of an input failed; the message names them all."""
+
+
+class TakenError(Exception):
+    """Another prediction into the same folder is doing a case right now."""
+
+
+class Loaded(NamedTuple):
+    """A case as the network gets it, what its report compares, what the reader noticed, and what cannot be written."""
+
+    item: dict[str, Any]
+    wanted: dict[str, Any]
+    notices: list[str]
+    seconds: float
+    unwritable: dict[str, str]
+
+
+class Prediction:
+    """Segments every case of a dataset and writes what was asked for on the cases' own grids.
+
+    Each case becomes `<output>/<case>.nii.gz` (a PNG for a 2D picture) with a report `<case>.json`; beside them
+    lie `labels.json` (names of the classes), `volumes.csv`, and `metrics.csv` and `metrics.json` where labels are
+    given. A case that fails does not stop the others. A case whose report says that it is done, with the same
+    input, model and settings, is left as it is. Under torchrun the processes share the cases out, and so do
+    predictions into one folder that run at the same time, whoever started them.
+
+    Args:
+        evaluator: its network, inferer and preprocessing do the work; its data loader gives the dataset.
+        labels: class id to name.
+        output: folder for the results.
+        model: what the evaluator runs.
+        postprocess: cleans each label map.
+        formats, probabilities, preview: see `pipelines.inference.outputs.Outputs`.
+        overwrite: predict again what is done, and replace files that are not of an earlier prediction.
+        config: the config of this run; its knobs are the settings that a report records.
+        read_ahead: read the next case while one is predicted, for the memory of one more; by default on a GPU.
+    """
+
+    def __init__(
+        self,
+        evaluator: SegEvaluator,
+        labels: Mapping[int, str],
+        output: str | os.PathLike,
+        model: TrainedModel | Sequence[TrainedModel] = (),
+        postprocess: Postprocess | None = None,
+        formats: Sequence[str] | str = ("nii.gz",),
+        probabilities: bool = False,
+        preview: bool = False,
+        overwrite: bool = False,
+        config: ExecutedConfig | None = None,
+        read_ahead: bool | None = None,
+    ) -> None:
+        ct = isinstance(evaluator.preprocess.intensity, CTWindow)
+        self.evaluator = evaluator
+        self.outputs = Outputs(output, labels, formats, probabilities, preview, ct)
+        self.overwrite = overwrite
+        self.postprocess = postprocess or Postprocess()
+        self.postprocess.require_names(self.outputs.labels)
+        models = list(model) if isinstance(model, Sequence) else [model]
+        self.models = [digest for m in models for digest in m.card.get("members", [m.card["sha256"]])]
+        self.settings = settings_of(evaluator, self.postprocess, config)
+        self.run_id = ""
+        self.read_ahead = evaluator.state.device.type == "cuda" if read_ahead is None else read_ahead
+        self.dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
+        self.claims = Claims(self.outputs.folder / UNFINISHED / "claims")
+        self._seen: dict[str, str] = {}
+
+    def run(self) -> list[Path]:
+        """Predict; returns the label maps written by this process (of other formats, the first).
+
+        Raises:
+            InputError: before anything is predicted, when a file of the user would be replaced.
+            PredictionError: at the end, naming every case that failed and why.
+        """
+        cases: list[dict[str, Any]] = self.dataset.data
+        with ranks() as here, _terminating():
+            todo, done, self.run_id = here.first(lambda: (*self._plan(cases), uuid.uuid4().hex))
+            mine = todo[here.rank :: here.world]
+            records: list[dict[str, Any]] = []
+            everyone: list[dict[str, Any]] | None = None
+            try:
+                loads = ahead(self._load, mine, self.read_ahead)
+                # A line for each case is printed anyway, by every process; of the progress only the first speaks.
+                with Steps(len(mine), "case", quiet=here.rank != 0) as steps:
+                    elsewhere: list[int] = []
+                    for index, load in loads:
+                        try:
+                            records.append(self._claimed(index, load))
+                        except TakenError:
+                            elsewhere.append(index)
+                            continue
+                        _say(records[-1])
+                        steps.step()
+                    if elsewhere:
+                        tqdm.write(
+                            f"{len(elsewhere)} cases are done by another prediction into this folder; waiting"
+                        )
+                    for index in elsewhere:
+                        # It may have died or failed: then the case is done here.
+                        self.claims.wait(cases[index]["case"])
+                        records.append(self._claimed(index, partial(self._load, index)))
+                        _say(records[-1])
+                        steps.step()
+                waits = f"waiting for the cases of the other {here.world - 1} processes"
+                with Steps(None, waits, quiet=here.rank != 0 or here.world == 1):
+                    everyone = here.gather(records)
+            finally:
+                # Also when this process is ended from outside or another one died: nothing is lost in silence.
+                failures = ""
+                if here.rank == 0:
+                    failures = self._finish(cases, todo, done, everyone)
+                if sys.exc_info()[0] is not None and failures:
+                    print(failures, file=sys.stderr)
+        if failures:
+            raise PredictionError(failures)
+        if everyone is None:
+            # Rank 0 says why. For failed cases it alone exits with 1, or torchrun might stop it before it does.
+            sys.exit(1)
+        return [Path(r["written"]) for r in records if r["written"]]
+
+    def _plan(self, cases: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
+        """Indices of the cases to do, and names of those that are done."""
+        reports = self.outputs.require_room(cases, self.overwrite)
+        self._seen = {name: str(report.get("run")) for name, report in reports.items()}
+        todo, done = [], []
+        with Steps(len(cases), "case", "looking for results of", leave=False, delay=2.0) as steps:
+            for index, case in enumerate(cases):
+                report = reports.get(case["case"])
+                names = self.outputs.names(case)
+                kept = report is not None and report["status"] == "done" and not self.overwrite
+                if kept and is_done(report, self._wanted(case), self.outputs.folder, names):
+                    done.append(case["case"])
+                else:
+                    todo.append(index)
+                steps.step()
+        return todo, done
+
+    def _wanted(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        folder = self.outputs.folder
+        return {
+            "input": {**fingerprint(case["image"], folder), **reading(case)},
+            "reference": fingerprint(case["label"], folder) if case.get("label") else None,
+            "models": self.models,
+            "labels": self.outputs.named_labels(),
+            "settings": self.settings,
+        }
+
+    def _load(self, index: int) -> Loaded:
+        """Read and prepare a case.
+
+        Raises:
+            TakenError: another prediction is doing it.
+        """
+        started = time.perf_counter()
+        case = self.dataset.data[index]
+        if not self.claims.take(case["case"]):
+            raise TakenError(case["case"])
+        with warnings_of("transforms", "pipelines") as notices:
+            if case.get("problem"):
+                raise ImageError(case["problem"])
+            wanted = self._wanted(case)
+            item = self.dataset[index]
+            lacking = unwritable(self.outputs, case)
+            for reason in lacking.values():
+                logger.warning(
+                    "%s: predicted all the same, what else was asked for is written", reason.rstrip(".")
+                )
+        return Loaded(item, wanted, notices, time.perf_counter() - started, lacking)
+
+    def _claimed(self, index: int, load: Callable[[], Loaded]) -> dict[str, Any]:
+        """The report of one case, which this process claims meanwhile.
+
+        Raises:
+            TakenError: another prediction is doing it.
+        """
+        case = self.dataset.data[index]
+        try:
+            if not self.claims.take(case["case"]):
+                raise TakenError(case["case"])
+            return self._done_meanwhile(case) or self._case(case, load)
+        finally:
+            self.claims.release(case["case"])
+
+    def _done_meanwhile(self, case: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The report of a case that another prediction has finished since this one began; None where none has."""
+        report = read_report(self.outputs.folder / f"{case['case']}.json")
+        if report is None or report["status"] != "done" or report.get("run") == self._seen.get(case["case"]):
+            return None
+        try:
+            same = is_done(report, self._wanted(case), self.outputs.folder, self.outputs.names(case))
+        except (ImageError, OSError):  # said when it is read
+            return None
+        if same:
+            return {**report, "written": str(self.outputs.folder / next(iter(report["outputs"]), ""))}
+        problem = (
+            f"{case['image']}: another prediction with other settings writes to {self.outputs.folder} at the same time;"
+            " choose another --output"
+        )
+        return {**report, "status": "failed", "error": problem, "written": ""}
+
+    def _case(self, case: Mapping[str, Any], load: Callable[[], Loaded]) -> dict[str, Any]:
+        """Predict one case; returns its report, of a failed one too."""
+        report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, "notices": []}
+        report |= {
+            "input": {"path": os.path.abspath(case["image"])},
+            "versions": versions("segbundles", "torch", "monai", "numpy"),
+            "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision},
+        }
+        try:
+            loaded = load()
+            report |= {**loaded.wanted, "notices": loaded.notices}
+            started = time.perf_counter()
+            labels, probabilities = self._predict(loaded.item)
+            labels = self.postprocess(labels, self.outputs.labels)
+            predicted = time.perf_counter() - started
+            report["volumes"] = measure(labels, self.outputs.labels)
+            report["metrics"] = self._metrics(case, loaded.item, labels)
+            report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
+            report |= {"status": "done", "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            whole = self.outputs.write(case, labels, probabilities, report, loaded.unwritable)
+            return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
+        except TakenError:
+            raise
+        except Exception as error:  # whatever is wrong with one case must not cost the others
+            known = user_error(error)
+            report |= {
+                "status": "failed",
+                "error": str(known) if known else f"{case['image']}: {type(error).__name__}: {error}",
+            }
+            if known is None:
+                report["traceback"] = traceback.format_exc()
+            return {**self._failed(report), "written": ""}
+
+    def _failed(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Write the report of a failed case; results that lie there from before stay and are named in it."""
+        earlier = (read_report(self.outputs.folder / f"{report['case']}.json") or {}).get("outputs", {})
+        report |= {"outputs": earlier}
+        if earlier:
+            report["notices"] = [*report["notices"], f"of an earlier run: {', '.join(earlier)}"]
+        try:
+            return self.outputs.write_report(report)
+        except OutputError as error:  # a full disk fails the report too; the summary still says it
+            also = "" if str(error) == report["error"] else f" And its report: {error}"
+            return {**report, "error": f"{report['error']}{also}"}
+
+    def _predict(self, item: Mapping[str, Any]) -> tuple[MetaTensor, torch.Tensor | None]:
+        """Classes (1, *file shape), and probabilities (classes, *file shape) where they are wanted."""
+        if self.outputs.probabilities:
+            return self.evaluator.predict_with_probabilities(item)
+        return self.evaluator.predict(item), None
+
+    def _metrics(
+        self, case: Mapping[str, Any], item: Mapping[str, Any], labels: MetaTensor
+    ) -> dict[str, Any] | None:
+        if "label" not in item:
+            return None
+        try:
+            return without_nan(self.evaluator.score(item, labels))
+        except ImageError:
+            raise
+        except ValueError as error:
+            raise ImageError(f"{case['label']}: {error}; correct the label map.") from error
+
+    def _finish(
+        self,
+        cases: Sequence[Mapping[str, Any]],
+        todo: Sequence[int],
+        done: Sequence[str],
+        records: Sequence[Mapping[str, Any]] | None,
+    ) -> str:
+        """Write the tables over all cases and say what happened; returns the list of failures, "" for none.
+
+        Args:
+            records: of all processes; None where they cannot be asked any more, only their reports.
+        """
+        if records is None:
+            reports = read_reports(self.outputs.folder)
+            found = [reports.get(cases[index]["case"], {}) for index in todo]
+            records = [report for report in found if report.get("run") == self.run_id]
+        summary, unwritten = None, ""
+        try:
+            with self.claims.held("-summary"):
+                summary = self.outputs.summarise()
+        except OutputError as error:
+            unwritten = f"tables over all cases: {error}"
+        self.outputs.tidy()
+        failed = [record for record in records if record["status"] != "done"]
+        seen = {record["case"] for record in records}
+        missing = [cases[index]["case"] for index in todo if cases[index]["case"] not in seen]
+        parts = [f"{len(records) - len(failed)} of {len(cases)} cases segmented"]
+        parts += [f"{len(done)} done before"] if done else []
+        parts += [f"{len(failed)} failed"] if failed else []
+        parts += [f"{len(missing)} not reached"] if missing else []
+        if summary is not None:
+            print(f"\n{table(summary)}\n")
+        print(f"{', '.join(parts)}: {self.outputs.folder}", flush=True)
+        if not failed and not missing:
+            return unwritten
+        lines = [f"{len(failed) + len(missing)} of {len(cases)} cases failed:"]
+        for record in failed:
+            trace = " (traceback in its report)" if record.get("traceback") else ""
+            reason = str(record["error"]).replace("\n", "\n    ")
+            lines.append(f"  {record['case']}: {reason}{trace}")
+        lines += [
+            f"  {case}: not done, because its process ended; run the same command again" for case in missing
+        ]
+        return "\n".join([*lines, *([f"  {unwritten}"] if unwritten else [])])
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM ends the loop like an interruption by hand, so that what was done is still summed up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _say(record: Mapping[str, Any]) -> None:
+    if record["status"] == "done":
+        tqdm.write(f"{record['input']['path']} -> {record['written']}", file=sys.stdout)
+    else:
+        tqdm.write(f"failed: {record['case']} (why, is listed at the end)", file=sys.stderr)

@@ -1,0 +1,282 @@
+"""A whole volume through a network that sees patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+
+from pipelines.inference.windows import (
+    Batches,
+    InferenceMemoryError,
+    Network,
+    Plan,
+    Window,
+    blending_device,
+    longest,
+)
+from transforms.utils.memory import is_out_of_memory
+
+__all__ = ["InferenceMemoryError", "SlidingWindow"]
+
+
+class SlidingWindow(Inferer):
+    """Logits of a whole volume from overlapping windows, blended with Gaussian weights.
+
+    The windows, their weights and so the result are those of MONAI's SlidingWindowInferer. What differs is
+    the memory: `rows` sweeps the volume along one axis and hands out rows of voxels as soon as no further
+    window touches them, so that no more than one row of windows of C classes exists at a time.
+
+    A window of two axes on a volume of three goes through it axial slice by slice. No gradients are kept.
+
+    Args:
+        roi_size: window, the patch size of the training; 0, negative or None for the whole extent of an axis.
+        sw_batch_size: windows per forward pass; None fills the memory of a CUDA device, 1 elsewhere.
+        overlap: share of a window that its neighbour covers too, 0 to below 1; one number or one per axis.
+        mode: "gaussian" or "constant" weights.
+        sigma_scale: standard deviation of the Gaussian in windows.
+        padding_mode: how a volume smaller than the window is padded, see torch.nn.functional.pad.
+        cval: what the network sees there with padding_mode "constant" (air).
+        sw_device: where the network computes; None for the device of its weights, else of the volume. The
+            volume may stay on the host: windows are copied while the device computes.
+        device: where windows are blended; None for `sw_device`, or the CPU where its memory is too small.
+        progress: show how far the windows are, see `pipelines.utils.progress`; within other work that does so it is
+            shown anyway of a volume that takes long.
+        mirror_axes: spatial axes (0, 1, 2) along which test-time augmentation mirrors each window; the
+            logits of all combinations are averaged. Only sensible for axes that the training mirrored too.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int | None] | int,
+        sw_batch_size: int | None = None,
+        overlap: Sequence[float] | float = 0.5,
+        mode: str = "gaussian",
+        sigma_scale: Sequence[float] | float = 0.125,
+        padding_mode: str = "constant",
+        cval: float = -1.0,
+        sw_device: torch.device | str | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+        mirror_axes: Sequence[int] = (),
+    ) -> None:
+        self.roi_size = roi_size if isinstance(roi_size, int) else tuple(int(n or 0) for n in roi_size)
+        if sw_batch_size is not None and sw_batch_size < 1:
+            raise ValueError(f"sw_batch_size is a number of windows, at least 1, not {sw_batch_size}")
+        self.overlap = overlap if isinstance(overlap, (int, float)) else tuple(float(o) for o in overlap)
+        overlaps = (self.overlap,) if isinstance(self.overlap, (int, float)) else self.overlap
+        if not all(0 <= o < 1 for o in overlaps):
+            raise ValueError(f"overlap is a share of the window, 0 to below 1, not {overlap}")
+        if mode not in ("gaussian", "constant"):
+            raise ValueError(f"mode is 'gaussian' or 'constant', not '{mode}'")
+        self.sw_batch_size = sw_batch_size
+        self.mode = mode
+        self.sigma_scale = sigma_scale
+        self.padding_mode = padding_mode
+        self.cval = float(cval)
+        self.sw_device = None if sw_device is None else torch.device(sw_device)
+        self.device = None if device is None else torch.device(device)
+        self.progress = progress
+        self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
+
+    def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """(B, C, *spatial) to logits (B, classes, *spatial) in float32; a MetaTensor keeps its meta data.
+
+        Raises:
+            ValueError, InferenceMemoryError: see `rows`.
+        """
+        volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        shape = volumes.shape[2:]
+        axis = longest(shape)
+        result: torch.Tensor | None = None
+        for number in range(len(volumes)):
+            start = 0
+            for rows in self.rows(volumes[number : number + 1], network, axis, True, *args, **kwargs):
+                if result is None:
+                    result = self._empty((len(volumes), len(rows), *shape), rows.device)
+                stop = start + rows.shape[axis + 1]
+                result[number].narrow(axis + 1, start, stop - start).copy_(rows)
+                start = stop
+        if result is None:
+            raise ValueError(f"there is no volume in a batch of shape {tuple(inputs.shape)}")
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(result).copy_meta_from(inputs, copy_attr=False)
+        return result
+
+    def _empty(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """Room for the logits of whole volumes, on the host if the device that nobody asked for is full."""
+        if self.device is None:
+            try:
+                return torch.empty(shape, device=device)
+            except RuntimeError as error:
+                if device.type == "cpu" or not is_out_of_memory(error):
+                    raise
+        return torch.empty(shape, device=self.device or "cpu")
+
+    def rows(
+        self,
+        inputs: torch.Tensor,
+        network: Network,
+        axis: int | None = None,
+        normalise: bool = True,
+        *args: Any,
+        cval: float | None = None,
+        **kwargs: Any,
+    ) -> Iterator[torch.Tensor]:
+        """Blended logits of one volume, finished rows along one axis after another.
+
+        Args:
+            inputs: (1, C, *spatial).
+            network: called with windows (N, C, *roi_size) and the remaining arguments; must return logits
+                (N, classes, *roi_size).
+            axis: spatial axis of the sweep; the longest by default.
+            normalise: divide by the sum of weights. Without it the logits of each voxel are scaled by a
+                positive number, which does not change the largest.
+            cval: instead of the constructor's, for this volume.
+
+        Yields:
+            Tensors (classes, *spatial) with some extent along `axis`, float32; together they are the volume.
+            Each is only valid until the next is asked for.
+
+        Raises:
+            ValueError: the volume has another number of axes than the window, or the network returns
+                something else than logits of the window's size for each window.
+            InferenceMemoryError: a single window does not fit the memory of the device.
+        """
+        if inputs.shape[0] != 1:
+            raise ValueError(f"rows() takes one volume at a time, not a batch of {inputs.shape[0]}")
+        volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        plan = Plan(volume.shape[2:], self.roi_size, self.overlap, self.mode, self.sigma_scale, axis)
+        batches = Batches(
+            plan,
+            volume,
+            lambda windows: network(windows, *args, **kwargs),
+            self.sw_device or _device_of(network) or volume.device,
+            size=self.sw_batch_size,
+            padding_mode=self.padding_mode,
+            cval=self.cval if cval is None else cval,
+            mirror_axes=self.mirror_axes,
+            blending=self.device,
+            progress=self.progress,
+        )
+        slab: _Slab | None = None
+        for window, logits in batches:
+            if slab is None:
+                slab = _slab(plan, logits, normalise, self.device)
+                batches.make_room = slab.to_host
+                batches.blended_on_host = slab.on_host
+            yield from slab.up_to(window.start[plan.axis])
+            slab.add(window, logits)
+            # Or it stays in memory while the network computes the next.
+            del logits
+        assert slab is not None
+        yield from slab.up_to(None)
+
+
+def _device_of(network: Network) -> torch.device | None:
+    parameters = network.parameters() if isinstance(network, torch.nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), None)
+
+
+def _slab(plan: Plan, logits: torch.Tensor, normalise: bool, device: torch.device | None) -> _Slab:
+    """Where windows like `logits` are summed; on the host if the device is full."""
+    try:
+        return _Slab(plan, logits, normalise, device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()
+    return _Slab(plan, logits, normalise, torch.device("cpu"))
+
+
+class _Slab:
+    """Sums of weighted logits of the rows that windows still touch.
+
+    All its memory is taken when it is made.
+    """
+
+    def __init__(
+        self, plan: Plan, logits: torch.Tensor, normalise: bool, device: torch.device | None
+    ) -> None:
+        self.plan, self.axis = plan, plan.axis
+        extent, classes = plan.slab, len(logits)
+        voxels = torch.Size(extent).numel()
+        device = device or blending_device(logits.device, 4 * (classes + 1) * voxels)
+        # The memory order of the network's output: sums of differently ordered tensors are several times slower.
+        last = logits.ndim > 1 and logits.stride(0) == 1 and classes > 1
+        if last:
+            self.sums = torch.zeros((*extent, classes), device=device).movedim(-1, 0)
+        else:
+            self.sums = torch.zeros((classes, *extent), device=device)
+        self.weights = plan.weights.to(device)
+        self.counts = torch.zeros(extent, device=device) if normalise else None
+        # Sums of half-precision values change labels; the sums are always float32. One buffer for all
+        # windows: fresh memory costs a CPU more than the arithmetic.
+        self.buffer = (
+            None
+            if logits.dtype == torch.float32
+            else torch.empty_like(logits, dtype=torch.float32, device=self.sums.device)
+        )
+        self.first = 0
+
+    def on_host(self) -> bool:
+        return self.sums.device.type == "cpu"
+
+    def to_host(self) -> bool:
+        """Leave the device; False if there is nothing on one."""
+        if self.on_host():
+            return False
+        self.sums, self.weights = self.sums.cpu(), self.weights.cpu()
+        self.counts = None if self.counts is None else self.counts.cpu()
+        self.buffer = None if self.buffer is None else self.buffer.cpu()
+        return True
+
+    def add(self, window: Window, logits: torch.Tensor) -> None:
+        at = [slice(start, start + size) for start, size in zip(window.start, self.plan.roi, strict=True)]
+        at[self.axis] = slice(0, self.plan.roi[self.axis])
+        # In their own precision: converted on a full device they would need room there.
+        logits = logits.to(self.sums.device)
+        if logits.dtype != torch.float32:
+            if self.buffer is None:
+                self.buffer = torch.empty_like(logits, dtype=torch.float32)
+            logits = self.buffer.copy_(logits)
+        self.sums[(slice(None), *at)].addcmul_(logits, self.weights)
+        if self.counts is not None:
+            self.counts[tuple(at)] += self.weights
+
+    def up_to(self, stop: int | None) -> Iterator[torch.Tensor]:
+        """Rows before `stop` of the padded volume, which no further window touches; all with None."""
+        extent = self.plan.roi[self.axis]
+        count = extent if stop is None else min(stop - self.first, extent)
+        if count == 0:
+            return
+        rows = self.sums.narrow(self.axis + 1, 0, count)
+        if self.counts is not None:
+            rows.div_(self.counts.narrow(self.axis, 0, count))
+        begin = self.plan.before[self.axis]
+        end = begin + self.plan.shape[self.axis]
+        inside = slice(max(begin - self.first, 0), max(min(end - self.first, count), 0))
+        box = [slice(b, b + n) for b, n in zip(self.plan.before, self.plan.shape, strict=True)]
+        box[self.axis] = inside
+        if inside.stop > inside.start:
+            yield rows[(slice(None), *box)]
+        if stop is not None:
+            _shift(self.sums, self.axis + 1, count)
+            if self.counts is not None:
+                _shift(self.counts, self.axis, count)
+        self.first += count
+
+
+def _shift(rows: torch.Tensor, axis: int, count: int) -> None:
+    """Move rows towards the front by `count` and clear those behind."""
+    extent = rows.shape[axis]
+    for start in range(0, extent - count, count):
+        size = min(count, extent - count - start)
+        rows.narrow(axis, start, size).copy_(rows.narrow(axis, start + count, size))
+    rows.narrow(axis, extent - count, count).zero_()

@@ -1,0 +1,350 @@
+"""The windows of a volume: where they lie, and what a network makes of them on a device of any size."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from monai.data.utils import compute_importance_map, dense_patch_slices
+
+from pipelines.utils.progress import Steps, at_work
+from transforms.utils.memory import is_out_of_memory
+
+Network = Callable[..., torch.Tensor]
+
+
+class InferenceMemoryError(RuntimeError):
+    """Not even a single window fits the memory of the device."""
+
+
+ENOUGH_VOXELS = 8_000_000
+"""Voxels of windows in one forward pass; more take memory and keep a large GPU no busier."""
+
+
+class Window(NamedTuple):
+    start: tuple[int, ...]
+
+
+class _Computed(NamedTuple):
+    """Windows with their logits (N, classes, *roi), and on CUDA the event after which these are there."""
+
+    windows: list[Window]
+    logits: torch.Tensor
+    done: torch.cuda.Event | None
+
+
+class Plan:
+    """Where the windows of a volume lie: all of one row along `axis` before those of the next.
+
+    Args:
+        shape: spatial shape of the volume.
+        roi_size, overlap, mode, sigma_scale, axis: see `SlidingWindow` and its `rows`.
+
+    Attributes:
+        flat: whether a window of two axes goes through a volume of three.
+        before: voxels of padding in front, per axis.
+        padded: shape of the padded volume.
+        weights: of the voxels of a window, (*roi) float32 on the CPU.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        roi_size: Sequence[int] | int,
+        overlap: Sequence[float] | float,
+        mode: str,
+        sigma_scale: Sequence[float] | float,
+        axis: int | None,
+    ) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        dims = len(self.shape)
+        roi = (roi_size,) * dims if isinstance(roi_size, int) else tuple(roi_size)
+        self.flat = len(roi) == 2 and dims == 3
+        if self.flat:
+            roi = (*roi, 1)
+        if len(roi) != dims:
+            raise ValueError(
+                f"a window of {len(roi)} axes {tuple(roi)} does not fit an image of {dims} axes {self.shape}"
+            )
+        overlaps = (float(overlap),) * dims if isinstance(overlap, (int, float)) else tuple(overlap)
+        if self.flat and len(overlaps) == 2:
+            overlaps = (*overlaps, 0.0)
+        if len(overlaps) != dims:
+            raise ValueError(f"overlap {overlaps} needs one number, or one per axis of the window {roi}")
+        self.roi = tuple(n if r <= 0 else r for r, n in zip(roi, self.shape, strict=True))
+        self.axis = (2 if self.flat else longest(self.shape)) if axis is None else axis
+        # As MONAI pads and places: in the middle, and the last window ends with the volume.
+        self.before = tuple(max(r - n, 0) // 2 for r, n in zip(self.roi, self.shape, strict=True))
+        self.padded = tuple(max(r, n) for r, n in zip(self.roi, self.shape, strict=True))
+        interval = [
+            r if r == n else max(1, int(r * (1 - o)))
+            for r, n, o in zip(self.roi, self.padded, overlaps, strict=True)
+        ]
+        slices = dense_patch_slices(self.padded, self.roi, tuple(interval))
+        starts = [tuple(s.start for s in one) for one in slices]
+        self.windows = [Window(start) for start in sorted(starts, key=lambda start: start[self.axis])]
+        sigma = sigma_scale if isinstance(sigma_scale, (int, float)) else list(sigma_scale)
+        extent = self.roi[:-1] if self.flat else self.roi
+        weights = compute_importance_map(extent, mode=mode, sigma_scale=sigma, device="cpu")
+        assert isinstance(weights, torch.Tensor)
+        self.weights = weights.float().reshape(self.roi)
+
+    @property
+    def slab(self) -> tuple[int, ...]:
+        """Spatial shape of a row of windows."""
+        return tuple(
+            r if axis == self.axis else n
+            for axis, (n, r) in enumerate(zip(self.padded, self.roi, strict=True))
+        )
+
+    @property
+    def row(self) -> int:
+        """Windows of a row."""
+        return len(self.windows) // len({window.start[self.axis] for window in self.windows})
+
+
+class Batches:
+    """Windows with their logits (classes, *roi), in the order of the plan.
+
+    On a CUDA device the logits of one batch are blended, and the next is gathered into pinned memory, while the device
+    computes; where `blended_on_host` says so, logits come on the CPU, each only valid until the next is asked for.
+    Where the memory gets too small, batches shrink and come one by one, then `make_room` is asked,
+    then the volume goes back to the host.
+
+    Args:
+        volume: (1, C, *spatial) on any device.
+        size: windows per forward pass; None for as many as a CUDA device holds, 1 elsewhere.
+        padding_mode, cval: what the network sees around a volume smaller than the window.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        volume: torch.Tensor,
+        network: Network,
+        device: torch.device,
+        *,
+        size: int | None,
+        padding_mode: str,
+        cval: float,
+        mirror_axes: Sequence[int],
+        blending: torch.device | None,
+        progress: bool,
+    ) -> None:
+        self.plan, self.network, self.device = plan, network, device
+        self.mirror_axes, self.blending, self.progress = tuple(mirror_axes), blending, progress
+        pad = [
+            n
+            for b, p, s in zip(
+                reversed(plan.before), reversed(plan.padded), reversed(plan.shape), strict=True
+            )
+            for n in (b, p - s - b)
+        ]
+        if any(pad):
+            constant = padding_mode == "constant"
+            volume = F.pad(volume, pad, mode=padding_mode, value=cval if constant else None)
+        self._came_from_host = device.type == "cuda" and volume.device.type == "cpu"
+        if self._came_from_host and volume.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
+            volume = volume.to(device)
+        self.volume = volume[0]
+        # Streams of their own, or copies would wait for the batch that the network computes.
+        self.copies = torch.cuda.Stream(device) if self._came_from_host else None
+        self._results = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._landing: torch.Tensor | None = None
+        self.size = size or 1
+        # Chosen after the first window has shown what it needs.
+        self.automatic = size is None and device.type == "cuda"
+        # A CPU would only hold the logits of one more batch.
+        self.ahead = device.type == "cuda"
+        self.make_room: Callable[[], bool] = lambda: False
+        self.blended_on_host: Callable[[], bool] = lambda: False
+
+    def __iter__(self) -> Iterator[tuple[Window, torch.Tensor]]:
+        plan = self.plan
+        pending: _Computed | None = None
+        done = 0
+        # Within other work one hears of them too, but only of a case that takes long.
+        quiet, delay = not (self.progress or at_work()), 0.0 if self.progress else 5.0
+        with Steps(len(plan.windows), "window", quiet=quiet, leave=False, delay=delay) as steps:
+            while done < len(plan.windows):
+                count = 1 if self.automatic else self.size
+                computed, problem = self._tried(plan.windows[done : done + count])
+                # On CUDA the call above has only queued the work; the device is busy while the last is blended.
+                waiting = pending is not None
+                if pending is not None:
+                    yield from self._pairs(pending)
+                    pending = None
+                if computed is None:
+                    self._shrink(waiting, problem)
+                    continue
+                done += len(computed.windows)
+                steps.step(len(computed.windows))
+                if self.ahead:
+                    pending = computed
+                else:
+                    yield from self._pairs(computed)
+                # Or the network would compute the next while these are held.
+                del computed
+        if pending is not None:
+            yield from self._pairs(pending)
+
+    def _pairs(self, batch: _Computed) -> Iterator[tuple[Window, torch.Tensor]]:
+        for number, window in enumerate(batch.windows):
+            yield window, self._landed(batch.logits[number], batch.done)
+
+    def _landed(self, logits: torch.Tensor, done: torch.cuda.Event | None) -> torch.Tensor:
+        """The logits of a window, on the host where they are blended there."""
+        if self._results is None or done is None or logits.device.type == "cpu" or not self.blended_on_host():
+            return logits
+        if self._landing is None:
+            self._landing = torch.empty_like(logits, device="cpu", pin_memory=True)
+        with torch.cuda.stream(self._results):
+            self._results.wait_event(done)
+            self._landing.copy_(logits, non_blocking=True)
+        # Of this copy alone: the network goes on with the next batch.
+        self._results.synchronize()
+        return self._landing
+
+    def _tried(self, windows: list[Window]) -> tuple[_Computed | None, BaseException | None]:
+        """The windows with their logits, or the error that says that memory is too small."""
+        try:
+            logits = self._measured(windows) if self.automatic else self._logits(self._gather(windows))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            # Its frames hold on to tensors.
+            return None, error.with_traceback(None)
+        done = None
+        if logits.device.type == "cuda":
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(logits.device))
+        return _Computed(windows, logits, done), None
+
+    def _shrink(self, waiting: bool, problem: BaseException | None) -> None:
+        """Need less memory from now on.
+
+        Args:
+            waiting: logits that waited to be blended were in memory.
+            problem: what happened.
+
+        Raises:
+            InferenceMemoryError: there is nothing left to do without.
+        """
+        self.ahead = False
+        if self.size > 1:
+            self.size //= 2
+        elif not waiting and not self.make_room() and not self._volume_to_host():
+            raise InferenceMemoryError(
+                f"a single window of {self.plan.roi} voxels does not fit the memory of {self.device}; "
+                "free it of other programs, use --precision bf16, or compute with --device cpu"
+            ) from problem
+        torch.cuda.empty_cache()
+
+    def _volume_to_host(self) -> bool:
+        if not self._came_from_host or self.volume.device.type == "cpu":
+            return False
+        self.volume = self.volume.cpu()
+        return True
+
+    def _measured(self, windows: list[Window]) -> torch.Tensor:
+        """The first window's logits; chooses how many windows the memory of the device holds at once."""
+        torch.cuda.synchronize(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        logits = self._logits(self._gather(windows))
+        torch.cuda.synchronize(self.device)
+        # Those of the batch before wait to be blended.
+        needed = torch.cuda.max_memory_allocated(self.device) - before + logits.nbytes
+        free, _ = torch.cuda.mem_get_info(self.device)
+        usable = free + torch.cuda.memory_reserved(self.device) - before
+        sums = 4 * (logits.shape[1] + 1) * math.prod(self.plan.slab)
+        on_device = (self.blending or blending_device(logits.device, sums)).type == "cuda"
+        self.size = windows_at_once(
+            usable - (sums if on_device else 0), needed, self.plan.row, math.prod(self.plan.roi)
+        )
+        self.automatic = False
+        return logits
+
+    def _gather(self, windows: list[Window]) -> torch.Tensor:
+        """Windows (N, C, *roi) on the device."""
+        views = [
+            self.volume[
+                (slice(None), *(slice(a, a + n) for a, n in zip(w.start, self.plan.roi, strict=True)))
+            ]
+            for w in windows
+        ]
+        if self.device.type == "cuda" and self.volume.device.type == "cpu":
+            staged = torch.empty((len(views), *views[0].shape), dtype=self.volume.dtype, pin_memory=True)
+            for target, view in zip(staged, views, strict=True):
+                target.copy_(view)
+            assert self.copies is not None
+            with torch.cuda.stream(self.copies):
+                # The caching host allocator keeps the pinned memory until the copy is done.
+                batch = staged.to(self.device, non_blocking=True)
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.copies)
+            # Made on one stream and used on the other: its memory must not be given away before both are done.
+            batch.record_stream(current)
+            return batch
+        return torch.stack(views).to(self.device)
+
+    def _logits(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.plan.flat:
+            batch = batch.squeeze(-1)
+        axes = [axis + 2 for axis in self.mirror_axes]
+        if any(not 2 <= axis < batch.ndim for axis in axes):
+            raise ValueError(
+                f"mirror_axes {self.mirror_axes} must be axes 0 to {batch.ndim - 3} of the window"
+            )
+        flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
+        total = self._network(batch)
+        for flip in flips[1:]:
+            # A flip is a copy, so that neither the network's own memory nor its input is changed.
+            total = self._network(batch.flip(flip)).flip(flip).float().add_(total)
+        if len(flips) > 1:
+            total.div_(len(flips))
+        return total.unsqueeze(-1) if self.plan.flat else total
+
+    def _network(self, batch: torch.Tensor) -> torch.Tensor:
+        # With gradients the sums would hold on to the graph of every window.
+        with torch.no_grad():
+            logits = self.network(batch)
+        fits = isinstance(logits, torch.Tensor) and logits.ndim == batch.ndim
+        if not fits or logits.shape[2:] != batch.shape[2:] or len(logits) != len(batch):
+            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ValueError(
+                f"the network must return logits of the window's size {tuple(batch.shape[2:])}, not {found}, "
+                f"for each of {len(batch)} windows"
+            )
+        return logits
+
+
+def longest(shape: Sequence[int]) -> int:
+    """The axis of most voxels."""
+    return max(range(len(shape)), key=lambda axis: shape[axis])
+
+
+def windows_at_once(usable: int, needed: int, row: int, voxels: int = 1) -> int:
+    """Windows per forward pass.
+
+    Args:
+        usable: bytes of the device that the network may take.
+        needed: bytes that one window took.
+        row: windows of a row; more than two rows at once gain nothing.
+        voxels: of a window.
+    """
+    # Not all: memory is fragmented, and workspaces do not grow in proportion.
+    return max(1, min(int(0.7 * usable) // max(needed, 1), 2 * row, 32, ENOUGH_VOXELS // voxels))
+
+
+def blending_device(device: torch.device, needed: int) -> torch.device:
+    """The device of the logits if `needed` bytes of sums fit there beside the network, else the CPU."""
+    if device.type != "cuda":
+        return device
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return device if needed < 0.5 * (free + cached) else torch.device("cpu")

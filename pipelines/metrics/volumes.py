@@ -1,0 +1,53 @@
+"""How large the structures of a label map are, as a table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from pipelines.metrics.result_files import guarded
+from transforms.label_values import value_counts
+from transforms.utils.files import replacing
+
+
+def voxel_ml(affine: Any, spatial_dims: int = 3) -> float | None:
+    """Millilitres of one voxel by the affine's determinant, so that a tilted grid counts right; None in 2D."""
+    if spatial_dims != 3:
+        return None
+    return float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000
+
+
+def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+    """Voxels and ml of every foreground class of a label map (1, *shape), absent ones included.
+
+    Returns:
+        Class name to {"voxels": int, "ml": float, or None for a 2D picture}.
+    """
+    array = labels.as_tensor().cpu().numpy()
+    counts = value_counts(array[0], max(names) + 1)
+    unit = voxel_ml(labels.affine.cpu(), array.ndim - 1)
+    return {
+        name: {"voxels": int(counts[value]), "ml": None if unit is None else int(counts[value]) * unit}
+        for value, name in sorted(names.items())
+        if value != 0
+    }
+
+
+def write_volumes(path: Path, cases: Iterable[Mapping[str, Any]]) -> None:
+    """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
+
+    Args:
+        cases: records with "case" and "volumes", see `measure`.
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["case", "class", "ml", "voxels"])
+        for case in cases:
+            for name, found in case["volumes"].items():
+                ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
+                writer.writerow(guarded([case["case"], name, ml, found["voxels"]]))

@@ -1,0 +1,394 @@
+"""The journal of a run: everything that it has to say, on disk before MLflow hears of it.
+
+A spool is a folder of journals, one per process that wrote a run:
+
+    mlflow_spool/
+        20261123-015318-3f2a91bc/
+            journal.jsonl     one record a line, the first says which run; only ever appended to
+            files/000003/...  what a record refers to: artifacts and pictures
+            delivered.json    how far MLflow has it
+            refused.jsonl     what MLflow will never take or a full disk has lost, with its reason
+            end.json          the end of the run, where the journal had no room for it
+            reserve           room for the two above
+            head.jsonl        the first line, where only what was refused is left
+            lock              held by the process that writes or delivers
+
+A journal is removed when all of it is delivered and nothing was refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipelines.tracking.refused import FILE as REFUSED
+from pipelines.tracking.refused import Refused
+from pipelines.utils.locks import Lock
+from transforms.utils.files import replacing, try_folder
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "mlflow_spool"
+VARIABLE = "SEGBUNDLES_SPOOL"
+JOURNAL, HEAD, DELIVERED = "journal.jsonl", "head.jsonl", "delivered.json"
+FILES, LOCK, END, RESERVE = "files", "lock", "end.json", "reserve"
+# Above this a copy would hold up a training, so the file is linked: it must be replaced, not rewritten, later.
+LINKED = 8 << 20
+_RESERVED = 1 << 16
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite tracking URI, absolute; None for any other store."""
+    prefix = "sqlite:///"
+    return Path(uri[len(prefix) :].partition("?")[0]).absolute() if uri.startswith(prefix) else None
+
+
+def spool_folder(uri: str) -> Path:
+    """Where journals for a tracking URI lie: SEGBUNDLES_SPOOL, beside a SQLite file, or the working directory."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).absolute()
+    database = sqlite_file(uri)
+    return (database.parent if database is not None else Path.cwd()) / FOLDER
+
+
+class Journal:
+    """One process's record of one run.
+
+    Args:
+        folder: of the journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = Lock(folder / LOCK)
+        self._handle: int | None = None
+        # Bytes that the disk has not taken yet; the next record goes behind them, so no line is ever torn.
+        self._waiting = b""
+        self._refused = Refused(folder)
+        self._warned = False
+        self._count = 0
+        self._writing = threading.Lock()
+
+    @classmethod
+    def create(cls, root: Path, head: Mapping[str, Any]) -> Journal:
+        """A new journal of this process, locked by it, that begins with `head`.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        name = f"{datetime.now():%Y%m%d-%H%M%S}-{head['key'][:8]}-{secrets.token_hex(2)}"
+        for attempt in range(3):
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                (root / name).mkdir(mode=0o700)
+                break
+            except FileNotFoundError:  # another process removed the empty root in between
+                if attempt == 2:
+                    raise
+        journal = cls(root / name)
+        with contextlib.suppress(OSError):  # a file system without locks: others leave the journal alone then
+            journal.take()
+        journal._handle = os.open(
+            journal.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600
+        )
+        journal.append(head)
+        with contextlib.suppress(OSError):  # a disk that is full already
+            (journal.folder / RESERVE).write_bytes(os.urandom(_RESERVED))
+        return journal
+
+    # Writing: by the process that made it.
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record; a full disk is warned of once, and the record is tried again with the next."""
+        line = json.dumps(record, default=str).encode() + b"\n"
+        with self._writing:
+            self._waiting += line
+            self._push()
+
+    def _push(self) -> None:
+        if self._handle is None:
+            return
+        try:
+            while self._waiting:
+                written = os.write(self._handle, self._waiting)
+                self._waiting = self._waiting[written:]
+        except OSError as error:
+            if not self._warned:
+                logger.warning(
+                    "what the run says cannot be written to %s (%s); it is kept in memory until it can",
+                    self.folder,
+                    error,
+                )
+            self._warned = True
+
+    def secure(self) -> None:
+        """Make all records so far outlast a power cut."""
+        with self._writing:
+            self._push()
+            if self._handle is not None:
+                with contextlib.suppress(OSError):  # not every file system can
+                    os.fsync(self._handle)
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the disk did not take."""
+        return len(self._waiting)
+
+    def give_up(self, end: Mapping[str, Any]) -> None:
+        """Put on disk what there is room for, and of the rest how much it is; the process is about to end.
+
+        Args:
+            end: the record of the run's end, which is kept in any case that the disk allows.
+        """
+        reserve = self.folder / RESERVE
+        with contextlib.suppress(OSError):
+            os.truncate(reserve, _RESERVED // 4)
+        self._refused.write()
+        with contextlib.suppress(OSError):
+            (self.folder / END).write_text(json.dumps(end), encoding="utf-8")
+        with self._writing:
+            self._push()
+            if not self._waiting:
+                return
+            # One of them is torn, and the last is the end itself.
+            count = self._waiting.count(b"\n") - 1
+            self._waiting = b""
+        reserve.unlink(missing_ok=True)
+        if count:
+            self.refuse({"op": "records", "count": count, "lost": True}, "the disk was full to the end")
+
+    def end(self) -> dict[str, Any] | None:
+        """The record of the run's end where the journal itself had no room for it."""
+        try:
+            return json.loads((self.folder / END).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def place(self, name: str) -> Path:
+        """A path for a new file called `name`, in a folder of its own."""
+        with self._writing:
+            self._count += 1
+            folder = self.folder / FILES / f"{self._count:06d}"
+        folder.mkdir(parents=True)
+        return folder / name
+
+    def keep(self, source: str | os.PathLike) -> str:
+        """Keep a file as it is now; returns its name within the journal.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        target = self.place(Path(source).name)
+        try:
+            self._keep(Path(source), target)
+        except OSError:
+            shutil.rmtree(target.parent, ignore_errors=True)
+            raise
+        return target.relative_to(self.folder).as_posix()
+
+    def _keep(self, source: Path, target: Path) -> None:
+        if source.stat().st_size >= LINKED:
+            try:
+                os.link(source, target)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, target)
+        else:
+            shutil.copyfile(source, target)
+
+    # Reading: by whoever holds the lock.
+
+    def take(self) -> bool:
+        """Lock the journal for this process; False while another process has it.
+
+        Raises:
+            OSError: it is gone, or the file system knows no locks.
+        """
+        return self._lock.take()
+
+    def release(self) -> None:
+        """Let others have the journal; nothing can be written any more."""
+        self._close()
+        self._lock.release()
+
+    def _close(self) -> None:
+        with self._writing:
+            if self._handle is not None:
+                os.close(self._handle)
+                self._handle = None
+
+    @property
+    def size(self) -> int:
+        """Bytes in the journal, those included that this process still has in memory."""
+        with self._writing:
+            try:
+                return (self.folder / JOURNAL).stat().st_size + len(self._waiting)
+            except OSError:
+                return len(self._waiting)
+
+    def head(self) -> dict[str, Any] | None:
+        """The first record; None where a process ended before it was written."""
+        for record, _ in self.records(0):
+            return record
+        return None
+
+    def records(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """Whole records from a byte on, each with the byte behind it.
+
+        A last line that a killed process left torn is not there; a damaged one in the middle is left out. What a
+        full disk did not take is there for the process that has it in memory.
+        """
+        try:
+            stream = (self.folder / JOURNAL).open("rb")
+        except FileNotFoundError:
+            return
+        with stream:
+            end = start
+            for line in self._lines(stream, start):
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    logger.warning("a damaged line of %s is left out", self.folder / JOURNAL)
+                    continue
+                if isinstance(record, dict):
+                    yield record, end
+
+    def _lines(self, stream: BinaryIO, start: int) -> Iterator[bytes]:
+        with self._writing:
+            size, waiting = os.fstat(stream.fileno()).st_size, self._waiting
+        torn = b""
+        left = size - start
+        stream.seek(start)
+        while left > 0:
+            line = stream.readline(left)
+            left -= len(line)
+            if not line.endswith(b"\n"):
+                torn = line
+                break
+            yield line
+        yield from (torn + waiting[max(0, start - size) :]).splitlines(True)
+
+    def progress(self) -> dict[str, Any]:
+        """What `set_progress` wrote last: "offset" and what belongs to it."""
+        try:
+            return json.loads((self.folder / DELIVERED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {"offset": 0}
+
+    def set_progress(self, **values: Any) -> None:
+        """Say how far MLflow has the journal, whole or not at all."""
+        temporary = self.folder / f".{DELIVERED}"
+        # On a full disk the note is missing, and whoever goes on sends again what MLflow has, to no harm.
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(values), encoding="utf-8")
+            temporary.replace(self.folder / DELIVERED)
+
+    def refuse(self, record: Mapping[str, Any], reason: str) -> None:
+        """Put a record aside that MLflow will never take, or that is lost: then "lost" is true in it."""
+        self._refused.add(record, reason)
+
+    def missing(self) -> list[dict[str, Any]]:
+        """What was put aside, each record with its reason under "refused"."""
+        return self._refused.all()
+
+    @property
+    def refused(self) -> int:
+        """How many records were put aside."""
+        return len(self.missing())
+
+    def retry_refused(self) -> None:
+        """Make what was refused a part of the journal again."""
+        if not self.take():
+            return
+        try:
+            path = self.folder / (JOURNAL if (self.folder / JOURNAL).is_file() else HEAD)
+            whole = b"".join(line for line in path.read_bytes().splitlines(True) if line.endswith(b"\n"))
+            if path.name == HEAD:
+                self.set_progress(**{**self.progress(), "offset": len(whole)})
+            with replacing(self.folder / JOURNAL) as temporary:
+                temporary.write_bytes(whole + (self.folder / REFUSED).read_bytes())
+            (self.folder / REFUSED).unlink()
+            (self.folder / HEAD).unlink(missing_ok=True)
+        finally:
+            self.release()
+
+    def forget(self, record: Mapping[str, Any]) -> None:
+        """Remove the file of a record that is delivered for good."""
+        if "file" in record:
+            shutil.rmtree((self.folder / record["file"]).parent, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove the whole journal, or all but what was refused, and release it."""
+        # Windows removes no file that is open.
+        self._close()
+        (self.folder / RESERVE).unlink(missing_ok=True)
+        if self.refused:
+            with (self.folder / JOURNAL).open("rb") as stream, replacing(self.folder / HEAD) as temporary:
+                temporary.write_bytes(stream.readline())
+            (self.folder / JOURNAL).unlink()
+            (self.folder / END).unlink(missing_ok=True)
+            self._refused.write()
+            self.release()
+            return
+        root = self.folder.parent
+        # Out of sight at once: a journal that is half removed would look like one to deliver.
+        hidden = self.folder.with_name(f".{self.folder.name}")
+        try:
+            self.folder.replace(hidden)
+        except OSError:
+            # Windows moves no folder in which a file is open, and the lock is one.
+            self.release()
+            with contextlib.suppress(OSError):
+                self.folder.replace(hidden)
+        self.release()
+        shutil.rmtree(hidden, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others have journals there
+            root.rmdir()
+
+
+def journals(root: Path) -> list[Journal]:
+    """The journals of a spool, oldest first, those of living processes too."""
+    if not root.is_dir():
+        return []
+    found = sorted(root.iterdir())
+    for path in found:
+        if path.name.startswith("."):  # the rest of one that was removed
+            shutil.rmtree(path, ignore_errors=True)
+    return [Journal(path) for path in found if path.name[0] != "." and (path / JOURNAL).is_file()]
+
+
+def with_refused(root: Path) -> list[Journal]:
+    """Journals that hold something that MLflow refused, oldest first."""
+    if not root.is_dir():
+        return []
+    return [Journal(path) for path in sorted(root.iterdir()) if (path / REFUSED).is_file()]
+
+
+def usable_folder(uri: str) -> Path:
+    """`spool_folder`, or one in the system's folder for temporary files where that cannot be written."""
+    root = spool_folder(uri)
+    try:
+        try_folder(root)
+        return root
+    except OSError as error:
+        other = Path(tempfile.gettempdir()) / f"{FOLDER}-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+        logger.warning("%s cannot be written (%s); the journal of the run goes to %s", root, error, other)
+        return other
+
+
+def milliseconds() -> int:
+    """Now, as MLflow counts."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,407 @@
+"""The state of a training on disk, and the trained model that comes out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.inference.model_card import CardError, build_network, checked, read_content
+from pipelines.training.starts import Starts
+from pipelines.training.trainer import unwrapped
+from pipelines.utils.locks import Lock, NoLocksError
+from transforms.preprocess import Preprocess
+from transforms.utils.files import remove_leftovers, replacing, sha256_of, sync_folder, way_out
+from transforms.utils.placing import put_in_place
+
+logger = logging.getLogger(__name__)
+
+LAST, EARLIER, BEST, CARD = "last.pt", "earlier.pt", "model.pt", "model.json"
+FORMAT = 2
+_MOVING = ".moving"
+_STATE: dict[str, Any] = {
+    **{
+        "work": dict,
+        "finished": bool,
+        "stopped_early": bool,
+        "best": (int, float),
+        "run_id": (str, type(None)),
+    },
+    **dict.fromkeys(("epochs", "epoch", "epoch_length", "iteration", "inside", "patches"), int),
+    **{"history": ("epoch",), "ranks": ("random", "losses")},
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or model file cannot be used; the message names it and says what to do."""
+
+
+class CheckpointNotWrittenError(RuntimeError):
+    """A checkpoint or model file cannot be written; what lay there before is whole."""
+
+
+class Checkpoints:
+    """Writes and reads the files of one training in one folder.
+
+    - `last.pt`: everything needed to go on;
+    - `earlier.pt`: the same from the time before, in case `last.pt` cannot be read;
+    - `model.pt`: the weights with the best validation Dice, a plain state dict as MONAI's tools expect;
+    - `model.json`: what those weights need around them: network, labels, preprocessing, patch size, run.
+
+    Every file is written whole or not at all and holds only tensors and plain types. A process may be killed
+    between any two steps: `repair`, the first thing that the next start does, completes what was begun.
+
+    Args:
+        folder: where they lie.
+
+    Attributes:
+        starts: what a start notes there for the next one.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        self._lock = Lock(self.folder / ".lock")
+        self.starts = Starts(self._lock)
+        self._unreadable = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this process; a process that dies lets go of it.
+
+        Raises:
+            CheckpointError: another training is writing there.
+        """
+        lock = self._lock
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not lock.take():
+                raise CheckpointError(
+                    f"another training is writing to {self.folder}; wait for it or end it, or train beside it with "
+                    "another --bundle_root"
+                )
+        except NoLocksError as error:
+            reason = error.strerror or error
+            logger.warning("%s cannot be locked (%s): start no second training there", self.folder, reason)
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def repair(self) -> None:
+        """Complete or clear away what a killed process had begun; by one process alone, see `held`."""
+        for name in (LAST, BEST, CARD, _next(Path(BEST)).name, _next(Path(CARD)).name):
+            remove_leftovers(self.folder / name)
+        model, card = self.folder / BEST, self.folder / CARD
+        if _waiting_card(model, card) is not None:
+            put_in_place(_next(card), card)
+        # The card first: alone it would be taken for that of the weights in place.
+        for path in (_next(card), _next(model)):
+            path.unlink(missing_ok=True)
+        for moving in sorted((self.folder / "previous").glob(f"*{_MOVING}")):
+            self._move_to(moving)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The last state that can be read, the one of `earlier.pt` with a warning; None where there is none.
+
+        Raises:
+            CheckpointError: there are files, and none can be read.
+        """
+        present = [path for path in (self.folder / LAST, self.folder / EARLIER) if path.is_file()]
+        first_error: CheckpointError | None = None
+        for path in present:
+            try:
+                state = load_state(path)
+            except CheckpointError as error:
+                first_error = first_error or error
+                self._unreadable = self._unreadable or path.name == LAST
+                continue
+            if first_error is not None:
+                logger.warning("%s; the checkpoint before it, %s, takes its place", first_error, path.name)
+            return state
+        if first_error is not None:
+            raise first_error
+        return None
+
+    def set_aside(self) -> Path | None:
+        """Move the files of an earlier training to `previous/<number>`, so that nothing is overwritten."""
+        if not self._present():
+            return None
+        parent = self.folder / "previous"
+        numbers = [p.name.removesuffix(_MOVING) for p in parent.glob("*")]
+        number = 1 + max((int(name) for name in numbers if name.isdigit()), default=0)
+        self._unreadable = False
+        return self._move_to(parent / f"{number:03d}{_MOVING}")
+
+    def _move_to(self, moving: Path) -> Path:
+        """Move the files, all of them at the end: a folder still called moving is not complete."""
+        moving.mkdir(parents=True, exist_ok=True)
+        for path in self._present():
+            put_in_place(path, moving / path.name)
+        target = moving.with_name(moving.name.removesuffix(_MOVING))
+        put_in_place(moving, target)
+        sync_folder(target.parent)
+        return target
+
+    def _present(self) -> list[Path]:
+        # The state goes first: without it nothing is gone on with, and what is left is moved by the next start.
+        names = (LAST, EARLIER, "unreadable.pt", BEST, CARD)
+        return [self.folder / name for name in names if (self.folder / name).exists()]
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a state to `last.pt`; the one before becomes `earlier.pt`.
+
+        Raises:
+            CheckpointNotWrittenError: the disk is full, or the like.
+        """
+        path = self.folder / LAST
+        if self._unreadable:
+            # It must not take the place of the one that was read, nor be lost: perhaps it can be mended.
+            put_in_place(path, self.folder / "unreadable.pt")
+            self._unreadable = False
+        with self._writing(), replacing(path, keep=self.folder / EARLIER) as temporary:
+            _write_tensors({"format": FORMAT, **state}, temporary)
+        self.starts.has_checkpoint()
+
+    def save_model(self, weights: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> Path:
+        """Write `model.pt` and `model.json`, which carries the sha256 of the weights it belongs to.
+
+        Both are first written whole under other names. From then on `repair` and `TrainedModel` find a whole
+        pair wherever the process ends.
+
+        Raises:
+            CheckpointNotWrittenError: the disk is full, or the like; the pair before is whole.
+        """
+        path = self.folder / BEST
+        beside = path.with_suffix(".json")
+        try:
+            with self._writing():
+                with replacing(_next(path)) as temporary:
+                    _write_tensors(dict(weights), temporary)
+                text = json.dumps({**card, "sha256": sha256_of(_next(path))}, indent=2) + "\n"
+                with replacing(_next(beside)) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+        except CheckpointNotWrittenError:
+            _next(path).unlink(missing_ok=True)
+            raise
+        with self._writing():
+            put_in_place(_next(path), path)
+            put_in_place(_next(beside), beside)
+            sync_folder(self.folder)
+        return path
+
+    def has_model(self) -> bool:
+        """Whether `model.pt` and `model.json` are there and belong together."""
+        try:
+            return sha256_of(self.folder / BEST) == read_content(self.folder / CARD).get("sha256")
+        except (OSError, CardError):
+            return False
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> CheckpointNotWrittenError:
+        return CheckpointNotWrittenError(
+            f"the training's files cannot be written to {self.folder} ({error.strerror or error}); {way_out(error)}, "
+            "and the same command goes on after the last checkpoint"
+        )
+
+
+def _next(path: Path) -> Path:
+    """Where a file of the pair lies until both can take their places."""
+    return path.with_name(f"{path.stem}.next{path.suffix}")
+
+
+def _write_tensors(value: Any, path: Path) -> None:
+    """torch.save, with what the system says of a failure: torch alone hides a full disk."""
+    try:
+        with path.open("wb") as stream:
+            torch.save(value, stream)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from error
+
+
+class TrainedModel:
+    """A trained network with everything that its input and output need.
+
+    Both files may be a stranger's: nothing in them can run code, see `pipelines.inference.model_card` and docs/security.md.
+
+    Args:
+        path: a `model.pt` with its `model.json` beside it, as a training leaves them.
+        trusted: networks besides this project's that the description may name, see `model_card.build_network`.
+
+    Attributes:
+        network: the network with its weights, in evaluation mode, on the CPU.
+        preprocess: the definition of preprocessing that it was trained with.
+        labels: class id to name, background included.
+        patch_size: the window for sliding-window inference.
+        card: the content of `model.json`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or the two do not belong together.
+    """
+
+    def __init__(self, path: str | os.PathLike, trusted: Iterable[str] = ()) -> None:
+        path = Path(path)
+        beside = path.with_suffix(".json")
+        for file in (path, beside):
+            if not file.is_file():
+                raise CheckpointError(
+                    f"there is no trained model at {path} ({file.name} is missing); train one first, for example "
+                    "with: python -m monai.bundle run training --config_file bundles/r2unet/train.json"
+                )
+        try:
+            self.card: dict[str, Any] = checked(_card_of(path, beside))
+            self.labels = {int(value): name for value, name in self.card["labels"].items()}
+            self.patch_size = tuple(self.card["patch_size"])
+            self.preprocess = Preprocess.from_parameters(self.card["preprocessing"])
+            if sha256_of(path) != self.card["sha256"]:
+                raise CheckpointError(
+                    f"{path} is not the file that {beside.name} describes (sha256 differs); the two must come from "
+                    "the same training"
+                )
+            self.network = build_network(self.card, path.stat().st_size, trusted)
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{beside} is not the description of a trained model: {error}") from error
+        weights = load_tensors(path)
+        try:
+            self.network.load_state_dict(weights)
+        except Exception as error:  # torch has its own idea of what to raise for what is no state dict
+            raise CheckpointError(f"{path} does not fit the network of {beside.name}: {error}") from error
+        self.network.eval()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the foreground classes 1, 2, ... in order."""
+        return [self.labels[value] for value in sorted(self.labels) if value != 0]
+
+    def require_labels(self, labels: Mapping[int, str]) -> None:
+        """Raise CheckpointError unless a dataset has the very classes that the model predicts."""
+        if dict(labels) != self.labels:
+            raise CheckpointError(
+                f"the dataset's labels {dict(labels)} are not those of the model {self.labels}; evaluate on a "
+                "dataset with the labels of the training"
+            )
+
+
+def _card_of(path: Path, beside: Path) -> dict[str, Any]:
+    """The description beside weights, or the one that a killed training left waiting to take its place."""
+    return _waiting_card(path, beside) or read_content(beside)
+
+
+def _waiting_card(path: Path, beside: Path) -> dict[str, Any] | None:
+    """The description that belongs to the weights in place but is not in its own place yet; mostly None."""
+    with contextlib.suppress(FileNotFoundError, CardError):
+        card = read_content(_next(beside))
+        if not _next(path).is_file() and card.get("sha256") == sha256_of(path):
+            return card
+    return None
+
+
+def load_state(path: str | os.PathLike) -> dict[str, Any]:
+    """Load a state that `Checkpoints.save` wrote, after checking its checksums, which torch.load does not.
+
+    Raises:
+        CheckpointError: the file is damaged, or something else than a state of a training.
+    """
+    try:
+        _require_uncompressed(path)
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged archive fails in more ways than zipfile names
+        raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
+    if wrong is not None:
+        raise CheckpointError(f"{path} is damaged (at {wrong}); restore it or move it away")
+    state = load_tensors(path)
+    if not isinstance(state, dict) or "network" not in state or "epoch" not in state:
+        raise CheckpointError(f"{path} is not the state of a training; move it away")
+    if state.get("format") != FORMAT:
+        if state.get("finished"):
+            # Nobody goes on with it, so the next training may begin.
+            return {"finished": True, "stopped_early": False, "epochs": sys.maxsize, "work": {}}
+        raise CheckpointError(
+            f"{path} was written by another version of this program; finish that training with that version, or "
+            "begin anew with --resume new"
+        )
+    for name, kind in _STATE.items():
+        if name in state and not _is(state[name], kind):
+            raise CheckpointError(
+                f"{path} is not the state of a training ({name} cannot be that); move it away"
+            )
+    return state
+
+
+def require_whole(state: Mapping[str, Any], folder: str | os.PathLike) -> None:
+    """Raise CheckpointError unless a state holds all that a training needs to go on."""
+    missing = [name for name in _STATE if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint in {folder} is not the state of a training ({missing[0]} is missing); move it away"
+        )
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value of a state is of a kind: a type, a number from 0, or a list of mappings with certain keys."""
+    if kind is int:
+        return isinstance(value, int) and 0 <= value <= sys.maxsize
+    if isinstance(kind, tuple) and all(isinstance(name, str) for name in kind):
+        return isinstance(value, list) and all(isinstance(v, dict) and set(kind) <= set(v) for v in value)
+    return isinstance(value, kind)
+
+
+def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
+    """Load a file of tensors and plain types onto the CPU; nothing in it can run code or grow beyond the file's size.
+
+    Raises:
+        CheckpointError: the file is damaged, or none that `torch.save` writes.
+    """
+    try:
+        _require_uncompressed(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
+    except Exception as error:  # torch wraps pickle's own error types differently from version to version
+        raise CheckpointError(f"{path} is not a checkpoint of tensors: {error}") from error
+
+
+def _require_uncompressed(path: str | os.PathLike) -> None:
+    """Raise CheckpointError for an archive that holds more than its own size; `torch.save` compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > os.path.getsize(path):
+        raise CheckpointError(
+            f"{path} would grow to {unpacked} bytes, for it is compressed, as no checkpoint of this program is; "
+            "restore it or move it away"
+        )
+
+
+def plain_network(network: torch.nn.Module) -> torch.nn.Module:
+    """The network whose state dict a user expects: no wrapper of distribution, compiling or averaging."""
+    network = unwrapped(network)
+    if isinstance(network, torch.optim.swa_utils.AveragedModel):
+        network = unwrapped(network.module)
+    return network

@@ -1,0 +1,219 @@
+"""What hangs on the engines: validation every few epochs and the progress that a person sees."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import ValidationHandler
+from monai.utils.enums import CommonKeys as Keys
+from tqdm import tqdm
+
+from pipelines.distributed.process_group import is_distributed, of_all_ranks, share_buffers
+from pipelines.metrics.names import metric_names
+from pipelines.metrics.overlap import summarise
+from pipelines.training.trainer_state import mean_of_ranks
+from pipelines.utils.progress import Beyond, Steps, intervals
+from pipelines.utils.ranks import rank
+
+logger = logging.getLogger(__name__)
+
+
+class Validation(ValidationHandler):
+    """Run the evaluator every `interval` epochs and after the last one, cases shared out over the ranks.
+
+    Afterwards the evaluator's `state.cases`, `state.confusion`, `state.failures` and `state.metrics` hold the results of all ranks,
+    on every rank.
+
+    Args:
+        interval: epochs between validations; 0 never validates.
+        validator: a `SegEvaluator`, or None where the dataset has no validation cases.
+    """
+
+    def __init__(self, interval: int, validator: Any | None = None) -> None:
+        if interval < 0:
+            raise ValueError(
+                f"val_interval is {interval}; give the epochs between validations, or 0 for none"
+            )
+        super().__init__(interval=max(1, interval), validator=validator)
+        self.off = interval == 0
+
+    def attach(self, engine: Engine) -> None:
+        if not self.off:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+            engine.state.validation = self  # type: ignore[attr-defined]
+
+    def due(self, epoch: int, epochs: int | None) -> bool:
+        """Whether cases are validated after this one of so many epochs."""
+        if self.off or self.validator is None:
+            return False
+        loader: Any = self.validator.data_loader
+        if not len(loader):
+            return False
+        return epoch % self.interval == 0 or epoch == epochs
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.epoch % self.interval != 0 and engine.state.epoch != engine.state.max_epochs:
+            return
+        if self.validator is not None:
+            validate(self.validator, engine.state.epoch, label="validation")
+
+
+def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> dict[str, Any]:
+    """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
+
+    `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>", see
+    `pipelines.metrics.names`; a class that no case has is NaN.
+
+    Args:
+        intervals: also confidence intervals in the summary.
+        label: what the progress calls it.
+
+    Returns:
+        The summary, see `pipelines.metrics.overlap.summarise`.
+    """
+    evaluator.forget()
+    share_buffers(evaluator.network)
+    count = len(evaluator.data_loader)
+    if count > 0:
+        with (
+            Steps(count, "case", label, leave=not label) as steps,
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: steps.step()),
+        ):
+            evaluator.run(epoch)
+    cases: list[dict[str, Any]] = evaluator.state.cases
+    if is_distributed():
+        with Steps(None, "waiting for the cases of the other processes"):
+            gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
+        cases = [case for part, _, _ in gathered for case in part]
+        evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
+        evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
+    # By id: their order in the dataset is lost where ranks share them out, and some may have failed.
+    evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
+    summary = summarise(cases, evaluator.class_names, intervals)
+    keys = metric_names(evaluator.class_names)
+    evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
+        f"val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+    }
+    return summary
+
+
+class Progress:
+    """A bar per training: epoch, iteration, loss; where there is no terminal, lines of `pipelines.utils.progress`.
+
+    In both cases a line per epoch. In a distributed training only rank 0 speaks.
+
+    Args:
+        evaluator: its last mean Dice is shown with the epoch.
+    """
+
+    def __init__(self, evaluator: Any | None = None) -> None:
+        self.evaluator = evaluator
+        self._steps: Steps | None = None
+        # Seconds between the last step of an epoch and the next epoch, with a validation (True) and without.
+        self._gaps: dict[bool, list[float]] = {True: [], False: []}
+        self._gap = False
+        self._losses: list[torch.Tensor] = []
+        self._started = 0.0
+        self._speaks = rank() == 0
+        # A mistake in it is told before the training begins.
+        intervals()
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        if not self._speaks:
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
+        done = min(engine.state.iteration, total)
+        self._gaps, self._gap = {True: [], False: []}, False
+        self._steps = Steps(total, "step", initial=done, beyond=lambda: self._beyond(engine)).__enter__()
+
+    def _epoch_start(self, engine: Engine) -> None:
+        self._losses = earlier_losses(engine)
+        self._started = time.monotonic()
+        gap = None if self._steps is None else self._steps.resume()
+        if gap is not None:
+            self._gaps[self._gap].append(gap)
+
+    def _iteration(self, engine: Engine) -> None:
+        loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
+        self._losses.append(loss)
+        if self._steps is None:
+            return
+        state = engine.state
+        if state.iteration % (state.epoch_length or 1) == 0:
+            self._gap = _validates(engine, state.epoch)
+        self._steps.step()
+        if state.iteration % (state.epoch_length or 1) == 0:
+            self._steps.pause("validation and checkpoint" if self._gap else "checkpoint")
+        bar = self._steps.bar
+        # Reading a loss waits for the GPU; the bar does not need every one.
+        if bar is not None and (engine.state.iteration % 10 == 0 or loss.device.type == "cpu"):
+            bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
+            bar.set_postfix(loss=f"{float(loss):.3f}")
+
+    def _beyond(self, engine: Engine) -> Beyond:
+        """The time of the validations and checkpoints to come, by the mean of the last ones."""
+        assert self._steps is not None
+        seconds, unknown = 0.0, 0
+        within = self._steps.paused
+        # The end of this epoch is still to come, or a part of it.
+        first = engine.state.epoch
+        for epoch in range(first, (engine.state.max_epochs or 0) + 1):
+            kind = _validates(engine, epoch)
+            known = self._gaps[kind][-3:]
+            if known:
+                mean = sum(known) / len(known)
+                seconds += max(0.0, mean - within) if epoch == first else mean
+            else:
+                unknown += kind
+        return Beyond(seconds, f"{unknown} validation{'s' * (unknown > 1)}" if unknown else "")
+
+    def _epoch(self, engine: Engine) -> None:
+        # On every rank: the mean is that of all.
+        mean = mean_loss(self._losses) if self._losses else float("nan")
+        if not self._speaks:
+            return
+        seconds = time.monotonic() - self._started
+        line = f"epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {mean:.4f}  {seconds:.0f} s"
+        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+            line += f"  validation Dice {self.evaluator.state.metrics['val_mean_dice']:.4f}"
+        if self._steps is not None and self._steps.bar is not None:
+            tqdm.write(line)
+        else:
+            logger.info(line)
+
+    def _close(self, engine: Engine) -> None:
+        if self._steps is not None:
+            self._steps.__exit__()
+            self._steps = None
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self._close(engine)
+        raise error
+
+
+def _validates(engine: Engine, epoch: int) -> bool:
+    validation = getattr(engine.state, "validation", None)
+    return validation is not None and validation.due(epoch, engine.state.max_epochs)
+
+
+def earlier_losses(engine: Engine) -> list[torch.Tensor]:
+    """Losses of this epoch's iterations that were done before this process began; empty in a whole epoch."""
+    return list(getattr(engine.state, "earlier_losses", ()))
+
+
+def mean_loss(losses: Sequence[torch.Tensor]) -> float:
+    """Mean of the losses of this rank's iterations, averaged over the ranks."""
+    return float(mean_of_ranks(torch.stack(list(losses)).double().mean()))

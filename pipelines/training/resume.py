@@ -1,0 +1,132 @@
+"""Whether a training goes on from what lies in its folder, begins anew, or cannot be meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipelines.utils.ranks import world_size
+
+# What may change between two starts of the same training: it leaves the weights as they would be, or (epochs,
+# early stopping) only says how many of the same steps are done.
+FREE = frozenset(
+    {
+        "epochs",
+        "patience",
+        "min_delta",
+        "resume",
+        "checkpoint_minutes",
+        "pictures",
+        "run_name",
+        "tracking",
+        "device",
+        "num_workers",
+        "store_dir",
+        "bundle_root",
+        "initialize",
+        "finalize",
+    }
+)
+NEW, CHANGED, SAME = "new", "changed", "same"
+DATA, _PROCESSES = "the files of the dataset (digest)", "the number of processes"
+_SHOWN = 8
+
+
+class ResumeError(ValueError):
+    """The training in the folder is not the one that was asked for; the message says how they differ."""
+
+
+def resume_mode(value: bool | str) -> str:
+    """What the knob `resume` asks for.
+
+    Args:
+        value: True goes on where nothing has changed, False or "new" begins anew, "changed" goes on whatever
+            has changed.
+
+    Raises:
+        ResumeError: it is something else.
+    """
+    modes = {True: SAME, False: NEW, NEW: NEW, CHANGED: CHANGED}
+    if not isinstance(value, (bool, str)) or value not in modes:
+        raise ResumeError(
+            f"resume is {value!r}; give '$True' to go on where the training stopped, 'new' to begin anew, or "
+            "'changed' to go on with other settings"
+        )
+    return modes[value]
+
+
+def work_of(flat: Mapping[str, str], data: str) -> dict[str, str]:
+    """What makes a training the one it is: config without `FREE`, data, number of processes.
+
+    Args:
+        flat: `ExecutedConfig.flat()`.
+        data: digest of the dataset.
+    """
+    kept = {name: value for name, value in flat.items() if name.split(".")[0] not in FREE}
+    return {**kept, DATA: data, _PROCESSES: str(world_size())}
+
+
+def differences(
+    earlier: Mapping[str, str],
+    now: Mapping[str, str],
+    where: tuple[str, str] = ("in the checkpoint", "now"),
+) -> list[str]:
+    """One phrase for each setting that is not what it was, those that are knobs first."""
+    names = [n for n in {**earlier, **now} if earlier.get(n) != now.get(n)]
+    names.sort(key=lambda name: ("." in name and " " not in name, name))
+    return [
+        f"{name if ' ' in name else name.replace('.', '#')}: "
+        f"{_short(earlier.get(name))} {where[0]}, {_short(now.get(name))} {where[1]}"
+        for name in names
+    ]
+
+
+def goes_on(
+    state: Mapping[str, Any] | None,
+    work: Mapping[str, str],
+    epochs: int,
+    mode: str,
+    stops: Callable[[Mapping[str, Any]], bool],
+    folder: str | os.PathLike,
+) -> bool:
+    """Whether the training goes on from a state, or begins anew.
+
+    Args:
+        state: of the last checkpoint, see `pipelines.training.checkpoints.Checkpoints.latest`; None without one.
+        work: `work_of` this start.
+        epochs: asked for now.
+        mode: see `resume_mode`.
+        stops: whether early stopping ends a training with this state at once.
+        folder: of the checkpoint, for messages.
+
+    Raises:
+        ResumeError: the training is unfinished and another one than asked for, or has more epochs behind it.
+    """
+    if state is None or mode == NEW:
+        return False
+    changes = differences(state["work"], work)
+    if state["finished"]:
+        longer = epochs > state["epochs"] or (state["stopped_early"] and epochs >= state["epochs"])
+        return longer and not stops(state) and (not changes or mode == CHANGED)
+    done = state["epoch"]
+    place = f"the unfinished training in {folder} ({done} of {state['epochs']} epochs done)"
+    if changes and mode != CHANGED:
+        more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+        raise ResumeError(
+            f"{place} was started with other settings ({'; '.join(changes[:_SHOWN])}{more}): give those to go on "
+            "with it, or --resume changed to go on with the new ones, or --resume new to begin anew (its files "
+            "move to previous/)"
+        )
+    if epochs < done or (epochs == done and state["inside"] > 0):
+        raise ResumeError(
+            f"{place} is past epoch {epochs} already: give more --epochs to go on with it, or --resume new to "
+            "begin anew (its files move to previous/)"
+        )
+    return True
+
+
+def _short(value: str | None, limit: int = 60) -> str:
+    if value is None:
+        return "nothing"
+    return value if len(value) <= limit else f"{value[: limit - 3]}..."

@@ -1,0 +1,311 @@
+"""What a training tells MLflow: where it comes from, how it goes, and what comes out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils.enums import CommonKeys as Keys
+
+from pipelines.config.executed import ExecutedConfig
+from pipelines.data.cases import Dataset
+from pipelines.data.patch_dataset import PatchDataset
+from pipelines.distributed.process_group import of_all_ranks
+from pipelines.evaluation.mlflow_results import case_table, log_results
+from pipelines.inference.model_card import read_card
+from pipelines.inference.precision import AUTO, choose_precision
+from pipelines.metrics.names import metric_names
+from pipelines.metrics.overlap import results, summarise
+from pipelines.mlflow_model import write_model
+from pipelines.tracking.run import Tracking
+from pipelines.training.checkpoints import CARD, LAST
+from pipelines.training.crossvalidation import parent_of
+from pipelines.training.handlers import earlier_losses, mean_loss
+from pipelines.training.resume import DATA
+from pipelines.training.timing import StepTimer, Stopwatch
+from pipelines.training.trainer import SegEvaluator, SegTrainer, unwrapped
+from pipelines.training.trainer_state import mean_of_ranks
+from pipelines.training.validation_pictures import Snapshots, decoded
+from pipelines.utils.passwords import hidden
+from pipelines.utils.provenance import code_version, environment, invocation, uncommitted
+
+logger = logging.getLogger(__name__)
+
+MOST_PICTURES = 32
+"""Cases whose pictures of the best validation are kept."""
+SPLITS = ("training", "validation")
+_COLUMNS = [{"name": name, "type": "string", "required": True} for name in ("case", "image", "label")]
+
+
+class Record:
+    """Writes a training into its MLflow run.
+
+    Args:
+        tracking: the run.
+        config: `executed_config()`.
+        data: the dataset that is trained on.
+        evaluator: of the validation; None without one.
+        log_interval: iterations between training metrics.
+        pictures: cases, the first by id, whose pictures are logged at every validation; 0 for none.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        config: ExecutedConfig,
+        data: Dataset,
+        evaluator: SegEvaluator | None = None,
+        log_interval: int = 10,
+        pictures: int = 3,
+    ) -> None:
+        self.tracking = tracking
+        self.config = config
+        self.data = data
+        self.evaluator = evaluator
+        self.log_interval = max(1, log_interval)
+        self.shown = sorted(case.id for case in data.validation)[: max(0, pictures)]
+        self._losses: list[torch.Tensor] = []
+        self._epoch_started = 0.0
+        self._timer: StepTimer | None = None
+        self._validation = Stopwatch()
+        self._snapshots: Snapshots | None = None
+        self._pictures: dict[str, bytes] = {}
+        self._best: dict[str, Any] | None = None
+        self._fold = config.knobs().get("fold")
+
+    def begin(
+        self, trainer: SegTrainer, continue_run: str | None = None, work: Mapping[str, str] | None = None
+    ) -> None:
+        """Open the run, or go on with one, and say what is trained, on what, with which code and where.
+
+        To be called on every rank.
+
+        Args:
+            continue_run: the run of the checkpoint that the training goes on from.
+            work: what makes the training the one it is, see `pipelines.training.resume.work_of`: the next start of the same
+                work closes a run that was left open.
+        """
+        parent = parent_of(self.config, self.data) if self._fold is not None else None
+        tags = {"segbundles.kind": "training"}
+        if work is not None:
+            named = json.dumps([self.tracking.experiment, dict(work)], sort_keys=True)
+            tags["segbundles.work"] = hashlib.sha256(named.encode()).hexdigest()
+        if self._fold is not None:
+            tags["fold"] = str(self._fold)
+        run_id = self.tracking.start(continue_run=continue_run, parent=parent, tags=tags)
+        self._attach(trainer, tracked=run_id is not None)
+        if run_id is None:
+            return
+        self._tell_origin()
+        # A cohort of DICOM folders has hundreds of thousands of files: looked at once.
+        self._tell_data(trainer, work[DATA] if work is not None else self.data.digest())
+        parameters = sum(p.numel() for p in unwrapped(trainer.network).parameters())
+        self.tracking.tags({"network.parameters": str(parameters), **_computed(trainer)})
+        logger.info(
+            "%s: %d training and %d validation cases, %d classes, %.2f M parameters, MLflow run %s",
+            self.data.name,
+            len(self.data.training),
+            len(self.data.validation),
+            self.data.num_classes,
+            parameters / 1e6,
+            run_id,
+        )
+
+    def _attach(self, trainer: SegTrainer, tracked: bool) -> None:
+        if tracked:
+            self._timer = StepTimer(trainer.state.device)  # type: ignore[attr-defined]
+            self._timer.attach(trainer)
+        if self.evaluator is None:
+            return
+        self._validation.attach(self.evaluator)
+        # Each rank validates cases of its own, and rank 0 alone has the run.
+        if any(of_all_ranks(tracked)):
+            # Who asks for no pictures, for whatever reason, gets none of the best validation either.
+            most = MOST_PICTURES if self.shown else 0
+            drawn = sorted(case.id for case in self.data.validation)[:most]
+            self._snapshots = Snapshots(drawn, self.data.labels, self.evaluator.preprocess)
+            self._snapshots.attach(self.evaluator)
+
+    def _tell_origin(self) -> None:
+        called = invocation()
+        params = self.config.flat()
+        # MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID say no name: which it is MLflow alone knows.
+        if "experiment" in params:
+            params["experiment"] = self.tracking.experiment
+        self.tracking.params(params)
+        self.tracking.json(self.config.raw, "config.json")
+        self.tracking.json(called, "invocation.json")
+        self.tracking.tags(code_version() | environment())
+        self.tracking.tags({"overrides": json.dumps(called["overrides"], default=str)})
+        with self.tracking.losing("config_files", "code"), tempfile.TemporaryDirectory() as name:
+            for place, given in enumerate(called["config_files"]):
+                # Two overlays of one name, from two folders, stay two files.
+                copy = Path(name) / f"{place}_{Path(given).name}"
+                # Bytes of any encoding come through as they are.
+                text = Path(given).read_bytes().decode("utf-8", "surrogateescape")
+                copy.write_bytes(hidden(text).encode("utf-8", "surrogateescape"))
+                self.tracking.artifact(copy, "config_files")
+            changes = uncommitted()
+            if changes:
+                diff = Path(name) / "uncommitted.diff"
+                diff.write_bytes(changes.encode())
+                self.tracking.artifact(diff, "code")
+
+    def _tell_data(self, trainer: SegTrainer, digest: str) -> None:
+        dataset = trainer.data_loader.dataset  # type: ignore[union-attr]
+        store = dataset.store.digest() if isinstance(dataset, PatchDataset) else "not a patch store"
+        cases = {split: [case.id for case in self.data.cases(split)] for split in SPLITS}
+        self.tracking.tags(
+            {
+                "data.name": self.data.name,
+                "data.digest": digest,
+                "data.patches": store,
+                "data.training_cases": str(len(self.data.training)),
+                "data.validation_cases": str(len(self.data.validation)),
+            }
+        )
+        self.tracking.json(cases, "cases.json")
+        self.tracking.inputs(
+            [
+                {
+                    "name": f"{self.data.name} {split}"[:500],
+                    # MLflow keeps 36 characters; the whole digest is the tag data.digest.
+                    "digest": hashlib.sha256(json.dumps([digest, split, ids]).encode()).hexdigest()[:32],
+                    "source_type": "local",
+                    "source": json.dumps({"uri": str(self.data.root)}),
+                    "schema": json.dumps({"mlflow_colspec": _COLUMNS}),
+                    "profile": json.dumps(
+                        {"num_cases": len(ids), "classes": self.data.class_names, "cases": ids[:10_000]}
+                    ),
+                    "context": split,
+                }
+                for split, ids in cases.items()
+                if ids
+            ]
+        )
+
+    def epoch_started(self, engine: SegTrainer) -> None:
+        self._losses = earlier_losses(engine)
+        self._epoch_started = time.monotonic()
+
+    def iteration(self, engine: SegTrainer) -> None:
+        """Metrics of one iteration, every `log_interval`; in between nothing waits for the device."""
+        loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
+        self._losses.append(loss)
+        iteration = engine.state.iteration
+        if iteration % self.log_interval != 0:
+            return
+        tensors = {"train_loss": mean_of_ranks(loss)}
+        if self.tracking.run_id is None:
+            return
+        if engine.grad_norm is not None:
+            tensors["grad_norm"] = engine.grad_norm
+        # One transfer from the device for all of them.
+        read = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
+        values = dict(zip(tensors, read, strict=True))
+        values["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
+        if self._timer is not None:
+            values |= self._timer.take()
+        self.tracking.metrics(values, iteration)
+
+    def epoch(self, engine: SegTrainer, improved: bool = False) -> dict[str, float]:
+        """Metrics of one epoch with its validation and its pictures, if there was one; called on every rank.
+
+        Args:
+            improved: the validation was the best so far, so its results are kept.
+        """
+        epoch, evaluator = engine.state.epoch, self.evaluator
+        seconds = time.monotonic() - self._epoch_started
+        values: dict[str, float] = {"epoch_loss": mean_loss(self._losses), "epoch": float(epoch)}
+        values["epoch_seconds"] = seconds
+        timed = self._timer.take() if self._timer is not None else {}
+        # Asked on every rank: one whose share of the cases is empty has not validated, but takes part.
+        if self._snapshots is not None and any(of_all_ranks(self._validated(engine))):
+            self._pictures = self._snapshots.take()
+        if self._validated(engine):
+            assert evaluator is not None
+            values.update({k: v for k, v in evaluator.state.metrics.items() if v == v})
+            if self._validation.seconds is not None:
+                timed["time/validation"] = self._validation.seconds
+            for case in self.shown:
+                if case in self._pictures and self.tracking.run_id is not None:
+                    self.tracking.image(_image_key(case), decoded(self._pictures[case]), epoch)
+        self.tracking.metrics(values | timed, engine.state.iteration)
+        if improved and evaluator is not None and self.tracking.run_id is not None:
+            self._keep_results(engine, evaluator)
+        return values
+
+    def _keep_results(self, engine: SegTrainer, evaluator: SegEvaluator) -> None:
+        summary = summarise(evaluator.state.cases, evaluator.class_names)
+        values = {"best_val_mean_dice": summary["mean_dice"], "best_epoch": float(engine.state.epoch)}
+        keys = metric_names(evaluator.class_names)
+        values |= {
+            f"best_val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+        }
+        self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
+        self._best = results(evaluator.state.cases, evaluator.class_names, summary)
+        with self.tracking.losing(f"results of epoch {engine.state.epoch}"):
+            log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
+
+    def end(self, trainer: SegTrainer, folder: Path, summary: Mapping[str, Any]) -> None:
+        """Store the model, the last checkpoint and the table of the best cases, and wait for MLflow.
+
+        Args:
+            folder: where `model.pt`, `model.json` and `last.pt` lie.
+            summary: of the best validation; empty without one.
+        """
+        if self.tracking.run_id is None:
+            return
+        if (folder / LAST).is_file():
+            self.tracking.artifact(folder / LAST, "checkpoint")
+        card = read_card(folder / CARD)
+        if "validation" in card:
+            # A training that went on after its best validation has no more of it than the model's card.
+            best = self._best or {"classes": self.data.class_names[1:], "cases": card["validation"]}
+            self.tracking.table("results/table.json", case_table(best))
+        with self.tracking.losing("model"), tempfile.TemporaryDirectory() as name:
+            sources = invocation()["config_files"]
+            root = write_model(
+                Path(name) / "model", folder, Path(sources[0]).parent if sources else None, self.config.raw
+            )
+            self.tracking.artifacts(root, "model")
+        if summary and summary["mean_dice"] == summary["mean_dice"]:
+            name = model_name(self.tracking.experiment)
+            self.tracking.register(name, "model", summary["mean_dice"], alias="best")
+        self.tracking.flush()
+
+    def _validated(self, engine: SegTrainer) -> bool:
+        state = self.evaluator.state if self.evaluator is not None else None
+        return state is not None and state.epoch == engine.state.epoch and bool(state.cases)
+
+
+def model_name(experiment: str) -> str:
+    """Name of the registered model of an experiment: MLflow takes no / and : there, and finds none by a quotation mark."""
+    return re.sub(r'[/:"]', "_", experiment)
+
+
+def _image_key(case: str) -> str:
+    """MLflow allows few characters in the name of a series of images; two cases must not share one."""
+    name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", case)
+    return name if name == case else f"{name} {hashlib.sha256(case.encode()).hexdigest()[:4]}"
+
+
+def _computed(trainer: SegTrainer) -> dict[str, str]:
+    """What "auto" has become on this machine."""
+    device = torch.device(trainer.state.device)  # type: ignore[attr-defined]
+    tags = {
+        "computed.precision": trainer.precision,
+        "computed.memory_format": "channels-last" if trainer.channels_last else "channels-first",
+        "computed.threads": str(torch.get_num_threads()),
+    }
+    if trainer.asked_precision == AUTO:
+        tags["computed.precision_reason"] = choose_precision(device).reason
+    return tags

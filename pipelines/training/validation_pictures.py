@@ -1,0 +1,95 @@
+"""Pictures of a validation, made from the very predictions that are scored."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+from PIL import Image
+
+from pipelines.distributed.process_group import of_all_ranks
+from transforms.intensity import CTWindow
+from transforms.preprocess import Preprocess
+from transforms.spatial.geometry import Geometry
+from transforms.visualization.overlay import draw_overlay, overlay_place
+
+logger = logging.getLogger(__name__)
+
+
+class Snapshots:
+    """Draws prediction against reference for chosen cases while an evaluator runs.
+
+    The image is the one that the network saw, interpolated to the three planes of the file's grid, so nothing is
+    read again; its HU are restored, as far as the window of the preprocessing kept them.
+
+    Args:
+        cases: ids of the cases to draw.
+        labels: class id to name.
+        preprocess: what made the images.
+    """
+
+    def __init__(self, cases: Sequence[str], labels: Mapping[int, str], preprocess: Preprocess) -> None:
+        self.cases = frozenset(cases)
+        self.labels = dict(labels)
+        self.preprocess = preprocess
+        self._places: dict[str, tuple[int, ...] | None] = {}
+        self._pictures: dict[str, bytes] = {}
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        item: Any = engine.state.batch
+        case = str(item["case"])
+        if case not in self.cases or "label" not in item:
+            return
+        try:
+            picture = self._drawn(case, item, engine.state.output[Keys.PRED], engine.state.cases[-1])  # type: ignore[index, attr-defined]
+        except Exception as error:
+            # Hours of training matter more than a picture of them.
+            logger.warning("no picture of case %s: %s: %s", case, type(error).__name__, error)
+            return
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, format="PNG", compress_level=3)
+        self._pictures[case] = stream.getvalue()
+
+    def take(self) -> dict[str, bytes]:
+        """The pictures since the last call as PNG by case id, those of all ranks; to be called on every rank."""
+        pictures, self._pictures = self._pictures, {}
+        return dict(sorted(item for part in of_all_ranks(pictures) for item in part.items()))
+
+    def _drawn(
+        self, case: str, item: Mapping[str, Any], prediction: MetaTensor, scores: Mapping[str, Any]
+    ) -> np.ndarray:
+        geometry, reference = Geometry.from_dict(item["geometry"]), item["label"]
+        if case not in self._places:
+            # The reference stays as it is, so the planes are looked for once.
+            place = overlay_place(reference)
+            if place is not None:
+                self._places[case] = place
+        values, window = torch.as_tensor(item["image"])[0, :1].float(), self.preprocess.intensity
+        if isinstance(window, CTWindow):
+            values = (values + 1) * ((window.upper - window.lower) / 2) + window.lower
+        return draw_overlay(
+            MetaTensor(values, affine=torch.as_tensor(geometry.prepared_affine)),
+            prediction,
+            reference,
+            self.labels,
+            title=case,
+            dice=scores["dice"],
+            ct=isinstance(window, CTWindow),
+            place=self._places.get(case),
+        )
+
+
+def decoded(picture: bytes) -> np.ndarray:
+    """The pixels (height, width, 3) uint8 of a PNG."""
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))

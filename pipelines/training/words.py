@@ -1,0 +1,64 @@
+"""What a training says at its end: results per class, and the commands that come next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.inference.model_card import read_card
+from pipelines.metrics.overlap import summarise, table
+from pipelines.tracking.run import DEFAULT_URI
+from pipelines.training.checkpoints import BEST, CARD
+from pipelines.training.seed import DEMO
+from pipelines.utils.passwords import hidden
+from pipelines.utils.provenance import invocation
+from pipelines.utils.terminal import quoted
+
+
+def results(
+    folder: Path, classes: Sequence[str], knobs: Mapping[str, Any], uri: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The summary of the model in a folder, empty without a validation, and the lines that tell it.
+
+    Args:
+        classes: names of the foreground classes.
+        knobs: of the config of the training.
+        uri: where its run is.
+
+    Raises:
+        CardError: `model.json` describes no model.
+    """
+    card = read_card(folder / CARD)
+    summary: dict[str, Any] = {}
+    lines = [""]
+    if "validation" in card:
+        cases = [
+            {"case": c["case"], "dice": {k: float("nan") if v is None else v for k, v in c["dice"].items()}}
+            for c in card["validation"]
+        ]
+        summary = summarise(cases, classes)
+        lines += [f"best validation, epoch {card['epoch']}:", table(summary)]
+    return summary, [*lines, "", f"model: {folder / BEST}", *_next_commands(folder, knobs, uri), ""]
+
+
+def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str]:
+    root = str(knobs.get("bundle_root", folder.parent))
+    files = invocation()["config_files"]
+    # Models may lie elsewhere than the configs: --bundle_root.
+    configs = Path(files[0]).parent if files else Path(root)
+    run = "python -m monai.bundle run --config_file"
+    given = "" if configs == Path(root) else f" --bundle_root {quoted(root)}"
+    dataset = str(knobs.get("dataset_dir"))
+    data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
+    ui = "mlflow ui"
+    if uri.startswith(("http://", "https://")):
+        ui = f"the run in a browser: {hidden(uri)}"
+    elif uri != DEFAULT_URI:
+        ui = f"mlflow ui --backend-store-uri {quoted(hidden(uri))}"
+    return [
+        "what comes next:",
+        f"  {run} {quoted(str(configs / 'evaluate.json'))}{given}{data}",
+        f"  {run} {quoted(str(configs / 'inference.json'))}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
+        f"  {ui}",
+    ]

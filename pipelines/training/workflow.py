@@ -1,0 +1,476 @@
+"""A whole training: resume or start, one MLflow run, checkpoints, and the words at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.utils.enums import CommonKeys as Keys
+
+from pipelines.config.executed import ExecutedConfig
+from pipelines.data.cases import Dataset
+from pipelines.data.patch_dataset import PatchSampler
+from pipelines.distributed.failures import failing_together
+from pipelines.distributed.process_group import from_first, is_distributed, of_all_ranks, together
+from pipelines.inference.model_card import CardError, checked
+from pipelines.tracking.run import Tracking
+from pipelines.training.agreement import agreed
+from pipelines.training.checkpoints import (
+    BEST,
+    CARD,
+    LAST,
+    CheckpointError,
+    Checkpoints,
+    plain_network,
+    require_whole,
+)
+from pipelines.training.handlers import earlier_losses
+from pipelines.training.resume import NEW, ResumeError, differences, goes_on, resume_mode, work_of
+from pipelines.training.run_logger import Record
+from pipelines.training.saving import Saver
+from pipelines.training.trainer import SegEvaluator, SegTrainer
+from pipelines.training.trainer_state import (
+    greatest,
+    mine,
+    place_schedule,
+    random_state,
+    restore_trainer,
+    set_random_state,
+    trainer_state,
+)
+from pipelines.training.words import results
+from pipelines.utils.ranks import rank, world_size
+from pipelines.utils.signals import EarlyStopping, StoppingError, StopRequest
+from transforms.preprocess import Preprocess
+
+logger = logging.getLogger(__name__)
+
+# Optimiser steps after which ranks on GPUs ask one another whether to write a checkpoint or to end.
+AGREEMENT = 10
+
+
+class Training:
+    """Runs the trainer as one MLflow run, with checkpoints within and after every epoch.
+
+    The same command after an interruption goes on with the next iteration in the same MLflow run; after a
+    finished training it begins anew and moves the earlier files to `previous/`. See `pipelines.training.resume`.
+
+    Args:
+        trainer: with its handlers; validation is one of them.
+        evaluator: whose last mean Dice decides which weights are the best; None keeps the last ones.
+        network: what is evaluated and kept, see `evaluated_network`.
+        data: the dataset that is trained on.
+        preprocess: its preprocessing.
+        tracking: the run.
+        config: `executed_config()`.
+        folder: where checkpoints go.
+        resume: see `pipelines.training.resume.resume_mode`.
+        log_interval: iterations between training metrics in MLflow.
+        pictures: cases whose pictures are in MLflow at every validation.
+        checkpoint_minutes: within an epoch a checkpoint is written this often, at the end of an optimiser step;
+            None only writes at the end of epochs.
+        patience: validations without a better mean Dice after which the training ends; None never ends it early.
+        min_delta: what counts as better, in Dice.
+
+    Raises:
+        ResumeError: a knob has no meaning, or, from `run`, the training in the folder is another one.
+        StoppingError: early stopping cannot work like this.
+        CheckpointError: the model would be refused when it is opened, see `pipelines.inference.model_card`.
+    """
+
+    def __init__(
+        self,
+        trainer: SegTrainer,
+        network: torch.nn.Module,
+        data: Dataset,
+        preprocess: Preprocess,
+        tracking: Tracking,
+        config: ExecutedConfig,
+        folder: str | os.PathLike,
+        evaluator: SegEvaluator | None = None,
+        resume: bool | str = True,
+        log_interval: int = 10,
+        pictures: int = 3,
+        checkpoint_minutes: float | None = 10.0,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+    ) -> None:
+        self.trainer = trainer
+        self.evaluator = evaluator
+        self.network = network
+        self.data = data
+        self.preprocess = preprocess
+        self.tracking = tracking
+        self.config = config
+        self.checkpoints = Checkpoints(folder)
+        self.work = work_of(config.flat(), data.digest())
+        self.mode = resume_mode(resume)
+        self.record = Record(tracking, config, data, evaluator, log_interval, pictures)
+        self.stopping = EarlyStopping(patience, min_delta)
+        if patience is not None and (evaluator is None or not data.validation):
+            raise StoppingError("patience needs validation cases, and the dataset has none; leave it out")
+        self.best = float("-inf")
+        self.stopped_early = False
+        self._history: list[dict[str, Any]] = []
+        self._losses: list[torch.Tensor] = []
+        self._skip = 0
+        self._first = rank() == 0
+        self._saver = Saver(self.checkpoints, checkpoint_minutes, tracking.drain, enabled=self._first)
+        self._request = StopRequest()
+        self._parts: list[Any] = []
+        self._random: Mapping[str, Any] | None = None
+        self._ranks: list[Any] | None = None
+        self._require_openable()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            The summary of the best validation, see `pipelines.metrics.overlap.summarise`; empty without validation.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._first:
+                stack.enter_context(self.checkpoints.held())
+                self.checkpoints.repair()
+            if from_first(self._was_finished):
+                return self._tell_finished()
+            try:
+                with self.tracking, failing_together(self.tracking):
+                    self._begin()
+                    self._train()
+                    summary = self._end()
+            except Exception:
+                # The run has failed, and says why: whoever tries again, perhaps with other code, has another one.
+                self.checkpoints.starts.fail()
+                raise
+            # Only now: killed before, the next start does what is missing at the end.
+            self.checkpoints.starts.finish()
+            self._saver.write(self._state(self.trainer.state.epoch, self._parts, finished=True))
+        return summary
+
+    def _begin(self) -> None:
+        # What is recorded is the work of rank 0: its dataset may lie elsewhere than the other hosts'.
+        self.work = agreed(self.work, self.data, self.trainer.data_loader.dataset)  # type: ignore[union-attr]
+        epochs = self.trainer.state.max_epochs or 0
+        # The other hosts need not see the folder.
+        state, whole = from_first(self._earlier)
+        changed = state is not None and state["work"] != self.work
+        if state is not None:
+            self._restore(state, changed, whole)
+        # Parameters of a run cannot change, so with other settings it is another run.
+        continues = state is not None and not changed
+        self.record.begin(self.trainer, self._run_to_go_on_with(state if continues else None), self.work)
+        if self._first and not continues:
+            self.checkpoints.starts.begin(self.work, self.tracking.run_id)
+        if self._first:
+            # Once more, for MLflow alone knew what the experiment of MLFLOW_EXPERIMENT_ID is called.
+            self._require_openable()
+        # Not before: a start that MLflow refuses leaves everything as it was.
+        if state is None and self._first:
+            moved = self.checkpoints.set_aside()
+            if moved is not None:
+                logger.info("the files of the training before this one are now in %s", moved)
+        if state is not None and changed:
+            self.tracking.tags({"segbundles.continues": str(state["run_id"])})
+        if state is not None and epochs != state["epochs"]:
+            self.tracking.tags({"segbundles.epochs": f"{epochs}, before it went on {state['epochs']}"})
+
+    def _run_to_go_on_with(self, state: Mapping[str, Any] | None) -> str | None:
+        """The run of the checkpoint, or the one that was killed before its first checkpoint; None for a new one."""
+        if state is not None or not self._first:
+            return state["run_id"] if state is not None else None
+        begun = self.checkpoints.starts.run_begun(self.work) if self.mode != NEW else None
+        self.checkpoints.starts.begin(self.work, begun or self.tracking.next_id)
+        return begun
+
+    def _was_finished(self) -> bool:
+        """Whether this very training is done, and its process was killed before it could end."""
+        if self.mode == NEW or not self.checkpoints.starts.was_finished():
+            return False
+        state, epochs = self._latest(), self.trainer.state.max_epochs or 0
+        return (
+            state is not None
+            and state["finished"]
+            and not differences(state["work"], self.work)
+            and (epochs == state["epochs"])
+            and self.checkpoints.has_model()
+        )
+
+    def _tell_finished(self) -> dict[str, Any]:
+        if not self._first:
+            return {}
+        summary, lines = self._results()
+        print(
+            f"the training in {self.checkpoints.folder} is finished; its process was killed before it had ended, so "
+            "there is nothing left to do. The same command once more, or --resume new, begins anew"
+        )
+        print("\n".join(lines))
+        self.checkpoints.starts.told()
+        return summary
+
+    def _latest(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint, with all that is needed to go on, or what little an older version left."""
+        state = self.checkpoints.latest()
+        if state is not None and "format" in state:
+            require_whole(state, self.checkpoints.folder)
+        return state
+
+    def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
+        """The state to go on from, None to begin anew, and whether its best model is there."""
+        state = self._latest() if self.mode != NEW else None
+        epochs = self.trainer.state.max_epochs or 0
+        stops = lambda s: self._has_to_stop(s["history"])  # noqa: E731
+        if not goes_on(state, self.work, epochs, self.mode, stops, self.checkpoints.folder):
+            return None, False
+        return state, self.checkpoints.has_model()
+
+    def _restore(self, state: Mapping[str, Any], changed: bool, whole: bool) -> None:
+        trainer, folder = self.trainer, self.checkpoints.folder
+        try:
+            restore_trainer(trainer, state, settings=not changed)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ResumeError(
+                f"the checkpoint in {folder} does not fit the network or the optimiser of this config ({reason}); "
+                "begin anew with --resume new"
+            ) from error
+        self._parts = list(state["ranks"])
+        part = mine(self._parts, rank())
+        if part is not None:
+            self._random = part["random"]
+        self.best, self._history = float(state["best"]), list(state["history"])
+        # On every rank: all of them compare with the best.
+        if self.best > float("-inf") and not whole:
+            logger.warning("there is no whole %s in %s; the next validation makes one", BEST, folder)
+            self.best = float("-inf")
+        self.stopped_early = self._has_to_stop(self._history)
+        length = trainer.state.epoch_length or 0
+        done, inside = int(state["epoch"]), int(state["inside"])
+        if changed and 0 < inside < state["epoch_length"]:
+            # The same place among the epoch's patches, at the start of an accumulation window.
+            steps = trainer.accumulation_steps
+            inside = min(int(state["patches"]) // self._patches_per_iteration(), length - 1) // steps * steps
+        elif inside:
+            inside = min(inside, length) if not changed else length
+        trainer.state.epoch, trainer.state.iteration, self._skip = done, done * length + inside, inside
+        if inside and not changed:
+            trainer.state.earlier_losses = list(part["losses"].to(trainer.state.device))
+        elif inside:
+            # As many as these patches would have taken now, so that each patch counts once in the epoch's mean.
+            earlier = torch.cat([part["losses"] for part in self._parts]).mean()
+            trainer.state.earlier_losses = [earlier.to(trainer.state.device)] * inside
+        if changed:
+            steps = trainer.accumulation_steps
+            place_schedule(trainer, done * -(-length // steps) + -(-inside // steps))
+        within = f", in epoch {done + 1} after iteration {inside} of {length}" if inside else ""
+        logger.info("going on after epoch %d of %d%s (%s)", done, trainer.state.max_epochs, within, folder)
+
+    def _train(self) -> None:
+        trainer = self.trainer
+        for event, handler in (
+            (Events.EPOCH_STARTED, self._on_epoch_started),
+            (Events.ITERATION_COMPLETED, self._on_iteration),
+            (Events.EPOCH_COMPLETED, self._on_epoch),
+        ):
+            trainer.add_event_handler(event, handler)
+        self._saver.start()
+        if self._random is not None:
+            # Last of all: nothing that a start does must shift what is drawn.
+            set_random_state(self._random)
+        with self._request:
+            try:
+                if self._skip and self._skip == trainer.state.epoch_length:
+                    # Only the end of this epoch is missing: its validation.
+                    trainer.state.epoch += 1
+                    self._skip = 0
+                    trainer.fire_event(Events.EPOCH_STARTED)
+                    self._ready_to_validate()
+                    trainer.fire_event(Events.EPOCH_COMPLETED)
+                if trainer.state.epoch < (trainer.state.max_epochs or 0) and not self._has_to_stop(
+                    self._history
+                ):
+                    trainer.run()
+            except BaseException:
+                # Asked to end during a validation: the weights are as its epoch left them.
+                if self._request.number is not None and self._ranks is not None:
+                    self._request.busy = True
+                    self._saver.write(self._state(trainer.state.epoch - 1, self._ranks))
+                raise
+
+    def _on_epoch_started(self, engine: SegTrainer) -> None:
+        self.record.epoch_started(engine)
+        self._losses = earlier_losses(engine)
+        engine.state.earlier_losses = []
+        sampler = getattr(engine.data_loader, "sampler", None)
+        # The sampler counts from 0, ignite from 1.
+        if isinstance(sampler, PatchSampler):
+            sampler.set_epoch(engine.state.epoch - 1, self._skip * (engine.data_loader.batch_size or 1))  # type: ignore[union-attr]
+        elif hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(engine.state.epoch - 1)  # type: ignore[union-attr]
+        self._skip = 0
+
+    def _on_iteration(self, engine: SegTrainer) -> None:
+        self.record.iteration(engine)
+        self._losses.append(engine.state.output[Keys.LOSS])  # type: ignore[index]
+        length = engine.state.epoch_length or 1
+        inside = (engine.state.iteration - 1) % length + 1
+        # Within an accumulation window there are gradients that no checkpoint holds.
+        if inside < length and inside % engine.accumulation_steps:
+            return
+        step = -(-inside // engine.accumulation_steps)
+        # Ranks on GPUs would wait for one another at each step.
+        if inside < length and step % AGREEMENT and engine.state.device.type == "cuda" and is_distributed():
+            return
+        due = self._saver.due()
+        asked = greatest(self._request.number or int(due), engine.state.device)
+        if asked and isinstance(getattr(engine.data_loader, "sampler", None), PatchSampler):
+            ranks = of_all_ranks(self._of_this_rank())
+            # On a GPU the trainer looks for NaN only once in a while: such weights are not kept.
+            if all(bool(torch.isfinite(part["losses"]).all()) for part in ranks):
+                self._saver.write(self._state(engine.state.epoch - 1, ranks))
+        if asked > 1:
+            self._stop(asked)
+        if inside == length:
+            self._ready_to_validate()
+
+    def _ready_to_validate(self) -> None:
+        """From here to the end of the epoch nothing changes that a checkpoint holds, so one can stop at once."""
+        self._ranks = of_all_ranks(self._of_this_rank())
+        self._request.at_once = True
+
+    def _on_epoch(self, engine: SegTrainer) -> None:
+        self._request.at_once = False
+        epoch = engine.state.epoch
+        dice = self._validation_dice(epoch)
+        improved = dice is not None and dice > self.best
+        if improved:
+            assert dice is not None
+            self.best = dice
+        # On every rank: the loss is averaged over them.
+        values = self.record.epoch(engine, improved)
+        self._history.append({"epoch": epoch, **values})
+        self.stopped_early = epoch < (engine.state.max_epochs or 0) and self._has_to_stop(self._history)
+        last = self.stopped_early or epoch == engine.state.max_epochs
+        self._losses, self._ranks = [], None
+        # Without validation the last weights are the best that is known.
+        if self._first and (improved or (last and self.best == float("-inf"))):
+            self._saver.keep_model(self.network, self._card(epoch))
+        self._parts = of_all_ranks(self._of_this_rank())
+        self._saver.write(self._state(epoch, self._parts), required=last)
+        asked = greatest(self._request.number or 0, engine.state.device)
+        if asked and not last:
+            self._stop(asked)
+        if self.stopped_early:
+            engine.terminate()
+
+    def _has_to_stop(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        return self.stopping.reached(row["val_mean_dice"] for row in history if "val_mean_dice" in row)
+
+    def _stop(self, number: int) -> None:
+        logger.info(
+            "asked to end in epoch %d after iteration %d; the same command goes on from %s",
+            self.trainer.state.epoch,
+            self.trainer.state.iteration,
+            self.checkpoints.folder / LAST,
+        )
+        # The first to end makes torchrun end the others: not while rank 0 writes.
+        together()
+        self._request.obey(number)
+
+    def _patches_per_iteration(self) -> int:
+        batch: int = getattr(self.trainer.data_loader, "batch_size", None) or 1
+        return batch * world_size()
+
+    def _of_this_rank(self) -> dict[str, Any]:
+        losses = torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
+        return {"random": random_state(), "losses": losses}
+
+    def _state(self, done: int, ranks: list[Any], finished: bool = False) -> dict[str, Any]:
+        """Everything to go on from, with `done` whole epochs and what `ranks` says of each process."""
+        length = self.trainer.state.epoch_length or 0
+        inside = self.trainer.state.iteration - done * length
+        return {
+            "work": self.work,
+            "finished": finished,
+            "stopped_early": self.stopped_early,
+            "epochs": self.trainer.state.max_epochs,
+            "epoch": done,
+            "epoch_length": length,
+            "iteration": self.trainer.state.iteration,
+            "inside": inside,
+            "patches": inside * self._patches_per_iteration(),
+            "best": self.best,
+            "history": self._history,
+            "run_id": self.tracking.run_id,
+            "ranks": ranks,
+            **trainer_state(self.trainer),
+        }
+
+    def _validation_dice(self, epoch: int) -> float | None:
+        """Mean Dice of the validation after this epoch; None if there was none or it has no value."""
+        if self.evaluator is None or self.evaluator.state.epoch != epoch or not self.evaluator.state.cases:
+            return None
+        dice = float(self.evaluator.state.metrics["val_mean_dice"])
+        return None if math.isnan(dice) else dice
+
+    def _require_openable(self) -> None:
+        """Raise CheckpointError, before days of training, where `TrainedModel` would refuse what they end in."""
+        card = {**self._card(0), "sha256": "0" * 64}
+        try:
+            checked(json.loads(json.dumps(card)))
+        except (CardError, TypeError) as error:
+            raise CheckpointError(
+                f"the model of this training could not be opened again: in its {CARD}, {error}; give the config such "
+                "values as docs/security.md names"
+            ) from error
+
+    def _card(self, epoch: int) -> dict[str, Any]:
+        card: dict[str, Any] = {
+            "format": 1,
+            "network": self.config.resolved("network_def"),
+            "labels": {str(value): name for value, name in self.data.labels.items()},
+            "preprocessing": self.preprocess.parameters(),
+            "patch_size": self.config.resolved("patch_size"),
+            "run_id": self.tracking.run_id,
+            "experiment": self.tracking.experiment,
+            "epoch": epoch,
+        }
+        if self.evaluator is not None and self.evaluator.state.cases:
+            card["validation"] = [
+                {"case": case["case"], "dice": {k: None if v != v else v for k, v in case["dice"].items()}}
+                for case in self.evaluator.state.cases
+            ]
+        return card
+
+    def _end(self) -> dict[str, Any]:
+        if not self._first:
+            return {}
+        folder = self.checkpoints.folder
+        if not self.checkpoints.has_model():
+            # Lost since, or of a training without validation that was told to end where it stood.
+            weights = plain_network(self.network).state_dict()
+            self.checkpoints.save_model(weights, self._card(self.trainer.state.epoch))
+        if self.stopped_early:
+            logger.info(
+                "%d validations in a row were no better, so the training ends after epoch %d of %d",
+                self.stopping.patience,
+                self.trainer.state.epoch,
+                self.trainer.state.max_epochs,
+            )
+            self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
+        summary, lines = self._results()
+        self.record.end(self.trainer, folder, summary)
+        print("\n".join(lines))
+        return summary
+
+    def _results(self) -> tuple[dict[str, Any], list[str]]:
+        return results(
+            self.checkpoints.folder, self.data.class_names[1:], self.config.knobs(), self.tracking.uri
+        )

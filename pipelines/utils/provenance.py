@@ -1,0 +1,160 @@
+"""Which code ran, and where: what an MLflow run says of its own origin."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from pipelines.utils.cores import available_cores
+from pipelines.utils.passwords import hidden, without_passwords
+from pipelines.utils.ranks import world_size
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DIFF_LIMIT = 2_000_000
+"""Characters of uncommitted changes that are kept; generated files should not fill a tracking server."""
+_UNTRACKED_LIMIT = 500
+# What `monai.bundle run` takes beside ids of the config.
+_RUN_WORDS = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "tracking", "args_file"}
+
+
+def code_version() -> dict[str, str]:
+    """Tags that say which code ran: git commit, branch and whether it had uncommitted changes."""
+    found: dict[str, str] = {}
+    if not _in_repository():
+        return {"mlflow.source.git.commit": "unknown: not a git checkout"}
+    commands = {
+        "mlflow.source.git.commit": ["rev-parse", "HEAD"],
+        "mlflow.source.git.branch": ["rev-parse", "--abbrev-ref", "HEAD"],
+        "git.dirty": ["status", "--porcelain", "--untracked-files=no"],
+    }
+    for tag, arguments in commands.items():
+        result = subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        if result.returncode == 0:
+            found[tag] = result.stdout.strip()
+    if "git.dirty" in found:
+        found["git.dirty"] = "true" if found["git.dirty"] else "false"
+        found["mlflow.source.git.dirty"] = found["git.dirty"]
+    return found
+
+
+def uncommitted(limit: int = DIFF_LIMIT) -> str:
+    """What the working tree has that the commit lacks: `git diff HEAD`, then the names of untracked files.
+
+    `git apply` on the commit brings the changes back, except for passwords, which are `***` in it; lines that begin
+    with # are passed over by it. Empty where nothing was changed, and outside of a git checkout. Untracked files are
+    named, not copied: they may be data.
+
+    Args:
+        limit: characters kept of the diff; a longer one is cut and says so in its last line.
+    """
+    if not _in_repository():
+        return ""
+    changes = hidden(_git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"))
+    if len(changes) > limit:
+        cut = changes.rfind("\n", 0, limit) + 1
+        changes = f"{changes[:cut]}# cut off here: {len(changes) - cut} more characters\n"
+    names = _git("ls-files", "--others", "--exclude-standard").splitlines()
+    listed = [f"# untracked: {name}" for name in names[:_UNTRACKED_LIMIT]]
+    if len(names) > _UNTRACKED_LIMIT:
+        listed.append(f"# untracked: and {len(names) - _UNTRACKED_LIMIT} more")
+    return changes + "".join(f"{line}\n" for line in listed)
+
+
+def _git(*arguments: str) -> str:
+    result = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True)
+    return result.stdout.decode("utf-8", "replace") if result.returncode == 0 else ""
+
+
+def _in_repository() -> bool:
+    """Whether git tracks this very file: an installed copy may lie inside somebody else's repository."""
+    command = ["git", "-C", str(REPOSITORY), "ls-files", "--error-unmatch", str(Path(__file__).resolve())]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def environment() -> dict[str, str]:
+    """Tags that say where it ran: host, device, versions."""
+    names = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "nibabel", "SimpleITK", "blosc2")
+    tags = {f"version.{name}": version for name, version in versions(*names).items()}
+    tags["host"] = platform.node()
+    tags["host.cpus"] = str(os.cpu_count())
+    tags["host.cpus_available"] = str(available_cores())
+    tags["host.cpu"] = _cpu_model()
+    tags["host.memory_gib"] = f"{psutil.virtual_memory().total / 2**30:.1f}"
+    tags["host.os"] = platform.platform()
+    if torch.cuda.is_available():
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        tags["device"] = ", ".join(gpu.name for gpu in found)
+        tags["device.memory_gib"] = ", ".join(f"{gpu.total_memory / 2**30:.1f}" for gpu in found)
+        tags["version.cuda"] = str(torch.version.cuda)
+        tags["version.cudnn"] = str(torch.backends.cudnn.version())
+    else:
+        tags["device"] = tags["host.cpu"]
+    tags["processes"] = str(world_size())
+    return tags
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Version of Python and of the packages among `packages` that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # conda calls some of them otherwise
+            found[name] = metadata.version(name)
+    if "torch" in packages:  # PyPI's says "2.15.0" of what is "2.15.0+cu132": which build ran matters
+        found["torch"] = str(torch.__version__)
+    return found
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):  # Linux alone has this file
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def invocation() -> dict[str, Any]:
+    """How the bundle run that is going on was called.
+
+    Returns:
+        "command": the words of the process; "config_files": the config and its overlays, in order;
+        "overrides": id to value, as given on the command line or in MONAI's `--args_file`. The last two are
+        empty outside of `monai.bundle run`. Passwords are `***` in them.
+    """
+    found: dict[str, Any] = {"command": list(sys.argv), "config_files": [], "overrides": {}}
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and {"config_file", "override"} <= set(
+            frame.f_locals
+        ):
+            from monai.bundle.scripts import update_kwargs
+
+            given = frame.f_locals
+            words = update_kwargs(
+                given.get("args_file"), config_file=given["config_file"], **given["override"]
+            )
+            files = words.pop("config_file", None)
+            found["config_files"] = [files] if isinstance(files, str) else list(files or [])
+            found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
+            break
+        frame = frame.f_back
+    return {
+        name: value if name == "config_files" else without_passwords(value) for name, value in found.items()
+    }

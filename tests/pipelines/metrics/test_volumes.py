@@ -1,0 +1,36 @@
+"""Millilitres per class, and their table."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from pipelines.metrics.volumes import measure, voxel_ml, write_volumes
+
+NAMES = {0: "background", 1: "lung", 2: "liver, left"}
+
+
+def test_volumes_are_voxels_times_the_determinant(tmp_path):
+    array = np.zeros((1, 4, 5, 6), np.uint8)
+    array[0, :2, :3, 0] = 1
+    affine = torch.tensor([[0, -1.5, 0, 9], [0.8, 0, 0.4, 8], [0, 0, 2.5, -900], [0, 0, 0, 1.0]]).double()
+    found = measure(MetaTensor(torch.from_numpy(array), affine=affine), NAMES)
+    assert found["lung"]["voxels"] == 6
+    assert found["lung"]["ml"] == pytest.approx(6 * 1.5 * 0.8 * 2.5 / 1000)
+    assert found["liver, left"] == {"voxels": 0, "ml": 0.0}
+    assert list(found) == ["lung", "liver, left"]
+    write_volumes(tmp_path / "volumes.csv", [{"case": "a", "volumes": found}])
+    with (tmp_path / "volumes.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows == [
+        {"case": "a", "class": "lung", "ml": "0.018", "voxels": "6"},
+        {"case": "a", "class": "liver, left", "ml": "0", "voxels": "0"},
+    ]
+
+
+def test_a_picture_has_voxels_only():
+    picture = MetaTensor(torch.ones((1, 3, 4), dtype=torch.uint8))
+    assert voxel_ml(picture.affine, 2) is None
+    assert measure(picture, {0: "background", 1: "cell"}) == {"cell": {"voxels": 12, "ml": None}}

@@ -1,0 +1,496 @@
+"""Stop anywhere and go on; a model that says what it is."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.training import checkpoints as checkpoints_module
+from pipelines.training.checkpoints import (
+    BEST,
+    CARD,
+    EARLIER,
+    LAST,
+    CheckpointError,
+    CheckpointNotWrittenError,
+    Checkpoints,
+    TrainedModel,
+    load_state,
+    load_tensors,
+)
+from tests.file_systems import refuse_folder_sync
+from tests.pipelines import small
+from transforms.preprocess import Preprocess
+from transforms.utils.files import sha256_of
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return small.write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    # preflight() replaces it
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.fixture(scope="module")
+def straight(dataset, tmp_path_factory):
+    """The folder of a training that was never stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    small.run(small.config(folder, dataset))
+    return folder / "models"
+
+
+def stopped(folder, dataset, at, monkeypatch, **overrides):
+    """A training that ended by an error at an iteration."""
+    path = small.config(folder, dataset, **overrides)
+    monkeypatch.setenv("SMALL_STOP_AT", str(at))
+    with pytest.raises(RuntimeError) as caught:
+        small.run(path)
+    assert isinstance(caught.value.__cause__, small.Interruption)
+    monkeypatch.delenv("SMALL_STOP_AT")
+    return path
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+# Whose values follow from the weights and the data; others are times and loads.
+EXACT = re.compile(r"train_loss|learning_rate|grad_norm|epoch|epoch_loss|(best_)?val_.*dice.*")
+
+
+def without_times(state):
+    history = [{k: v for k, v in row.items() if EXACT.fullmatch(k)} for row in state["history"]]
+    return {**state, "history": history}
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_stopped_training_ends_as_one_never_stopped(straight, dataset, tmp_path, monkeypatch, at):
+    """3 iterations an epoch: 4 stops at the start of the second, 8 in the middle of the third."""
+    path = stopped(tmp_path, dataset, at, monkeypatch)
+    state = load_tensors(tmp_path / "models" / LAST)
+    assert state["epoch"] == (at - 1) // 3
+    assert not state["finished"]
+    torch.manual_seed(at)  # a new process has another random state
+    parser = small.run(path)
+    trainer = parser.get_parsed_content("train#trainer")
+    assert trainer.state.epoch == 4
+    assert trainer.state.iteration == 12
+    expected, found = (load_tensors(folder / LAST) for folder in (straight, tmp_path / "models"))
+    assert [row["epoch"] for row in found["history"]] == [1, 2, 3, 4]
+    for key in expected:
+        assert equal(without_times(expected)[key], without_times(found)[key]), key
+    assert equal(load_tensors(straight / BEST), load_tensors(tmp_path / "models" / BEST))
+    cards = [json.loads((folder / CARD).read_text()) for folder in (straight, tmp_path / "models")]
+    for card in cards:
+        del card["sha256"]
+    assert cards[0] == cards[1]
+    assert not (tmp_path / "models" / "previous").exists()
+
+
+def test_a_killed_process_goes_on_in_another(straight, dataset, tmp_path):
+    path = small.config(tmp_path, dataset, num_workers=1)  # workers do not change what is drawn
+    command = [sys.executable, "-m", "tests.pipelines.small", str(path)]
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "SMALL_STOP_AT": "8", "SMALL_STOP_BY": "SIGKILL", "OMP_NUM_THREADS": threads}
+    first = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert first.returncode == -9, first.stderr
+    assert load_tensors(tmp_path / "models" / LAST)["epoch"] == 2
+    small.run(path)
+    expected, found = (load_tensors(folder / LAST) for folder in (straight, tmp_path / "models"))
+    for key in ("network", "average", "optimizer", "lr_scheduler", "ranks", "best"):
+        assert equal(expected[key], found[key]), key
+
+
+def test_what_a_checkpoint_holds(straight):
+    state = load_tensors(straight / LAST)
+    assert state["finished"]
+    assert state["epoch"] == 4
+    assert state["lr_scheduler"]["last_epoch"] == 12
+    assert int(state["average"]["n_averaged"]) == 12
+    assert len(state["history"]) == 4
+    assert {"epoch_loss", "val_mean_dice", "val_dice_lung"} <= set(state["history"][0])
+    assert state["best"] == max(row["val_mean_dice"] for row in state["history"])
+    # the weights are plain: a network of the same definition takes them, no wrapper's prefix
+    small.Tiny(3).load_state_dict(load_tensors(straight / BEST))
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(straight, dataset):
+    state, card = load_tensors(straight / LAST), json.loads((straight / CARD).read_text())
+    dice = [row["val_mean_dice"] for row in state["history"]]
+    assert card["epoch"] == 1 + dice.index(max(dice))
+    scores = card["validation"][0]["dice"].values()
+    assert sum(scores) / len(scores) == pytest.approx(max(dice))
+
+
+def test_a_worse_epoch_after_going_on_leaves_the_best_model(dataset, tmp_path, monkeypatch):
+    path = stopped(tmp_path, dataset, 4, monkeypatch)
+    folder = tmp_path / "models"
+    before = (folder / BEST).read_bytes()
+    state = load_tensors(folder / LAST)
+    state["best"] = 2.0
+    torch.save(state, folder / LAST)
+    small.run(path)
+    assert (folder / BEST).read_bytes() == before
+
+
+def test_without_validation_the_last_weights_are_kept(dataset, tmp_path):
+    small.run(small.config(tmp_path, dataset, val_interval=0, epochs=2, ema=None))
+    folder = tmp_path / "models"
+    card = json.loads((folder / CARD).read_text())
+    assert card["epoch"] == 2
+    assert "validation" not in card
+    last = load_tensors(folder / LAST)
+    assert last["average"] is None
+    assert equal(dict(load_tensors(folder / BEST)), dict(last["network"]))
+
+
+def test_the_same_command_after_the_end_begins_anew_beside_the_old_files(dataset, tmp_path):
+    folder = tmp_path / "models"
+    path = small.config(tmp_path, dataset, epochs=1)
+    small.run(path)
+    first = sha256_of(folder / BEST)
+    small.run(path)
+    small.run(small.config(tmp_path, dataset, epochs=1, ema=0.5))  # another training
+    previous = sorted(p.name for p in (folder / "previous").iterdir())
+    assert previous == ["001", "002"]
+    assert sha256_of(folder / "previous" / "001" / BEST) == first
+    assert json.loads((folder / "previous" / "001" / CARD).read_text())["sha256"] == first
+    assert load_state(folder / "previous" / "002" / LAST)["finished"]
+    assert [row["epoch"] for row in load_state(folder / LAST)["history"]] == [1]
+
+
+def damaged(data, how):
+    random = np.random.default_rng(len(how))
+    if how == "empty":
+        return b""
+    if how == "half":
+        return data[: len(data) // 2]
+    if how == "zeros":  # as some file systems leave it after a power failure
+        return data[: len(data) // 3] + bytes(len(data) - len(data) // 3)
+    if how == "text":
+        return b"nonsense"
+    place = int(random.integers(len(data)))
+    return data[:place] + bytes([data[place] ^ 1 << int(random.integers(8))]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "zeros", "text"])
+def test_an_unreadable_checkpoint_is_replaced_by_the_one_before(dataset, straight, tmp_path, caplog, how):
+    folder = tmp_path / "models"
+    shutil.copytree(straight, folder)
+    before = load_state(folder / EARLIER)
+    content = damaged((folder / LAST).read_bytes(), how)
+    (folder / LAST).write_bytes(content)
+    checkpoints = Checkpoints(folder)
+    found = checkpoints.latest()
+    assert equal(found, before)
+    (said,) = [record.message for record in caplog.records]
+    assert f"{folder / LAST} cannot be read" in said
+    assert f"{EARLIER}, takes its place" in said
+    checkpoints.save({"network": {}, "epoch": 5})
+    assert load_state(folder / LAST)["epoch"] == 5
+    assert equal(load_state(folder / EARLIER), before), "the damaged file must not take its place"
+    assert (folder / "unreadable.pt").read_bytes() == content
+
+
+def test_any_flipped_bit_is_noticed_or_changes_nothing(straight, tmp_path):
+    data = (straight / LAST).read_bytes()
+    expected = load_state(straight / LAST)
+    random = np.random.default_rng(0)
+    noticed = 0
+    for place in random.integers(len(data), size=150).tolist():
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(random.integers(8))
+        (tmp_path / LAST).write_bytes(flipped)
+        try:
+            found = load_state(tmp_path / LAST)
+        except CheckpointError:
+            noticed += 1
+        else:
+            assert equal(found, expected), f"bit flipped in byte {place}"
+    assert noticed > 50
+
+
+def test_nothing_readable_is_an_error_and_everything_is_kept(straight, tmp_path):
+    for name in (LAST, EARLIER):
+        (tmp_path / name).write_bytes((straight / LAST).read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read .*restore it or move it away"):
+        Checkpoints(tmp_path).latest()
+    assert (tmp_path / LAST).stat().st_size == (tmp_path / EARLIER).stat().st_size == 1000
+
+
+def test_a_file_that_is_no_state_is_refused_and_kept(tmp_path):
+    torch.save([1, 2, 3], tmp_path / LAST)
+    with pytest.raises(CheckpointError, match="is not the state of a training; move it away"):
+        Checkpoints(tmp_path).latest()
+    torch.save({"network": {}, "epoch": 1, "work": "digest", "finished": False}, tmp_path / LAST)
+    with pytest.raises(CheckpointError, match=r"another version of this program; .*--resume new"):
+        Checkpoints(tmp_path).latest()
+    torch.save({"network": {}, "epoch": 1, "work": "digest", "finished": True}, tmp_path / LAST)
+    assert Checkpoints(tmp_path).latest()["finished"]
+
+
+def weights(value):
+    return {"w": torch.full((3,), float(value))}
+
+
+def pair(folder):
+    """The value of the weights and of the card in place, as a user finds them; checks that they belong together."""
+    path = folder / BEST
+    card = checkpoints_module._card_of(path, folder / CARD)
+    assert sha256_of(path) == card["sha256"]
+    return float(load_tensors(path)["w"][0]), card["epoch"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_pair_is_whole_wherever_the_process_ends(tmp_path, monkeypatch, step):
+    """Killed before any of the renames, links and syncs of replacing a model, and again in repairing."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_model(weights(1), {"epoch": 1})
+    calls = 0
+
+    def counted(real):
+        def call(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == step + 1:
+                raise Killed
+            return real(*arguments)
+
+        return call
+
+    # No clean-up runs in a killed process.
+    monkeypatch.setattr(Path, "unlink", lambda *arguments, **options: None)
+    for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "chmod")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    with contextlib.suppress(Killed):
+        checkpoints.save_model(weights(2), {"epoch": 2})
+    finished = calls <= step
+    monkeypatch.undo()
+    assert pair(tmp_path) in ((1.0, 1), (2.0, 2))
+    assert finished or step < 11, "raise the number of steps: the last one was reached"
+    expected = pair(tmp_path)
+    Checkpoints(tmp_path).repair()
+    assert pair(tmp_path) == expected
+    assert Checkpoints(tmp_path).has_model()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, BEST]
+    if finished:
+        assert expected == (2.0, 2)
+
+
+@pytest.mark.parametrize("moved", range(6))
+def test_files_are_set_aside_together(tmp_path, monkeypatch, moved):
+    names = [LAST, EARLIER, BEST, CARD]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    real, calls = Path.replace, 0
+
+    def replace(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == moved + 1:
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with contextlib.suppress(Killed):
+        Checkpoints(tmp_path).set_aside()
+    monkeypatch.undo()
+    Checkpoints(tmp_path).repair()
+    assert [path.name for path in tmp_path.iterdir()] == ["previous"]
+    assert [path.name for path in (tmp_path / "previous").iterdir()] == ["001"]
+    assert sorted(path.name for path in (tmp_path / "previous" / "001").iterdir()) == sorted(names)
+
+
+def test_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
+    refused = refuse_folder_sync(monkeypatch, errno.EINVAL)
+    checkpoints = Checkpoints(tmp_path)
+    with checkpoints.held():
+        for value in (1, 2):
+            checkpoints.save({"network": {}, "epoch": value})
+            checkpoints.save_model(weights(value), {"epoch": value})
+        checkpoints.repair()
+        assert checkpoints.latest()["epoch"] == 2
+        assert pair(tmp_path) == (2.0, 2)
+        assert checkpoints.set_aside() == tmp_path / "previous" / "001"
+    assert refused
+
+
+def test_a_folder_without_locks_is_trained_in_with_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(os, "lockf", refuse)
+    with Checkpoints(tmp_path).held():
+        pass
+    assert "cannot be locked (No locks available)" in caplog.text
+    assert "start no second training there" in caplog.text
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(CheckpointNotWrittenError, match="cannot be written to"),
+        Checkpoints(tmp_path / "file").held(),
+    ):
+        pass
+
+
+HOLDER = """
+import sys
+from pipelines.training.checkpoints import Checkpoints
+with Checkpoints(sys.argv[1]).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(CheckpointError, match=r"another training is writing to .*--bundle_root"):
+        Checkpoints(tmp_path).held().__enter__()
+    holder.kill()
+    holder.communicate()
+    with Checkpoints(tmp_path).held():
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits are POSIX's")
+@pytest.mark.parametrize("what", ["state", "model"])
+def test_a_full_disk_is_said_and_leaves_the_old_files_whole(tmp_path, what):
+    import resource
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"network": {}, "epoch": 1})
+    checkpoints.save_model(weights(1), {"epoch": 1})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    large = {"w": torch.zeros(1 << 18)}
+    save = {
+        "state": lambda: checkpoints.save({"network": large, "epoch": 2}),
+        "model": lambda: checkpoints.save_model(large, {"epoch": 2}),
+    }[what]
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, old[1]))
+    try:
+        with pytest.raises(CheckpointNotWrittenError) as caught:
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert str(tmp_path) in str(caught.value)
+    assert "free some room there" in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/should-never-appear",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"work": Evil()}, tmp_path / LAST)
+    with pytest.raises(CheckpointError, match=r"last\.pt"):
+        load_tensors(tmp_path / LAST)
+    assert not os.path.exists("/tmp/should-never-appear")
+
+
+def copy(straight, folder, change=None):
+    folder.mkdir(exist_ok=True)
+    card = json.loads((straight / CARD).read_text())
+    if change is not None:
+        change(card)
+    (folder / CARD).write_text(json.dumps(card))
+    (folder / BEST).write_bytes((straight / BEST).read_bytes())
+    return folder / BEST
+
+
+def test_a_trained_model_needs_nothing_but_its_two_files(straight, tmp_path, dataset):
+    model = TrainedModel(copy(straight, tmp_path))
+    assert not model.network.training
+    assert model.labels == {0: "background", 1: "lung", 2: "liver"}
+    assert model.class_names == ["lung", "liver"]
+    assert model.patch_size == (12, 12, 12)
+    assert model.preprocess.parameters() == Preprocess().parameters()
+    assert equal(dict(model.network.state_dict()), dict(load_tensors(straight / BEST)))
+    assert model.network(torch.zeros(1, 1, 4, 4, 4)).shape == (1, 3, 4, 4, 4)
+    model.require_labels({0: "background", 1: "lung", 2: "liver"})
+    with pytest.raises(CheckpointError, match="are not those of the model"):
+        model.require_labels({0: "background", 1: "liver", 2: "lung"})
+
+
+def test_weights_and_description_of_two_trainings_are_refused(straight, tmp_path):
+    path = copy(straight, tmp_path)
+    state = load_tensors(path)
+    torch.save({key: value + 1 for key, value in state.items()}, path)
+    with pytest.raises(CheckpointError, match=r"is not the file that model\.json describes"):
+        TrainedModel(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card.pop("labels"),
+        lambda card: card.update(labels=None),
+        lambda card: card["preprocessing"].update(version=99),
+        lambda card: card.update(patch_size="large"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(straight, tmp_path, change):
+    with pytest.raises(CheckpointError, match=r"model\.json is not the description of a trained model"):
+        TrainedModel(copy(straight, tmp_path, change))
+
+
+def test_a_definition_that_does_not_fit_its_weights_is_refused(straight, tmp_path):
+    path = copy(straight, tmp_path, lambda card: card["network"].update(features=7))
+    with pytest.raises(CheckpointError, match=r"model\.pt does not fit the network of model\.json"):
+        TrainedModel(path)
+
+
+@pytest.mark.parametrize("name", [BEST, CARD])
+def test_a_missing_file_says_how_to_get_one(straight, tmp_path, name):
+    path = copy(straight, tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"{name} is missing\); train one first"):
+        TrainedModel(path)
+
+
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ({"_target_": "subprocess.Popen", "args": "true"}, "not a network"),
+        ({"_target_": "torch.nn.Conv2d", "in_channels": "$__import__('os').getpid()"}, "expression"),
+        ({"_target_": "no.such.Network"}, "not a network"),
+    ],
+)
+def test_a_strangers_model_card_cannot_run_code(definition: dict, said: str, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "model.pt")
+    card = {
+        "network": definition,
+        "labels": {"0": "background", "1": "a"},
+        "preprocessing": Preprocess().parameters(),
+        "patch_size": [32, 32, 32],
+        "sha256": sha256_of(tmp_path / "model.pt"),
+    }
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match=said):
+        TrainedModel(tmp_path / "model.pt")

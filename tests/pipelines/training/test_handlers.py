@@ -1,0 +1,114 @@
+"""Validation every few epochs and the progress that a person sees."""
+
+import logging
+import math
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+
+from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.training.handlers import Progress, Validation, mean_loss, validate
+from pipelines.training.trainer import SegEvaluator
+from tests.pipelines.small import Oracle, write_ct
+from transforms.preprocess import Preprocess
+
+
+def evaluator(data):
+    preprocess = Preprocess()
+    loader = volume_loader(VolumeDataset(data, preprocess))
+    return SegEvaluator("cpu", loader, Oracle(3), preprocess, ["lung", "liver"], SlidingWindow((16, 16, 16)))
+
+
+def engine(*handlers):
+    result = Engine(lambda engine, batch: {Keys.LOSS: torch.tensor(float(batch))})
+    for handler in handlers:
+        handler.attach(result)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("interval", "epochs", "expected"),
+    [(1, 3, [1, 2, 3]), (2, 5, [2, 4, 5]), (10, 3, [3]), (3, 3, [3]), (0, 4, [])],
+)
+def test_validation_comes_every_few_epochs_and_at_the_end(tmp_path, interval, epochs, expected):
+    validator = evaluator([write_ct(tmp_path, "a")])
+    seen = []
+    validator.add_event_handler(Events.EPOCH_COMPLETED, lambda e: seen.append(e.state.epoch))
+    engine(Validation(interval, validator)).run([1, 2], max_epochs=epochs)
+    assert seen == expected
+    if expected:
+        assert validator.state.metrics == {"val_mean_dice": 1.0, "val_dice_lung": 1.0, "val_dice_liver": 1.0}
+
+
+def test_a_negative_interval_is_refused():
+    with pytest.raises(ValueError, match="val_interval is -1"):
+        Validation(-1)
+
+
+def test_without_cases_there_is_nothing_to_validate():
+    validator = evaluator([])
+    engine(Validation(1, validator), Progress(validator)).run([1.0], max_epochs=2)
+    assert validator.state.cases == []
+    assert validator.state.epoch == 0, "nothing takes this for a validation of an epoch"
+    engine(Validation(1)).run([1.0])
+
+
+def test_a_validation_starts_its_list_anew_and_leaves_absent_classes_out(tmp_path):
+    validator = evaluator([write_ct(tmp_path, "a", classes=(2,))])
+    for _ in range(2):
+        summary = validate(validator)
+        assert len(validator.state.cases) == 1
+    assert summary["mean_dice"] == 1.0
+    assert math.isnan(validator.state.metrics["val_dice_lung"])
+
+
+def test_the_results_of_all_processes_are_put_together(tmp_path):
+    data = [write_ct(tmp_path, "b", classes=(2,)), write_ct(tmp_path, "a")]
+    alone = evaluator(data)
+    expected = validate(alone)
+    validator = evaluator(data)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/r", rank=0, world_size=1)
+    try:
+        assert validate(validator) == expected
+    finally:
+        torch.distributed.destroy_process_group()
+    assert [case["case"] for case in validator.state.cases] == ["a", "b"], (
+        "in an order that ranks do not change"
+    )
+    assert torch.equal(validator.state.confusion, alone.state.confusion)
+    assert int(alone.state.confusion.sum()) == 2 * 20 * 18 * 16
+
+
+def test_without_a_terminal_progress_is_a_line_per_epoch(tmp_path, caplog):
+    validator = evaluator([write_ct(tmp_path, "a")])
+    with caplog.at_level(logging.INFO, "pipelines.training.handlers"):
+        engine(Validation(2, validator), Progress(validator)).run([1.0, 3.0], max_epochs=3)
+    lines = [record.getMessage() for record in caplog.records if record.name == "pipelines.training.handlers"]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert all("loss 2.0000" in line for line in lines)
+    assert ["validation Dice 1.0000" in line for line in lines] == [False, True, True]
+
+
+def test_only_the_first_rank_speaks(caplog, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with caplog.at_level(logging.INFO, "pipelines.training.handlers"):
+        engine(Progress()).run([1.0])
+    assert not [record for record in caplog.records if record.name == "pipelines.training.handlers"]
+
+
+def test_an_error_passes_through_the_progress():
+    def fail(engine, batch):
+        raise ZeroDivisionError
+
+    broken = Engine(fail)
+    Progress().attach(broken)
+    with pytest.raises(ZeroDivisionError):
+        broken.run([1])
+
+
+def test_the_mean_loss_is_in_double_precision():
+    losses = [torch.tensor(value) for value in (1.0, 2.0, 4.5)]
+    assert mean_loss(losses) == 2.5

@@ -1,0 +1,48 @@
+"""Learning rate over the steps."""
+
+import math
+
+import pytest
+import torch
+
+from pipelines.training.optimization import lr_schedule
+
+
+def rates(steps, **options):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = lr_schedule(optimizer, **options)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_poly_falls_to_zero_by_its_power():
+    found = rates(11, kind="poly", total_steps=10, power=0.9)
+    assert found == pytest.approx([0.1 * (1 - i / 10) ** 0.9 for i in range(10)] + [0.0])
+
+
+def test_cosine_after_a_linear_warm_up():
+    found = rates(13, kind="cosine", total_steps=12, warmup_steps=4)
+    assert found[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert found[4:12] == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+    assert found[12] == pytest.approx(0, abs=1e-9)
+
+
+def test_constant_stays_and_steps_beyond_the_end_stay_at_zero():
+    assert rates(5, kind="constant", total_steps=3) == pytest.approx([0.1] * 5)
+    assert rates(6, kind="poly", total_steps=3)[3:] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("total", [1, 3, 5])
+def test_a_training_shorter_than_its_warm_up_still_learns(total):
+    found = rates(total, kind="cosine", total_steps=total, warmup_steps=10)
+    assert all(0 < rate <= 0.1 for rate in found)
+    assert found[-1] == pytest.approx(0.1)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="'linear' is unknown; choose poly, cosine or constant"):
+        rates(1, kind="linear", total_steps=3)

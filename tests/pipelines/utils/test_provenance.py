@@ -1,0 +1,45 @@
+"""Which code ran, and where."""
+
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+
+import monai
+import torch
+
+from pipelines.utils import provenance as module
+from pipelines.utils.provenance import code_version, environment, versions
+
+
+def test_the_code_is_that_of_this_repository_only(tmp_path, monkeypatch):
+    found = code_version()["mlflow.source.git.commit"]
+    in_git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=module.REPOSITORY, capture_output=True, text=True
+    )
+    if in_git.returncode == 0:
+        assert found == in_git.stdout.strip()
+        assert code_version()["git.dirty"] in ("true", "false")
+    # installed into somebody else's repository, that repository's commit says nothing about this code
+    foreign = tmp_path / "theirs"
+    (foreign / "pipelines" / "utils").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(foreign)], check=True)
+    shutil.copy(module.__file__, foreign / "pipelines" / "utils" / "provenance.py")
+    monkeypatch.setattr(module, "REPOSITORY", foreign)
+    monkeypatch.setattr(module, "__file__", str(foreign / "pipelines" / "utils" / "provenance.py"))
+    assert code_version() == {"mlflow.source.git.commit": "unknown: not a git checkout"}
+
+
+def test_the_version_of_torch_says_which_build_ran(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "2.15.0" if name == "torch" else monai.__version__)
+    monkeypatch.setattr(torch, "__version__", "2.15.0+cu132")
+    assert versions("torch", "monai") == {
+        "python": platform.python_version(),
+        "torch": "2.15.0+cu132",
+        "monai": monai.__version__,
+    }
+    assert environment()["version.torch"] == "2.15.0+cu132"
+
+
+def test_packages_that_are_not_installed_have_no_version():
+    assert versions("no-such-package", "numpy").keys() == {"python", "numpy"}

@@ -1,0 +1,118 @@
+"""Early stopping, and signals as requests."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.utils import signals as stopping
+from pipelines.utils.signals import EarlyStopping, StoppingError, StopRequest
+
+DICE = st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20)
+
+
+def by_hand(dice, patience, min_delta):
+    """After how many validations a training ends that looks at them one by one; None if it does not."""
+    best, waiting = None, 0
+    for count, value in enumerate(dice, start=1):
+        better = value == value and (best is None or value - best > min_delta)
+        best, waiting = (value, 0) if better else (best, waiting + 1)
+        if waiting == patience:
+            return count
+    return None
+
+
+@given(DICE, st.integers(1, 5), st.sampled_from([0.0, 0.125]))
+def test_it_ends_where_a_count_by_hand_ends(dice, patience, min_delta):
+    dice = [round(value * 16) / 16 if value == value else value for value in dice]  # differences are exact
+    stopping = EarlyStopping(patience, min_delta)
+    reached = [count for count in range(len(dice) + 1) if stopping.reached(dice[:count])]
+    expected = by_hand(dice, patience, min_delta)
+    assert (reached[0] if reached else None) == expected
+    assert not EarlyStopping(None).reached(dice)
+
+
+@pytest.mark.parametrize("settings", [(0, 0.0), (-1, 0.0), (1, -0.1), (1, float("nan"))])
+def test_what_has_no_meaning_is_refused(settings):
+    with pytest.raises(StoppingError, match=r"patience is|min_delta is"):
+        EarlyStopping(*settings)
+
+
+class Ended(Exception):
+    pass
+
+
+@pytest.fixture
+def ends():
+    """A handler as the program around has it."""
+
+    def handler(number, frame):
+        raise Ended
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    signal.signal(signal.SIGTERM, before)
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_first_signal_is_noted_and_the_second_ends(ends):
+    with StopRequest() as request:
+        terminate()
+        assert request.number == signal.SIGTERM
+        with pytest.raises(Ended):
+            terminate()
+        with pytest.raises(Ended):
+            request.obey()
+    assert signal.getsignal(signal.SIGTERM) is ends
+
+
+def test_where_nothing_can_be_lost_the_first_ends(ends):
+    with StopRequest() as request:
+        request.at_once = True
+        with pytest.raises(Ended):
+            terminate()
+
+
+def test_what_is_ignored_stays_ignored():
+    program = (
+        "import os, signal\n"
+        "from pipelines.utils.signals import StopRequest\n"
+        "with StopRequest() as request:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print(request.number)\n"
+    )
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "None\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize(("pause", "ended"), [(0.0, False), (0.9, False), (1.1, True)])
+def test_under_torchrun_signals_close_together_are_one(pause, ended, monkeypatch):
+    """Batch systems signal torchrun, which passes it on, and its processes too."""
+    heard, now = [], [100.0]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(stopping, "ONE_WISH", 1.0)
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(stopping.StopRequest, "obey", lambda self, number=None: heard.append(self.number))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        request = stack.enter_context(stopping.StopRequest())
+        # A signal to this very thread, which has handled it when the call returns.
+        signal.raise_signal(signal.SIGTERM)
+        now[0] += pause
+        signal.raise_signal(signal.SIGTERM)
+        assert request.number == signal.SIGTERM
+        assert bool(heard) == ended
+        request.busy, heard[:] = True, []
+        signal.raise_signal(signal.SIGTERM)
+        assert not heard

@@ -1,0 +1,114 @@
+"""Patches that are augmented on the device, after the copy: what a loader's worker sends, and what is done with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from transforms.augmentation.variation import Variation
+
+__all__ = ["AugmentationPlaceError", "DeferredPatches", "augments_on_device", "collate_deferred"]
+
+PLACES = ("auto", "device", "workers")
+
+
+class AugmentationPlaceError(ValueError):
+    """Where to augment is not known, or not possible there."""
+
+
+@dataclass(frozen=True)
+class DeferredPatches:
+    """What is left to do for the patches of a batch: codes to values, cut, augmentation.
+
+    Patches are read with different margins around them. They travel end to end in one flat tensor for the images and
+    one for the labels, so that no voxel is copied that is not used.
+
+    Args:
+        sources: shape of each patch as it was read, (C, *source).
+        intensities: of each patch, what `normalise` needs to know of its case.
+        variations: of each patch.
+        normalise: `Preprocess.normalise`.
+    """
+
+    sources: tuple[tuple[int, ...], ...]
+    intensities: tuple[Mapping[str, Any], ...]
+    variations: tuple[Variation, ...]
+    normalise: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
+
+    def apply(
+        self, codes: torch.Tensor, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The batch, on the device where the flat tensors are; nothing waits for it.
+
+        Args:
+            codes: int16 (voxels and channels of all patches).
+            labels: uint8 or int32 (voxels of all patches); None without labels.
+
+        Returns:
+            Images float32 (B, C, *size) and labels (B, 1, *size).
+        """
+        size, channels = self.variations[0].size, self.sources[0][0]
+        images = torch.empty(len(self.sources), channels, *size, device=codes.device)
+        classes = None if labels is None else labels.new_empty(len(self.sources), 1, *size)
+        first = 0
+        for place, (source, variation) in enumerate(zip(self.sources, self.variations, strict=True)):
+            voxels = math.prod(source[1:])
+            part = codes.narrow(0, first * channels, voxels * channels).view(source)
+            label = None if labels is None else labels.narrow(0, first, voxels).view(1, *source[1:])
+            image, label = variation.apply(self.normalise(part, self.intensities[place]), label)
+            images[place] = image
+            if classes is not None and label is not None:
+                classes[place] = label
+            first += voxels
+        return images, classes
+
+
+def collate_deferred(
+    items: Sequence[Mapping[str, Any]],
+    normalise: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor],
+) -> dict[str, Any]:
+    """A batch of items that have "variation" and "intensity": "image" and "label" flat, "case", "deferred"."""
+    batch: dict[str, Any] = {
+        key: torch.cat([item[key].reshape(-1) for item in items])
+        for key in ("image", "label")
+        if key in items[0]
+    }
+    batch["case"] = default_collate([item["case"] for item in items])
+    batch["deferred"] = DeferredPatches(
+        tuple(tuple(item["image"].shape) for item in items),
+        tuple(item["intensity"] for item in items),
+        tuple(item["variation"] for item in items),
+        normalise,
+    )
+    return batch
+
+
+def augments_on_device(place: str, device: torch.device | str | None, transform: Any) -> bool:
+    """Whether patches are augmented on the device.
+
+    Args:
+        place: "device", "workers", or "auto": on the device if that is a GPU and the augmentation can be.
+        device: where the network is trained; None: not known, so the workers augment.
+        transform: the augmentation.
+
+    Raises:
+        AugmentationPlaceError: the place is another, or "device" with an augmentation that cannot be split.
+    """
+    if place not in PLACES:
+        raise AugmentationPlaceError(
+            f"augment_on is {place!r}; give 'auto', 'device' or 'workers', the places where patches can be augmented"
+        )
+    possible = hasattr(transform, "draw")
+    if place == "device" and transform is not None and not possible:
+        raise AugmentationPlaceError(
+            f"augment_on is 'device', but {type(transform).__name__} cannot be drawn here and applied there as "
+            "PatchAugmentation can; give 'workers'"
+        )
+    if place == "auto":
+        return possible and device is not None and torch.device(device).type == "cuda"
+    return possible and place == "device"

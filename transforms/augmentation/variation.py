@@ -1,0 +1,70 @@
+"""What was drawn for one patch, and its application: the deterministic half of augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from transforms.augmentation.intensity_changes import CHANGES
+from transforms.augmentation.resample_patch import resample_patch
+
+__all__ = ["Variation"]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How one patch differs from what was read; small enough to be sent along with it.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Of the result.
+    matrix : array or None
+        Rotation and scale, see `resample_patch`; None for neither.
+    changes : tuple of (str, tuple)
+        Intensity changes in order: name and amounts, see `transforms.augmentation.intensity_changes.CHANGES`.
+    flips : tuple of int
+        Spatial axes that are flipped.
+    """
+
+    size: tuple[int, ...]
+    matrix: np.ndarray | None = None
+    changes: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    flips: tuple[int, ...] = ()
+
+    @torch.no_grad()
+    def apply(
+        self, image: torch.Tensor, label: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The varied patch, where its tensors lie; nothing waits for the device.
+
+        Parameters
+        ----------
+        image : tensor, float32 (C, *source)
+        label : tensor or None, integer (1, *source)
+
+        Returns
+        -------
+        image : tensor, float32 (C, *size)
+        label : tensor or None, (1, *size)
+
+        Raises
+        ------
+        ValueError
+            The patch has another size than the result, and nothing resamples it.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            if self.matrix is not None:
+                image, label = resample_patch(image, label, self.matrix, self.size)
+            elif tuple(image.shape[1:]) != self.size:
+                raise ValueError(f"expected a patch of {self.size}, got {tuple(image.shape[1:])}.")
+            for name, amounts in self.changes:
+                image = CHANGES[name](image, *amounts)
+            if self.flips:
+                axes = [1 + axis for axis in self.flips]
+                image = torch.flip(image, axes)
+                label = None if label is None else torch.flip(label, axes)
+        return image.contiguous(), None if label is None else label.contiguous()

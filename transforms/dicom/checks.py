@@ -1,0 +1,187 @@
+"""What is refused about a single slice, and about slices that do not share one grid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from pydicom.uid import UID, CTImageStorage
+
+from transforms.dicom.headers import CT_CLASSES, EXPORT, Frame
+from transforms.dicom.units import other_unit
+from transforms.errors import ImageError
+
+__all__ = ["check_common_grid", "check_slice", "warn_of_mixture"]
+
+ORIENTATION_TOLERANCE = 1e-4
+"""Largest difference of a direction cosine between slices; 1e-4 moves a corner 250 mm away by 0.025 mm."""
+PIXEL_SPACING_TOLERANCE = 1e-4
+"""Largest relative difference of the pixel spacing between slices."""
+UNIT_TOLERANCE = 1e-3
+"""How far direction cosines may be from unit length and from a right angle (they are rounded decimals)."""
+
+LARGEST_HU = 1e12
+"""Far beyond what 32 stored bits and any slope of a scanner make, and far from where float32 ends."""
+
+_log = logging.getLogger(__name__)
+_ENHANCED = CT_CLASSES - {CTImageStorage}
+_NUMBERS = {
+    "ImageOrientationPatient": 6,
+    "ImagePositionPatient": 3,
+    "PixelSpacing": 2,
+    "RescaleSlope": 1,
+    "RescaleIntercept": 1,
+}
+_LACK = {
+    "ImageOrientationPatient": "has no known orientation",
+    "ImagePositionPatient": "has no known place in the stack",
+    "PixelSpacing": "has no known size in mm",
+    "RescaleSlope": "has no Hounsfield units",
+    "RescaleIntercept": "has no Hounsfield units",
+}
+
+
+def check_slice(frame: Frame) -> None:
+    """Raise ImageError for a slice whose place or whose Hounsfield units are not certain."""
+    _check_kind(frame)
+    _check_numbers(frame)
+    _check_values(frame)
+    _check_layout(frame)
+    cosines = frame.numbers("ImageOrientationPatient").reshape(2, 3)
+    if np.abs(cosines @ cosines.T - np.eye(2)).max() > 2 * UNIT_TOLERANCE:
+        raise ImageError(
+            f"{frame.place}: ImageOrientationPatient {cosines.ravel().tolist()} is no pair of perpendicular unit vectors."
+            f" {EXPORT}"
+        )
+    if (frame.numbers("PixelSpacing") <= 0).any():
+        raise ImageError(
+            f"{frame.place}: PixelSpacing is {frame.text('PixelSpacing')}, which must be positive. {EXPORT}"
+        )
+
+
+def _check_kind(frame: Frame) -> None:
+    kind = UID(frame.text("SOPClassUID"))
+    frames = frame.integer("NumberOfFrames", 1)
+    if frames != frame.count or (kind in _ENHANCED and not frame.grouped):
+        raise ImageError(
+            f"{frame.path}: a multi-frame image ({kind.name}, {frames} frames) without functional groups, so its frames"
+            " have no known places; export it as enhanced or as single-frame CT."
+        )
+    if "DISTORTED" in frame.text("VolumetricProperties").upper().split("\\"):
+        raise ImageError(
+            f"{frame.place}: VolumetricProperties is DISTORTED, so its pixels do not lie on a plane; use the original"
+            " series."
+        )
+
+
+def _check_numbers(frame: Frame) -> None:
+    for keyword, length in _NUMBERS.items():
+        if not frame.has(keyword):
+            raise ImageError(
+                f"{frame.place}: {keyword} is missing; without it the slice {_LACK[keyword]}. {EXPORT}"
+            )
+        numbers = frame.numbers(keyword)
+        if len(numbers) != length or not np.isfinite(numbers).all():
+            raise ImageError(
+                f"{frame.place}: {keyword} is {frame.text(keyword)}, not {length} number(s). {EXPORT}"
+            )
+
+
+def _check_values(frame: Frame) -> None:
+    if frame.has("ModalityLUTSequence"):
+        raise ImageError(
+            f"{frame.place}: values come through a modality LUT table instead of slope and intercept. {EXPORT}"
+        )
+    if float(frame.numbers("RescaleSlope")[0]) == 0:
+        raise ImageError(f"{frame.place}: RescaleSlope is 0, so all values are lost. {EXPORT}")
+    _check_range(frame)
+    unit = other_unit(frame)
+    if unit:
+        raise ImageError(f"{frame.place}: values are {unit}, not Hounsfield units; use the CT series.")
+    photometric = frame.text("PhotometricInterpretation")
+    if photometric != "MONOCHROME2" or frame.integer("SamplesPerPixel", 1) != 1:
+        raise ImageError(
+            f"{frame.place}: PhotometricInterpretation is {photometric or 'missing'}, a CT image is MONOCHROME2 (PS3.3"
+            " C.8.2.1); whether its values are inverted or colours is uncertain. Use the original series."
+        )
+
+
+def _check_range(frame: Frame) -> None:
+    """Refuse a modality LUT that makes of all stored values one and the same, or numbers that are no HU of anything."""
+    slope, intercept = float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0])
+    span = abs(slope) * 2.0 ** min(frame.integer("BitsStored"), 64)
+    if not span + abs(intercept) <= LARGEST_HU or span < 1:
+        raise ImageError(
+            f"{frame.place}: RescaleSlope {frame.text('RescaleSlope')} and RescaleIntercept"
+            f" {frame.text('RescaleIntercept')} make values of {span:.3g} HU from end to end around {intercept:.3g} HU, which"
+            f" no CT has. {EXPORT}"
+        )
+
+
+def _check_layout(frame: Frame) -> None:
+    allocated, stored = frame.integer("BitsAllocated"), frame.integer("BitsStored")
+    rows, columns = frame.integer("Rows"), frame.integer("Columns")
+    if frame.integer("PixelRepresentation") not in (0, 1):
+        raise ImageError(
+            f"{frame.place}: PixelRepresentation is {frame.text('PixelRepresentation')}, not 0 or 1. {EXPORT}"
+        )
+    if rows < 1 or columns < 1:
+        raise ImageError(
+            f"{frame.place}: the image has no pixels ({columns} x {rows}); it is damaged. Copy the series again."
+        )
+    if (
+        allocated not in (8, 16, 32)
+        or not 1 <= stored <= allocated
+        or frame.integer("HighBit", stored - 1) != stored - 1
+    ):
+        raise ImageError(
+            f"{frame.place}: {stored} bits stored in {allocated} with the high bit {frame.text('HighBit')} is no layout"
+            f" of a CT image. {EXPORT}"
+        )
+    needed = frame.count * rows * columns * allocated // 8
+    plain = not (frame.syntax.is_encapsulated or frame.syntax.is_deflated)
+    if plain and frame.size is not None and frame.size < needed:
+        raise ImageError(
+            f"{frame.path}: cut off: {frame.size} bytes, its {columns} x {rows} pixels alone need {needed}. Copy the"
+            " series again."
+        )
+
+
+def check_common_grid(frames: Sequence[Frame]) -> None:
+    """Raise ImageError where orientation or pixel spacing differ between slices of one volume."""
+    for keyword, what, tolerance in (
+        ("ImageOrientationPatient", "orientation", ORIENTATION_TOLERANCE),
+        ("PixelSpacing", "pixel spacing", PIXEL_SPACING_TOLERANCE),
+    ):
+        values = np.stack([frame.numbers(keyword) for frame in frames])
+        middle = np.median(values, axis=0)
+        scale = 1.0 if what == "orientation" else middle
+        apart = np.abs((values - middle) / scale).max(axis=1)
+        worst = int(apart.argmax())
+        if apart[worst] > tolerance:
+            unit = "" if what == "orientation" else " mm"
+            raise ImageError(
+                f"{frames[worst].place}: {what} {_list(values[worst])}{unit} differs from {_list(middle)}{unit} of the"
+                f" other slices (allowed: {tolerance:g}); move away what does not belong to the series."
+            )
+
+
+def warn_of_mixture(frames: Sequence[Frame]) -> None:
+    """Say where slices that follow one another as one volume are of different reconstructions or exposures."""
+    for keyword in ("ConvolutionKernel", "FilterType", "KVP", "ReconstructionDiameter", "ContrastBolusAgent"):
+        first: dict[str, Frame] = {}
+        for frame in frames:
+            first.setdefault(frame.text(keyword) or "none", frame)
+        if len(first) > 1:
+            found = ", ".join(f"{value} (such as {frame.name})" for value, frame in list(first.items())[:4])
+            _log.warning(
+                "%s: slices of one stack differ in %s: %s; they are read as one volume.",
+                frames[0].path.parent,
+                keyword,
+                found,
+            )
+
+
+def _list(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"

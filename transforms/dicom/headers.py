@@ -1,0 +1,343 @@
+"""DICOM files below a folder and what their headers say; pixel data are never touched here.
+
+Values are kept as they stand in the file (PS3.5 7.1): texts as texts, so that a number of 17 characters, an unknown VR
+or a stray NUL costs nothing here and is judged where it matters, in :mod:`transforms.dicom.checks`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import pydicom
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.filereader import data_element_generator
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+)
+
+from transforms.dicom.attributes import BINARY, GROUPS, MULTI_FRAME, NAMES, TAGS, TOP, UNITS, VR
+from transforms.dicom.frame import EXPORT, Frame
+from transforms.errors import ImageError
+from transforms.utils.image_paths import bounded, check_path
+from transforms.utils.walk import files_below, leads_nowhere
+
+__all__ = [
+    "CT_CLASSES",
+    "EXPORT",
+    "Frame",
+    "holds_dicom",
+    "is_dicom",
+    "open_file",
+    "parallel",
+    "scan_files",
+]
+
+CT_CLASSES = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".dcm.gz")
+
+_TEXTS = ("LO", "SH", "PN", "LT", "ST")
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Map with threads, which wait for slow disks side by side."""
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(function, items))
+
+
+def scan_files(path: Path) -> list[Frame]:
+    """Read the headers of all DICOM files in a folder and its subfolders, or of one file.
+
+    Hidden files and folders, DICOMDIR and files that are no DICOM are passed over.
+
+    Raises
+    ------
+    ImageError
+        For a file that is DICOM, or named so, and whose header cannot be parsed: it may be a slice of the series.
+    """
+    check_path(path)
+    if not path.exists():
+        raise ImageError(f"{path}: no such folder.")
+    files = [path] if path.is_file() else _files_below(path)
+    found = parallel(_frames_of, files)
+    _warn_of_blank(files, found)
+    return [frame for frames in found for frame in frames]
+
+
+def _warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
+    """Warn of what a broken copy leaves behind: a file without content, named like its neighbours that are slices."""
+    slices = {(file.parent, _ending(file)) for file, frames in zip(files, found, strict=True) if frames}
+    blank = [
+        file
+        for file, frames in zip(files, found, strict=True)
+        if not frames and (file.parent, _ending(file)) in slices and _is_blank(file)
+    ]
+    if blank:
+        _log.warning(
+            "%s: empty, only zeros or a link to nothing, or not to be unpacked, though named like the slices beside it (%d such file(s));"
+            " passed over. If it was a slice, copy the series again.",
+            blank[0],
+            len(blank),
+        )
+
+
+def _ending(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix  # many archives name files by UID
+
+
+def _is_blank(path: Path) -> bool:
+    if leads_nowhere(path):
+        return True
+    with open_file(path) as stream:
+        try:
+            return not any(stream.read(4096))
+        except (OSError, EOFError, zlib.error):  # gzip data that are damaged
+            return True
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its prefix (PS3.10 7.1), or called so: what it lacks is then for the scan to say."""
+    if path.name.lower().endswith(DICOM_ENDINGS):
+        return True
+    with open_file(path) as stream:
+        try:
+            return stream.read(132)[128:] == b"DICM"
+        except (OSError, EOFError, zlib.error):  # gzip data that are damaged
+            return False
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its content: its prefix, or without one a header with a SOPClassUID; also gzipped."""
+    try:
+        with open_file(path) as stream:
+            start = stream.read(132)
+        return start[128:] == b"DICM" or (_starts_bare(start) and bool(_frames_of(path)))
+    except (ImageError, OSError, EOFError, zlib.error):  # damaged: for the scan to say
+        return False
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a DICOM file for reading, unpacked where it is gzipped.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be opened.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror}).") from error
+    if stream.read(2) == b"\x1f\x8b":
+        stream.close()
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    stream.seek(0)
+    return stream
+
+
+def _files_below(folder: Path) -> list[Path]:
+    try:
+        files = sorted(bounded(files_below(folder), folder))
+    except OSError as error:
+        raise ImageError(f"{error.filename}: cannot be listed ({error.strerror}).") from error
+    return [file for file in files if file.name.upper() != "DICOMDIR"]
+
+
+def _starts_bare(start: bytes) -> bool:
+    """Whether the first element is one of group 0002 or 0008 in little endian: DICOM without the preamble."""
+    return start[:1] in (b"\x02", b"\x08") and start[1:2] == b"\0" and start[3:4] == b"\0" and len(start) > 8
+
+
+def _frames_of(path: Path) -> list[Frame]:
+    if leads_nowhere(path):
+        if not path.name.lower().endswith(DICOM_ENDINGS):
+            return []
+        raise ImageError(
+            f"{path}: a link to nothing ({os.readlink(path)}); fetch the file that belongs there."
+        )
+    with open_file(path) as stream:
+        named = path.name.lower().endswith(DICOM_ENDINGS)
+        try:
+            try:
+                start = stream.read(132)
+            except (OSError, EOFError, zlib.error) as error:
+                if named:
+                    raise ImageError(
+                        f"{path}: cannot be unpacked ({error}), the file is damaged; copy the series again."
+                    ) from error
+                return []
+            bare = start[128:] != b"DICM"
+            if bare and not _starts_bare(start):
+                if named:
+                    raise ImageError(
+                        f"{path}: named like a slice but no DICOM file; it is damaged. Copy the series again."
+                    )
+                return []
+            header, syntax, meta_kind = _parsed(stream, bare)
+            if bare and "SOPClassUID" not in header:
+                if named:
+                    raise ValueError("no preamble and no SOPClassUID")
+                return []
+            if meta_kind == MediaStorageDirectoryStorage:
+                return []
+            kind = UID(str(header.get("SOPClassUID", "")))
+            if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
+                raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
+            if CT_CLASSES & {kind, meta_kind} and "Rows" not in header and "Columns" not in header:
+                raise ValueError("neither Rows nor Columns, it may be cut off")
+            size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
+            if "Modality" not in header and meta_kind in CT_CLASSES:
+                header.Modality = "CT"  # so that no slice of a series is left out because it lost this
+            return _frames(path, header, syntax, size, stream.tell())
+        except ImageError:
+            raise
+        except Exception as error:  # a parser of damaged bytes raises whatever it likes
+            if bare and not named:
+                return []
+            raise ImageError(
+                f"{path}: the DICOM header is damaged ({error}); copy the series again."
+            ) from error
+
+
+def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
+    """Header, transfer syntax and MediaStorageSOPClassUID; the stream stands at the pixel data afterwards.
+
+    A file with its meta information goes straight through pydicom's parser, which takes a third of the time of dcmread;
+    anything else is for dcmread to sort out.
+    """
+    if not bare:
+        stream.seek(132)
+        parser = data_element_generator(stream, False, True, lambda tag, vr, length: tag >> 16 != 2)
+        meta = {int(element.tag): element.value for element in parser}
+        syntax, kind = (UID(_text(meta.get(tag))) for tag in (0x00020010, 0x00020002))
+        _require_known(stream.name, syntax)
+        start = stream.read(6)
+        stream.seek(-len(start), 1)
+        if len(start) == 6 and syntax.is_transfer_syntax and not syntax.is_deflated:
+            explicit = start[4:].isalpha() and start[4:].isupper()  # as it is, whatever was stated
+            if explicit == syntax.is_implicit_VR and not syntax.is_encapsulated:
+                syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
+            elements = data_element_generator(
+                stream, not explicit, syntax.is_little_endian, _are_pixels, specific_tags=TAGS
+            )
+            return pydicom.Dataset({element.tag: element for element in elements}), syntax, kind
+    stream.seek(0)
+    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=bare)
+    syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
+    _require_known(stream.name, syntax)
+    if not syntax:
+        implicit, little = header.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        syntax = ImplicitVRLittleEndian if implicit else plain
+    return header, syntax, str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+
+
+def _require_known(path: str, syntax: UID) -> None:
+    """Raise for a transfer syntax that only its maker can read, or that is newer than the libraries here."""
+    if not syntax or (syntax.is_transfer_syntax and not syntax.is_private):
+        return
+    kind = "an unknown" if syntax.startswith("1.2.840.10008.") else "a private"
+    name = "" if syntax.name == syntax else f", {syntax.name}"
+    raise ImageError(
+        f"{path}: stored in {kind} transfer syntax ({syntax}{name}), which cannot be read here; export the series again in"
+        " a standard one, such as Explicit VR Little Endian (1.2.840.10008.1.2.1)."
+    )
+
+
+def _are_pixels(tag: int, vr: str | None, length: int) -> bool:
+    return tag >> 16 == 0x7FE0 and (tag & 0xFFFF) >= 8  # not its group length and offset table
+
+
+def _text(raw: Any) -> str:
+    return raw.decode("latin-1").strip(" \0") if isinstance(raw, bytes) else ""
+
+
+def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, offset: int) -> list[Frame]:
+    values = _values(header, TOP)
+    enhanced = MULTI_FRAME[1] in header and "CT" in values.get("Modality", ())
+    count = int(values.get("NumberOfFrames", ("1",))[0])
+    if not enhanced:
+        return [Frame(path, 0, 1, values, syntax, size, offset)]
+    for names in GROUPS.values():  # the groups alone tell, even where a writer repeats them at the top
+        for name in names:
+            if name != "VolumetricProperties":
+                values.pop(name, None)
+    shared = header.get(MULTI_FRAME[0]) or [pydicom.Dataset()]
+    own = header[MULTI_FRAME[1]].value
+    if len(own) != count:
+        raise ValueError(f"{count} frames but functional groups for {len(own)}")
+    common = _grouped(shared[0])
+    return [
+        Frame(path, index, count, {**values, **common, **_grouped(groups)}, syntax, size, offset, True)
+        for index, groups in enumerate(own)
+    ]
+
+
+def _grouped(groups: pydicom.Dataset) -> dict[str, tuple[Any, ...]]:
+    found: dict[str, tuple[Any, ...]] = {}
+    for sequence, names in GROUPS.items():
+        items = groups.get(sequence)
+        if items:
+            found |= _values(items[0], frozenset(names))
+    return found | _values(groups, frozenset([UNITS]))
+
+
+def _values(header: pydicom.Dataset, names: frozenset[str]) -> dict[str, tuple[Any, ...]]:
+    found = {}
+    for number, element in header.items():  # as they were parsed, which costs less than asking for each
+        name = NAMES.get(number)
+        if name in names:
+            value = _units(header[number].value) if name == UNITS else _value(header, name, element)
+            if value:
+                found[name] = value
+    return found
+
+
+def _value(header: pydicom.Dataset, name: str, element: Any) -> tuple[Any, ...]:
+    """Decode an element from its bytes: neither a wrong VR nor the length of a decimal string matters."""
+    raw = element.value
+    if isinstance(raw, Sequence) or VR[name] == "SQ":
+        return (True,) if len(raw or ()) else ()
+    if raw is None:
+        return ()
+    if not isinstance(raw, bytes):  # converted by pydicom already
+        items = raw if isinstance(raw, (list, tuple)) or hasattr(raw, "insert") else [raw]
+        return tuple(item for item in items if item not in ("", None))
+    known = element.VR if element.VR in BINARY else VR[name]
+    if VR[name] in BINARY and known in BINARY:
+        code = BINARY[known]
+        order = "<" if element.is_little_endian else ">"
+        return struct.unpack(f"{order}{len(raw) // struct.calcsize(code)}{code}", raw)
+    if raw.isascii() or VR[name] not in _TEXTS:
+        text = raw.decode("latin-1")
+    else:
+        text = decode_bytes(raw, convert_encodings(header.get("SpecificCharacterSet")), set())
+    if name == "SeriesDescription":
+        return (text.strip(" \0"),) if text.strip(" \0") else ()
+    parts = [part.strip(" \0\t\r\n") for part in text.split("\\")]
+    return tuple(parts) if any(parts) else ()
+
+
+def _units(items: Any) -> tuple[str, ...]:
+    """Units that values are mapped to (PS3.3 C.7.6.16.2.11), as codes."""
+    codes = [code for item in items or () for code in item.get("MeasurementUnitsCodeSequence") or ()]
+    return tuple(str(code.get("CodeValue", "")).strip() for code in codes)

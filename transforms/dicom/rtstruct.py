@@ -1,0 +1,411 @@
+"""DICOM RTSTRUCT to a label map on the grid of its CT.
+
+PS3.3 A.19 (RT Structure Set IOD), C.8.8.5 (Structure Set) and C.8.8.6 (ROI Contour). A contour is a closed polygon in
+patient coordinates that lies in one slice; a voxel belongs to a region when its centre lies inside an odd number of
+the region's polygons in that slice, so that an inner polygon makes a hole and a keyhole polygon does, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+
+from transforms.dicom.contours import crossed, fill_polygons, outlines
+from transforms.dicom.label_painter import Painter
+from transforms.dicom.segment_names import match_names
+from transforms.dicom.source_images import (
+    LPS,
+    SourceImages,
+    class_names,
+    label_on_source,
+    replace_file,
+    software_version,
+)
+from transforms.errors import ImageError
+from transforms.label_values import Box, bounding_boxes
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["read_rtstruct", "rtstruct_names", "write_rtstruct"]
+
+SLICE_TOLERANCE_MM = 0.1
+SLICE_TOLERANCE = 0.1
+"""A contour may lie this far (mm, and times the slice distance, whichever is less) off its slice. Planning systems
+round coordinates to 0.1 or 0.01 mm, so up to 0.05 mm are rounding; a tenth of the distance never means another slice.
+"""
+
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_EXPORT = "Export the structure set again on its CT."
+_log = logging.getLogger(__name__)
+
+
+def rtstruct_names(path: Path, dataset: Dataset) -> dict[int, str]:
+    """Return number and name of every ROI.
+
+    Raises
+    ------
+    ImageError
+        If the file lists no ROIs.
+    """
+    items = dataset.get("StructureSetROISequence") or []
+    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in items}
+    if not names or len(names) != len(items):
+        raise ImageError(f"{path}: its ROIs have no numbers, or the same one twice. {_EXPORT}")
+    return names
+
+
+def read_rtstruct(
+    path: Path, dataset: Dataset, shape: tuple[int, ...], affine: np.ndarray, labels: Mapping[int, str]
+) -> np.ndarray:
+    """Bring a DICOM RTSTRUCT to a grid.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    dataset : pydicom.Dataset
+        The whole file.
+    shape, affine
+        ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; slices lie along Z. May be sheared.
+    labels : mapping of int to str
+        Class id to name, see :func:`transforms.dicom.segment_names.match_names`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(X, Y, Z)`` uint8, or uint16 where a class id needs it.
+
+    Raises
+    ------
+    ImageError
+        If a contour of a named ROI does not lie on a slice (with the distance in mm) or is not planar.
+    """
+    names = rtstruct_names(path, dataset)
+    classes = match_names(path, names, labels, "ROI")
+    if "ROIContourSequence" not in dataset:
+        raise ImageError(f"{path}: it names ROIs and has no contours (ROIContourSequence). {_EXPORT}")
+    painter = Painter(shape, max(labels))
+    to_voxel = np.linalg.inv(affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
+    drawn: dict[int, dict[int, list[np.ndarray]]] = {}
+    for item in dataset.ROIContourSequence or []:
+        number = int(item.get("ReferencedROINumber", -1))
+        if number in classes:
+            slices = drawn.setdefault(number, {})
+            _collect(path, names[number], item, to_voxel, shape, affine, slices)
+    empty = [names[number] for number in classes if not drawn.get(number)]
+    if empty:
+        _log.info("%s: ROI(s) %s have no closed contour and stay empty.", path, ", ".join(empty))
+    for number, slices in drawn.items():
+        overlap = 0
+        for index, polygons in slices.items():
+            points = np.concatenate(polygons)
+            low = np.clip(np.floor(points.min(axis=0)), 0, shape[:2]).astype(int)
+            high = np.clip(np.ceil(points.max(axis=0)) + 1, low, shape[:2]).astype(int)
+            local = [polygon - low for polygon in polygons]
+            mask = fill_polygons(local, high - low)
+            overlap += crossed(local, high - low)
+            region = (slice(low[0], high[0]), slice(low[1], high[1]), index)
+            painter.paint(region, mask * painter.array.dtype.type(classes[number]))
+        if overlap:
+            _log.warning(
+                "%s: contours of ROI %r cross each other; %d voxels inside of two of them count as outside.",
+                path,
+                names[number],
+                overlap,
+            )
+        if slices and len(slices) < max(slices) - min(slices) + 1:
+            gaps = max(slices) - min(slices) + 1 - len(slices)
+            _log.warning(
+                "%s: ROI %r has no contour on %d of the %d slices between its ends; they stay empty.",
+                path,
+                names[number],
+                gaps,
+                gaps + len(slices),
+            )
+    painter.report(path, labels)
+    return painter.array
+
+
+def _collect(
+    path: Path,
+    name: str,
+    item: Dataset,
+    to_voxel: np.ndarray,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    slices: dict[int, list[np.ndarray]],
+) -> None:
+    """Sort the closed contours of one ROI by slice, as ``(N, 2)`` voxel indices."""
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    step = abs(float(affine[:3, 2] @ normal / np.linalg.norm(normal)))
+    tolerance = min(SLICE_TOLERANCE_MM, SLICE_TOLERANCE * step)
+    left_out: dict[str, int] = {}
+    twice, beyond = 0, 0.0
+    seen: set[tuple[int, bytes]] = set()
+    for number, contour in enumerate(item.get("ContourSequence") or []):
+        kind = str(contour.get("ContourGeometricType", "")).strip().upper()
+        points = _points(path, name, number, contour)
+        if kind not in _CLOSED or len(points) < 3:
+            kind = kind if kind not in _CLOSED else f"{kind} of {len(points)} point(s)"
+            left_out[kind or "no type"] = left_out.get(kind or "no type", 0) + 1
+            continue
+        voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        index = int(np.rint(np.median(voxels[:, 2])))
+        spread = float(np.ptp(voxels[:, 2])) * step
+        where = f"{path}: contour {number + 1} of ROI {name!r} (at {_list(points.mean(axis=0))} mm, LPS)"
+        if spread > 2 * tolerance:
+            raise ImageError(
+                f"{where} is not planar: its points reach over {spread:.3g} mm across the slices (allowed:"
+                f" {2 * tolerance:.3g} mm); export the structure set on the slices of this CT."
+            )
+        inside = min(max(index, 0), shape[2] - 1)
+        distance = float(np.abs(voxels[:, 2] - inside).max()) * step
+        if distance > tolerance:
+            raise ImageError(
+                f"{where} lies {distance:.3g} mm off the nearest slice of the CT (allowed: {tolerance:.3g} mm); give the"
+                " whole CT that it was drawn on, or export the structure set on this one."
+            )
+        flat = voxels[:, :2]
+        out = np.maximum(-0.5 - flat, flat - np.array(shape[:2]) + 0.5).max(axis=0)
+        beyond = max(beyond, float((out * np.linalg.norm(affine[:3, :2], axis=0)).max()))
+        polygons = slices.setdefault(index, [])
+        corners = (
+            index,
+            np.unique(np.round(flat, 3), axis=0).tobytes(),
+        )  # wherever it starts, whichever way it turns
+        if corners in seen:
+            twice += 1
+            continue
+        seen.add(corners)
+        polygons.append(flat)
+    if left_out:
+        found = ", ".join(f"{count} {kind}" for kind, count in left_out.items())
+        _log.warning("%s: ROI %r: %s contour(s) left out; only closed ones count.", path, name, found)
+    if beyond > 0.01:
+        _log.warning("%s: ROI %r reaches up to %.3g mm out of the CT and is cut there.", path, name, beyond)
+    if twice:
+        _log.warning("%s: ROI %r: %d contour(s) stand there twice and count once.", path, name, twice)
+
+
+def _points(path: Path, name: str, number: int, contour: Dataset) -> np.ndarray:
+    """Return ``(N, 3)`` points in millimetres, LPS+."""
+    element = contour.get_item("ContourData") if "ContourData" in contour else None
+    stored = None if element is None else element.value
+    if isinstance(stored, bytes):  # pydicom's own numbers take ten times as long, and there are millions
+        values = [float(part) for part in stored.strip(b" \0").split(b"\\") if stored.strip(b" \0")]
+    else:
+        values = [] if stored in (None, "") else [float(part) for part in np.atleast_1d(stored)]
+    stated = int(contour.get("NumberOfContourPoints") or len(values) // 3)
+    if len(values) != 3 * stated or not np.isfinite(values).all():
+        raise ImageError(
+            f"{path}: contour {number + 1} of ROI {name!r} has {len(values)} coordinates for {stated} points;"
+            f" the file is damaged. {_EXPORT}"
+        )
+    return np.asarray(values, dtype=np.float64).reshape(-1, 3)
+
+
+def _list(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+_DIGITS = 4
+"""Decimals of contour coordinates in mm; 1e-4 mm are nothing against the half voxel that a contour keeps off centres."""
+
+
+def write_rtstruct(
+    path: str | Path,
+    label: MetaTensor,
+    source: Any,
+    names: Mapping[int, str],
+    *,
+    codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    algorithm_name: str = "segbundles",
+    algorithm_version: str | None = None,
+    series_description: str = "",
+    series_number: int = 301,
+    geometric_type: str = "CLOSED_PLANAR",
+) -> Path:
+    """Write a label map as DICOM RTSTRUCT on the slices of its CT.
+
+    Contours run half-way between voxel centres inside and outside of a class, so that exactly the centres inside
+    belong to it: :func:`read_rtstruct` gives the label map back voxel by voxel. A hole is a contour inside another.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; missing folders are made, a file of that name is replaced when the new one is whole.
+    label : MetaTensor
+        ``(1, X, Y, Z)`` class ids on the grid of the series.
+    source : Series
+        What :func:`transforms.dicom.series.scan_series` returned; its images are referred to and patient and study copied.
+    names : mapping of int to str
+        Class id to name. ROI numbers are the class ids; a class without voxels is an ROI without contours.
+    codes : mapping, optional
+        Codes of the user, see :func:`transforms.dicom.segment_codes.segment_code`.
+    algorithm_name, algorithm_version : str
+        Said in ROIGenerationDescription; default version: that of this package.
+    series_description : str
+        SeriesDescription and StructureSetLabel (16 characters of it); default: the algorithm's name.
+    series_number : int
+        SeriesNumber (0020,0011).
+    geometric_type : str
+        "CLOSED_PLANAR", which every planning system knows, or "CLOSEDPLANAR_XOR" (PS3.3 C.8.8.6.3), which says
+        outright that inner contours are holes.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ImageError
+        If the label map is not on the grid of the series, or the series or the names cannot be referred to.
+    """
+    from transforms.dicom.segment_codes import (  # loads its terms for half a second
+        display_colour,
+        segment_code,
+    )
+
+    path = Path(path)
+    if geometric_type not in _CLOSED:
+        raise ValueError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")
+    frames = label_on_source(path, label, source)
+    named = class_names(path, frames, names)
+    images = SourceImages.read(path, source)
+    description = series_description or algorithm_name
+    result = _blank(images, description, series_number)
+    result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]
+    generation = f"{algorithm_name} {algorithm_version or software_version()}"[:64]
+    to_world = LPS @ images.affine
+    boxes = bounding_boxes(frames)
+    result.StructureSetROISequence = []
+    result.ROIContourSequence = []
+    result.RTROIObservationsSequence = []
+    for number, name in named.items():
+        result.StructureSetROISequence.append(
+            _item(
+                ROINumber=number,
+                ReferencedFrameOfReferenceUID=images.first.FrameOfReferenceUID,
+                ROIName=name,
+                ROIGenerationAlgorithm="AUTOMATIC",
+                ROIGenerationDescription=generation,
+            )
+        )
+        code = segment_code(name, codes)
+        identification = _item(
+            CodeValue=code.type.value,
+            CodingSchemeDesignator=code.type.scheme_designator,
+            CodeMeaning=code.type.meaning,
+        )
+        result.RTROIObservationsSequence.append(
+            _item(
+                ObservationNumber=number,
+                ReferencedROINumber=number,
+                RTROIIdentificationCodeSequence=[identification],
+                RTROIInterpretedType="",
+                ROIInterpreter="",
+            )
+        )
+        contours = [
+            _contour(polygon, index, to_world, images, geometric_type)
+            for index, polygon in _outlines(frames, boxes, number)
+        ]
+        for position, contour in enumerate(contours):
+            contour.ContourNumber = position + 1
+        item = _item(ROIDisplayColor=list(display_colour(number)), ReferencedROINumber=number)
+        if contours:
+            item.ContourSequence = contours
+        result.ROIContourSequence.append(item)
+    # Implicit: explicit VR has 16 bits for the length of a contour, enough for some 2,000 points only.
+    return replace_file(path, result, ImplicitVRLittleEndian)
+
+
+def _outlines(frames: np.ndarray, boxes: Mapping[int, Box], number: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield slice and polygon of one class, in voxel indices (x, y), looking only where it is."""
+    box = boxes.get(number)
+    if box is None:
+        return
+    part = frames[box] == number
+    for index, mask in enumerate(part, box[0].start):
+        for polygon in outlines(mask.T):
+            yield index, polygon + np.array([box[2].start, box[1].start])
+
+
+def _contour(
+    polygon: np.ndarray, index: int, to_world: np.ndarray, images: SourceImages, geometric_type: str
+) -> Dataset:
+    points = np.column_stack([polygon, np.full(len(polygon), float(index))])
+    points = points @ to_world[:3, :3].T + to_world[:3, 3]
+    item = _item(
+        ContourGeometricType=geometric_type,
+        NumberOfContourPoints=len(points),
+        ContourData=[f"{value:.{_DIGITS}f}" for value in points.ravel() + 0.0],
+    )
+    place = images.slices[index]
+    if place is not None:
+        item.ContourImageSequence = [_image(images.headers[place[0]], place[1])]
+    return item
+
+
+def _image(header: Dataset, frame: int | None = None) -> Dataset:
+    item = _item(ReferencedSOPClassUID=header.SOPClassUID, ReferencedSOPInstanceUID=header.SOPInstanceUID)
+    if frame is not None:
+        item.ReferencedFrameNumber = frame + 1
+    return item
+
+
+def _referenced_frame(images: SourceImages) -> Dataset:
+    series = _item(
+        SeriesInstanceUID=images.first.SeriesInstanceUID,
+        ContourImageSequence=[_image(header) for header in images.headers],
+    )
+    study = _item(
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, retired and still asked for
+        ReferencedSOPInstanceUID=images.first.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    return _item(FrameOfReferenceUID=images.first.FrameOfReferenceUID, RTReferencedStudySequence=[study])
+
+
+def _item(**values: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def _blank(images: SourceImages, description: str, series_number: int) -> FileDataset:
+    """Return a structure set without regions, with patient, study and frame of reference of the CT."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    result = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    result.update(images.identity)
+    now = datetime.now()
+    result.SOPClassUID, result.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
+    result.SeriesInstanceUID = generate_uid()
+    result.Modality = "RTSTRUCT"
+    result.SeriesNumber, result.InstanceNumber = series_number, 1
+    result.SeriesDescription = description[:64]
+    result.OperatorsName = ""
+    result.Manufacturer = result.ManufacturerModelName = "segbundles"
+    result.SoftwareVersions = software_version()
+    result.InstanceCreationDate = result.SeriesDate = result.StructureSetDate = now.strftime("%Y%m%d")
+    result.InstanceCreationTime = result.SeriesTime = result.StructureSetTime = now.strftime("%H%M%S")
+    result.StructureSetLabel = description[:16]
+    result.StructureSetName = description[:64]
+    result.ApprovalStatus = "UNAPPROVED"
+    return result

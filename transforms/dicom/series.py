@@ -1,0 +1,219 @@
+"""A CT series in DICOM to a volume in Hounsfield units and world space.
+
+Headers come first, without pixels (:mod:`transforms.dicom.headers`), from a folder with its subfolders or from one file;
+they form volumes (:mod:`transforms.dicom.volumes`), of which one is meant (:mod:`transforms.dicom.choice`); its slices
+are checked (:mod:`transforms.dicom.checks`) and put in order (:mod:`transforms.dicom.stack`); then pixels are decoded in parallel
+straight into one array (:mod:`transforms.dicom.pixels`). Classic and enhanced multi-frame CT (DICOM PS3.3 A.3, A.38,
+A.70) go the same way: a frame is a slice. Whatever is not read with certainty raises :class:`ImageError` with the
+finding and the way out; docs/dicom.md is the table of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from transforms.dicom.alternation import require_one_scan
+from transforms.dicom.checks import check_common_grid, check_slice, warn_of_mixture
+from transforms.dicom.choice import choose_volume
+from transforms.dicom.headers import Frame
+from transforms.dicom.pixels import LOSSY, decode_frames, hounsfield_exact, hounsfield_float, is_ambiguous
+from transforms.dicom.stack import ALTERNATING, MISSING, UNEVEN, arrange, checked_names
+from transforms.dicom.units import require_air
+from transforms.dicom.volumes import Volume, find_volumes
+
+__all__ = ["Series", "Volume", "find_volumes", "read_series", "scan_series"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One CT volume, checked and in order, without its pixels.
+
+    Attributes
+    ----------
+    folder : Path
+        What was asked for: a folder, or one file.
+    shape : tuple of int
+        ``(X, Y, Z)``: columns, rows, slices.
+    affine : numpy.ndarray
+        4x4 float64, voxel index ``(column, row, slice)`` to millimetres, RAS+; sheared where the gantry was tilted.
+    frames : tuple of Frame
+        The slices as they are stored, in the order of their position along the slice normal (row cosines x column
+        cosines).
+    plan : tuple of (int, int, float)
+        For every slice of the array the two frames it lies between and the weight of the second.
+    uid, description, study_uid, frame_of_reference_uid : str
+        SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E), StudyInstanceUID (0020,000D),
+        FrameOfReferenceUID (0020,0052); "" where missing.
+    lossy : bool
+        The transfer syntax of a slice is lossy; its values are near those of the scanner, not equal.
+    allowed : frozenset of str
+        Irregularities that were let in.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    frames: tuple[Frame, ...] = field(repr=False)
+    plan: tuple[tuple[int, int, float], ...] = field(repr=False)
+    uid: str = ""
+    description: str = ""
+    study_uid: str = ""
+    frame_of_reference_uid: str = ""
+    lossy: bool = False
+    allowed: frozenset[str] = frozenset()
+
+    @property
+    def sources(self) -> tuple[tuple[Path, int] | None, ...]:
+        """File and zero-based frame of each slice along axis 2 of the array; None where it was interpolated."""
+        return tuple(
+            (self.frames[lower].path, self.frames[lower].index) if weight == 0 else None
+            for lower, _, weight in self.plan
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the volume is made of, each once, in the order of their first slice."""
+        return tuple(dict.fromkeys(frame.path for frame in self.frames))
+
+
+def scan_series(folder: str | Path, series: str | int | None = None, allow: Collection[str] = ()) -> Series:
+    """Find, check and sort the slices of one CT volume by their headers.
+
+    Only slices that stand at one place have their pixels compared.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder (its subfolders count), or one file. Files that are no DICOM, DICOMDIR and hidden files are passed
+        over; so are objects that are no CT image, which a message of the log lists.
+    series : str or int, optional
+        Which volume, where there are several: its number in :func:`find_volumes`, its SeriesInstanceUID, or its
+        SeriesDescription (or a part of one that occurs in no other).
+    allow : collection of str
+        ``missing-slices``: gaps are filled by linear interpolation. ``uneven-spacing``: slices are resampled linearly
+        to an even grid of the median distance. Both warn in the log. ``alternating-slices``: slices whose values
+        alternate as those of two scans do are read as one volume.
+
+    Raises
+    ------
+    ImageError
+        For anything that is not certain; the message names a file, the finding, and what to do. Several volumes
+        without a choice are listed by number.
+    """
+    folder, allow = Path(folder), checked_names(allow)
+    frames = choose_volume(folder, series, joined=bool(allow & {MISSING, UNEVEN})).frames
+    for frame in frames:
+        check_slice(frame)
+    check_common_grid(frames)
+    stack = arrange(frames, allow)
+    warn_of_mixture(stack.frames)
+    first = stack.frames[0]
+    return Series(
+        folder=folder,
+        shape=(first.integer("Columns"), first.integer("Rows"), len(stack.plan)),
+        affine=stack.affine,
+        frames=stack.frames,
+        plan=stack.plan,
+        uid=first.text("SeriesInstanceUID"),
+        description=first.text("SeriesDescription"),
+        study_uid=first.text("StudyInstanceUID"),
+        frame_of_reference_uid=first.text("FrameOfReferenceUID"),
+        lossy=any(frame.syntax in LOSSY for frame in stack.frames),
+        allowed=allow,
+    )
+
+
+def read_series(
+    folder: str | Path | Series, series: str | int | None = None, allow: Collection[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a CT volume.
+
+    Parameters
+    ----------
+    folder : str, Path or Series
+        A folder or a file, or what :func:`scan_series` returned for it.
+    series, allow
+        As :func:`scan_series`; without meaning for a Series.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        ``(X, Y, Z)`` in Hounsfield units; int16 if that is exact for every stored slice (interpolated ones are rounded),
+        else float32.
+    affine : numpy.ndarray
+        4x4 float64, voxel index to millimetres, RAS+.
+
+    Raises
+    ------
+    ImageError
+        As :func:`scan_series`, and for pixel data that are cut off, cannot be decoded, or alternate as those of two
+        scans do.
+    """
+    found = folder if isinstance(folder, Series) else scan_series(folder, series, allow)
+    _warn_of_values(found)
+    stored = _decoded(found)
+    require_air(found.frames, stored)
+    if ALTERNATING not in found.allowed:
+        require_one_scan(found.frames, stored)
+    volume = _interpolated(stored, found.plan)
+    return volume.transpose(2, 1, 0), found.affine
+
+
+def _warn_of_values(series: Series) -> None:
+    if series.lossy:
+        _log.warning(
+            "%s: compressed with loss; values are near those of the scanner, not equal.", series.folder
+        )
+    if any(is_ambiguous(frame) for frame in series.frames):
+        _log.warning(
+            "%s: PixelPaddingValue %s reads like tissue or metal; it counts as padding only where it reaches a corner of"
+            " the image.",
+            series.folder,
+            series.frames[0].text("PixelPaddingValue"),
+        )
+
+
+def _decoded(series: Series) -> np.ndarray:
+    """The stored slices in Hounsfield units, ``(slices, rows, columns)``."""
+    frames = series.frames
+    shape = (len(frames), series.shape[1], series.shape[0])
+    scale = [
+        (float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0]))
+        for frame in frames
+    ]
+    if all(slope.is_integer() and intercept.is_integer() for slope, intercept in scale):
+        volume = np.empty(shape, dtype=np.int16)
+
+        def exact(index: int, stored: np.ndarray, padding: np.ndarray | None) -> bool:
+            slope, intercept = (int(value) for value in scale[index])
+            return hounsfield_exact(stored, padding, slope, intercept, volume[index])
+
+        if all(decode_frames(frames, exact)):
+            return volume
+    wide = np.empty(shape, dtype=np.float32)
+
+    def rounded(index: int, stored: np.ndarray, padding: np.ndarray | None) -> None:
+        hounsfield_float(stored, padding, *scale[index], wide[index])
+
+    decode_frames(frames, rounded)
+    return wide
+
+
+def _interpolated(stored: np.ndarray, plan: Sequence[tuple[int, int, float]]) -> np.ndarray:
+    if len(plan) == len(stored) and all(weight == 0 for _, _, weight in plan):
+        return stored
+    volume = np.empty((len(plan), *stored.shape[1:]), dtype=stored.dtype)
+    for index, (lower, upper, weight) in enumerate(plan):
+        if weight == 0:
+            volume[index] = stored[lower]
+            continue
+        between = stored[lower].astype(np.float64) * (1 - weight) + stored[upper].astype(np.float64) * weight
+        volume[index] = np.rint(between) if volume.dtype.kind == "i" else between
+    return volume

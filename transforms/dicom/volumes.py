@@ -1,0 +1,303 @@
+"""Which volumes the DICOM files of a folder form.
+
+A volume is what one array can hold: one patient, series (0020,000E), modality, image size, orientation and frame of
+reference, localizers apart, and one scan. Scans (time, heartbeat, acquisition, kernel ...) are told apart by header
+attributes, and only where slices would otherwise stand at the same place, between one another or with a gap: a stack
+whose AcquisitionNumber grows from slice to slice is one volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from transforms.dicom.headers import CT_CLASSES, Frame, scan_files
+from transforms.dicom.patients import patient_numbers
+from transforms.dicom.phases import numbers_or_none, split_phases
+
+__all__ = [
+    "NO_IMAGE",
+    "Volume",
+    "find_all",
+    "find_volumes",
+    "is_ct",
+    "is_localizer",
+    "is_scout",
+    "is_secondary_capture",
+    "modality_of",
+]
+
+SAME_ORIENTATION = 0.02
+"""Largest difference of direction cosines inside a volume when grouping (1 degree); the checks are stricter."""
+
+# Objects that have rows and columns but are no image to segment, and those that have none (PS3.3 A.1.4).
+NO_IMAGE = frozenset(
+    [
+        "SEG",
+        "RTSTRUCT",
+        "RTDOSE",
+        "RTPLAN",
+        "RTRECORD",
+        "RTIMAGE",
+        "SR",
+        "PR",
+        "KO",
+        "REG",
+        "FID",
+        "RWV",
+        "DOC",
+        "PLAN",
+    ]
+)
+_SCOUTS = frozenset(["LOCALIZER", "SCOUT", "SCANOSCOPE", "SCANOGRAM", "TOPOGRAM", "SURVIEW"])
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One image volume of a folder, not yet checked and without pixels.
+
+    Attributes
+    ----------
+    number : int
+        Its place in the list, from 1; what ``--series`` takes.
+    uid, description, modality, study_uid : str
+        SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E), Modality (0008,0060), StudyInstanceUID.
+    count : int
+        Slices.
+    size : tuple of int
+        Columns and rows; 0 where the header does not say.
+    orientation : str
+        axial, coronal, sagittal, oblique or unknown.
+    localizer : bool
+        A scout view (ImageType LOCALIZER).
+    phase : str
+        What tells it from the other volumes of the same series; "" where nothing has to.
+    files : tuple of Path
+        Its files, sorted by path.
+    """
+
+    number: int
+    uid: str
+    description: str
+    modality: str
+    count: int
+    size: tuple[int, int]
+    orientation: str
+    localizer: bool
+    phase: str
+    files: tuple[Path, ...]
+    study_uid: str = ""
+    frames: tuple[Frame, ...] = field(default=(), repr=False, compare=False)
+    stack: int = field(default=0, repr=False, compare=False)
+    """The same for volumes that are pieces of one stack, with a gap or another distance between them; 0 for others."""
+
+    def __str__(self) -> str:
+        name = f" '{self.description}'" if self.description else ""
+        kind = f"localizer, {self.orientation}" if self.localizer else self.orientation
+        phase = f", {self.phase}" if self.phase else ""
+        return (
+            f"{self.modality or 'unknown modality'}{name}: {self.count} slice(s) of {self.size[0]} x {self.size[1]},"
+            f" {kind}{phase}, such as {self.files[0].name} (series {self.uid or 'without a UID'})"
+        )
+
+
+def find_volumes(folder: str | Path) -> list[Volume]:
+    """List all image volumes in a folder and its subfolders, or in one file, from the headers alone.
+
+    The order, and with it the numbers, depend on series number, UIDs and phases, not on file names.
+
+    Raises
+    ------
+    ImageError
+        If there is no such folder, or a DICOM file whose header is damaged.
+    """
+    return find_all(Path(folder))[0]
+
+
+def find_all(folder: Path) -> tuple[list[Volume], list[Frame]]:
+    """Return all volumes in a folder, or in one file, and what is no image of one."""
+    scanned = scan_files(folder)
+    images = [frame for frame in scanned if not _is_no_image(frame)]
+    others = [frame for frame in scanned if _is_no_image(frame)]
+    by_series = _grouped(
+        images, lambda f: (f.text("StudyInstanceUID"), f.text("SeriesInstanceUID"), modality_of(f))
+    )
+    # A dose report or a screen shot that calls itself CT has no place in space at all; a slice without one has fellows,
+    # and one that lost its UID and its size too is damaged.
+    lost = [
+        key
+        for key, frames in by_series.items()
+        if not any(frame.has("ImagePositionPatient") for frame in frames)
+        and all(frame.has("SeriesInstanceUID") and frame.has("Rows") for frame in frames)
+    ]
+    if len(lost) < len(by_series):
+        for key in lost:
+            others += by_series.pop(key)
+    found = []
+    for frames in by_series.values():
+        found += _volumes_of(frames)
+    found.sort(key=lambda item: item[0])
+    stacks = {
+        first: number for number, first in enumerate(dict.fromkeys(item[3] for item in found if item[3]), 1)
+    }
+    return [
+        _volume(number, label, frames, stacks.get(stack, 0))
+        for number, (_, label, frames, stack) in enumerate(found, 1)
+    ], others
+
+
+def _is_no_image(frame: Frame) -> bool:
+    if is_secondary_capture(frame):
+        return True
+    kind, no_size = frame.text("SOPClassUID"), not (frame.has("Rows") or frame.has("Columns"))
+    if no_size and kind and kind not in CT_CLASSES:  # raw data and the like, which scanners call CT, too
+        return True
+    if is_ct(frame):  # whatever it lost: that is for the checks to say, not a reason to leave it out
+        return False
+    return frame.text("Modality") in NO_IMAGE or no_size
+
+
+def is_ct(frame: Frame) -> bool:
+    """Whether an image is CT by modality or SOP class, whatever it lost."""
+    return modality_of(frame) == "CT" or frame.text("SOPClassUID") in CT_CLASSES
+
+
+def is_secondary_capture(frame: Frame) -> bool:
+    """Whether it is a picture of a screen or the like, of one frame or several."""
+    return (frame.text("SOPClassUID") + ".").startswith(
+        "1.2.840.10008.5.1.4.1.1.7."
+    )  # and its multi-frame kinds
+
+
+def modality_of(frame: Frame) -> str:
+    """The modality; where it is missing, that of the SOP class."""
+    stated = frame.text("Modality").upper()
+    return stated or ("CT" if frame.text("SOPClassUID") in CT_CLASSES else "")
+
+
+def _grouped(items: Iterable[_T], key: Callable[[_T], Hashable]) -> dict[Hashable, list[_T]]:
+    groups: dict[Hashable, list[_T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _volumes_of(frames: list[Frame]) -> list[tuple[tuple, str, list[Frame], str]]:
+    """Split the frames of one series.
+
+    Returns for every part its sort key, what tells it from the others, its frames, and where it is a piece of a stack,
+    something that the other pieces have, too.
+    """
+    references = {frame.text("FrameOfReferenceUID") for frame in frames}
+    patients = patient_numbers(frames)
+    parts = []
+    for group in _grouped(
+        range(len(frames)),
+        lambda i: (
+            patients[i],
+            is_localizer(frames[i]),
+            _size(frames[i]),
+            frames[i].text("FrameOfReferenceUID"),
+        ),
+    ).values():
+        patient = (
+            f"patient {patients[group[0]]} of {max(patients)} (PatientID, name, birth date or sex differ)"
+        )
+        for oriented in _by_orientation([frames[i] for i in group]):
+            reference = oriented[0].text("FrameOfReferenceUID") or "missing"
+            for phase, order, members, pieced in split_phases(oriented):
+                label = [patient] if max(patients) > 1 else []
+                label += [phase] if phase else []
+                label += [f"frame of reference {reference}"] if len(references) > 1 else []
+                parts.append((label, order, members, oriented[0].place if pieced else ""))
+    first = frames[0]
+    number = first.text("SeriesNumber")
+    return [
+        (
+            (
+                int(number) if number.isdigit() else 2**31,
+                first.text("StudyInstanceUID"),
+                first.text("SeriesInstanceUID"),
+                modality_of(first),
+                is_localizer(part[0]),
+                order,
+                -len(part),
+                _size(part[0]),
+                label,
+                min(frame.place for frame in part),
+            ),
+            ", ".join(label),
+            part,
+            stack,
+        )
+        for label, order, part, stack in parts
+    ]
+
+
+def is_localizer(frame: Frame) -> bool:
+    """Whether it is a scout view."""
+    return is_scout((*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ())))
+
+
+def is_scout(image_type: Iterable[object]) -> bool:
+    """Whether these values of ImageType (0008,0008) are those of a localizer."""
+    return any(str(value).upper() in _SCOUTS for value in image_type)
+
+
+def _size(frame: Frame) -> tuple[int, int]:
+    return frame.integer("Columns", 0), frame.integer("Rows", 0)
+
+
+def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
+    clusters: list[tuple[np.ndarray, list[Frame]]] = []
+    unknown = []
+    for frame in frames:
+        cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
+        if cosines is None:
+            unknown.append(frame)
+            continue
+        for centre, members in clusters:
+            if np.abs(centre - cosines).max() <= SAME_ORIENTATION:
+                members.append(frame)
+                break
+        else:
+            clusters.append((cosines, [frame]))
+    groups = sorted((members for _, members in clusters), key=len, reverse=True)
+    if unknown:  # a slice whose orientation was lost, found by the checks; or a series that has none
+        groups = [[*groups[0], *unknown], *groups[1:]] if groups else [unknown]
+    return groups
+
+
+def _orientation(frame: Frame) -> str:
+    cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
+    if cosines is None:
+        return "unknown orientation"
+    normal = np.abs(np.cross(cosines[:3], cosines[3:]))
+    axis = int(normal.argmax())
+    return ("sagittal", "coronal", "axial")[axis] if normal[axis] > np.cos(np.radians(2)) else "oblique"
+
+
+def _volume(number: int, label: str, frames: list[Frame], stack: int) -> Volume:
+    first = frames[0]
+    return Volume(
+        number=number,
+        uid=first.text("SeriesInstanceUID"),
+        description=first.text("SeriesDescription"),
+        modality=modality_of(first),
+        count=len(frames)
+        if is_ct(first)
+        else sum(int(frame.text("NumberOfFrames") or 1) for frame in frames),
+        size=_size(first),
+        orientation=_orientation(first),
+        localizer=is_localizer(first),
+        phase=label,
+        files=tuple(sorted({frame.path for frame in frames})),
+        study_uid=first.text("StudyInstanceUID"),
+        frames=tuple(frames),
+        stack=stack,
+    )

@@ -1,0 +1,331 @@
+"""One image file, or one folder of DICOM slices, to a volume in world space.
+
+Every reader returns a :class:`monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, X, Y)`` for 2D images) with a
+4x4 float64 affine from voxel index to millimetres in RAS+, the convention of MONAI's ``LoadImage`` followed by
+``EnsureChannelFirst``. Whatever cannot be read with certainty raises :class:`ImageError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transforms.errors import ImageError
+from transforms.io.dtypes import compact
+from transforms.io.grids import turn_between
+from transforms.io.header import (
+    ITK_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    Header,
+    check_spacing,
+    image_suffix,
+)
+from transforms.io.itk import itk_header, read_itk
+from transforms.io.nifti import nifti_forms, nifti_header, read_nifti
+from transforms.io.pictures import picture_header, read_picture
+from transforms.utils.image_paths import check_path
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = [
+    "Header",
+    "ImageError",
+    "image_array",
+    "image_suffix",
+    "is_dicom_label",
+    "label_array",
+    "read_header",
+    "read_image",
+    "read_label",
+]
+
+READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
+_ROUNDING = 1.01e-4
+"""Distance from a whole number at which a label value still is one: files may count class ids in fractions, such as
+SPM's uint16 with a slope of 2/65535. A hundredth more than 1e-4, which float32 cannot hold exactly."""
+
+
+def read_image(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> MetaTensor:
+    """Read an image.
+
+    Parameters
+    ----------
+    path : str or Path
+        NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or BMP.
+    channels : int, optional
+        State that the fourth axis of a 4D file holds this many channels (MSD data sets with several modalities).
+        Without it a fourth axis longer than one is taken for time and refused.
+    series, allow
+        DICOM: which volume of several, and which irregularities are let in; see
+        :func:`transforms.dicom.series.scan_series`. `series` is an error for any other image, `allow` is without meaning.
+
+    Returns
+    -------
+    MetaTensor
+        ``(C, X, Y, Z)`` or ``(C, X, Y)``. Integers stay integers (int16 if the values fit, else int32), everything
+        else is float32. The memory order is that of the file. For DICOM the meta data hold ``series_uid``.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN or infinity.
+    """
+    path = Path(path)
+    array, affine, uid = _image(path, channels, series, allow)
+    image = _meta_tensor(path, array, affine)
+    if uid:
+        image.meta["series_uid"] = uid
+    return image
+
+
+def image_array(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`read_image` for who needs neither torch nor MONAI, which take seconds to import.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        ``(C, X, Y, Z)`` or ``(C, X, Y)``; int16, int32 or float32.
+    affine : numpy.ndarray
+        4x4, voxel index to millimetres, RAS+.
+
+    Raises
+    ------
+    ImageError
+        As :func:`read_image`.
+    """
+    return _image(Path(path), channels, series, allow)[:2]
+
+
+def _image(
+    path: Path, channels: int | None, series: str | int | None, allow: Collection[str]
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Array, affine, and UID of a DICOM series ("" for any other image)."""
+    if _is_dicom(path):
+        from transforms.dicom.series import read_series, scan_series
+
+        found = scan_series(path, series, allow)
+        check_spacing(path, Header(found.shape, 1, found.affine))
+        array, affine = read_series(found)
+        return array[None], affine, found.uid
+    _require_no_series(path, series)
+    array, affine = _read(path, channels)
+    array = compact(array)
+    if array.dtype.kind == "f":
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise ImageError(
+                f"{path}: {bad} of {array.size} voxels are NaN or infinite; repair the file (for instance set them"
+                " to the value of air) or leave the case out."
+            )
+    return array, affine, ""
+
+
+def is_dicom_label(path: str | Path) -> bool:
+    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a folder, or a file without a known image ending."""
+    path = Path(path)
+    return path.exists() and (path.is_dir() or image_suffix(path) == "")
+
+
+def read_label(
+    path: str | Path,
+    grid: Header | None = None,
+    labels: Mapping[int, str] | None = None,
+    *,
+    image: str | Path | None = None,
+) -> MetaTensor:
+    """Read a label map of integer class ids.
+
+    Parameters
+    ----------
+    path : str or Path
+        NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly one).
+    grid : Header, optional
+        Grid of the image, as :func:`read_header` gives it. A DICOM label is read onto it. Of other files, which state
+        a grid of their own, the axes are put into its order where the voxels are the very same ones.
+    labels : mapping of int to str, optional
+        Class id to name, by which the segments of a DICOM label get their class ids.
+    image : str or Path, optional
+        The image itself, whose frame of reference a DICOM label must have.
+
+    Returns
+    -------
+    MetaTensor
+        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8 if the values fit, else uint16, else int32. A colour picture whose
+        channels are equal counts as grey; a palette picture gives its indices.
+
+    Raises
+    ------
+    ImageError
+        As :func:`read_image`, and for values further than 1e-4 from a whole number or more than one channel.
+    """
+    return _meta_tensor(Path(path), *label_array(path, grid, labels, image=image))
+
+
+def label_array(
+    path: str | Path,
+    grid: Header | None = None,
+    labels: Mapping[int, str] | None = None,
+    *,
+    image: str | Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`read_label` for who needs neither torch nor MONAI, which take seconds to import.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8, uint16 or int32.
+    affine : numpy.ndarray
+        4x4, voxel index to millimetres, RAS+.
+
+    Raises
+    ------
+    ImageError
+        As :func:`read_label`.
+    """
+    path = Path(path)
+    if is_dicom_label(path):
+        from transforms.dicom.labels import find_dicom_label, read_dicom_label
+
+        path = find_dicom_label(path)
+        if grid is None or labels is None:
+            raise ImageError(
+                f"{path}: a DICOM label map needs the grid of its image and the names of the classes; give both."
+            )
+        placed = read_dicom_label(path, grid, labels, image=image)
+        return placed[None], np.asarray(grid.affine)
+    array, affine = _read(path, None, label=True)
+    if array.shape[0] > 1 and image_suffix(path) in PICTURE_SUFFIXES and (array == array[:1]).all():
+        array = array[:1]
+    if array.shape[0] != 1:
+        raise ImageError(
+            f"{path}: a label map has one channel, this file has {array.shape[0]}; store one class id per voxel."
+        )
+    if array.dtype.kind == "f":
+        rounded = np.rint(array)
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            whole = np.abs(rounded - array) <= _ROUNDING
+        fractional = array.size - int(np.count_nonzero(whole))
+        if fractional:
+            raise ImageError(
+                f"{path}: {fractional} voxels of this label map are not whole numbers; it was probably resampled"
+                " with interpolation or is a probability map. Use the original class ids."
+            )
+        array = rounded
+    if grid is not None:
+        turn = turn_between(Header(array.shape[1:], 1, affine), grid)
+        if turn is not None and not turn.keeps:
+            array, affine = turn.apply(array), np.asarray(grid.affine)
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    for dtype in (np.uint8, np.uint16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return array.astype(dtype), affine
+    raise ImageError(f"{path}: label values {low} to {high} do not fit 32 bits; these are no class ids.")
+
+
+def read_header(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> Header:
+    """Read the grid of an image without its pixel data (DICOM: the headers of all slices, checked).
+
+    The parameters are those of :func:`read_image`.
+
+    Raises
+    ------
+    ImageError
+        As :func:`read_image`, for everything that the header shows.
+    """
+    path = Path(path)
+    if _is_dicom(path):
+        from transforms.dicom.series import scan_series
+
+        found = scan_series(path, series, allow)
+        return check_spacing(path, Header(found.shape, 1, found.affine))
+    _require_no_series(path, series)
+    suffix = _known_suffix(path)
+    if suffix in NIFTI_SUFFIXES:
+        return check_spacing(path, nifti_header(path, channels))
+    if suffix in ITK_SUFFIXES:
+        return check_spacing(path, itk_header(path, channels))
+    size, count, affine = picture_header(path)
+    return Header(size, count, affine)
+
+
+def _read(path: Path, channels: int | None, label: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    if _is_dicom(path):
+        raise ImageError(f"{path}: DICOM slices are an image, not a label map; give a NIfTI or NRRD label.")
+    suffix = _known_suffix(path)
+    if suffix in PICTURE_SUFFIXES:
+        return read_picture(path, label)
+    array, affine = (read_nifti if suffix in NIFTI_SUFFIXES else read_itk)(path, channels)
+    check_spacing(path, Header(array.shape[1:], array.shape[0], affine))
+    return array, affine
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether `path` is for the DICOM reader: a folder, or a file of no other kind that is DICOM."""
+    check_path(path)
+    if path.is_dir():
+        return True
+    if image_suffix(path) or not path.is_file():
+        return False
+    from transforms.dicom.headers import is_dicom
+
+    return is_dicom(path)
+
+
+def _require_no_series(path: Path, series: str | int | None) -> None:
+    if series is not None and path.exists():
+        raise ImageError(
+            f"{path}: --series '{series}' chooses one of several DICOM series, and this is no DICOM; leave it out."
+        )
+
+
+def _known_suffix(path: Path) -> str:
+    if not path.exists():
+        raise ImageError(f"{path}: no such file or folder.")
+    suffix = image_suffix(path)
+    if suffix:
+        return suffix
+    raise ImageError(f"{path}: not a known image format; readable are {READABLE}.")
+
+
+def _meta_tensor(path: Path, array: np.ndarray, affine: np.ndarray) -> MetaTensor:
+    import torch
+    from monai.data import MetaTensor
+
+    if array.dtype == np.uint16 and not hasattr(torch, "uint16"):
+        array = array.astype(np.int32)
+    affine = np.ascontiguousarray(affine, dtype=np.float64)
+    meta: dict[str, Any] = {
+        "filename_or_obj": str(path),
+        "original_affine": affine.copy(),
+        "spatial_shape": np.asarray(array.shape[1:]),
+        "original_channel_dim": 0,
+        "space": "RAS",
+    }
+    if image_suffix(path) in NIFTI_SUFFIXES:
+        meta["nifti_forms"] = nifti_forms(path)
+    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+        array = array.copy(order="K")
+    return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine), meta=meta)

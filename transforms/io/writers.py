@@ -1,0 +1,140 @@
+"""Label maps to files, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from transforms.errors import ImageError
+from transforms.io.grids import corners
+from transforms.io.header import NIFTI_SUFFIXES, image_suffix
+from transforms.io.nifti import nifti_forms
+from transforms.io.nifti_forms import Forms
+from transforms.io.pictures import write_picture
+from transforms.utils.placing import placing
+
+__all__ = ["forms_like", "write_label"]
+
+_QFORM_TOLERANCE = 0.01
+"""Largest distance in voxels, at the corners, between the affine and the qform, which cannot hold a shear."""
+_COMPRESSION = 3
+
+
+def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | Path | None = None) -> Path:
+    """Write a label map.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.nii.gz``, ``.nii``, or ``.png`` (2D). Missing folders are made; a file of that name is replaced.
+    label : MetaTensor
+        ``(1, X, Y, Z)`` or ``(1, X, Y)`` whole numbers from 0 to 65535, with a 4x4 affine from voxel index to
+        millimetres in RAS+. Stored as uint8 if all values fit, else as uint16.
+    like : str or Path, optional
+        The image that was segmented; by default the file that `label` was read from.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ImageError
+        If values, shape, affine or file ending cannot be stored truly.
+
+    Notes
+    -----
+    NIfTI gets the sform and qform of `like` where that is NIfTI on this grid, so that every viewer lays the one over
+    the other, whichever of the two forms it reads. Otherwise both are made of the affine with code 1 (scanner); only
+    the sform if it is sheared, which a quaternion cannot say. The file appears by a rename in its folder, so that nobody ever sees half of it.
+    """
+    path = Path(path)
+    array = _whole_numbers(path, label)
+    name = path.name.lower()
+    if name.endswith(".png"):
+        if array.ndim != 2:
+            raise ImageError(
+                f"{path}: a PNG holds a 2D label map, this one has size {array.shape}; write .nii.gz."
+            )
+    elif not name.endswith((".nii", ".nii.gz")):
+        raise ImageError(
+            f"{path}: label maps are written as .nii.gz, .nii or .png; choose one of these endings."
+        )
+    elif not isinstance(label, MetaTensor):
+        raise ImageError(
+            f"{path}: the label map carries no affine (it is no MetaTensor), so it has no place in space."
+        )
+    with placing(path) as part:
+        if name.endswith(".png"):
+            write_picture(part, array)
+        else:
+            affine = np.asarray(label.affine, dtype=np.float64)  # type: ignore[union-attr]
+            forms = label.meta.get("nifti_forms") if like is None else forms_like(like)  # type: ignore[union-attr]
+            _write_nifti(part, array, affine, forms, packed=name.endswith(".gz"))
+    return path
+
+
+def forms_like(path: str | Path) -> Forms | None:
+    """Sform and qform of an image where it is NIfTI."""
+    return nifti_forms(Path(path)) if image_suffix(path) in NIFTI_SUFFIXES else None
+
+
+def _whole_numbers(path: Path, label: torch.Tensor) -> np.ndarray:
+    array = (label.as_tensor() if isinstance(label, MetaTensor) else label).detach().cpu().numpy()
+    if array.ndim not in (3, 4) or array.shape[0] != 1 or array.size == 0:
+        raise ImageError(
+            f"{path}: a label map has the shape (1, X, Y) or (1, X, Y, Z), this one {array.shape}."
+        )
+    array = array[0]
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 65535) or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        raise ImageError(
+            f"{path}: label values lie between {low} and {high}; they must be whole numbers from 0 to 65535."
+        )
+    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+
+
+def _write_nifti(
+    path: Path, array: np.ndarray, affine: np.ndarray, forms: Forms | None, packed: bool
+) -> None:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ImageError(f"{path}: the affine {affine.tolist()} is no invertible 4x4 matrix.")
+    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    at = corners(array.shape)
+    for qform in (image.get_qform(), _qform_of_the_c_library(image)):
+        if np.abs(np.linalg.inv(affine) @ (qform - affine) @ at).max() > _QFORM_TOLERANCE:
+            image.set_qform(None, code=0)
+    if forms is not None and forms.fit(affine):
+        forms.put(image.header)
+    with path.open("wb") as stream:
+        if packed:
+            with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as zipped:  # same labels, same bytes
+                image.to_stream(zipped)
+        else:
+            image.to_stream(stream)
+
+
+def _qform_of_the_c_library(image: nib.Nifti1Image) -> np.ndarray:
+    """The qform as readers built on nifti1_io.c see it, which take every turn near 180 degrees for 180.
+
+    A quaternion is stored without its real part, which is what float32 leaves of sqrt(1 - b^2 - c^2 - d^2):
+    nibabel takes that for what it is, nifti_quatern_to_mat44 takes 1 - b^2 - c^2 - d^2 < 1e-7 for zero.
+    """
+    header = image.header
+    vector = np.array([header[f"quatern_{name}"] for name in "bcd"], dtype=np.float64)
+    qform = image.get_qform()
+    if 1 - vector @ vector < 1e-7:
+        turn = nib.quaternions.quat2mat([0, *vector / np.linalg.norm(vector)])
+        zooms = np.ones(3)
+        zooms[: len(header.get_zooms())] = header.get_zooms()
+        qform[:3, :3] = turn * zooms * [1, 1, header["pixdim"][0] or 1]
+    return qform

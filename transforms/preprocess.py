@@ -1,0 +1,273 @@
+"""From a file to the network's grid and back: the only definition of preprocessing.
+
+The patch store, validation, evaluation and inference all call this class, so a model meets the same voxels
+wherever it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from pipelines.data.cases import check_label_values
+from transforms.errors import ImageError
+from transforms.hounsfield import warn_unless_hounsfield
+from transforms.intensity import CTWindow, ZScore
+from transforms.io.grids import grid_difference
+from transforms.io.header import Header
+from transforms.io.readers import read_image, read_label
+from transforms.label_values import counts_of
+from transforms.spatial.geometry import (
+    Box,
+    Geometry,
+    GeometryError,
+    cropped,
+    cut,
+    orient,
+    resample,
+    resample_labels,
+    resampled,
+    to_oriented,
+)
+from transforms.spatial.restore import Restorer, slab_axis
+from transforms.spatial.shear import straighten, straighten_labels
+
+PathLike = str | os.PathLike
+VERSION = 2
+"""2: a CT is clipped to its window before it is interpolated, 1: after. Models of version 1 keep to it."""
+
+
+class Prepared(NamedTuple):
+    """An image on the network's grid.
+
+    Attributes:
+        codes: int16 (C, X, Y, Z) or (C, X, Y), see `Preprocess.normalise`.
+        geometry: how this grid lies on the file's.
+        intensity: what `normalise` needs to know of this image, plain JSON types.
+    """
+
+    codes: np.ndarray
+    geometry: Geometry
+    intensity: dict[str, Any]
+
+
+class Preprocess:
+    """Orientation to RAS, foreground crop, resampling and intensity, with the way back.
+
+    Args:
+        spacing: millimetres per voxel along R, A, S (one number, or one per axis; None keeps the file's).
+        window: (lower, upper) HU, clipped and scaled to [-1, 1]; None normalises each image to zero mean and
+            unit deviation, for images without physical units.
+        crop_above: cut the image to the box around all voxels above this value (HU; for a CT -500 is the
+            patient and the table), so that air costs nothing. None keeps the whole image.
+        crop_margin: millimetres kept around that box.
+        channels: number of channels every image must have.
+    """
+
+    def __init__(
+        self,
+        spacing: Sequence[float | None] | float | None = None,
+        window: Sequence[float] | None = (-1000.0, 1000.0),
+        crop_above: float | None = None,
+        crop_margin: float = 10.0,
+        channels: int = 1,
+    ) -> None:
+        self.spacing = (
+            spacing if spacing is None or isinstance(spacing, (int, float)) else tuple(s for s in spacing)
+        )
+        self.intensity: CTWindow | ZScore = CTWindow(*window) if window is not None else ZScore()
+        self.crop_above = crop_above
+        self.crop_margin = float(crop_margin)
+        self.channels = int(channels)
+        self.version = VERSION
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that changes the prepared voxels, as plain JSON types."""
+        spacing = list(self.spacing) if isinstance(self.spacing, tuple) else self.spacing
+        return {
+            "version": self.version,
+            "orientation": "RAS",
+            "spacing": spacing,
+            "intensity": self.intensity.parameters(),
+            "crop_above": self.crop_above,
+            "crop_margin": self.crop_margin,
+            "channels": self.channels,
+        }
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Preprocess:
+        """The definition that `parameters()` described.
+
+        Raises:
+            ValueError: it was written by a version of this class that is not known.
+        """
+        if parameters["version"] not in (1, VERSION):
+            raise ValueError(
+                f"preprocessing version {parameters['version']} is not the {VERSION} of this code"
+            )
+        intensity = parameters["intensity"]
+        window = (intensity["lower"], intensity["upper"]) if intensity["kind"] == "ct_window" else None
+        found = cls(
+            spacing=parameters["spacing"],
+            window=window,
+            crop_above=parameters["crop_above"],
+            crop_margin=parameters["crop_margin"],
+            channels=parameters["channels"],
+        )
+        found.version = parameters["version"]
+        return found
+
+    def image(self, path: PathLike, series: str | int | None = None, allow: Sequence[str] = ()) -> Prepared:
+        """Read an image (a file or a folder of DICOM slices) and bring it to the network's grid.
+
+        Args:
+            path: file or folder.
+            series: which series of a DICOM folder, see `read_image`.
+            allow: irregularities of a DICOM series to accept, see `read_image`.
+
+        Raises:
+            ImageError: the file cannot be read with certainty; the message names it.
+        """
+        volume = read_image(Path(path), channels=self.channels, series=series, allow=allow)
+        return self.volume(volume, os.fspath(path))
+
+    def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
+        """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""
+        if volume.shape[0] != self.channels:
+            raise ImageError(
+                f"{name} has {volume.shape[0]} channels but {self.channels} are expected; "
+                "give one file per channel count, or set the number of channels of the bundle"
+            )
+        affine = volume.affine.numpy() if isinstance(volume, MetaTensor) else np.eye(4)
+        if isinstance(self.intensity, CTWindow):
+            warn_unless_hounsfield(volume.numpy(), name)
+        clip = self.intensity.clip if self.version > 1 else torch.Tensor.float
+        try:
+            geometry = orient(volume.shape[1:], affine)
+            values = to_oriented(volume.as_tensor(), geometry)
+            if self.crop_above is not None:
+                geometry = cropped(geometry, self._box_above(self.crop_above, values, geometry))
+            if geometry.shear is None:
+                values = clip(cut(values, geometry.crop))
+            else:
+                values = cut(straighten(clip(values), geometry), geometry.crop)
+            geometry = resampled(geometry, self.spacing)
+        except GeometryError as error:
+            raise ImageError(f"{name}: {error}") from error
+        codes, record = self.intensity.encode(resample(values, geometry.grid))
+        return Prepared(codes.numpy(), geometry, record)
+
+    def label(
+        self,
+        path: PathLike,
+        geometry: Geometry,
+        named: Collection[int] | Mapping[int, str] | None = None,
+        image: PathLike | None = None,
+    ) -> np.ndarray:
+        """Read a label map and bring it to the grid of its image; uint8 or uint16 (X, Y, Z).
+
+        Args:
+            named: the label values that the dataset names; None allows every one. With their names (a mapping)
+                where the label is a DICOM SEG or RTSTRUCT, whose segments have names.
+            image: path of the image, with whose frame of reference that of a DICOM label is compared.
+
+        Raises:
+            ImageError: the label map does not lie on the grid of the image's file.
+            DatasetError: it holds a value that the dataset does not name.
+        """
+        labels = read_label(
+            Path(path),
+            Header(geometry.shape, 1, np.asarray(geometry.affine)),
+            named if isinstance(named, Mapping) else None,
+            image=image if image is None else Path(image),
+        )
+        require_same_grid(os.fspath(path), labels, geometry)
+        if named is not None:
+            # On the file's own grid: a few wrong voxels would vanish in resampling.
+            check_label_values(counts_of(labels.numpy()), {value: "" for value in named}, os.fspath(path))
+        return self.label_volume(labels.as_tensor(), geometry)
+
+    def label_volume(self, labels: torch.Tensor, geometry: Geometry) -> np.ndarray:
+        """(1, *file shape) integer classes to the prepared grid (*geometry.grid)."""
+        # torch can move uint16 but hardly compute with it.
+        labels = labels if labels.dtype == torch.uint8 else labels.to(torch.int32)
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high > 65535:
+            raise ImageError(
+                f"label values {low} to {high} are no class ids; they must lie between 0 and 65535"
+            )
+        dtype = torch.uint8 if high <= 255 else torch.int32
+        oriented = to_oriented(labels.to(dtype), geometry)[0]
+        if geometry.shear is not None:
+            oriented = straighten_labels(oriented, geometry)
+        result = resample_labels(cut(oriented[None], geometry.crop)[0], geometry.grid).numpy()
+        return result if dtype == torch.uint8 else result.astype(np.uint16)
+
+    def normalise(self, codes: np.ndarray | torch.Tensor, intensity: Mapping[str, Any]) -> torch.Tensor:
+        """Codes of a patch or a volume to the float32 values that the network sees, same shape."""
+        return self.intensity.decode(torch.as_tensor(codes), intensity)
+
+    def padding_code(self, intensity: Mapping[str, Any]) -> int:
+        """The code of what lies outside the image (air)."""
+        return self.intensity.padding(intensity)
+
+    def padding_value(self, intensity: Mapping[str, Any]) -> float:
+        """What the network sees outside the image."""
+        code = torch.tensor([self.padding_code(intensity)], dtype=torch.int16)
+        return float(self.normalise(code, intensity)[0])
+
+    def restore(self, logits: torch.Tensor, geometry: Geometry) -> MetaTensor:
+        """Logits (C, *geometry.grid) to classes (1, *file shape) on the grid of the file.
+
+        Equal to softmax, linear interpolation to the file's grid and the largest class per voxel.
+
+        Raises:
+            GeometryError: the logits do not lie on the prepared grid.
+            NonFiniteError: a voxel has no class, because its largest logit is NaN or infinite.
+        """
+        if tuple(logits.shape[1:]) != geometry.grid:
+            raise GeometryError(
+                f"the prediction has shape {tuple(logits.shape[1:])} but the prepared image has {geometry.grid}"
+            )
+        restorer = Restorer(geometry, len(logits), slab_axis(geometry))
+        restorer.push_logits(logits)
+        return MetaTensor(restorer.labels(), affine=torch.as_tensor(np.asarray(geometry.affine)))
+
+    def _box_above(self, threshold: float, values: torch.Tensor, geometry: Geometry) -> Box:
+        spacing = geometry.straight_spacing
+        if geometry.shear is not None:
+            # Whatever lies far below the threshold weighs the same, so that padding draws no voxel below it.
+            floor = min(threshold, -1000.0) if self.version > 1 else -torch.inf
+            values = straighten(values.float().clamp_min(floor), geometry)
+        inside = (values > threshold).amax(0)
+        if not bool(inside.any()):
+            return geometry.crop
+        box = []
+        for axis in range(inside.ndim):
+            hit = torch.nonzero(inside.amax(dim=[other for other in range(inside.ndim) if other != axis]))
+            margin = round(self.crop_margin / spacing[axis])
+            box.append((max(0, int(hit[0]) - margin), min(inside.shape[axis], int(hit[-1]) + 1 + margin)))
+        return tuple(box)
+
+
+def require_same_grid(name: str, labels: MetaTensor, geometry: Geometry) -> None:
+    """Raise ImageError unless `labels` lies on the grid of the image's file.
+
+    The tolerance is that of the check at the start of a training, `transforms.io.grids.grid_difference`.
+    """
+    if labels.shape[0] != 1:
+        raise ImageError(f"{name} has {labels.shape[0]} channels; a label map has one integer per voxel")
+    difference = grid_difference(
+        Header(geometry.shape, 1, np.asarray(geometry.affine)),
+        Header(tuple(labels.shape[1:]), 1, labels.affine.numpy()),
+    )
+    if difference:
+        raise ImageError(
+            f"{name} does not lie on the grid of its image ({difference}); resample it onto that grid"
+        )

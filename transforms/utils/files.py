@@ -1,0 +1,147 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from transforms.utils.placing import put_in_place
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""What a full disk, a limit on the size of files and a used-up quota are called by the system."""
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    A reader sees the old file or the new one, never a part; an error leaves the old file as it was. After the
+    block the file and its name are on the disk, not only in the system's memory.
+
+    Args:
+        keep: a name in the same folder that the old file gets. Where the file system has no hard links there is
+            a moment in between with nothing at `path`: whoever reads them looks at both.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # Windows has nothing to sync for a handle that only reads.
+        with temporary.open("r+b") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files that only their owner reads; a result should have the user's usual mode.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        if keep is not None and path.exists():
+            _rename_linked(path, Path(keep), temporary.with_name(f".{path.stem}-old-{temporary.name[1:]}"))
+        put_in_place(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _rename_linked(path: Path, target: Path, link: Path) -> None:
+    """Give a file another name in place of what has it now, and leave it under its own too if that can be."""
+    try:
+        os.link(path, link)
+    except OSError:
+        put_in_place(path, target)
+        return
+    try:
+        put_in_place(link, target)
+    finally:
+        link.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove what killed processes left of `replacing(path)`; nobody may be writing that file now."""
+    path = Path(path)
+    for left in path.parent.glob(f".{path.stem}-*.tmp{path.suffix}"):
+        left.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Have the names in a folder on the disk: after a rename the file alone is not enough.
+
+    Where that cannot be asked for (on Windows, on CIFS and other network file systems, in a folder that one may write
+    to but not list), nothing happens.
+    """
+    if os.name != "posix":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+class FolderError(OSError):
+    """A folder for results cannot be written to; the message says where, why and what to do."""
+
+
+def require_folder(folder: str | os.PathLike[str], what: str, way: str) -> Path:
+    """Make a folder unless it is there and see that files can be written to it, before the work that fills it.
+
+    Args:
+        what: that goes there, as the beginning of a sentence: "the patch store".
+        way: how to name another, as the end of one: "name another folder with --store_dir".
+
+    Raises:
+        FolderError: it is a file, or not to be written to.
+    """
+    folder = Path(folder)
+    try:
+        try_folder(folder)
+    except OSError as error:
+        raise unwritable(folder, what, way, error) from error
+    return folder
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder unless it is there, and a file in it, which is gone again at once.
+
+    Raises:
+        OSError: either cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def unwritable(folder: str | os.PathLike[str], what: str, way: str, error: OSError) -> FolderError:
+    """What is said of a folder that refuses to be written to."""
+    reason = "there is a file of that name" if Path(folder).is_file() else error.strerror or error
+    return FolderError(f"{what} cannot be written to {folder} ({reason}); {way_out(error)}, or {way}")
+
+
+def way_out(error: OSError) -> str:
+    """What a user does about a file that cannot be written, as part of a sentence."""
+    if error.errno in NO_ROOM:
+        return "free some room there"
+    return "see to it that files can be written there"
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
