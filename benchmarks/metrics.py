@@ -74,7 +74,8 @@ def main() -> None:
         compute_surface_dice,
     )
 
-    from pipelines.metrics.overlap import confusion_matrix, overlap_metrics, surface_metrics
+    from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
+    from pipelines.metrics.surfaces import surface_metrics
 
     classes, shape = options.classes, tuple(options.shape)
     names = [f"class_{value}" for value in range(1, classes + 1)]

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from pipelines.data.demo import prepare_demo
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.overlap import case_dice
-from pipelines.training.checkpoints import TrainedModel
-from pipelines.training.trainer import SegEvaluator
 from transforms.io.header import spacing_of
 from transforms.io.readers import read_image
 from transforms.spatial.geometry import orient, to_oriented

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.memory_format import place
 from pipelines.inference.precision import AUTO
 from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.inference.trained_model import BEST, TrainedModel
 from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
-from pipelines.training.checkpoints import BEST, TrainedModel
-from pipelines.training.trainer import SegEvaluator
 from pipelines.utils.cores import use_cores
 from transforms.preprocess import Prepared
 

@@ -17,11 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.training.checkpoints import BEST, CARD, CheckpointError, TrainedModel
+from pipelines.inference.trained_model import BEST, CARD, CheckpointError, TrainedModel
 from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
-from transforms.utils.files import FolderError, require_folder
-from transforms.utils.placing import put_in_place
+from transforms.utils.files import FolderError, put_in_place, require_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")

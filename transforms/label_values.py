@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["bounding_boxes", "counts_of", "value_counts"]
+from transforms.errors import ImageError
+
+__all__ = ["bounding_boxes", "check_label_values", "counts_of", "value_counts"]
 
 _SLAB_VOXELS = 1 << 22
 
@@ -56,3 +58,29 @@ def bounding_boxes(labels: np.ndarray) -> dict[int, Box]:
                 slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(known, placed, strict=True)
             )
     return dict(sorted(boxes.items()))
+
+
+def check_label_values(values: Iterable[int] | np.ndarray, labels: Mapping[int, str], path: str) -> None:
+    """Check that a label map holds only values that have a name.
+
+    Args:
+        values: the values found, for instance from `numpy.unique`.
+        labels: class id to name, background included.
+        path: of the label map, for the message.
+
+    Raises:
+        ImageError: naming the file and the values.
+    """
+    found = sorted({int(value) for value in np.asarray(list(values)).ravel()})
+    unknown = [value for value in found if value not in labels]
+    if not unknown:
+        return
+    shown = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
+    advice = "name them in dataset.json or correct the label map"
+    if unknown == [255] and len(labels) == 2:
+        advice = "a mask of 0 and 255 has to be stored as 0 and 1"
+    elif unknown[0] < 0:
+        advice = "class ids start at 0, so store what is not labelled as 0 (background)"
+    raise ImageError(
+        f"{path}: label value(s) {shown} are not among the classes 0 to {len(labels) - 1} of the dataset; {advice}"
+    )

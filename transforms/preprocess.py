@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from pipelines.data.cases import check_label_values
 from transforms.errors import ImageError
 from transforms.hounsfield import warn_unless_hounsfield
 from transforms.intensity import CTWindow, ZScore
 from transforms.io.grids import grid_difference
 from transforms.io.header import Header
 from transforms.io.readers import read_image, read_label
-from transforms.label_values import counts_of
+from transforms.label_values import check_label_values, counts_of
 from transforms.spatial.geometry import (
     Box,
     Geometry,
@@ -30,11 +29,10 @@ from transforms.spatial.geometry import (
     cropped,
     cut,
     orient,
-    resample,
-    resample_labels,
     resampled,
     to_oriented,
 )
+from transforms.spatial.resample import resample, resample_labels
 from transforms.spatial.restore import Restorer, slab_axis
 from transforms.spatial.shear import straighten, straighten_labels
 
@@ -178,8 +176,8 @@ class Preprocess:
             image: path of the image, with whose frame of reference that of a DICOM label is compared.
 
         Raises:
-            ImageError: the label map does not lie on the grid of the image's file.
-            DatasetError: it holds a value that the dataset does not name.
+            ImageError: the label map does not lie on the grid of the image's file, or holds a value that the dataset
+                does not name.
         """
         labels = read_label(
             Path(path),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines.utils.threads import in_threads
 from transforms.io.image_files import image_files
+from transforms.label_values import check_label_values
 from transforms.utils.walk import files_below
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values"]
@@ -146,42 +145,6 @@ class Dataset:
         return sha.hexdigest()
 
 
-def check_label_values(values: Iterable[int] | np.ndarray, labels: dict[int, str], case: Case | str) -> None:
-    """Check that a label map holds only values that the dataset names.
-
-    Parameters
-    ----------
-    values : iterable of int
-        The values found, for instance from ``numpy.unique``.
-    labels : dict of int to str
-        :attr:`Dataset.labels`.
-    case : Case or str
-        For the message.
-
-    Raises
-    ------
-    DatasetError
-        Naming the case and the values.
-    """
-    found = sorted({int(value) for value in np.asarray(list(values)).ravel()})
-    unknown = [value for value in found if value not in labels]
-    if not unknown:
-        return
-    name, path = (case, "") if isinstance(case, str) else (case.id, f" ({case.label})")
-    shown = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
-    advice = "name them in dataset.json or correct the label map"
-    if unknown == [255] and len(labels) == 2:
-        advice = "a mask of 0 and 255 has to be stored as 0 and 1"
-    elif unknown[0] < 0:
-        advice = "class ids start at 0, so store what is not labelled as 0 (background)"
-    raise DatasetError(
-        f"case {name!r}{path}",
-        [
-            f"label value(s) {shown} are not among the classes 0 to {len(labels) - 1} of the dataset; {advice}."
-        ],
-    )
-
-
 def _digest_line(root: Path, split: str, case: Case) -> str:
     fields: list[Any] = [split, case.id, case.group, *([case.reading] if case.reading else [])]
     for path in (case.image, case.label):
@@ -204,3 +167,8 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
             ) from error
         fields.append([name, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
     return json.dumps(fields)
+
+
+def reading(item: Mapping[str, Any]) -> dict[str, Any]:
+    """How the image of an item is to be read beside its path: "series" and "allow", each only where it is set."""
+    return {key: item[key] for key in ("series", "allow") if item.get(key)}

@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import pydicom
 
-from pipelines.data.cases import SPLITS, DatasetError, check_label_values
+from pipelines.data.cases import SPLITS, DatasetError
 from pipelines.data.cohort import may_be_ct, missing_foreground
 from pipelines.data.dataset_folder import describe, load_dataset
 from pipelines.data.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
@@ -29,7 +29,7 @@ from transforms.errors import ImageError
 from transforms.hounsfield import warn_unless_hounsfield
 from transforms.io.header import NIFTI_SUFFIXES, Header, check_spacing, image_suffix, spacing_of
 from transforms.io.readers import image_array, label_array, read_header
-from transforms.label_values import counts_of
+from transforms.label_values import check_label_values, counts_of
 from transforms.utils.files import replacing, require_folder
 
 _MOST_AT_ONCE = 4
@@ -83,7 +83,7 @@ class DatasetCheck:
         return [case for case in self.cases if case.problems]
 
 
-def run(
+def check_input(
     path: Path,
     json_file: str | None = None,
     series: str | None = None,
@@ -261,9 +261,7 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
         case.notices += notices
         case.classes = {labels.get(value, str(value)): count for value, count in counts.items()}
         if labels:
-            check_label_values(counts, dict(labels), case.case)
-    except DatasetError as error:
-        case.problems += [f"{case.label}: {problem}" for problem in error.problems]
+            check_label_values(counts, labels, case.label)
     except (ImageError, OSError) as error:
         case.problems.append(str(error))
     except Exception as error:  # one case must not hide the others

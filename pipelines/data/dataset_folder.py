@@ -7,11 +7,13 @@ once, in one :class:`DatasetError` that names the cases and files.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.data.cases import Dataset, DatasetError
 from pipelines.data.dataset_json import Item, from_folders, from_json
+from pipelines.data.demo import prepare_demo
 from pipelines.data.folds import split_cases
 from pipelines.data.integrity import check_ids, header_problems, labels_from_values
 
@@ -113,3 +115,17 @@ def describe(root: str | Path, problems: list[str]) -> tuple[Path, Dataset, list
         description=source.description,
     )
     return where, dataset, source.items
+
+
+DEMO = Path("data/demo")
+
+
+def open_dataset(dataset_dir: str | os.PathLike, fold: int | None = None, seed: int = 0) -> Dataset:
+    """The dataset in a folder; the public demo CT is prepared when `data/demo` is asked for and absent.
+
+    Raises:
+        DatasetError: the folder or a case in it cannot be used, see `pipelines.data.dataset_folder.load_dataset`.
+    """
+    if Path(dataset_dir) == DEMO:
+        prepare_demo(DEMO)
+    return load_dataset(Path(dataset_dir), fold=fold, seed=seed)

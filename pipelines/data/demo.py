@@ -28,8 +28,7 @@ import numpy as np
 from pipelines.utils.locks import waiting_for
 from pipelines.utils.progress import Steps
 from pipelines.utils.terminal import take_every_character
-from transforms.utils.files import require_folder, sha256_of
-from transforms.utils.placing import put_in_place
+from transforms.utils.files import put_in_place, require_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from pipelines.data.missing_files import may_be_an_image, reason_lost
 from pipelines.utils.cores import available_cores
 from pipelines.utils.file_names import readable
 from pipelines.utils.progress import Steps
-from transforms.dicom.headers import DICOM_ENDINGS, holds_dicom, open_file
+from transforms.dicom.files import DICOM_ENDINGS, open_file
+from transforms.dicom.headers import holds_dicom
 from transforms.dicom.stack import checked_names
 from transforms.dicom.volumes import is_scout
 from transforms.errors import ImageError

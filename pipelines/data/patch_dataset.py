@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
-from pipelines.data.patch_store import PatchStore, StoredCase
+from pipelines.data.patch_store import PatchStore
+from pipelines.data.stored_case import StoredCase
 from pipelines.distributed.process_group import is_distributed
 from pipelines.utils.ranks import rank
 from transforms.augmentation.on_device import augments_on_device, collate_deferred

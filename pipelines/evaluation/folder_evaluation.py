@@ -13,26 +13,22 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from pipelines.config.executed import problem
+from pipelines.config.errors import problem
+from pipelines.data.cases import reading
 from pipelines.data.inputs import InputError
-from pipelines.data.patch_store import reading
 from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
-from pipelines.metrics.overlap import (
-    confusion_matrix,
-    overlap_metrics,
-    require_tolerance,
-    results,
-    summarise,
-    surface_metrics,
-)
-from pipelines.metrics.overlap import table as summary_table
-from pipelines.metrics.volumes import voxel_ml
+from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
+from pipelines.metrics.result_files import results
+from pipelines.metrics.summary import summarise
+from pipelines.metrics.summary import table as summary_table
+from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from pipelines.utils.progress import Steps
 from transforms.io.grids import grid_difference, turn_between
 from transforms.io.header import Header
 from transforms.io.readers import is_dicom_label, read_header, read_label
 from transforms.label_values import counts_of
+from transforms.spatial.geometry import voxel_ml
 from transforms.utils.files import require_folder
 
 PICTURE_LIMIT = 32

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.metrics.overlap import ABSENT, FALSE_POSITIVE, MISSED, outcome
+from pipelines.metrics.summary import ABSENT, FALSE_POSITIVE, MISSED, outcome
 from transforms.utils.files import replacing
 
 # In the order of the columns.
@@ -79,7 +79,7 @@ def write_report(
     """Write the page: summary, box plots per class, the worst cases with pictures, and a table of all.
 
     Args:
-        results: see `pipelines.metrics.overlap.results`.
+        results: see `pipelines.metrics.result_files.results`.
         title: of the page.
         facts: what was evaluated and how, shown under the title.
         pictures: case to a PNG file; the page holds those of the `PICTURES` worst cases.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from pipelines.evaluation.figures import draw_confusion, draw_dice
 from pipelines.tracking.run import Tracking
 
 FOLDER = "results"
@@ -25,7 +26,7 @@ def log_results(
     """Store the results of a set of cases with a run, under `results/`, in place of earlier ones.
 
     Args:
-        record: see `pipelines.metrics.overlap.results`.
+        record: see `pipelines.metrics.result_files.results`.
         pictures: PNG by case id.
         confusion: int64 (classes, classes) voxels, row = reference, background first; None draws none.
     """
@@ -63,3 +64,66 @@ def case_table(record: Mapping[str, Any]) -> dict[str, list[Any]]:
             for metric in metrics:
                 columns[metric].append(case.get(metric, {}).get(name))
     return columns
+
+
+_NUMBERS_UP_TO = 20
+
+
+def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None:
+    """Write a confusion matrix as PNG: of each reference class (row) the share predicted as each class (column).
+
+    Args:
+        counts: (classes, classes) voxels, row = reference, background first.
+        names: of all classes, background first.
+    """
+    totals = counts.sum(1, keepdims=True)
+    share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    size = min(24.0, max(4.5, 2.2 + 0.42 * len(names)))
+    figure, axes = _axes(size + 1.0, size)
+    shown = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("reference")
+    figure.colorbar(shown, ax=axes, fraction=0.046, label="share of the reference's voxels")
+    if len(names) <= _NUMBERS_UP_TO:
+        for row, column in np.argwhere(~np.isnan(share)):
+            value = share[row, column]
+            # Small errors of large classes are many voxels, so they are not rounded away.
+            text = f"{value:.2f}" if value >= 0.005 or value == 0 else "<.01"
+            colour = "white" if value > 0.6 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    figure.savefig(path, format="png")
+
+
+def draw_dice(path: Path, cases: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Write a box plot of Dice per class as PNG, every case a point; absent structures have none.
+
+    Args:
+        cases: records with "dice", class name to value (NaN or None: absent).
+        names: of the foreground classes.
+    """
+    values = []
+    for name in names:
+        found = np.array([np.nan if c["dice"][name] is None else c["dice"][name] for c in cases], float)
+        values.append(found[~np.isnan(found)])
+    figure, axes = _axes(8.0, min(30.0, max(2.5, 1.2 + 0.32 * len(names))))
+    places = np.arange(1, len(names) + 1)
+    axes.boxplot(values, positions=places, orientation="horizontal", widths=0.6, showfliers=False)
+    for place, found in zip(places, values, strict=True):
+        # The same spread every time: a figure should not change with a random number.
+        jitter = 0.22 * np.sin(np.arange(len(found)) * 2.4)
+        axes.plot(found, place + jitter, "o", markersize=3.5, alpha=0.6, color="#1f77b4")
+    axes.set_yticks(places, [f"{name} ({len(v)})" for name, v in zip(names, values, strict=True)])
+    axes.invert_yaxis()
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(f"Dice, {len(cases)} cases (in brackets: cases with a value)")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, format="png")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Any]:
+    # Without pyplot, so that no window system is looked for and nothing stays in memory.
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()

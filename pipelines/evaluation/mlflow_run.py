@@ -15,10 +15,12 @@ from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.evaluation.mlflow_results import FOLDER, case_table, log_results
 from pipelines.evaluation.results import METRICS_CSV, REPORT, SUMMARY_CSV
-from pipelines.metrics.overlap import figures, results
-from pipelines.tracking.client import KEY, PENDING, connect, first_line
+from pipelines.inference.trained_model import TrainedModel
+from pipelines.metrics.result_files import results
+from pipelines.metrics.summary import figures
+from pipelines.tracking.client import connect, first_line
 from pipelines.tracking.run import Tracking
-from pipelines.training.checkpoints import TrainedModel
+from pipelines.tracking.runs import KEY, PENDING
 from pipelines.utils.mlflow_variables import RUN_NAME
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import code_version, environment

@@ -14,10 +14,10 @@ from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.evaluation.mlflow_run import EvaluationRun
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
-from pipelines.metrics.overlap import table
-from pipelines.training.checkpoints import TrainedModel
-from pipelines.training.handlers import validate
-from pipelines.training.trainer import SegEvaluator
+from pipelines.evaluation.validation import validate
+from pipelines.inference.evaluator import SegEvaluator
+from pipelines.inference.trained_model import TrainedModel
+from pipelines.metrics.summary import table
 from pipelines.utils.ranks import rank
 from transforms.intensity import CTWindow
 from transforms.io.writers import write_label
@@ -106,7 +106,7 @@ class Evaluation:
             evaluator.on_prediction = self._save
 
     def run(self) -> dict[str, Any]:
-        """Evaluate; returns the summary, see `pipelines.metrics.overlap.summarise`.
+        """Evaluate; returns the summary, see `pipelines.metrics.summary.summarise`.
 
         Raises:
             EvaluationError: at the end, naming every case that failed and why; the others' results are written.

@@ -14,9 +14,9 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from pipelines.data.patch_store import reading
+from pipelines.data.cases import reading
 from pipelines.evaluation.html_report import badness, write_report
-from pipelines.metrics.overlap import results, write_csv, write_json, write_summary_csv
+from pipelines.metrics.result_files import results, write_csv, write_json, write_summary_csv
 from transforms.errors import ImageError
 from transforms.io.grids import turn_between
 from transforms.io.header import Header

@@ -6,27 +6,40 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from monai.data import MetaTensor
 
-from pipelines.config.executed import problem, user_error
+from pipelines.config.errors import problem, user_error
+from pipelines.data.cases import reading
 from pipelines.data.inputs import is_dicom
-from pipelines.data.patch_store import reading
 from transforms.dicom.rehearsal import require_writable
 from transforms.dicom.series import scan_series
 from transforms.errors import ImageError
 from transforms.io.readers import read_image
 from transforms.io.writers import forms_like, write_label
 
-if TYPE_CHECKING:
-    from pipelines.inference.outputs import Outputs
+
+class OutputPlan(Protocol):
+    """What is to be written, as `pipelines.inference.outputs.Outputs` knows it."""
+
+    folder: Path
+    formats: list[str]
+    labels: dict[int, str]
+    probabilities: bool
+    preview: bool
+    ct: bool
+
+    def names(self, case: Mapping[str, Any]) -> list[str]: ...
+
+    def refusal(self, case: Mapping[str, Any]) -> str: ...
+
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
 
-def unwritable(outputs: Outputs, case: Mapping[str, Any]) -> dict[str, str]:
+def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
     """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
 
     Raises:
@@ -51,7 +64,7 @@ def unwritable(outputs: Outputs, case: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_files(
-    outputs: Outputs,
+    outputs: OutputPlan,
     folder: Path,
     case: Mapping[str, Any],
     labels: MetaTensor,
@@ -83,7 +96,7 @@ def write_files(
         write(folder / f"{case['case']}{FORMATS[name]}", labels, series(), _classes(outputs))
 
     def maps() -> None:
-        from transforms.io.probabilities import write_probabilities
+        from transforms.io.writers import write_probabilities
 
         assert probabilities is not None
         target = folder / f"{case['case']}_probabilities.nii.gz"
@@ -124,18 +137,18 @@ def failed(case: Mapping[str, Any], failures: Sequence[Exception]) -> dict[str, 
     return found
 
 
-def _dicom_writers(outputs: Outputs) -> dict[str, Callable[..., Any]]:
+def _dicom_writers(outputs: OutputPlan) -> dict[str, Callable[..., Any]]:
     writers: dict[str, Callable[..., Any]] = {}
     if "seg" in outputs.formats:
         from transforms.dicom.seg import write_seg
 
         writers["seg"] = write_seg
     if "rtstruct" in outputs.formats:
-        from transforms.dicom.rtstruct import write_rtstruct
+        from transforms.dicom.rtstruct_writer import write_rtstruct
 
         writers["rtstruct"] = write_rtstruct
     return writers
 
 
-def _classes(outputs: Outputs) -> dict[int, str]:
+def _classes(outputs: OutputPlan) -> dict[int, str]:
     return {value: name for value, name in outputs.labels.items() if value != 0}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.training.checkpoints import CheckpointError, TrainedModel
+from pipelines.inference.trained_model import CheckpointError, TrainedModel
 
 PathLike = str | os.PathLike
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines.distributed.process_group import from_first
+from pipelines.distributed.collectives import from_first
 from pipelines.inference.precision import AUTO, autocast, resolve_precision
 
 __all__ = ["channels_last_format", "lies_channels_last", "place"]

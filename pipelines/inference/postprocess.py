@@ -12,8 +12,8 @@ from scipy import sparse
 from skimage.measure import label
 
 from pipelines.data.inputs import named
-from pipelines.metrics.volumes import voxel_ml
 from transforms.label_values import bounding_boxes
+from transforms.spatial.geometry import voxel_ml
 
 ALL = "all"
 

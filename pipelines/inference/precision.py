@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from pipelines.distributed.process_group import is_distributed, of_all_ranks
+from pipelines.distributed.collectives import of_all_ranks
+from pipelines.distributed.process_group import is_distributed
 
 __all__ = ["AUTO", "PRECISIONS", "autocast", "choose_precision", "common_precision", "resolve_precision"]
 

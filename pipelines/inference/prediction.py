@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from pipelines.config.executed import ExecutedConfig, user_error
-from pipelines.data.patch_store import reading
-from pipelines.distributed.process_group import ranks
+from pipelines.config.errors import user_error
+from pipelines.config.executed import ExecutedConfig
+from pipelines.data.cases import reading
+from pipelines.distributed.collectives import ranks
 from pipelines.inference.case_files import unwritable
+from pipelines.inference.case_reports import fingerprint, is_done, read_report, read_reports
 from pipelines.inference.claims import Claims
-from pipelines.inference.outputs import (
-    UNFINISHED,
-    OutputError,
-    Outputs,
-    fingerprint,
-    is_done,
-    read_report,
-    read_reports,
-)
+from pipelines.inference.evaluator import SegEvaluator
+from pipelines.inference.outputs import UNFINISHED, OutputError, Outputs
 from pipelines.inference.postprocess import Postprocess
 from pipelines.inference.prediction_settings import settings_of
-from pipelines.metrics.overlap import table, without_nan
+from pipelines.inference.trained_model import TrainedModel
+from pipelines.metrics.result_files import without_nan
+from pipelines.metrics.summary import table
 from pipelines.metrics.volumes import measure
-from pipelines.training.checkpoints import TrainedModel
-from pipelines.training.trainer import SegEvaluator
 from pipelines.utils.logs import warnings_of
 from pipelines.utils.progress import Steps
 from pipelines.utils.provenance import versions
+from pipelines.utils.signals import terminating
 from transforms.errors import ImageError
 from transforms.intensity import CTWindow
-from transforms.utils.ahead import ahead
+from transforms.utils.threads import ahead
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +119,7 @@ class Prediction:
             PredictionError: at the end, naming every case that failed and why.
         """
         cases: list[dict[str, Any]] = self.dataset.data
-        with ranks() as here, _terminating():
+        with ranks() as here, terminating():
             todo, done, self.run_id = here.first(lambda: (*self._plan(cases), uuid.uuid4().hex))
             mine = todo[here.rank :: here.world]
             records: list[dict[str, Any]] = []
@@ -359,23 +351,6 @@ class Prediction:
             f"  {case}: not done, because its process ended; run the same command again" for case in missing
         ]
         return "\n".join([*lines, *([f"  {unwritten}"] if unwritten else [])])
-
-
-@contextlib.contextmanager
-def _terminating() -> Iterator[None]:
-    """SIGTERM ends the loop like an interruption by hand, so that what was done is still summed up."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _say(record: Mapping[str, Any]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config.executed import ExecutedConfig
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.postprocess import Postprocess, parameters
-from pipelines.training.trainer import SegEvaluator
 
 # What may change without changing a result, or is compared on its own.
 _NO_SETTINGS = (

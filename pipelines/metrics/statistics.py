@@ -1,15 +1,22 @@
-"""Statistics of paired differences: the same cases, scored by two runs."""
+"""Means over cases and classes and how sure they are, and differences between two runs on the same cases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 9999
 CONFIDENCE = 0.95
+RESAMPLES = 2000
+"""Bootstrap samples behind the interval of one run's mean."""
+
+PAIRED_RESAMPLES = 9999
+"""The same behind a comparison of two runs, which is asked for far less often."""
+
 # With five pairs the smallest two-sided p of the test is 2 / 2**5 = 0.0625: it could never say anything.
 SMALLEST_TEST = 6
 
@@ -81,25 +88,14 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
 
 
 def bootstrap_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean, by resampling cases: bias-corrected and accelerated.
-
-    B. Efron, Better bootstrap confidence intervals, JASA 82(397), 1987. (NaN, NaN) below two values.
-    """
+    """95% interval of the mean, by resampling cases; (NaN, NaN) below two values."""
     differences = np.asarray(differences, float)
     if len(differences) < 2:
         return np.nan, np.nan
     if np.all(differences == differences[0]):
         # Every resample has this mean; the acceleration would be 0 / 0.
         return float(differences[0]), float(differences[0])
-    found = stats.bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    return _bca(lambda sample: differences[sample].mean(-1), len(differences), PAIRED_RESAMPLES, seed)
 
 
 def signed_rank(differences: np.ndarray) -> float:
@@ -135,3 +131,55 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
+
+
+def class_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the classes of the means over the cases: (..., cases, classes) to (...)."""
+    known = ~np.isnan(values)
+    count = known.sum(-2)
+    with np.errstate(invalid="ignore"):
+        means = np.where(known, values, 0).sum(-2) / count
+        return np.where(count > 0, means, 0).sum(-1) / (count > 0).sum(-1)
+
+
+def interval(values: np.ndarray) -> list[float] | None:
+    """95% confidence interval of `class_mean` of values (cases, classes), by bootstrap over the cases.
+
+    Always with the same samples. The classes of a case are not independent of each other, so that cases are drawn
+    whole. None where fewer than two cases have a value.
+    """
+    values = values[~np.isnan(values).all(1)]
+    if len(values) < 2:
+        return None
+    estimate = float(class_mean(values))
+    if np.array_equal(values, np.broadcast_to(values[:1], values.shape), equal_nan=True):
+        return [estimate, estimate]
+    return list(_bca(lambda sample: class_mean(values[sample]), len(values), RESAMPLES))
+
+
+def _bca(
+    statistic: Callable[[np.ndarray], np.ndarray], cases: int, resamples: int, seed: int = 0
+) -> tuple[float, float]:
+    """95% interval of a statistic, by resampling cases: bias-corrected and accelerated.
+
+    B. Efron, Better bootstrap confidence intervals, JASA 82(397), 1987.
+
+    Args:
+        statistic: from indices of cases (samples, cases) to values (samples,).
+    """
+    # BCa has no answer, and says so at length, where the samples hardly differ; percentiles always have.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (np.arange(cases),),
+            lambda sample, axis: statistic(sample),
+            n_resamples=resamples,
+            batch=200,
+            confidence_level=CONFIDENCE,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
+    low, high = found.confidence_interval
+    if math.isnan(low) or math.isnan(high):
+        low, high = np.percentile(found.bootstrap_distribution, (2.5, 97.5))
+    return float(low), float(high)

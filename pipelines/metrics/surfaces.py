@@ -14,11 +14,15 @@ Internet Res 23(7):e26151, 2021 (normalised surface Dice); Heimann et al., IEEE 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from transforms.label_values import bounding_boxes
 
 PERCENTILE = 95.0
 
@@ -162,3 +166,65 @@ def _lengths(matrix: np.ndarray) -> np.ndarray:
     lengths[0b1001] = 2 * falling
     lengths[0b0110] = 2 * rising
     return lengths
+
+
+SURFACE_METRICS = ("hd95_mm", "msd_mm", "nsd")
+
+
+def surface_metrics(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    class_names: Sequence[str],
+    affine: np.ndarray,
+    tolerance: float | Mapping[str, float],
+) -> dict[str, dict[str, float]]:
+    """Distances between the surfaces of every foreground class of one case, see `pipelines.metrics.surfaces`.
+
+    Args:
+        prediction, reference: classes, (X, Y, Z) or (X, Y), on one grid.
+        affine: 4x4, voxel index to mm.
+        tolerance: mm within which a surface counts as right in nsd; one number, or one per class.
+
+    Returns:
+        "hd95_mm", "msd_mm" and "nsd", each {class: value}. Where only one of the two maps holds the structure
+        there is no distance (NaN) and nsd is 0; where neither does, all are NaN.
+    """
+    boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
+    found: dict[str, dict[str, float]] = {name: {} for name in SURFACE_METRICS}
+    for value, name in enumerate(class_names, start=1):
+        limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
+        held = [box[value] for box in boxes if value in box]
+        if held:
+            box = tuple(
+                slice(min(part.start for part in parts), max(part.stop for part in parts))
+                for parts in zip(*held, strict=True)
+            )
+            distances = surface_distances(prediction[box] == value, reference[box] == value, affine)
+            row = (distances.hd95, distances.mean, distances.dice(limit))
+        else:
+            row = (math.nan, math.nan, math.nan)
+        for metric, number in zip(SURFACE_METRICS, row, strict=True):
+            found[metric][name] = number
+    return found
+
+
+def require_tolerance(
+    tolerance: float | Mapping[str, float], class_names: Sequence[str]
+) -> float | Mapping[str, float]:
+    """The tolerance itself.
+
+    Raises:
+        ValueError: it is no positive number of mm, or not given for every class by name.
+    """
+    numbers = tolerance if isinstance(tolerance, Mapping) else {name: tolerance for name in class_names}
+    missing = [name for name in class_names if name not in numbers]
+    if missing:
+        raise ValueError(
+            f"surface_tolerance has no number for the class '{missing[0]}'; give mm for every class"
+        )
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(
+                f"surface_tolerance is {value!r} for the class '{name}'; give a number of mm above 0, or none"
+            )
+    return tolerance

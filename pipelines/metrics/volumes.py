@@ -7,19 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.data import MetaTensor
 
 from pipelines.metrics.result_files import guarded
 from transforms.label_values import value_counts
+from transforms.spatial.geometry import voxel_ml
 from transforms.utils.files import replacing
-
-
-def voxel_ml(affine: Any, spatial_dims: int = 3) -> float | None:
-    """Millilitres of one voxel by the affine's determinant, so that a tilted grid counts right; None in 2D."""
-    if spatial_dims != 3:
-        return None
-    return float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000
 
 
 def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:

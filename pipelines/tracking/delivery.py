@@ -13,21 +13,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.tracking.client import (
-    KEY,
-    TrackingError,
-    close_dead,
-    first_line,
-    process_of,
-    refused_for_good,
-    runs_with,
-    settle_parent,
-    terminate,
-)
+from pipelines.tracking.client import TrackingError, first_line, refused_for_good, terminate
 from pipelines.tracking.journal import Journal, milliseconds
 from pipelines.tracking.refused import INCOMPLETE, as_tag, named
 from pipelines.tracking.registry import is_below, not_there, register
 from pipelines.tracking.run_opening import PARENT, Opening, is_written_by
+from pipelines.tracking.runs import KEY, close_dead, process_of, runs_with, settle_parent
 from pipelines.tracking.writes import (
     list_table,
     log_datasets,

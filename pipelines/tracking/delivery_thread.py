@@ -11,17 +11,10 @@ import traceback
 from functools import partial
 from typing import Any
 
-from pipelines.tracking.client import (
-    PENDING,
-    TrackingError,
-    close_gone,
-    connect,
-    first_line,
-    timed_out,
-    wait_longer,
-)
+from pipelines.tracking.client import TrackingError, connect, first_line, timed_out, wait_longer
 from pipelines.tracking.delivery import Delivery
 from pipelines.tracking.journal import Journal, journals, sqlite_file
+from pipelines.tracking.runs import PENDING, close_gone
 from pipelines.utils.passwords import hidden
 from pipelines.utils.processes import alive
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.utils.passwords import hidden
+
 FILE = "refused.jsonl"
 INCOMPLETE = "segbundles.incomplete"
 """Tag of a run of which something did not arrive; it says what and why."""
@@ -122,3 +124,11 @@ def incomplete(records: Iterable[Mapping[str, Any]], run: str, folder: Path) -> 
 
 def _line(records: list[Mapping[str, Any]]) -> str:
     return "; ".join(told(records).split("\n"))
+
+
+def undelivered(uri: str, run: str, size: int, folder: Path) -> str:
+    """What is said at the end of a run whose journal of `size` bytes still waits in `folder`."""
+    return (
+        f"MLflow at {hidden(uri)} does not have all of run {run} yet: {size / 1e3:.1f} kB of records wait in {folder}; "
+        f"the next training there delivers them, or: python -m pipelines sync {folder.parent}"
+    )

@@ -7,7 +7,8 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.tracking.client import first_line, quoted, refused_for_good
+from pipelines.tracking.client import first_line, refused_for_good
+from pipelines.tracking.runs import quoted
 
 logger = logging.getLogger(__name__)
 

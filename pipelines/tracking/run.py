@@ -17,23 +17,25 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from pipelines.metrics.names import Keys
-from pipelines.tracking.client import PENDING, TrackingError
+from pipelines.tracking.client import TrackingError
 from pipelines.tracking.delivery_thread import Shipping
 from pipelines.tracking.journal import Journal, milliseconds, usable_folder
-from pipelines.tracking.refused import incomplete
-from pipelines.tracking.run_files import RunFiles
+from pipelines.tracking.refused import incomplete, undelivered
+from pipelines.tracking.run_files import RunFiles, table_json
 from pipelines.tracking.run_head import LONGEST_TAG, absolute, first_record
+from pipelines.tracking.runs import PENDING
 from pipelines.tracking.system_metrics import SystemMetrics
 from pipelines.utils.mlflow_variables import RUN_NAME, wants_system_metrics
 from pipelines.utils.passwords import hidden, without_passwords
 from pipelines.utils.progress import Steps
 from pipelines.utils.ranks import rank
+from pipelines.utils.signals import Terminated, raise_terminated
 
 __all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
 
@@ -44,10 +46,6 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 KILLED_SECONDS = 8.0
 # A short run still sees to what earlier ones left.
 OTHERS_SECONDS = 30.0
-
-
-class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
 
 
 class Tracking:
@@ -254,8 +252,7 @@ class Tracking:
         """
         if not name.endswith(".json"):
             raise ValueError(f"the table '{name}' needs a name that ends in .json")
-        rows = [[_cell(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
-        self._text(json.dumps({"columns": list(columns), "data": rows}, default=str), name, table=True)
+        self._text(table_json(columns), name, table=True)
 
     def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
         """Name the datasets of the run.
@@ -329,15 +326,7 @@ class Tracking:
         if not delivered:
             waiting = self._shipping.pending
             self._journal.give_up(end)
-            logger.warning(
-                "MLflow at %s does not have all of run %s yet: %.1f kB of records wait in %s; the next training "
-                "there delivers them, or: python -m pipelines sync %s",
-                hidden(self.uri),
-                name,
-                waiting / 1e3,
-                folder,
-                folder.parent,
-            )
+            logger.warning("%s", undelivered(self.uri, str(name), waiting, folder))
         missing = self._journal.missing()
         if delivered:
             self._journal.remove()
@@ -360,7 +349,7 @@ class Tracking:
 
     def __enter__(self) -> Tracking:
         if threading.current_thread() is threading.main_thread():
-            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
+            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, raise_terminated)
         return self
 
     def __exit__(
@@ -409,13 +398,3 @@ class Tracking:
         if not self._warned:
             logger.warning(text, *values)
         self._warned = True
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated(f"signal {number}")
-
-
-def _cell(value: Any) -> Any:
-    """A value of a table as JSON has it: numpy's numbers are numbers, what is no number is null."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value

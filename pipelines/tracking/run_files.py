@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.registry import is_below
@@ -99,3 +102,19 @@ class RunFiles:
     def _say(self, file: str, name: str, op: str = "file", **more: Any) -> None:
         self._sizes[name] = (self.journal.folder / file).stat().st_size
         self.journal.append({"op": op, "file": file, "name": name, **more})
+
+
+def table_json(columns: Mapping[str, Sequence[Any]]) -> str:
+    """Columns of equal length as the JSON of an MLflow table.
+
+    Raises:
+        ValueError: the columns differ in length.
+    """
+    rows = [[_cell(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
+    return json.dumps({"columns": list(columns), "data": rows}, default=str)
+
+
+def _cell(value: Any) -> Any:
+    """A value of a table as JSON has it: numpy's numbers are numbers, what is no number is null."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pipelines.tracking.client import WORK
 from pipelines.tracking.journal import milliseconds, sqlite_file
+from pipelines.tracking.runs import WORK
 from pipelines.utils.mlflow_variables import RUN_ID, run_context
 from pipelines.utils.passwords import hidden
 from pipelines.utils.processes import identity, user_name

@@ -8,18 +8,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.tracking.client import (
+from pipelines.tracking.client import TrackingError, first_line, refused_for_good
+from pipelines.tracking.runs import (
     KEY,
     PENDING,
     PROCESS,
     WORK,
-    TrackingError,
     experiment_id,
     find_run,
-    first_line,
     parent_id,
     process_of,
-    refused_for_good,
     runs_with,
 )
 from pipelines.tracking.writes import set_tags

@@ -13,11 +13,10 @@ from monai.handlers import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from tqdm import tqdm
 
-from pipelines.distributed.process_group import is_distributed, of_all_ranks, share_buffers
-from pipelines.metrics.names import metric_names
-from pipelines.metrics.overlap import summarise
-from pipelines.training.trainer_state import mean_of_ranks
-from pipelines.utils.progress import Beyond, Steps, intervals
+from pipelines.distributed.collectives import mean_of_ranks
+from pipelines.evaluation.validation import validate
+from pipelines.utils.progress import Steps
+from pipelines.utils.progress_times import Beyond, intervals
 from pipelines.utils.ranks import rank
 
 logger = logging.getLogger(__name__)
@@ -61,45 +60,6 @@ class Validation(ValidationHandler):
             return
         if self.validator is not None:
             validate(self.validator, engine.state.epoch, label="validation")
-
-
-def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> dict[str, Any]:
-    """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
-
-    `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>", see
-    `pipelines.metrics.names`; a class that no case has is NaN.
-
-    Args:
-        intervals: also confidence intervals in the summary.
-        label: what the progress calls it.
-
-    Returns:
-        The summary, see `pipelines.metrics.overlap.summarise`.
-    """
-    evaluator.forget()
-    share_buffers(evaluator.network)
-    count = len(evaluator.data_loader)
-    if count > 0:
-        with (
-            Steps(count, "case", label, leave=not label) as steps,
-            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: steps.step()),
-        ):
-            evaluator.run(epoch)
-    cases: list[dict[str, Any]] = evaluator.state.cases
-    if is_distributed():
-        with Steps(None, "waiting for the cases of the other processes"):
-            gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
-        cases = [case for part, _, _ in gathered for case in part]
-        evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
-        evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
-    # By id: their order in the dataset is lost where ranks share them out, and some may have failed.
-    evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
-    summary = summarise(cases, evaluator.class_names, intervals)
-    keys = metric_names(evaluator.class_names)
-    evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
-        f"val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
-    }
-    return summary
 
 
 class Progress:

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from pipelines.utils.modules import unwrapped
+
 
 def lr_schedule(
     optimizer: torch.optim.Optimizer,
@@ -39,3 +41,40 @@ def lr_schedule(
         return (1 + math.cos(math.pi * t)) / 2 if kind == "cosine" else 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def averaged(network: torch.nn.Module, decay: float | None) -> torch.nn.Module | None:
+    """An exponential moving average of the weights, or None without a decay.
+
+    The decay rises with the number of steps, min(decay, (1 + n) / (10 + n)), so that the average forgets the
+    random start of a short training too.
+    """
+    if decay is None:
+        return None
+
+    return _Average(unwrapped(network), decay)
+
+
+class _Average(torch.optim.swa_utils.AveragedModel):
+    """torch's own sends the count of steps to the GPU and waits for it at every step; here it stays on the host."""
+
+    def __init__(self, network: torch.nn.Module, decay: float) -> None:
+        super().__init__(network)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        count = int(self.n_averaged)
+        # The first value is the network's own.
+        weight = 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
+        averages: list[torch.Tensor] = list(self.module.parameters())
+        current = [p.to(a.device) for p, a in zip(model.parameters(), averages, strict=True)]
+        torch._foreach_lerp_(averages, current, weight)
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+        self.n_averaged += 1
+
+
+def evaluated_network(network: torch.nn.Module, average: torch.nn.Module | None) -> torch.nn.Module:
+    """What validation looks at and `model.pt` keeps: the averaged weights where there are any."""
+    return average if average is not None else unwrapped(network)

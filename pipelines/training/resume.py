@@ -6,7 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.utils.ranks import world_size
+from pipelines.data.cases import Dataset
+from pipelines.data.patch_dataset import PatchDataset
+from pipelines.distributed.collectives import of_all_ranks
+from pipelines.distributed.process_group import DistributedError, is_distributed
+from pipelines.utils.provenance import code_version
+from pipelines.utils.ranks import local_rank, world_size
 
 # What may change between two starts of the same training: it leaves the weights as they would be, or (epochs,
 # early stopping) only says how many of the same steps are done.
@@ -29,6 +34,7 @@ FREE = frozenset(
     }
 )
 NEW, CHANGED, SAME = "new", "changed", "same"
+_CODE, _CONTENT = "the code (git commit)", "the content of the training cases (digest)"
 DATA, _PROCESSES = "the files of the dataset (digest)", "the number of processes"
 _SHOWN = 8
 
@@ -130,3 +136,41 @@ def _short(value: str | None, limit: int = 60) -> str:
     if value is None:
         return "nothing"
     return value if len(value) <= limit else f"{value[: limit - 3]}..."
+
+
+def agreed(work: Mapping[str, str], data: Dataset, patches: Any) -> dict[str, str]:
+    """What makes the training the one it is, by rank 0, after all ranks have compared theirs.
+
+    Every host may have a copy of its own of code, config, dataset and patch store. Paths and times of the dataset may
+    differ between them, its cases and their content may not: each rank takes every n-th of what it believes to be
+    the same list. Called by all ranks together.
+
+    Args:
+        work: `pipelines.training.resume.work_of` this process.
+        data: the dataset.
+        patches: what patches are drawn from; a `PatchDataset` knows its content.
+
+    Raises:
+        DistributedError: they differ; the message says in what.
+    """
+    if not is_distributed():
+        return dict(work)
+    told = {name: value for name, value in work.items() if name not in ("dataset_dir", DATA)}
+    for split in ("training", "validation"):
+        told[f"the {split} cases"] = " ".join(case.id for case in data.cases(split))
+    # All processes of a host have the same code and store.
+    if local_rank() == 0:
+        told[_CODE] = code_version().get("mlflow.source.git.commit", "not known")
+        if isinstance(patches, PatchDataset):
+            told[_CONTENT] = patches.store.digest()
+    shared = told.keys() - {_CODE, _CONTENT}
+    everyone = of_all_ranks((dict(work), told))
+    for rank, (_, theirs) in enumerate(everyone):
+        first = {name: value for name, value in everyone[0][1].items() if name in theirs or name in shared}
+        found = differences(first, theirs, ("on rank 0", f"on rank {rank}"))
+        if found:
+            raise DistributedError(
+                f"the processes do not train the same ({'; '.join(found[:8])}): give all hosts the same command, code "
+                "and dataset"
+            )
+    return everyone[0][0]

@@ -18,22 +18,25 @@ from monai.utils.enums import CommonKeys as Keys
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchDataset
-from pipelines.distributed.process_group import of_all_ranks
+from pipelines.distributed.collectives import mean_of_ranks, of_all_ranks
 from pipelines.evaluation.mlflow_results import case_table, log_results
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.model_card import read_card
 from pipelines.inference.precision import AUTO, choose_precision
+from pipelines.inference.trained_model import CARD
 from pipelines.metrics.names import metric_names
-from pipelines.metrics.overlap import results, summarise
+from pipelines.metrics.result_files import results
+from pipelines.metrics.summary import summarise
 from pipelines.mlflow_model import write_model
 from pipelines.tracking.run import Tracking
-from pipelines.training.checkpoints import CARD, LAST
+from pipelines.training.checkpoints import LAST
 from pipelines.training.crossvalidation import parent_of
 from pipelines.training.handlers import earlier_losses, mean_loss
 from pipelines.training.resume import DATA
 from pipelines.training.timing import StepTimer, Stopwatch
-from pipelines.training.trainer import SegEvaluator, SegTrainer, unwrapped
-from pipelines.training.trainer_state import mean_of_ranks
+from pipelines.training.trainer import SegTrainer
 from pipelines.training.validation_pictures import Snapshots, decoded
+from pipelines.utils.modules import unwrapped
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import code_version, environment, invocation, uncommitted
 

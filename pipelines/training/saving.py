@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from pipelines.training.checkpoints import CheckpointNotWrittenError, Checkpoints, plain_network
+from pipelines.training.checkpoints import CheckpointNotWrittenError, Checkpoints
+from pipelines.utils.modules import plain_network
 
 logger = logging.getLogger(__name__)
 

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import random
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
-
-from pipelines.data.cases import Dataset
-from pipelines.data.dataset_folder import load_dataset
-from pipelines.data.demo import prepare_demo
-from pipelines.training.trainer import unwrapped
-
-DEMO = Path("data/demo")
-
-
-def open_dataset(dataset_dir: str | os.PathLike, fold: int | None = None, seed: int = 0) -> Dataset:
-    """The dataset in a folder; the public demo CT is prepared when `data/demo` is asked for and absent.
-
-    Raises:
-        DatasetError: the folder or a case in it cannot be used, see `pipelines.data.dataset_folder.load_dataset`.
-    """
-    if Path(dataset_dir) == DEMO:
-        prepare_demo(DEMO)
-    return load_dataset(Path(dataset_dir), fold=fold, seed=seed)
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
@@ -41,6 +25,28 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def evaluated_network(network: torch.nn.Module, average: torch.nn.Module | None) -> torch.nn.Module:
-    """What validation looks at and `model.pt` keeps: the averaged weights where there are any."""
-    return average if average is not None else unwrapped(network)
+def random_state() -> dict[str, Any]:
+    """The state of all random number generators of this process: torch on CPU and GPUs, numpy, Python.
+
+    Loader workers have none to carry on: what they draw follows from seed, epoch and index.
+    """
+    # numpy's global generator is the one that other people's transforms draw from.
+    name, words, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
+    version, numbers, next_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(np.asarray(words).astype(np.int64)), place, has_gauss, gauss],
+        "python": [version, torch.tensor(numbers), next_gauss],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` gave; GPUs only where there are as many as before."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, words, place, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, words.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
+    version, numbers, next_gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), next_gauss))

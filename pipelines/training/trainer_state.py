@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from pipelines.distributed.process_group import is_distributed
-from pipelines.training.trainer import SegTrainer, unwrapped
+from pipelines.training.trainer import SegTrainer
+from pipelines.utils.modules import unwrapped
 
 
 def trainer_state(trainer: SegTrainer) -> dict[str, Any]:
@@ -96,53 +94,3 @@ def place_schedule(trainer: SegTrainer, steps: int) -> None:
     if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
         state = schedule.state_dict() | {"last_epoch": steps, "_step_count": steps + 1}
         _restore_schedule(schedule, trainer.optimizer, state, settings=True)
-
-
-def random_state() -> dict[str, Any]:
-    """The state of all random number generators of this process: torch on CPU and GPUs, numpy, Python.
-
-    Loader workers have none to carry on: what they draw follows from seed, epoch and index.
-    """
-    # numpy's global generator is the one that other people's transforms draw from.
-    name, words, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
-    version, numbers, next_gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(name), torch.from_numpy(np.asarray(words).astype(np.int64)), place, has_gauss, gauss],
-        "python": [version, torch.tensor(numbers), next_gauss],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` gave; GPUs only where there are as many as before."""
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, words, place, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, words.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
-    version, numbers, next_gauss = state["python"]
-    random.setstate((version, tuple(numbers.tolist()), next_gauss))
-
-
-def mean_of_ranks(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all ranks, on its device. Called by all ranks together."""
-    if not is_distributed():
-        return value
-    shared = value.detach().clone()
-    torch.distributed.all_reduce(shared)
-    return shared / torch.distributed.get_world_size()
-
-
-def greatest(value: int, device: torch.device | str) -> int:
-    """The greatest of the values of all ranks. Called by all ranks together."""
-    if not is_distributed():
-        return value
-    shared = torch.tensor(value, device=device)
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    return int(shared)
-
-
-def mine(parts: Sequence[Any], rank: int) -> Any:
-    """The part of this rank out of `of_all_ranks` of an earlier start; None if there were fewer ranks."""
-    return parts[rank] if rank < len(parts) else None

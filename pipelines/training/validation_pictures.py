@@ -15,7 +15,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
-from pipelines.distributed.process_group import of_all_ranks
+from pipelines.distributed.collectives import of_all_ranks
 from transforms.intensity import CTWindow
 from transforms.preprocess import Preprocess
 from transforms.spatial.geometry import Geometry

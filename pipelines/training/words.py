@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.data.dataset_folder import DEMO
 from pipelines.inference.model_card import read_card
-from pipelines.metrics.overlap import summarise, table
+from pipelines.inference.trained_model import BEST, CARD
+from pipelines.metrics.summary import summarise, table
 from pipelines.tracking.run import DEFAULT_URI
-from pipelines.training.checkpoints import BEST, CARD
-from pipelines.training.seed import DEMO
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import invocation
 from pipelines.utils.terminal import quoted
@@ -40,6 +40,14 @@ def results(
         summary = summarise(cases, classes)
         lines += [f"best validation, epoch {card['epoch']}:", table(summary)]
     return summary, [*lines, "", f"model: {folder / BEST}", *_next_commands(folder, knobs, uri), ""]
+
+
+def finished(folder: Path) -> str:
+    """What the next start says of a training that was killed after its last checkpoint."""
+    return (
+        f"the training in {folder} is finished; its process was killed before it had ended, so "
+        "there is nothing left to do. The same command once more, or --resume new, begins anew"
+    )
 
 
 def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,37 +15,28 @@ from monai.utils.enums import CommonKeys as Keys
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchSampler
+from pipelines.distributed.collectives import from_first, greatest, mine, of_all_ranks
 from pipelines.distributed.failures import failing_together
-from pipelines.distributed.process_group import from_first, is_distributed, of_all_ranks, together
-from pipelines.inference.model_card import CardError, checked
+from pipelines.distributed.process_group import is_distributed, together
+from pipelines.evaluation.validation import validation_dice
+from pipelines.inference.evaluator import SegEvaluator
+from pipelines.inference.trained_model import BEST
 from pipelines.tracking.run import Tracking
-from pipelines.training.agreement import agreed
-from pipelines.training.checkpoints import (
-    BEST,
-    CARD,
-    LAST,
-    CheckpointError,
-    Checkpoints,
-    plain_network,
-    require_whole,
-)
+from pipelines.training.checkpoints import LAST, Checkpoints, require_whole
+from pipelines.training.early_stopping import EarlyStopping, StoppingError
 from pipelines.training.handlers import earlier_losses
-from pipelines.training.resume import NEW, ResumeError, differences, goes_on, resume_mode, work_of
+from pipelines.training.model_cards import model_card, require_openable
+from pipelines.training.restoring import restore
+from pipelines.training.resume import NEW, agreed, differences, goes_on, resume_mode, work_of
 from pipelines.training.run_logger import Record
 from pipelines.training.saving import Saver
-from pipelines.training.trainer import SegEvaluator, SegTrainer
-from pipelines.training.trainer_state import (
-    greatest,
-    mine,
-    place_schedule,
-    random_state,
-    restore_trainer,
-    set_random_state,
-    trainer_state,
-)
-from pipelines.training.words import results
+from pipelines.training.seed import random_state, set_random_state
+from pipelines.training.trainer import SegTrainer
+from pipelines.training.trainer_state import trainer_state
+from pipelines.training.words import finished, results
+from pipelines.utils.modules import plain_network
 from pipelines.utils.ranks import rank, world_size
-from pipelines.utils.signals import EarlyStopping, StoppingError, StopRequest
+from pipelines.utils.signals import StopRequest
 from transforms.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
@@ -127,13 +116,13 @@ class Training:
         self._parts: list[Any] = []
         self._random: Mapping[str, Any] | None = None
         self._ranks: list[Any] | None = None
-        self._require_openable()
+        require_openable(self._card(0))
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
 
         Returns:
-            The summary of the best validation, see `pipelines.metrics.overlap.summarise`; empty without validation.
+            The summary of the best validation, see `pipelines.metrics.summary.summarise`; empty without validation.
         """
         with contextlib.ExitStack() as stack:
             if self._first:
@@ -171,7 +160,7 @@ class Training:
             self.checkpoints.starts.begin(self.work, self.tracking.run_id)
         if self._first:
             # Once more, for MLflow alone knew what the experiment of MLFLOW_EXPERIMENT_ID is called.
-            self._require_openable()
+            require_openable(self._card(0))
         # Not before: a start that MLflow refuses leaves everything as it was.
         if state is None and self._first:
             moved = self.checkpoints.set_aside()
@@ -207,11 +196,7 @@ class Training:
         if not self._first:
             return {}
         summary, lines = self._results()
-        print(
-            f"the training in {self.checkpoints.folder} is finished; its process was killed before it had ended, so "
-            "there is nothing left to do. The same command once more, or --resume new, begins anew"
-        )
-        print("\n".join(lines))
+        print("\n".join([finished(self.checkpoints.folder), *lines]))
         self.checkpoints.starts.told()
         return summary
 
@@ -232,15 +217,8 @@ class Training:
         return state, self.checkpoints.has_model()
 
     def _restore(self, state: Mapping[str, Any], changed: bool, whole: bool) -> None:
-        trainer, folder = self.trainer, self.checkpoints.folder
-        try:
-            restore_trainer(trainer, state, settings=not changed)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ResumeError(
-                f"the checkpoint in {folder} does not fit the network or the optimiser of this config ({reason}); "
-                "begin anew with --resume new"
-            ) from error
+        folder = self.checkpoints.folder
+        self._skip = restore(self.trainer, state, changed, self._patches_per_iteration(), folder)
         self._parts = list(state["ranks"])
         part = mine(self._parts, rank())
         if part is not None:
@@ -251,26 +229,6 @@ class Training:
             logger.warning("there is no whole %s in %s; the next validation makes one", BEST, folder)
             self.best = float("-inf")
         self.stopped_early = self._has_to_stop(self._history)
-        length = trainer.state.epoch_length or 0
-        done, inside = int(state["epoch"]), int(state["inside"])
-        if changed and 0 < inside < state["epoch_length"]:
-            # The same place among the epoch's patches, at the start of an accumulation window.
-            steps = trainer.accumulation_steps
-            inside = min(int(state["patches"]) // self._patches_per_iteration(), length - 1) // steps * steps
-        elif inside:
-            inside = min(inside, length) if not changed else length
-        trainer.state.epoch, trainer.state.iteration, self._skip = done, done * length + inside, inside
-        if inside and not changed:
-            trainer.state.earlier_losses = list(part["losses"].to(trainer.state.device))
-        elif inside:
-            # As many as these patches would have taken now, so that each patch counts once in the epoch's mean.
-            earlier = torch.cat([part["losses"] for part in self._parts]).mean()
-            trainer.state.earlier_losses = [earlier.to(trainer.state.device)] * inside
-        if changed:
-            steps = trainer.accumulation_steps
-            place_schedule(trainer, done * -(-length // steps) + -(-inside // steps))
-        within = f", in epoch {done + 1} after iteration {inside} of {length}" if inside else ""
-        logger.info("going on after epoch %d of %d%s (%s)", done, trainer.state.max_epochs, within, folder)
 
     def _train(self) -> None:
         trainer = self.trainer
@@ -348,7 +306,7 @@ class Training:
     def _on_epoch(self, engine: SegTrainer) -> None:
         self._request.at_once = False
         epoch = engine.state.epoch
-        dice = self._validation_dice(epoch)
+        dice = validation_dice(self.evaluator, epoch)
         improved = dice is not None and dice > self.best
         if improved:
             assert dice is not None
@@ -374,12 +332,9 @@ class Training:
         return self.stopping.reached(row["val_mean_dice"] for row in history if "val_mean_dice" in row)
 
     def _stop(self, number: int) -> None:
-        logger.info(
-            "asked to end in epoch %d after iteration %d; the same command goes on from %s",
-            self.trainer.state.epoch,
-            self.trainer.state.iteration,
-            self.checkpoints.folder / LAST,
-        )
+        state, last = self.trainer.state, self.checkpoints.folder / LAST
+        said = "asked to end in epoch %d after iteration %d; the same command goes on from %s"
+        logger.info(said, state.epoch, state.iteration, last)
         # The first to end makes torchrun end the others: not while rank 0 writes.
         together()
         self._request.obey(number)
@@ -413,41 +368,8 @@ class Training:
             **trainer_state(self.trainer),
         }
 
-    def _validation_dice(self, epoch: int) -> float | None:
-        """Mean Dice of the validation after this epoch; None if there was none or it has no value."""
-        if self.evaluator is None or self.evaluator.state.epoch != epoch or not self.evaluator.state.cases:
-            return None
-        dice = float(self.evaluator.state.metrics["val_mean_dice"])
-        return None if math.isnan(dice) else dice
-
-    def _require_openable(self) -> None:
-        """Raise CheckpointError, before days of training, where `TrainedModel` would refuse what they end in."""
-        card = {**self._card(0), "sha256": "0" * 64}
-        try:
-            checked(json.loads(json.dumps(card)))
-        except (CardError, TypeError) as error:
-            raise CheckpointError(
-                f"the model of this training could not be opened again: in its {CARD}, {error}; give the config such "
-                "values as docs/security.md names"
-            ) from error
-
     def _card(self, epoch: int) -> dict[str, Any]:
-        card: dict[str, Any] = {
-            "format": 1,
-            "network": self.config.resolved("network_def"),
-            "labels": {str(value): name for value, name in self.data.labels.items()},
-            "preprocessing": self.preprocess.parameters(),
-            "patch_size": self.config.resolved("patch_size"),
-            "run_id": self.tracking.run_id,
-            "experiment": self.tracking.experiment,
-            "epoch": epoch,
-        }
-        if self.evaluator is not None and self.evaluator.state.cases:
-            card["validation"] = [
-                {"case": case["case"], "dice": {k: None if v != v else v for k, v in case["dice"].items()}}
-                for case in self.evaluator.state.cases
-            ]
-        return card
+        return model_card(self.config, self.data, self.preprocess, self.tracking, self.evaluator, epoch)
 
     def _end(self) -> dict[str, Any]:
         if not self._first:
@@ -458,13 +380,10 @@ class Training:
             weights = plain_network(self.network).state_dict()
             self.checkpoints.save_model(weights, self._card(self.trainer.state.epoch))
         if self.stopped_early:
-            logger.info(
-                "%d validations in a row were no better, so the training ends after epoch %d of %d",
-                self.stopping.patience,
-                self.trainer.state.epoch,
-                self.trainer.state.max_epochs,
-            )
-            self.tracking.tags({"segbundles.stopped_early": f"after epoch {self.trainer.state.epoch}"})
+            epoch, of = self.trainer.state.epoch, self.trainer.state.max_epochs
+            said = "%d validations in a row were no better, so the training ends after epoch %d of %d"
+            logger.info(said, self.stopping.patience, epoch, of)
+            self.tracking.tags({"segbundles.stopped_early": f"after epoch {epoch}"})
         summary, lines = self._results()
         self.record.end(self.trainer, folder, summary)
         print("\n".join(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["compile_regions"]
 
@@ -31,3 +32,21 @@ def compile_regions(network: torch.nn.Module, **options: Any) -> bool:
     for region in regions():
         region.compile(**{"dynamic": False, **options})
     return True
+
+
+def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
+    """The network itself behind DistributedDataParallel and torch.compile."""
+    while True:
+        inner = network.module if isinstance(network, DistributedDataParallel) else network
+        inner = getattr(inner, "_orig_mod", inner)
+        if inner is network:
+            return network
+        network = inner
+
+
+def plain_network(network: torch.nn.Module) -> torch.nn.Module:
+    """The network whose state dict a user expects: no wrapper of distribution, compiling or averaging."""
+    network = unwrapped(network)
+    if isinstance(network, torch.optim.swa_utils.AveragedModel):
+        network = unwrapped(network.module)
+    return network

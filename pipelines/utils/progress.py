@@ -18,56 +18,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import datetime
 
 from tqdm import tqdm
 
+from pipelines.utils.progress_times import SECONDS, Beyond, Intervals, duration, finish, in_seconds, intervals
 from pipelines.utils.ranks import rank
 
 __all__ = ["SECONDS", "Beyond", "Intervals", "Steps", "Voice", "at_work", "intervals"]
 
 logger = logging.getLogger(__name__)
 
-SECONDS = "SEGBUNDLES_PROGRESS_SECONDS"
 """Environment variable: seconds until the first line and between lines."""
 
 RECENT = 120.0
 """Seconds of work whose mean pace an estimate goes by; more where they are fewer than 10 steps."""
-
-
-class Intervals(NamedTuple):
-    """Seconds until the first line, and from one line to the next."""
-
-    first: float
-    then: float
-
-
-class Beyond(NamedTuple):
-    """What is to be done beside the steps: seconds, and in words what nobody can tell the time of yet."""
-
-    seconds: float = 0.0
-    unknown: str = ""
-
-
-def intervals() -> Intervals:
-    """20 and 30 seconds, or what `SEGBUNDLES_PROGRESS_SECONDS` says.
-
-    Raises:
-        ValueError: it is no number of seconds.
-    """
-    text = os.environ.get(SECONDS, "").strip()
-    if not text:
-        return Intervals(20.0, 30.0)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise ValueError(
-            f"{SECONDS} is '{text}'; give the seconds between lines of progress, 0 for one at every step or inf for none"
-        )
-    return Intervals(seconds, seconds)
 
 
 class Voice:
@@ -357,7 +322,7 @@ class Steps:
         if not here:
             return text
         warm = " (warm-up included)" if len(self._marks) < 2 else ""
-        text += f", {_seconds(self.pace)} per {self.unit}{warm}"
+        text += f", {in_seconds(self.pace)} per {self.unit}{warm}"
         end = self._end()
         return f"{text}, {which}{end}" if end else text
 
@@ -372,34 +337,6 @@ class Steps:
             return f"then {beyond.unknown}" if beyond.unknown else ""
         text = finish(seconds, self.voice.now())
         return f"{text} and {beyond.unknown}" if beyond.unknown else text
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people say it: 45 s, 15 min, 2 h 05 min, 3 d 4 h."""
-    if round(seconds) < 60:
-        return f"{max(0, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def finish(seconds: float, now: datetime) -> str:
-    """ "done at 14:32 (in 15 min)"; with the date where that is another day."""
-    at = now + timedelta(seconds=seconds)
-    day = "" if at.date() == now.date() else f"{at:%Y-%m-%d} "
-    return f"done at {day}{at:%H:%M} (in {duration(seconds)})"
-
-
-def _seconds(value: float) -> str:
-    if value >= 100:
-        return f"{value:.0f} s"
-    if value >= 10:
-        return f"{value:.1f} s"
-    return f"{value:.2f} s" if value >= 1 else f"{value:.2g} s"
 
 
 def _say(line: str) -> None:

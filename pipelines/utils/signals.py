@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
 ONE_WISH = 3.0
 """Seconds in which several signals are one: batch systems send theirs to torchrun, which passes it on, and to all it
 has started."""
-
-
-class StoppingError(ValueError):
-    """The knobs of early stopping ask for something that cannot be."""
-
-
-class EarlyStopping:
-    """Stop after `patience` validations in a row without a better mean Dice.
-
-    A validation is better if its Dice exceeds the best one before by more than `min_delta`. The answer follows
-    from the Dice of all validations so far and from nothing else, so a resumed training counts on.
-
-    Args:
-        patience: validations without progress; None never stops.
-        min_delta: what counts as progress, in Dice.
-
-    Raises:
-        StoppingError: patience is below 1 or min_delta below 0.
-    """
-
-    def __init__(self, patience: int | None = None, min_delta: float = 0.0) -> None:
-        if patience is not None and patience < 1:
-            raise StoppingError(
-                f"patience is {patience}; give a number of validations from 1, or '$None' to train all epochs"
-            )
-        if not min_delta >= 0:
-            raise StoppingError(f"min_delta is {min_delta}; give the Dice that counts as progress, 0 or more")
-        self.patience = patience
-        self.min_delta = float(min_delta)
-
-    def waited(self, dice: Iterable[float]) -> int:
-        """Validations since the last progress, given the mean Dice of each in order; NaN is no progress."""
-        best, count = float("-inf"), 0
-        for value in dice:
-            if value > best + self.min_delta:
-                best, count = value, 0
-            else:
-                count += 1
-        return count
-
-    def reached(self, dice: Iterable[float]) -> bool:
-        """Whether a training with these validations is to stop."""
-        return self.patience is not None and self.waited(dice) >= self.patience
 
 
 class StopRequest:
@@ -107,3 +65,50 @@ class StopRequest:
             self._first = now
         if again or self.at_once:
             self.obey()
+
+
+@contextlib.contextmanager
+def terminating() -> Iterator[None]:
+    """SIGTERM ends the loop like an interruption by hand, so that what was done is still summed up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a loader worker go on when a whole group of processes is asked to end, for the trainer to stop well.
+
+    Ctrl-C, systemd and batch systems signal the workers too. Without them the iteration that is going on would
+    fail instead of ending in a checkpoint. The parent's own SIGTERM is obeyed; a dead parent is noticed by torch.
+    Windows sends none to a group.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # type: ignore[attr-defined]
+        threading.Thread(target=_await_parent, name="signals", daemon=True).start()
+    elif hasattr(os, "setpgrp"):
+        # macOS does not tell who sent a signal, but has nothing that signals more than a group.
+        os.setpgrp()
+
+
+def _await_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():  # type: ignore[attr-defined]
+        pass
+    os._exit(0)
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM)."""
+
+
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated(f"signal {number}")

@@ -23,10 +23,11 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.data import patch_store as patches
 from pipelines.data.patch_dataset import PatchDataset
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.training import checkpoints
 from pipelines.training import workflow as training
 from pipelines.training.run_logger import Record
-from pipelines.training.trainer import SegEvaluator, SegTrainer
+from pipelines.training.trainer import SegTrainer
 from tests.pipelines import small
 
 # Where a process dies, and up to how many times it may pass there before it does.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.utils.progress import SECONDS
+from pipelines.utils.progress_times import SECONDS
 from tests.e2e.commands import REPOSITORY, Workplace
 from tests.pipelines.small import write_ct, write_dataset
 from tests.pipelines.tiny_model import write_model

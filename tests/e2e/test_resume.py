@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipelines.training.checkpoints import BEST, CARD, EARLIER, LAST, load_state, load_tensors
+from pipelines.inference.trained_model import BEST, CARD, load_tensors
+from pipelines.training.checkpoints import EARLIER, LAST, load_state
 from tests.conftest import make_dataset
 from tests.e2e.commands import INTERRUPTIBLE, REPOSITORY, SMALL, Workplace
 from tests.pipelines import small

@@ -9,7 +9,7 @@ from torch import nn
 
 from networks import R2UNet
 from networks.layers import GROUP_NORM, group_count
-from networks.r2unet import RecurrentConv, RecurrentResidualUnit
+from networks.recurrent import RecurrentConv, RecurrentResidualUnit
 
 from .reference import convolve, deconvolve, max_pool, randomise, resize, saved_activations
 

@@ -13,9 +13,9 @@ import nibabel
 import numpy as np
 import torch
 
-from pipelines.data.cases import check_label_values
 from tests.waiting import PAUSE
 from transforms.intensity import CTWindow
+from transforms.label_values import check_label_values
 from transforms.spatial.geometry import Geometry, orient, to_oriented
 
 LABELS = {0: "background", 1: "organ", 2: "lesion"}

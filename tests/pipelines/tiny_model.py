@@ -9,10 +9,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.prediction import Prediction
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.training.trainer import SegEvaluator
 from tests import dicom_phantom as ph
 from tests.pipelines.small import LEVELS, NAMES, Oracle
 from tests.waiting import PAUSE

@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from transforms import label_values as values
-from transforms.label_values import bounding_boxes, value_counts
+from transforms.errors import ImageError
+from transforms.label_values import bounding_boxes, check_label_values, value_counts
 
 maps = hnp.arrays(np.uint16, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6), elements=st.integers(0, 9))
 
@@ -24,3 +25,15 @@ def test_slabs_change_nothing(array, axes, slab):
     np.testing.assert_array_equal(counts, expected)
     found = ndimage.find_objects(array.astype(int))
     assert boxes == {value: box for value, box in enumerate(found, start=1) if box is not None}
+
+
+def test_values_without_a_name_are_refused_with_advice():
+    labels = {0: "background", 1: "liver"}
+    check_label_values(np.array([0, 1]), labels, "l.nii")
+    check_label_values([], labels, "l.nii")
+    with pytest.raises(ImageError, match=r"^l\.nii: label value\(s\) -1, 7 are not among the classes 0 to 1"):
+        check_label_values({0, 7, -1}, labels, "l.nii")
+    with pytest.raises(ImageError, match="class ids start at 0"):
+        check_label_values({0, 7, -1}, labels, "l.nii")
+    with pytest.raises(ImageError, match="stored as 0 and 1"):
+        check_label_values(np.array([0, 255], np.uint8), labels, "l.nii")

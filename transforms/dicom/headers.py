@@ -11,10 +11,8 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
@@ -32,35 +30,31 @@ from pydicom.uid import (
 )
 
 from transforms.dicom.attributes import BINARY, GROUPS, MULTI_FRAME, NAMES, TAGS, TOP, UNITS, VR
+from transforms.dicom.files import (
+    DICOM_ENDINGS,
+    dicom_files_below,
+    open_file,
+    starts_bare,
+    warn_of_blank,
+)
 from transforms.dicom.frame import EXPORT, Frame
 from transforms.errors import ImageError
-from transforms.utils.image_paths import bounded, check_path
-from transforms.utils.walk import files_below, leads_nowhere
+from transforms.utils.image_paths import check_path
+from transforms.utils.threads import parallel
+from transforms.utils.walk import leads_nowhere
 
 __all__ = [
     "CT_CLASSES",
     "EXPORT",
     "Frame",
     "holds_dicom",
-    "is_dicom",
-    "open_file",
-    "parallel",
     "scan_files",
 ]
 
 CT_CLASSES = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
-DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".dcm.gz")
 
 _TEXTS = ("LO", "SH", "PN", "LT", "ST")
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-
-def parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """Map with threads, which wait for slow disks side by side."""
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(function, items))
 
 
 def scan_files(path: Path) -> list[Frame]:
@@ -76,95 +70,10 @@ def scan_files(path: Path) -> list[Frame]:
     check_path(path)
     if not path.exists():
         raise ImageError(f"{path}: no such folder.")
-    files = [path] if path.is_file() else _files_below(path)
+    files = [path] if path.is_file() else dicom_files_below(path)
     found = parallel(_frames_of, files)
-    _warn_of_blank(files, found)
+    warn_of_blank(files, found)
     return [frame for frames in found for frame in frames]
-
-
-def _warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
-    """Warn of what a broken copy leaves behind: a file without content, named like its neighbours that are slices."""
-    slices = {(file.parent, _ending(file)) for file, frames in zip(files, found, strict=True) if frames}
-    blank = [
-        file
-        for file, frames in zip(files, found, strict=True)
-        if not frames and (file.parent, _ending(file)) in slices and _is_blank(file)
-    ]
-    if blank:
-        _log.warning(
-            "%s: empty, only zeros or a link to nothing, or not to be unpacked, though named like the slices beside it (%d such file(s));"
-            " passed over. If it was a slice, copy the series again.",
-            blank[0],
-            len(blank),
-        )
-
-
-def _ending(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return "" if suffix[1:].isdigit() else suffix  # many archives name files by UID
-
-
-def _is_blank(path: Path) -> bool:
-    if leads_nowhere(path):
-        return True
-    with open_file(path) as stream:
-        try:
-            return not any(stream.read(4096))
-        except (OSError, EOFError, zlib.error):  # gzip data that are damaged
-            return True
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its prefix (PS3.10 7.1), or called so: what it lacks is then for the scan to say."""
-    if path.name.lower().endswith(DICOM_ENDINGS):
-        return True
-    with open_file(path) as stream:
-        try:
-            return stream.read(132)[128:] == b"DICM"
-        except (OSError, EOFError, zlib.error):  # gzip data that are damaged
-            return False
-
-
-def holds_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its content: its prefix, or without one a header with a SOPClassUID; also gzipped."""
-    try:
-        with open_file(path) as stream:
-            start = stream.read(132)
-        return start[128:] == b"DICM" or (_starts_bare(start) and bool(_frames_of(path)))
-    except (ImageError, OSError, EOFError, zlib.error):  # damaged: for the scan to say
-        return False
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a DICOM file for reading, unpacked where it is gzipped.
-
-    Raises
-    ------
-    ImageError
-        If it cannot be opened.
-    """
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be opened ({error.strerror}).") from error
-    if stream.read(2) == b"\x1f\x8b":
-        stream.close()
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    stream.seek(0)
-    return stream
-
-
-def _files_below(folder: Path) -> list[Path]:
-    try:
-        files = sorted(bounded(files_below(folder), folder))
-    except OSError as error:
-        raise ImageError(f"{error.filename}: cannot be listed ({error.strerror}).") from error
-    return [file for file in files if file.name.upper() != "DICOMDIR"]
-
-
-def _starts_bare(start: bytes) -> bool:
-    """Whether the first element is one of group 0002 or 0008 in little endian: DICOM without the preamble."""
-    return start[:1] in (b"\x02", b"\x08") and start[1:2] == b"\0" and start[3:4] == b"\0" and len(start) > 8
 
 
 def _frames_of(path: Path) -> list[Frame]:
@@ -186,7 +95,7 @@ def _frames_of(path: Path) -> list[Frame]:
                     ) from error
                 return []
             bare = start[128:] != b"DICM"
-            if bare and not _starts_bare(start):
+            if bare and not starts_bare(start):
                 if named:
                     raise ImageError(
                         f"{path}: named like a slice but no DICOM file; it is damaged. Copy the series again."
@@ -341,3 +250,13 @@ def _units(items: Any) -> tuple[str, ...]:
     """Units that values are mapped to (PS3.3 C.7.6.16.2.11), as codes."""
     codes = [code for item in items or () for code in item.get("MeasurementUnitsCodeSequence") or ()]
     return tuple(str(code.get("CodeValue", "")).strip() for code in codes)
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its content: its prefix, or without one a header with a SOPClassUID; also gzipped."""
+    try:
+        with open_file(path) as stream:
+            start = stream.read(132)
+        return start[128:] == b"DICM" or (starts_bare(start) and bool(_frames_of(path)))
+    except (ImageError, OSError, EOFError, zlib.error):  # damaged: for the scan to say
+        return False

@@ -13,7 +13,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from transforms.dicom.headers import holds_dicom, open_file
+from transforms.dicom.files import open_file
+from transforms.dicom.headers import holds_dicom
 from transforms.dicom.label_frames import check_frame_of_reference
 from transforms.dicom.rtstruct import read_rtstruct, rtstruct_names
 from transforms.dicom.seg import read_seg, seg_names

@@ -21,8 +21,10 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import RLELossless
 from scipy import ndimage
 
-from transforms.dicom.headers import Frame, open_file, parallel
+from transforms.dicom.files import open_file
+from transforms.dicom.headers import Frame
 from transforms.errors import ImageError
+from transforms.utils.threads import parallel
 
 __all__ = ["LOSSY", "PADDING_HU", "decode_frames", "hounsfield_exact", "hounsfield_float", "is_ambiguous"]
 

@@ -34,7 +34,7 @@ def require_writable(path: Path, source: Series, names: Mapping[int, str], write
     names : mapping of int to str
         Class id to name.
     write : callable
-        :func:`transforms.dicom.seg.write_seg` or :func:`transforms.dicom.rtstruct.write_rtstruct`.
+        :func:`transforms.dicom.seg.write_seg` or :func:`transforms.dicom.rtstruct_writer.write_rtstruct`.
 
     Raises
     ------

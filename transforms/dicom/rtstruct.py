@@ -8,34 +8,18 @@ the region's polygons in that slice, so that an inner polygon makes a hole and a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from transforms.dicom.contours import crossed, fill_polygons, outlines
+from transforms.dicom.contours import crossed, fill_polygons
 from transforms.dicom.label_painter import Painter
 from transforms.dicom.segment_names import match_names
-from transforms.dicom.source_images import (
-    LPS,
-    SourceImages,
-    class_names,
-    label_on_source,
-    replace_file,
-    software_version,
-)
 from transforms.errors import ImageError
-from transforms.label_values import Box, bounding_boxes
 
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
-
-__all__ = ["read_rtstruct", "rtstruct_names", "write_rtstruct"]
+__all__ = ["read_rtstruct", "rtstruct_names"]
 
 SLICE_TOLERANCE_MM = 0.1
 SLICE_TOLERANCE = 0.1
@@ -219,193 +203,4 @@ def _list(values: np.ndarray) -> str:
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
-_DIGITS = 4
 """Decimals of contour coordinates in mm; 1e-4 mm are nothing against the half voxel that a contour keeps off centres."""
-
-
-def write_rtstruct(
-    path: str | Path,
-    label: MetaTensor,
-    source: Any,
-    names: Mapping[int, str],
-    *,
-    codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
-    algorithm_name: str = "segbundles",
-    algorithm_version: str | None = None,
-    series_description: str = "",
-    series_number: int = 301,
-    geometric_type: str = "CLOSED_PLANAR",
-) -> Path:
-    """Write a label map as DICOM RTSTRUCT on the slices of its CT.
-
-    Contours run half-way between voxel centres inside and outside of a class, so that exactly the centres inside
-    belong to it: :func:`read_rtstruct` gives the label map back voxel by voxel. A hole is a contour inside another.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; missing folders are made, a file of that name is replaced when the new one is whole.
-    label : MetaTensor
-        ``(1, X, Y, Z)`` class ids on the grid of the series.
-    source : Series
-        What :func:`transforms.dicom.series.scan_series` returned; its images are referred to and patient and study copied.
-    names : mapping of int to str
-        Class id to name. ROI numbers are the class ids; a class without voxels is an ROI without contours.
-    codes : mapping, optional
-        Codes of the user, see :func:`transforms.dicom.segment_codes.segment_code`.
-    algorithm_name, algorithm_version : str
-        Said in ROIGenerationDescription; default version: that of this package.
-    series_description : str
-        SeriesDescription and StructureSetLabel (16 characters of it); default: the algorithm's name.
-    series_number : int
-        SeriesNumber (0020,0011).
-    geometric_type : str
-        "CLOSED_PLANAR", which every planning system knows, or "CLOSEDPLANAR_XOR" (PS3.3 C.8.8.6.3), which says
-        outright that inner contours are holes.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    ImageError
-        If the label map is not on the grid of the series, or the series or the names cannot be referred to.
-    """
-    from transforms.dicom.segment_codes import (  # loads its terms for half a second
-        display_colour,
-        segment_code,
-    )
-
-    path = Path(path)
-    if geometric_type not in _CLOSED:
-        raise ValueError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")
-    frames = label_on_source(path, label, source)
-    named = class_names(path, frames, names)
-    images = SourceImages.read(path, source)
-    description = series_description or algorithm_name
-    result = _blank(images, description, series_number)
-    result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]
-    generation = f"{algorithm_name} {algorithm_version or software_version()}"[:64]
-    to_world = LPS @ images.affine
-    boxes = bounding_boxes(frames)
-    result.StructureSetROISequence = []
-    result.ROIContourSequence = []
-    result.RTROIObservationsSequence = []
-    for number, name in named.items():
-        result.StructureSetROISequence.append(
-            _item(
-                ROINumber=number,
-                ReferencedFrameOfReferenceUID=images.first.FrameOfReferenceUID,
-                ROIName=name,
-                ROIGenerationAlgorithm="AUTOMATIC",
-                ROIGenerationDescription=generation,
-            )
-        )
-        code = segment_code(name, codes)
-        identification = _item(
-            CodeValue=code.type.value,
-            CodingSchemeDesignator=code.type.scheme_designator,
-            CodeMeaning=code.type.meaning,
-        )
-        result.RTROIObservationsSequence.append(
-            _item(
-                ObservationNumber=number,
-                ReferencedROINumber=number,
-                RTROIIdentificationCodeSequence=[identification],
-                RTROIInterpretedType="",
-                ROIInterpreter="",
-            )
-        )
-        contours = [
-            _contour(polygon, index, to_world, images, geometric_type)
-            for index, polygon in _outlines(frames, boxes, number)
-        ]
-        for position, contour in enumerate(contours):
-            contour.ContourNumber = position + 1
-        item = _item(ROIDisplayColor=list(display_colour(number)), ReferencedROINumber=number)
-        if contours:
-            item.ContourSequence = contours
-        result.ROIContourSequence.append(item)
-    # Implicit: explicit VR has 16 bits for the length of a contour, enough for some 2,000 points only.
-    return replace_file(path, result, ImplicitVRLittleEndian)
-
-
-def _outlines(frames: np.ndarray, boxes: Mapping[int, Box], number: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield slice and polygon of one class, in voxel indices (x, y), looking only where it is."""
-    box = boxes.get(number)
-    if box is None:
-        return
-    part = frames[box] == number
-    for index, mask in enumerate(part, box[0].start):
-        for polygon in outlines(mask.T):
-            yield index, polygon + np.array([box[2].start, box[1].start])
-
-
-def _contour(
-    polygon: np.ndarray, index: int, to_world: np.ndarray, images: SourceImages, geometric_type: str
-) -> Dataset:
-    points = np.column_stack([polygon, np.full(len(polygon), float(index))])
-    points = points @ to_world[:3, :3].T + to_world[:3, 3]
-    item = _item(
-        ContourGeometricType=geometric_type,
-        NumberOfContourPoints=len(points),
-        ContourData=[f"{value:.{_DIGITS}f}" for value in points.ravel() + 0.0],
-    )
-    place = images.slices[index]
-    if place is not None:
-        item.ContourImageSequence = [_image(images.headers[place[0]], place[1])]
-    return item
-
-
-def _image(header: Dataset, frame: int | None = None) -> Dataset:
-    item = _item(ReferencedSOPClassUID=header.SOPClassUID, ReferencedSOPInstanceUID=header.SOPInstanceUID)
-    if frame is not None:
-        item.ReferencedFrameNumber = frame + 1
-    return item
-
-
-def _referenced_frame(images: SourceImages) -> Dataset:
-    series = _item(
-        SeriesInstanceUID=images.first.SeriesInstanceUID,
-        ContourImageSequence=[_image(header) for header in images.headers],
-    )
-    study = _item(
-        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, retired and still asked for
-        ReferencedSOPInstanceUID=images.first.StudyInstanceUID,
-        RTReferencedSeriesSequence=[series],
-    )
-    return _item(FrameOfReferenceUID=images.first.FrameOfReferenceUID, RTReferencedStudySequence=[study])
-
-
-def _item(**values: Any) -> Dataset:
-    item = Dataset()
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return item
-
-
-def _blank(images: SourceImages, description: str, series_number: int) -> FileDataset:
-    """Return a structure set without regions, with patient, study and frame of reference of the CT."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    result = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    result.update(images.identity)
-    now = datetime.now()
-    result.SOPClassUID, result.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
-    result.SeriesInstanceUID = generate_uid()
-    result.Modality = "RTSTRUCT"
-    result.SeriesNumber, result.InstanceNumber = series_number, 1
-    result.SeriesDescription = description[:64]
-    result.OperatorsName = ""
-    result.Manufacturer = result.ManufacturerModelName = "segbundles"
-    result.SoftwareVersions = software_version()
-    result.InstanceCreationDate = result.SeriesDate = result.StructureSetDate = now.strftime("%Y%m%d")
-    result.InstanceCreationTime = result.SeriesTime = result.StructureSetTime = now.strftime("%H%M%S")
-    result.StructureSetLabel = description[:16]
-    result.StructureSetName = description[:64]
-    result.ApprovalStatus = "UNAPPROVED"
-    return result

@@ -14,10 +14,10 @@ import pydicom
 from pydicom import Dataset
 from pydicom.uid import UID, CTImageStorage
 
-from transforms.dicom.headers import open_file
+from transforms.dicom.files import open_file
 from transforms.dicom.label_painter import GRID_TOLERANCE
 from transforms.errors import ImageError
-from transforms.utils.placing import placing
+from transforms.utils.files import placing
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor

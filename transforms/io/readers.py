@@ -289,7 +289,7 @@ def _is_dicom(path: Path) -> bool:
         return True
     if image_suffix(path) or not path.is_file():
         return False
-    from transforms.dicom.headers import is_dicom
+    from transforms.dicom.files import is_dicom
 
     return is_dicom(path)
 

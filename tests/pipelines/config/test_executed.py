@@ -9,7 +9,8 @@ import pytest
 from monai.bundle import ConfigParser
 
 from pipelines.config import executed as module
-from pipelines.config.executed import ConfigError, ExecutedConfig, executed_config, user_error
+from pipelines.config.errors import ConfigError, user_error
+from pipelines.config.executed import ExecutedConfig, executed_config
 from pipelines.training.optimization import lr_schedule
 from transforms.errors import ImageError
 
@@ -221,12 +222,12 @@ def test_on_the_command_line_an_error_is_one_sentence(tmp_path, repository, monk
 def test_an_error_that_is_not_the_users_keeps_its_traceback(capsys, monkeypatch):
     monkeypatch.delenv(module.DEBUG, raising=False)
     for error, traced in ((chained(lambda: 1 / 0), True), (chained(raise_image_error), False)):
-        module._one_sentence(type(error), error, error.__traceback__)
+        module.one_sentence(type(error), error, error.__traceback__)
         text = capsys.readouterr().err
         assert ("Traceback" in text) is traced
         assert ("error: a.nii.gz: cut off" in text) is not traced
-    module._one_sentence(KeyboardInterrupt, KeyboardInterrupt(), None)
+    module.one_sentence(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err == "interrupted\n", "Ctrl-C is no error to trace"
     monkeypatch.setenv(module.DEBUG, "1")
-    module._one_sentence(type(error), error, error.__traceback__)
+    module.one_sentence(type(error), error, error.__traceback__)
     assert "Traceback" in capsys.readouterr().err

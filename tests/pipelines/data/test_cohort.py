@@ -8,9 +8,9 @@ import pytest
 
 from pipelines.data.cases import Dataset
 from pipelines.data.cohort import may_be_ct, missing_foreground
-from pipelines.data.loaders import VolumeDataset
 from pipelines.data.patch_dataset import PatchDataset
 from pipelines.data.patch_store import MAX_REMARKS
+from pipelines.data.volume_dataset import VolumeDataset
 from tests.pipelines.small import write_ct
 from transforms.preprocess import Preprocess
 

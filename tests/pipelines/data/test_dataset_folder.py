@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.data.cases import Case, Dataset, DatasetError, check_label_values
+from pipelines.data.cases import Case, Dataset, DatasetError
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.integrity import check_headers
 from tests import dicom_phantom as ph
@@ -330,19 +330,6 @@ def test_ids_and_images_are_unique(root):
     items.append(pair(root, "A", "other", "otherL"))
     with pytest.raises(DatasetError, match="upper and lower case"):
         load_dataset(describe(root, labels=LABELS, training=items))
-
-
-def test_label_values(root):
-    labels = {0: "background", 1: "liver"}
-    check_label_values(np.array([0, 1]), labels, "a")
-    check_label_values([], labels, "a")
-    case = Case("a", root / "i.nii", root / "l.nii", "a")
-    with pytest.raises(
-        DatasetError, match=r"case 'a' .*l\.nii\): label value\(s\) -1, 7 are not among the classes 0 to 1"
-    ):
-        check_label_values({0, 7, -1}, labels, case)
-    with pytest.raises(DatasetError, match="stored as 0 and 1"):
-        check_label_values(np.array([0, 255], np.uint8), labels, "a")
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------

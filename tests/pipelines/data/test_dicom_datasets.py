@@ -15,10 +15,11 @@ import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
 from pipelines.data.cases import DatasetError
 from pipelines.data.dataset_folder import load_dataset
-from pipelines.data.loaders import VolumeDataset
-from pipelines.data.patch_store import PatchStore, StoreError
+from pipelines.data.patch_store import PatchStore
+from pipelines.data.stored_case import StoreError
+from pipelines.data.volume_dataset import VolumeDataset
 from tests.dicom_phantom import Phantom, write_series
-from transforms.dicom.rtstruct import write_rtstruct
+from transforms.dicom.rtstruct_writer import write_rtstruct
 from transforms.dicom.seg import write_seg
 from transforms.dicom.series import scan_series
 from transforms.preprocess import Preprocess

@@ -13,7 +13,7 @@ from pipelines.data.dataset_folder import describe
 from pipelines.data.inputs import find_inputs
 from pipelines.data.patch_store import PatchStore
 from pipelines.evaluation.pairs import find_pairs
-from pipelines.inference.outputs import fingerprint
+from pipelines.inference.case_reports import fingerprint
 from tests.pipelines.small import LEVELS, write_ct, write_dataset
 from tests.pipelines.tiny_model import write_dicom
 from transforms.io.readers import read_image

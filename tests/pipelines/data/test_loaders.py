@@ -12,15 +12,9 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from pipelines.data.loaders import (
-    VolumeDataset,
-    loader_workers,
-    patch_loader,
-    shard,
-    steps_per_epoch,
-    volume_loader,
-)
+from pipelines.data.loaders import loader_workers, patch_loader, shard, steps_per_epoch, volume_loader
 from pipelines.data.patch_dataset import PatchDataset, PatchSampler
+from pipelines.data.volume_dataset import VolumeDataset
 from tests.conftest import REPOSITORY
 from tests.pipelines.small import NAMES, write_ct, write_dataset
 from tests.waiting import runs, wait_for

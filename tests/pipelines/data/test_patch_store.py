@@ -19,7 +19,9 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.patch_store import MAX_POSITIONS, PatchStore, StoreError
+from pipelines.data.patch_build import MAX_POSITIONS
+from pipelines.data.patch_store import PatchStore
+from pipelines.data.stored_case import StoreError
 from pipelines.utils.file_names import is_portable
 from tests.file_systems import refuse_folder_sync
 from tests.pipelines.cohort import LABELS, Light, built, entries, leftovers, make_cases, save

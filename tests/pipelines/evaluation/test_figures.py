@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.evaluation.figures import draw_confusion, draw_dice
-from pipelines.evaluation.mlflow_results import case_table
+from pipelines.evaluation.mlflow_results import case_table, draw_confusion, draw_dice
 
 
 def cells(path, classes):

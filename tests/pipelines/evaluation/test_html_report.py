@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from pipelines.evaluation.html_report import ROWS, badness, worst_first, write_report
-from pipelines.metrics.overlap import confusion_matrix, overlap_metrics, results, summarise, surface_metrics
+from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
+from pipelines.metrics.result_files import results
+from pipelines.metrics.summary import summarise
+from pipelines.metrics.surfaces import surface_metrics
 from tests.pipelines import masks
 
 NAMES = ["liver", "<b>cyst & co</b>", "stone"]

@@ -10,15 +10,16 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.data.dataset_folder import load_dataset
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.evaluation.mlflow_run import training_run
 from pipelines.evaluation.model_evaluation import Evaluation, EvaluationError, labelled
 from pipelines.inference.ensemble import trained_model
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.metrics.overlap import METRICS
+from pipelines.inference.trained_model import TrainedModel
+from pipelines.metrics.summary import METRICS
 from pipelines.tracking.run import Tracking
-from pipelines.training.checkpoints import TrainedModel
-from pipelines.training.trainer import SegEvaluator
 from tests.pipelines.small import write_dataset
 from tests.pipelines.tiny_model import write_model
 from transforms.utils.files import FolderError

@@ -6,7 +6,8 @@ import torch
 from networks import R2UNet
 from pipelines.inference.ensemble import TrainedEnsemble, trained_model
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.training.checkpoints import CheckpointError, Checkpoints, TrainedModel
+from pipelines.inference.trained_model import CheckpointError, TrainedModel
+from pipelines.training.checkpoints import Checkpoints
 from transforms.preprocess import Preprocess
 
 DEFINITION = dict(spatial_dims=3, in_channels=1, out_channels=2, features=[4, 8])

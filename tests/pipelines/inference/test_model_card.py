@@ -12,18 +12,13 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from networks import R2UNet, UPerNet
-from pipelines.config.executed import user_error
+from pipelines.config.errors import user_error
 from pipelines.inference.ensemble import trained_model
 from pipelines.inference.model_card import CardError, read_card
+from pipelines.inference.trained_model import CheckpointError, TrainedModel, load_tensors
 from pipelines.mlflow_model import Predictor
 from pipelines.packaging import assemble
-from pipelines.training.checkpoints import (
-    CheckpointError,
-    Checkpoints,
-    TrainedModel,
-    load_state,
-    load_tensors,
-)
+from pipelines.training.checkpoints import Checkpoints, load_state
 from tests.pipelines import small
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of

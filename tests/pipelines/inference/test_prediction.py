@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 
 from pipelines.data.inputs import InputError, find_inputs
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.outputs import UNFINISHED
 from pipelines.inference.postprocess import Postprocess, PostprocessError
 from pipelines.inference.prediction import Prediction, PredictionError
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.training.trainer import SegEvaluator
 from pipelines.utils.terminal import take_every_character
 from tests import dicom_phantom as ph
 from tests.file_systems import refuse_folder_sync

@@ -4,11 +4,12 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.inference import windows
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.memory_format import place
 from pipelines.inference.sliding_window import InferenceMemoryError, SlidingWindow
-from pipelines.training.trainer import SegEvaluator
 from tests.cuda import exact, room
 from tests.pipelines.small import NAMES, OBLIQUE, write_ct
 from transforms.preprocess import Preprocess

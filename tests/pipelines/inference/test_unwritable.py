@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.config.executed import user_error
+from pipelines.config.errors import user_error
 from pipelines.data.demo import prepare_demo
 from pipelines.data.inputs import InputError
-from pipelines.data.patch_store import PatchStore, StoreError
+from pipelines.data.patch_store import PatchStore
+from pipelines.data.stored_case import StoreError
 from pipelines.inference.outputs import Outputs
 from pipelines.packaging import package
 from pipelines.tracking.journal import usable_folder

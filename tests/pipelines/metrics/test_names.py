@@ -14,7 +14,7 @@ from mlflow.utils.validation import _validate_metric_name
 from pipelines.comparison.run_finder import RunFinder
 from pipelines.comparison.run_results import read_results
 from pipelines.metrics.names import Keys, metric_names
-from pipelines.metrics.overlap import figures, summarise
+from pipelines.metrics.summary import figures, summarise
 from pipelines.tracking.run import Tracking
 from tests.pipelines import small
 from tests.pipelines.tracked_runs import patient

@@ -13,30 +13,28 @@ from monai.metrics import ConfusionMatrixMetric, DiceMetric, MeanIoU
 from monai.networks.utils import one_hot
 from scipy import stats
 
-from pipelines.metrics.intervals import RESAMPLES
-from pipelines.metrics.overlap import (
-    ABSENT,
-    FALSE_POSITIVE,
-    METRICS,
-    MISSED,
-    PRESENT,
-    case_dice,
-    confusion_matrix,
-    figures,
-    outcome,
-    overlap_metrics,
-    require_tolerance,
+from pipelines.metrics.overlap import case_dice, confusion_matrix, overlap_metrics
+from pipelines.metrics.result_files import (
     results,
-    summarise,
-    surface_metrics,
-    table,
     with_nan,
     without_nan,
     write_csv,
     write_json,
     write_summary_csv,
 )
-from pipelines.metrics.surfaces import surface_distances
+from pipelines.metrics.statistics import RESAMPLES
+from pipelines.metrics.summary import (
+    ABSENT,
+    FALSE_POSITIVE,
+    METRICS,
+    MISSED,
+    PRESENT,
+    figures,
+    outcome,
+    summarise,
+    table,
+)
+from pipelines.metrics.surfaces import require_tolerance, surface_distances, surface_metrics
 from tests.pipelines import masks
 
 SHAPES = [(9, 8, 7), (31, 20)]

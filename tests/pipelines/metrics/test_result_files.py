@@ -5,8 +5,9 @@ import csv
 import pytest
 import torch
 
-from pipelines.metrics.overlap import overlap_metrics, summarise, write_csv, write_summary_csv
-from pipelines.metrics.result_files import guarded
+from pipelines.metrics.overlap import overlap_metrics
+from pipelines.metrics.result_files import guarded, write_csv, write_summary_csv
+from pipelines.metrics.summary import summarise
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+SUM(A1)", "-2+3", "@SUM(A1)", "\t=1", "-case"])

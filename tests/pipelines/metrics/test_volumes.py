@@ -7,7 +7,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from pipelines.metrics.volumes import measure, voxel_ml, write_volumes
+from pipelines.metrics.volumes import measure, write_volumes
+from transforms.spatial.geometry import voxel_ml
 
 NAMES = {0: "background", 1: "lung", 2: "liver, left"}
 

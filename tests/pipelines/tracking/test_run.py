@@ -31,8 +31,9 @@ from PIL import Image
 from pipelines.__main__ import main
 from pipelines.tracking import run as module
 from pipelines.tracking.client import connect, first_line
-from pipelines.tracking.run import Terminated, Tracking, TrackingError
+from pipelines.tracking.run import Tracking, TrackingError
 from pipelines.utils.provenance import code_version, environment
+from pipelines.utils.signals import Terminated
 from tests.e2e.servers import MlflowServer
 from tests.pipelines import small
 from tests.pipelines.tracked_runs import patient

@@ -14,19 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.inference.trained_model import BEST, CARD, CheckpointError, TrainedModel, load_tensors
 from pipelines.training import checkpoints as checkpoints_module
-from pipelines.training.checkpoints import (
-    BEST,
-    CARD,
-    EARLIER,
-    LAST,
-    CheckpointError,
-    CheckpointNotWrittenError,
-    Checkpoints,
-    TrainedModel,
-    load_state,
-    load_tensors,
-)
+from pipelines.training.checkpoints import EARLIER, LAST, CheckpointNotWrittenError, Checkpoints, load_state
 from tests.file_systems import refuse_folder_sync
 from tests.pipelines import small
 from transforms.preprocess import Preprocess

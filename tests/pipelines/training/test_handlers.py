@@ -8,10 +8,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.evaluation.validation import validate
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.training.handlers import Progress, Validation, mean_loss, validate
-from pipelines.training.trainer import SegEvaluator
+from pipelines.training.handlers import Progress, Validation, mean_loss
 from tests.pipelines.small import Oracle, write_ct
 from transforms.preprocess import Preprocess
 

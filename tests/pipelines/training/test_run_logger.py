@@ -13,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from pipelines.tracking.client import quoted
+from pipelines.tracking.runs import quoted
 from pipelines.training.run_logger import _image_key, model_name
 from pipelines.utils import provenance
 from pipelines.utils.provenance import uncommitted

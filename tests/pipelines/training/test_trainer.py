@@ -9,12 +9,15 @@ import torch
 from ignite.engine import Events
 from monai.inferers import SlidingWindowInferer
 
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.metrics.overlap import METRICS
+from pipelines.metrics.summary import METRICS
 from pipelines.training.losses import SegLoss
-from pipelines.training.optimization import lr_schedule
-from pipelines.training.trainer import NonFiniteLossError, SegEvaluator, SegTrainer, averaged, unwrapped
+from pipelines.training.optimization import averaged, lr_schedule
+from pipelines.training.trainer import NonFiniteLossError, SegTrainer
+from pipelines.utils.modules import unwrapped
 from tests.pipelines.small import NAMES, OBLIQUE, Oracle, Tiny, write_ct
 from transforms.io.readers import ImageError, read_label
 from transforms.preprocess import Preprocess

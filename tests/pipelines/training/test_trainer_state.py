@@ -9,9 +9,9 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipelines.distributed.process_group import of_all_ranks
-from pipelines.training.checkpoints import load_tensors
-from pipelines.training.trainer_state import mine, random_state, set_random_state
+from pipelines.distributed.collectives import mine, of_all_ranks
+from pipelines.inference.trained_model import load_tensors
+from pipelines.training.seed import random_state, set_random_state
 from tests.pipelines import small
 from tests.pipelines.tracked_runs import patient
 

@@ -12,10 +12,11 @@ from networks import R2UNet, UPerNet
 from pipelines.inference.memory_format import place
 from pipelines.tracking.system_metrics import SystemMetrics, TorchMemory
 from pipelines.training.losses import SegLoss
-from pipelines.training.optimization import lr_schedule
+from pipelines.training.optimization import averaged, lr_schedule
+from pipelines.training.seed import random_state, set_random_state
 from pipelines.training.timing import PHASES, StepTimer
-from pipelines.training.trainer import SegTrainer, averaged
-from pipelines.training.trainer_state import random_state, restore_trainer, set_random_state, trainer_state
+from pipelines.training.trainer import SegTrainer
+from pipelines.training.trainer_state import restore_trainer, trainer_state
 from tests.cuda import exact
 
 pytestmark = pytest.mark.cuda

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.training import validation_pictures as module
-from pipelines.training.trainer import SegEvaluator
 from pipelines.training.validation_pictures import Snapshots, decoded
 from tests.pipelines import small
 from transforms.io.readers import Header, read_image, read_label

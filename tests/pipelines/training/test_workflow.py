@@ -12,20 +12,13 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from pipelines.config.executed import user_error
-from pipelines.tracking.run import Terminated, TrackingError
+from pipelines.config.errors import user_error
+from pipelines.inference.trained_model import BEST, CARD, load_tensors
+from pipelines.tracking.run import TrackingError
 from pipelines.training import workflow as module
-from pipelines.training.checkpoints import (
-    BEST,
-    CARD,
-    EARLIER,
-    LAST,
-    CheckpointNotWrittenError,
-    Checkpoints,
-    load_state,
-    load_tensors,
-)
+from pipelines.training.checkpoints import EARLIER, LAST, CheckpointNotWrittenError, Checkpoints, load_state
 from pipelines.training.resume import work_of
+from pipelines.utils.signals import Terminated
 from tests.pipelines import small
 from tests.pipelines.training.test_checkpoints import equal, without_times
 from transforms.utils.files import sha256_of

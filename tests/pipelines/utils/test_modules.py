@@ -8,8 +8,9 @@ from torch._dynamo.utils import counters
 
 from networks import R2UNet, UPerNet
 from pipelines.training.losses import SegLoss
-from pipelines.training.trainer import SegTrainer, averaged, unwrapped
-from pipelines.utils.modules import compile_regions
+from pipelines.training.optimization import averaged
+from pipelines.training.trainer import SegTrainer
+from pipelines.utils.modules import compile_regions, unwrapped
 
 NETWORKS = {
     "r2unet": lambda: R2UNet(2, 1, 3, features=(4, 8, 12, 16, 20, 24)),

@@ -14,12 +14,14 @@ import torch
 from ignite.engine import Engine
 from monai.utils.enums import CommonKeys as Keys
 
-from pipelines.data.loaders import VolumeDataset, volume_loader
+from pipelines.data.loaders import volume_loader
+from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.training.handlers import Progress, Validation
-from pipelines.training.trainer import SegEvaluator
 from pipelines.utils import progress
-from pipelines.utils.progress import SECONDS, Beyond, Intervals, Steps, Voice, duration, finish, intervals
+from pipelines.utils.progress import Steps, Voice
+from pipelines.utils.progress_times import SECONDS, Beyond, Intervals, duration, finish, intervals
 from tests.e2e.commands import REPOSITORY
 from tests.pipelines import small
 from transforms.preprocess import Preprocess

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.training.early_stopping import EarlyStopping, StoppingError
 from pipelines.utils import signals as stopping
-from pipelines.utils.signals import EarlyStopping, StoppingError, StopRequest
+from pipelines.utils.signals import StopRequest
 
 DICE = st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20)
 

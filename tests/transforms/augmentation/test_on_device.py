@@ -9,11 +9,12 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import RandFlipd
 
-from pipelines.config.executed import user_error
+from pipelines.config.errors import user_error
 from pipelines.data.loaders import patch_loader
 from pipelines.data.patch_dataset import PatchDataset
 from pipelines.data.patch_store import PatchStore
-from pipelines.training.checkpoints import BEST, LAST, load_state, load_tensors
+from pipelines.inference.trained_model import BEST, load_tensors
+from pipelines.training.checkpoints import LAST, load_state
 from pipelines.training.losses import SegLoss
 from pipelines.training.trainer import NonFiniteLossError, SegTrainer, prepare_patches
 from tests.pipelines import small

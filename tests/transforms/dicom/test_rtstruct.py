@@ -18,7 +18,7 @@ import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
 from tests.dicom_phantom import LPS, Phantom, world_grid, write_series
 from transforms.dicom.labels import read_dicom_label
-from transforms.dicom.rtstruct import write_rtstruct
+from transforms.dicom.rtstruct_writer import write_rtstruct
 from transforms.dicom.series import scan_series
 from transforms.io.readers import Header, ImageError, read_header, read_label
 

@@ -23,7 +23,7 @@ import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
 from tests.dicom_phantom import LPS, Phantom, write_series
 from transforms.dicom.labels import find_dicom_label, read_dicom_label
-from transforms.dicom.rtstruct import write_rtstruct
+from transforms.dicom.rtstruct_writer import write_rtstruct
 from transforms.dicom.seg import write_seg
 from transforms.dicom.series import scan_series
 from transforms.io.readers import Header, ImageError, read_header, read_label

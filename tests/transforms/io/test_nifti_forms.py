@@ -11,9 +11,8 @@ from monai.data import MetaTensor
 
 from tests import dicom_phantom as ph
 from transforms.errors import ImageError
-from transforms.io.probabilities import write_probabilities
 from transforms.io.readers import read_header, read_image, read_label
-from transforms.io.writers import forms_like, write_label
+from transforms.io.writers import forms_like, write_label, write_probabilities
 
 SHAPE = (12, 10, 8)
 SIZES = np.diag([4.0, 4.0, 8.0, 1.0])

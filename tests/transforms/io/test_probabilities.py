@@ -5,7 +5,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from transforms.io.probabilities import write_probabilities
+from transforms.io.writers import write_probabilities
 
 
 def test_probabilities_lie_on_the_grid(tmp_path):

@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 from transforms.spatial.geometry import (
     Geometry,
     GeometryError,
-    axis_weights,
     cropped,
     cut,
     from_oriented,
     orient,
-    resample,
-    resample_labels,
     resampled,
     to_oriented,
 )
+from transforms.spatial.resample import axis_weights, resample, resample_labels
 
 SETTINGS = settings(max_examples=30, derandomize=True)
 

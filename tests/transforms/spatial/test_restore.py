@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from transforms.spatial.geometry import GeometryError, cropped, from_oriented, orient, resample, resampled
+from transforms.spatial.geometry import GeometryError, cropped, from_oriented, orient, resampled
+from transforms.spatial.resample import resample
 from transforms.spatial.restore import NonFiniteError, Restorer, labels_from_probabilities, slab_axis
 
 SETTINGS = settings(max_examples=40, derandomize=True)

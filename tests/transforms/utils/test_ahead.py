@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from transforms.utils.ahead import ahead
+from transforms.utils.threads import ahead
 
 
 @pytest.mark.parametrize("parallel", [False, True])

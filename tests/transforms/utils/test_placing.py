@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from transforms.utils import placing as module
-from transforms.utils.placing import placing, put_in_place
+from transforms.utils.files import placing, put_in_place
 
 
 def refusing(monkeypatch, times, winerror):

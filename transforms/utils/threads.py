@@ -1,14 +1,21 @@
-"""Work on one item while the next is being prepared."""
+"""Work in threads: many files at once, or the next item while one is treated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+def parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Map with threads, which wait for slow disks side by side."""
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(function, items))
 
 
 def ahead(

@@ -1,0 +1,55 @@
+"""`python -m pipelines check`: its options; what it does is in `pipelines.data.check`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli.options import DONE, EXIT, FAILED, add_reading
+from pipelines.utils.importing import importing
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers of `python -m pipelines`."""
+    parser = commands.add_parser(
+        "check",
+        help="say what will be read of a dataset and what is wrong with it",
+        description="Say, case by case, what will be read and everything that will be refused. Every image and label is "
+        "read once, to its last byte, which takes as long as unpacking them; --headers-only leaves that out. Nothing is "
+        "changed.",
+        epilog=EXIT,
+    )
+    parser.set_defaults(function=run)
+    parser.add_argument(
+        "input",
+        metavar="DATASET",
+        help="a dataset folder or dataset.json, or a folder of images or DICOM folders",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write the findings as JSON; - for standard output"
+    )
+    parser.add_argument(
+        "--headers-only",
+        action="store_true",
+        help="read no voxels: quick, but damage behind the headers is not found",
+    )
+    add_reading(parser)
+
+
+def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Check; returns the exit status."""
+    if not os.path.exists(arguments.input):
+        parser.error(f"{arguments.input[:300]} does not exist")
+    with importing():
+        from pipelines.data.check import check_input
+
+    wrong = check_input(
+        Path(arguments.input),
+        json_file=arguments.json,
+        series=arguments.series,
+        allow=arguments.allow or (),
+        voxels=not arguments.headers_only,
+    )
+    return FAILED if wrong else DONE

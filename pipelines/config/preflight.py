@@ -1,0 +1,176 @@
+"""The checks of a bundle's config that MONAI leaves out, before anything expensive is made."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pydoc
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monai.bundle.config_item import ComponentLocator
+
+from pipelines.config.errors import ConfigError, one_sentence
+from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves
+from pipelines.config.monai_tracking import follow_experiment, one_run
+from pipelines.utils.cores import use_cores
+from pipelines.utils.importing import keep_what_is_there
+from pipelines.utils.terminal import take_every_character
+
+# Ids that MONAI and its tools read without a reference from inside the config.
+ENTRY_POINTS = {
+    "_meta_",
+    "imports",
+    "initialize",
+    "finalize",
+    "run",
+    "training",
+    "evaluating",
+    "inferring",
+    "bundle_root",
+    "device",
+    "dataset_dir",
+    "dataset",
+    "network_def",
+    "network",
+    "preprocessing",
+    "postprocessing",
+    "evaluator",
+    "inferer",
+    "handlers",
+    "key_metric",
+    "val_interval",
+    "train",
+    "validate",
+    "loss",
+    "optimizer",
+    "lr_scheduler",
+    "displayable_configs",
+    "output_dir",
+    "save_execute_config",
+    "tracking_uri",
+    "experiment_name",
+}
+
+
+REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+
+
+def preflight() -> None:
+    """Check the config of the bundle run that is going on, before anything is built.
+
+    MONAI accepts an unknown id in silence, keeps `--x true` and `--x None` as strings, turns '#' inside
+    strings into its own separator, and reports a wrong keyword in a component with a page of traceback. Libraries are
+    told how many cores there are, see `pipelines.utils.cores`.
+    From here on an error that the user can mend is one sentence on stderr, exit status 1; set
+    SEGBUNDLES_DEBUG=1 to see the traceback. Output takes every character, see `pipelines.utils.terminal`.
+
+    Raises:
+        ConfigError: naming every finding.
+    """
+    take_every_character()
+    sys.excepthook = one_sentence
+    # MONAI and all that comes with it is imported by now.
+    keep_what_is_there()
+    use_cores()
+    config = executed_config()
+    one_run(config.parser)
+    follow_experiment(config.parser)
+    findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]
+    if findings:
+        raise ConfigError("the config cannot run: " + "; ".join(findings))
+
+
+def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
+    known = set(ENTRY_POINTS)
+    for value in _strings(raw):
+        known.update(REFERENCE.findall(value))
+    for key in raw:
+        if key not in known and key == "registry_uri":
+            yield f"nothing uses '{key}'; set MLFLOW_REGISTRY_URI"
+        elif key not in known:
+            close = difflib.get_close_matches(key, sorted(set(raw) - {key} | known), n=1)
+            hint = (
+                f", did you mean '{close[0]}'?"
+                if close
+                else f"; known are {', '.join(sorted(knob_names(raw)))}"
+            )
+            yield f"nothing uses '{key}'{hint}"
+
+
+def _wrong_words(config: ExecutedConfig) -> Iterator[str]:
+    for key, value in config.raw.items():
+        if isinstance(value, str) and value in ("true", "True", "false", "False", "None", "null"):
+            python = {"true": "True", "false": "False", "null": "None"}.get(value, value)
+            yield f"'{key}' is the text '{value}'; write --{key} '${python}' for the value"
+        for name, leaf in leaves(key, value):
+            if isinstance(leaf, str) and "::" in leaf and not leaf.startswith(("$", "@", "%")):
+                yield (
+                    f"'{name}' is '{leaf}': MONAI reads '#' as its own separator, so a path must not contain it; "
+                    "rename or link the folder"
+                )
+
+
+def _wrong_keywords(raw: Any, where: str = "") -> Iterator[str]:
+    if isinstance(raw, Mapping):
+        target = raw.get("_target_")
+        if isinstance(target, str) and not target.startswith(("$", "@", "%")):
+            yield from _check_component(raw, target, where)
+        for key, value in raw.items():
+            yield from _wrong_keywords(value, f"{where}#{key}" if where else str(key))
+    elif isinstance(raw, list):
+        for index, value in enumerate(raw):
+            yield from _wrong_keywords(value, f"{where}#{index}")
+
+
+def _check_component(raw: Mapping[str, Any], target: str, where: str) -> Iterator[str]:
+    module = None if "." in target else ComponentLocator().get_component_module_name(target)
+    module = module[0] if isinstance(module, list) else module
+    found = pydoc.locate(f"{module}.{target}" if module else target)
+    if found is None:
+        yield f"'{where}' names '{target}', which does not exist"
+        return
+    accepted = _keywords(found)
+    if accepted is None:
+        return
+    for key in raw:
+        if not (key.startswith("_") and key.endswith("_")) and key not in accepted:
+            close = difflib.get_close_matches(key, sorted(accepted), n=1)
+            hint = f", did you mean '{close[0]}'?" if close else ""
+            yield f"'{where}#{key}': {target} takes no '{key}'{hint}"
+
+
+def _keywords(target: Any) -> set[str] | None:
+    """The keyword arguments that a class or function takes; None if that cannot be said.
+
+    A constructor with **kwargs hands them on to the next class, as in `SegTrainer`.
+    """
+    owners = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    accepted: set[str] = set()
+    for owner in owners:
+        function = vars(owner).get("__init__") if inspect.isclass(owner) else owner
+        if function is None:
+            continue
+        if owner is object:
+            return None
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        accepted |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return accepted - {"self"}
+    return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

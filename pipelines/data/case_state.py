@@ -1,0 +1,99 @@
+"""What a case's files are at this moment: an entry of the patch store belongs to one state of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipelines.data.cases import reading
+from pipelines.data.stored_case import StoreError
+from pipelines.utils.file_names import is_device
+from transforms.utils.files import (
+    sha256_of,
+)
+from transforms.utils.walk import files_below
+
+
+class CaseState(NamedTuple):
+    """One case as the user names it, and the name its entry must have."""
+
+    case: str
+    image: str
+    label: str | None
+    entry: str
+    options: dict[str, Any]
+
+
+def _is_dicom(label: str) -> bool:
+    if label.lower().endswith((".nii", ".nii.gz")):
+        return False  # the usual case, without importing what reads images
+    from transforms.io.header import image_suffix
+
+    return image_suffix(label) == ""
+
+
+def case_state(item: Mapping[str, Any], names: Mapping[int, str] | None = None) -> CaseState:
+    if "image" not in item:
+        raise StoreError(f'a case without "image": {dict(item)}')
+    image = os.path.abspath(item["image"])
+    label = os.path.abspath(item["label"]) if item.get("label") else None
+    case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(image)))
+    options = reading(item)
+    if label is not None and names is not None and _is_dicom(label):
+        options["names"] = {str(k): v for k, v in names.items()}  # of a DICOM label they decide the class ids
+    stated = f"\n{json.dumps(options, sort_keys=True)}" if options else ""
+    paths = text_digest(f"{case}\n{image}\n{label}{stated}")[:12]
+    state = _state(image, case) if label is None else f"{_state(image, case)}\n{_state(label, case)}"
+    name = re.sub(r"[^A-Za-z0-9_.]", "_", case).lstrip(".")[:80]
+    name = f"_{name}" if is_device(name) else name
+    return CaseState(case, image, label, f"{name}-{paths}-{text_digest(state)[:16]}", options)
+
+
+def _state(path: str, case: str) -> str:
+    """Size and modification time of a file, or of all files of a folder."""
+    try:
+        info = os.stat(path)
+        if not stat.S_ISDIR(info.st_mode):
+            text = f"{info.st_size} {info.st_mtime_ns}"
+            for other in _others(path):
+                info = os.stat(other)
+                text += f"\n{other.name} {info.st_size} {info.st_mtime_ns}"
+            return text
+        return "\n".join(
+            f"{os.path.relpath(name, path)} {(info := os.stat(name)).st_size} {info.st_mtime_ns}"
+            for name in _files(path)
+        )
+    except OSError as error:
+        raise StoreError(f"{case}: {path}: {error.strerror}") from error
+
+
+def _files(folder: str) -> list[str]:
+    """What a folder's digests cover: the files that are read of it, and hidden ones."""
+    return sorted(str(path) for path in files_below(folder, hidden=True, dangling=False))
+
+
+def content_digest(path: str) -> str:
+    """SHA-256 of a file's bytes; of a folder, over its files' digests, independent of their names."""
+    if os.path.isdir(path):
+        return text_digest("\n".join(sorted(content_digest(name) for name in _files(path))))
+    digests = [sha256_of(path), *(sha256_of(other) for other in _others(path))]
+    return digests[0] if len(digests) == 1 else text_digest("\n".join(digests))
+
+
+def _others(path: str) -> list[Path]:
+    """The files beside the one that is named that belong to the same image, such as the voxels of a header."""
+    if path.lower().endswith((".nii", ".nii.gz")):
+        return []  # the usual case, without importing what reads images
+    from transforms.io.image_files import image_files
+
+    return image_files(path)[1:]
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

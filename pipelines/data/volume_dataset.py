@@ -1,0 +1,97 @@
+"""Whole volumes of a dataset, prepared, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pipelines.config.errors import problem
+from pipelines.data.cases import reading
+from pipelines.data.patch_store import PatchStore
+from pipelines.utils.ranks import rank
+from transforms.io.header import Header
+from transforms.io.readers import read_label
+from transforms.preprocess import Preprocess
+
+logger = logging.getLogger(__name__)
+
+
+class VolumeDataset(Dataset):
+    """Preprocessed images with, where there is one, the label map on the grid of its file.
+
+    An item holds "image": float32 (1, C, *grid), "geometry": plain dict, "case": id, "path": the image's
+    path, and "label": MetaTensor (1, *file shape) of integer classes when the case has a label. With
+    `problems_as_items` set, a case that cannot be read is an item of "case" and "problem" (why), not an error.
+
+    Args:
+        data: cases: "image", optionally "label" (paths), "case" (id), "series" and "allow" (how to read DICOM).
+        preprocess: the definition of preprocessing.
+        root: folder of a patch store; given, images come preprocessed out of it (built at once if missing).
+        labels: class ids and names of the dataset. Other values are an error, see `PatchStore`, and DICOM labels
+            get their class ids by the names.
+        num_workers: processes that build the store.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        preprocess: Preprocess,
+        root: str | os.PathLike[str] | None = None,
+        labels: Mapping[int, str] | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        self.data = list(data)
+        self.preprocess = preprocess
+        self.labels = labels
+        self.problems_as_items = False
+        self.store: PatchStore | None = None
+        if root is not None and self.data:
+            self.store = PatchStore(root, preprocess, self.data, labels, num_workers).build()
+            for remark in self.store.remarks(training=False) if rank() == 0 else ():
+                logger.warning(remark)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self._item(index)
+        except Exception as error:  # whatever is wrong with one case must not cost the others
+            if not self.problems_as_items:
+                raise
+            item = self.data[index]
+            return {"case": item["case"], "problem": problem(error, item["image"])}
+
+    def _item(self, index: int) -> dict[str, Any]:
+        item = self.data[index]
+        if self.store is not None:
+            case = self.store.case(index)
+            codes, geometry, intensity = (
+                case.read([slice(None)] * len(case.spatial_shape)),
+                case.geometry,
+                case.intensity,
+            )
+        else:
+            prepared = self.preprocess.image(item["image"], **reading(item))
+            codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
+        result: dict[str, Any] = {
+            "image": self.preprocess.normalise(codes, intensity)[None],
+            "geometry": geometry,
+            "padding": self.preprocess.padding_value(intensity),
+            "case": item["case"],
+            "path": item["image"],
+        }
+        if item.get("label"):
+            grid = Header(tuple(geometry["shape"]), 1, np.asarray(geometry["affine"]))
+            result["label"] = read_label(item["label"], grid, self.labels, image=item["image"])
+        return result
+
+
+def only_item(batch: Sequence[Any]) -> Any:
+    """Collate for batches of one whole case: the case itself."""
+    return batch[0]

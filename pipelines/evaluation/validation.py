@@ -1,0 +1,61 @@
+"""The validation of a network on all cases of a loader, shared out among the processes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ignite.engine import Events
+
+from pipelines.distributed.collectives import of_all_ranks
+from pipelines.distributed.process_group import is_distributed, share_buffers
+from pipelines.metrics.names import metric_names
+from pipelines.metrics.summary import summarise
+from pipelines.utils.progress import Steps
+
+
+def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> dict[str, Any]:
+    """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
+
+    `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>", see
+    `pipelines.metrics.names`; a class that no case has is NaN.
+
+    Args:
+        intervals: also confidence intervals in the summary.
+        label: what the progress calls it.
+
+    Returns:
+        The summary, see `pipelines.metrics.summary.summarise`.
+    """
+    evaluator.forget()
+    share_buffers(evaluator.network)
+    count = len(evaluator.data_loader)
+    if count > 0:
+        with (
+            Steps(count, "case", label, leave=not label) as steps,
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: steps.step()),
+        ):
+            evaluator.run(epoch)
+    cases: list[dict[str, Any]] = evaluator.state.cases
+    if is_distributed():
+        with Steps(None, "waiting for the cases of the other processes"):
+            gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
+        cases = [case for part, _, _ in gathered for case in part]
+        evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
+        evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
+    # By id: their order in the dataset is lost where ranks share them out, and some may have failed.
+    evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
+    summary = summarise(cases, evaluator.class_names, intervals)
+    keys = metric_names(evaluator.class_names)
+    evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
+        f"val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+    }
+    return summary
+
+
+def validation_dice(evaluator: Any, epoch: int) -> float | None:
+    """Mean Dice of the validation after this epoch; None if there was none or it has no value."""
+    if evaluator is None or evaluator.state.epoch != epoch or not evaluator.state.cases:
+        return None
+    dice = float(evaluator.state.metrics["val_mean_dice"])
+    return None if math.isnan(dice) else dice

@@ -1,0 +1,134 @@
+"""A trained network with everything that its input and output need, read from its two files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.inference.model_card import CardError, build_network, checked, read_content
+from transforms.preprocess import Preprocess
+from transforms.utils.files import sha256_of
+
+BEST, CARD = "model.pt", "model.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or model file cannot be used; the message names it and says what to do."""
+
+
+def _next(path: Path) -> Path:
+    """Where a file of the pair lies until both can take their places."""
+    return path.with_name(f"{path.stem}.next{path.suffix}")
+
+
+class TrainedModel:
+    """A trained network with everything that its input and output need.
+
+    Both files may be a stranger's: nothing in them can run code, see `pipelines.inference.model_card` and docs/security.md.
+
+    Args:
+        path: a `model.pt` with its `model.json` beside it, as a training leaves them.
+        trusted: networks besides this project's that the description may name, see `model_card.build_network`.
+
+    Attributes:
+        network: the network with its weights, in evaluation mode, on the CPU.
+        preprocess: the definition of preprocessing that it was trained with.
+        labels: class id to name, background included.
+        patch_size: the window for sliding-window inference.
+        card: the content of `model.json`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or the two do not belong together.
+    """
+
+    def __init__(self, path: str | os.PathLike, trusted: Iterable[str] = ()) -> None:
+        path = Path(path)
+        beside = path.with_suffix(".json")
+        for file in (path, beside):
+            if not file.is_file():
+                raise CheckpointError(
+                    f"there is no trained model at {path} ({file.name} is missing); train one first, for example "
+                    "with: python -m monai.bundle run training --config_file bundles/r2unet/train.json"
+                )
+        try:
+            self.card: dict[str, Any] = checked(_card_of(path, beside))
+            self.labels = {int(value): name for value, name in self.card["labels"].items()}
+            self.patch_size = tuple(self.card["patch_size"])
+            self.preprocess = Preprocess.from_parameters(self.card["preprocessing"])
+            if sha256_of(path) != self.card["sha256"]:
+                raise CheckpointError(
+                    f"{path} is not the file that {beside.name} describes (sha256 differs); the two must come from "
+                    "the same training"
+                )
+            self.network = build_network(self.card, path.stat().st_size, trusted)
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{beside} is not the description of a trained model: {error}") from error
+        weights = load_tensors(path)
+        try:
+            self.network.load_state_dict(weights)
+        except Exception as error:  # torch has its own idea of what to raise for what is no state dict
+            raise CheckpointError(f"{path} does not fit the network of {beside.name}: {error}") from error
+        self.network.eval()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the foreground classes 1, 2, ... in order."""
+        return [self.labels[value] for value in sorted(self.labels) if value != 0]
+
+    def require_labels(self, labels: Mapping[int, str]) -> None:
+        """Raise CheckpointError unless a dataset has the very classes that the model predicts."""
+        if dict(labels) != self.labels:
+            raise CheckpointError(
+                f"the dataset's labels {dict(labels)} are not those of the model {self.labels}; evaluate on a "
+                "dataset with the labels of the training"
+            )
+
+
+def _card_of(path: Path, beside: Path) -> dict[str, Any]:
+    """The description beside weights, or the one that a killed training left waiting to take its place."""
+    return _waiting_card(path, beside) or read_content(beside)
+
+
+def _waiting_card(path: Path, beside: Path) -> dict[str, Any] | None:
+    """The description that belongs to the weights in place but is not in its own place yet; mostly None."""
+    with contextlib.suppress(FileNotFoundError, CardError):
+        card = read_content(_next(beside))
+        if not _next(path).is_file() and card.get("sha256") == sha256_of(path):
+            return card
+    return None
+
+
+def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
+    """Load a file of tensors and plain types onto the CPU; nothing in it can run code or grow beyond the file's size.
+
+    Raises:
+        CheckpointError: the file is damaged, or none that `torch.save` writes.
+    """
+    try:
+        _require_uncompressed(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
+    except Exception as error:  # torch wraps pickle's own error types differently from version to version
+        raise CheckpointError(f"{path} is not a checkpoint of tensors: {error}") from error
+
+
+def _require_uncompressed(path: str | os.PathLike) -> None:
+    """Raise CheckpointError for an archive that holds more than its own size; `torch.save` compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > os.path.getsize(path):
+        raise CheckpointError(
+            f"{path} would grow to {unpacked} bytes, for it is compressed, as no checkpoint of this program is; "
+            "restore it or move it away"
+        )

@@ -1,0 +1,57 @@
+"""The card that a training writes beside its model: what its weights need around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.config.executed import ExecutedConfig
+from pipelines.data.cases import Dataset
+from pipelines.inference.evaluator import SegEvaluator
+from pipelines.inference.model_card import CardError, checked
+from pipelines.inference.trained_model import CARD, CheckpointError
+from pipelines.tracking.run import Tracking
+from transforms.preprocess import Preprocess
+
+
+def model_card(
+    config: ExecutedConfig,
+    data: Dataset,
+    preprocess: Preprocess,
+    tracking: Tracking,
+    evaluator: SegEvaluator | None,
+    epoch: int,
+) -> dict[str, Any]:
+    """The content of `model.json` after an epoch, but for the checksum of the weights."""
+    card: dict[str, Any] = {
+        "format": 1,
+        "network": config.resolved("network_def"),
+        "labels": {str(value): name for value, name in data.labels.items()},
+        "preprocessing": preprocess.parameters(),
+        "patch_size": config.resolved("patch_size"),
+        "run_id": tracking.run_id,
+        "experiment": tracking.experiment,
+        "epoch": epoch,
+    }
+    if evaluator is not None and evaluator.state.cases:
+        card["validation"] = [
+            {"case": case["case"], "dice": {k: None if v != v else v for k, v in case["dice"].items()}}
+            for case in evaluator.state.cases
+        ]
+    return card
+
+
+def require_openable(card: Mapping[str, Any]) -> None:
+    """Check, before days of training, that `TrainedModel` will accept what they end in.
+
+    Raises:
+        CheckpointError: it would not.
+    """
+    try:
+        checked(json.loads(json.dumps({**card, "sha256": "0" * 64})))
+    except (CardError, TypeError) as error:
+        raise CheckpointError(
+            f"the model of this training could not be opened again: in its {CARD}, {error}; give the config such "
+            "values as docs/security.md names"
+        ) from error
