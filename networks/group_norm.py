@@ -177,11 +177,11 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     """A channels-last map ``(B, C, *spatial)`` as ``(B, R, k C)`` in the order of memory: k voxels a row."""
     batch, channels = x.shape[:2]
     voxels = x[0, 0].numel()
-    together = 1
-    while together * channels < ROW and voxels % (2 * together) == 0:
-        together *= 2
+    per_row = 1
+    while per_row * channels < ROW and voxels % (2 * per_row) == 0:
+        per_row *= 2
     last = x.contiguous(memory_format=LAYOUTS[x.dim()]).movedim(1, -1)
-    return last.reshape(batch, voxels // together, together * channels)
+    return last.reshape(batch, voxels // per_row, per_row * channels)
 
 
 def _map(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

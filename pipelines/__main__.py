@@ -25,7 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        return _told(error)
+        return report_error(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _told(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Say an error in one sentence where there is one; the exit status that belongs to it."""
     from pipelines.config.errors import DEBUG, user_error
 

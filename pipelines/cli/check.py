@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.options import DONE, EXIT, FAILED, add_reading
-from pipelines.utils.importing import importing
+from pipelines.utils.importing import gc_paused
 
 
 def add_parser(commands: Any) -> None:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Check; returns the exit status."""
     if not os.path.exists(arguments.input):
         parser.error(f"{arguments.input[:300]} does not exist")
-    with importing():
+    with gc_paused():
         from pipelines.data.check import check_input
 
     wrong = check_input(

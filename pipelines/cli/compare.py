@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.utils.importing import importing
+from pipelines.utils.importing import gc_paused
 
 _EXIT = "exit status: 0 all is well, 2 the command cannot run as it was given"
 _METRICS = ("dice", "iou", "sensitivity", "precision", "nsd", "volume_error_ml", "hd95_mm", "msd_mm")
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for path in (arguments.csv, arguments.html):
         if path is not None and path.is_dir():
             parser.error(f"{path} is a folder; give a file")
-    with importing():
+    with gc_paused():
         import mlflow.tracking  # noqa: F401  (the reader of runs needs it)
 
         from pipelines.comparison.comparison import compare

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipelines.utils.importing import importing
+from pipelines.utils.importing import gc_paused
 
 
 def add_parser(commands: Any) -> None:
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"{path} does not exist")
     if arguments.output is not None and Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; --output takes a folder")
-    with importing():
+    with gc_paused():
         from pipelines.evaluation.folder_evaluation import evaluate
         from pipelines.utils.cores import use_cores
     use_cores()

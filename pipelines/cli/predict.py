@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.options import DONE, EXIT, add_reading
-from pipelines.utils.importing import importing
+from pipelines.utils.importing import gc_paused
 from pipelines.utils.json_files import JsonError, read_json
 
 
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         "fill_holes": arguments.fill_holes,
         "min_volume_ml": arguments.min_volume,
     }
-    with importing():
+    with gc_paused():
         from monai.bundle import ConfigWorkflow
 
         import pipelines.inference.prediction  # noqa: F401

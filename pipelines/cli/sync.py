@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.utils.importing import importing
+from pipelines.utils.importing import gc_paused
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +44,7 @@ def _sync(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             parser.error(f"{folder} is no folder; give the folder mlflow_spool that a training named")
     else:
         folder = spool_folder(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    with importing():
+    with gc_paused():
         import mlflow.tracking  # noqa: F401  (delivery needs it)
 
         from pipelines.tracking.sync import sync

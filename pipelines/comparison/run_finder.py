@@ -54,7 +54,7 @@ class RunFinder:
         from mlflow.tracking import MlflowClient
 
         keep_quiet(self.uri)
-        self.client: MlflowClient = self._told(MlflowClient, self.uri)
+        self.client: MlflowClient = self._call(MlflowClient, self.uri)
         self._names: dict[str, str] = {}
         self._experiments = self._experiment_ids(experiment)
 
@@ -80,7 +80,7 @@ class RunFinder:
         """Name of the experiment that a run is in."""
         key = run.info.experiment_id
         if key not in self._names:
-            self._names[key] = self._told(self.client.get_experiment, key).name
+            self._names[key] = self._call(self.client.get_experiment, key).name
         return self._names[key]
 
     def children(self, run: Run) -> list[Run]:
@@ -151,7 +151,7 @@ class RunFinder:
 
     def _experiment_ids(self, name: str | None) -> list[str]:
         if name is not None:
-            found = self._told(self.client.get_experiment_by_name, name)
+            found = self._call(self.client.get_experiment_by_name, name)
             if found is None or found.lifecycle_stage != "active":
                 known = ", ".join(sorted(e.name for e in self.client.search_experiments())[:10])
                 raise RunError(f"there is no experiment '{name}' at {hidden(self.uri)}; there are: {known}")
@@ -159,7 +159,7 @@ class RunFinder:
             return [found.experiment_id]
         token = None
         while True:
-            page = self._told(self.client.search_experiments, page_token=token)
+            page = self._call(self.client.search_experiments, page_token=token)
             self._names.update({item.experiment_id: item.name for item in page})
             token = page.token
             if not token:
@@ -170,7 +170,7 @@ class RunFinder:
             return f"the experiment '{self._names[self._experiments[0]]}' of {hidden(self.uri)}"
         return hidden(self.uri)
 
-    def _told(self, function: Any, *arguments: Any, **options: Any) -> Any:
+    def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except Exception as error:

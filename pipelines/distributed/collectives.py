@@ -102,7 +102,7 @@ def mean_of_ranks(value: torch.Tensor) -> torch.Tensor:
     return shared / torch.distributed.get_world_size()
 
 
-def greatest(value: int, device: torch.device | str) -> int:
+def max_of_ranks(value: int, device: torch.device | str) -> int:
     """The greatest of the values of all ranks. Called by all ranks together."""
     if not is_distributed():
         return value
@@ -111,6 +111,6 @@ def greatest(value: int, device: torch.device | str) -> int:
     return int(shared)
 
 
-def mine(parts: Sequence[Any], rank: int) -> Any:
+def part_of_rank(parts: Sequence[Any], rank: int) -> Any:
     """The part of this rank out of `of_all_ranks` of an earlier start; None if there were fewer ranks."""
     return parts[rank] if rank < len(parts) else None

@@ -104,14 +104,14 @@ class Watch:
                 "another process of this training ended without a word, killed or short of memory (torchrun says "
                 "which); the same command goes on after the last checkpoint"
             ).with_traceback(error.__traceback__)
-        mine = {
+        own = {
             "rank": self.rank,
             "host": socket.gethostname(),
             "error": f"{type(error).__name__}: {error}"[:4000],
         }
         with contextlib.suppress(RuntimeError):  # the first host is gone: nobody there to be told
-            first = json.loads(self.store.compare_set(_FAILURE, "", json.dumps(mine)))
-            self._own = first == mine
+            first = json.loads(self.store.compare_set(_FAILURE, "", json.dumps(own)))
+            self._own = first == own
             if not self._own:
                 return self._others(first)
         return error
@@ -179,14 +179,14 @@ class Watch:
             return
         settled = self.settled(error)
         # The rank that failed says why.
-        if not _told(error) and not isinstance(settled, OtherRankError):
+        if not _is_another_ranks(error) and not isinstance(settled, OtherRankError):
             self._hook(type(settled), settled, settled.__traceback__)
             sys.stderr.flush()
         self._closed()
 
 
 class _Run(Protocol):
-    def hold_on(self) -> None: ...
+    def ignore_sigterm(self) -> None: ...
 
     def fail(self, error: BaseException) -> None: ...
 
@@ -225,7 +225,7 @@ def failing_together(run: _Run) -> Iterator[None]:
         # Also torchrun's SIGTERM: it sends it to all when one has failed.
         if isinstance(error, Exception) or watch.failed():
             if watch.rank == 0:
-                run.hold_on()
+                run.ignore_sigterm()
             settled = watch.settled(error)
             if settled is not error:
                 raise settled from error
@@ -243,7 +243,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _told(error: BaseException) -> bool:
+def _is_another_ranks(error: BaseException) -> bool:
     """Whether another rank's error is behind this one."""
     return any(isinstance(one, OtherRankError) for one in _chain(error))
 

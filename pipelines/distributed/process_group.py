@@ -15,7 +15,7 @@ from pipelines.utils.ranks import local_rank
 _T = TypeVar("_T")
 
 # One host may preprocess its cases for hours while the others have theirs, and validations are uneven.
-PATIENCE = timedelta(days=7)
+GROUP_TIMEOUT = timedelta(days=7)
 
 _control: torch.distributed.ProcessGroup | None = None
 
@@ -53,7 +53,7 @@ def start_distributed() -> None:
         torch.distributed.init_process_group("nccl", device_id=device)
     else:
         torch.distributed.init_process_group("gloo")
-    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    group = torch.distributed.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     _control = cast(torch.distributed.ProcessGroup, group)  # no process is left out
     Watch.start()
 
@@ -61,7 +61,7 @@ def start_distributed() -> None:
 def stop_distributed() -> None:
     """Leave together: a rank that is gone while another still connects would break it."""
     global _control
-    together()
+    barrier()
     Watch.stop()
     _control = None
     torch.distributed.destroy_process_group()
@@ -77,7 +77,7 @@ def is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def together() -> None:
+def barrier() -> None:
     """Wait for all ranks, as long as it takes."""
     if is_distributed():
         torch.distributed.barrier(group=_control)
@@ -93,7 +93,7 @@ def data_parallel(network: torch.nn.Module, **options: Any) -> torch.nn.Module:
         network: on its device and in its memory format, see `place`.
         options: of DistributedDataParallel, such as `bucket_cap_mb`.
     """
-    together()
+    barrier()
     device = next(network.parameters()).device
     # Weights are those of rank 0 and patches follow from their index: what is left to draw is dropout, and each rank
     # needs its own.

@@ -27,7 +27,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
     Returns:
         The summary, see `pipelines.metrics.summary.summarise`.
     """
-    evaluator.forget()
+    evaluator.reset()
     share_buffers(evaluator.network)
     count = len(evaluator.data_loader)
     if count > 0:

@@ -84,9 +84,9 @@ class SegEvaluator(SupervisedEvaluator):
         )
         self.on_score = on_score
         self.go_on = False
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Empty `state.cases`, `state.confusion` and `state.failures`."""
         classes = len(self.class_names) + 1
         self.state.cases = []
@@ -94,7 +94,7 @@ class SegEvaluator(SupervisedEvaluator):
         self.state.confusion = torch.zeros(classes, classes, dtype=torch.int64)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        self.forget()
+        self.reset()
         super().run(global_epoch)
 
     def predict(self, item: Mapping[str, Any]) -> MetaTensor:

@@ -121,13 +121,13 @@ class Prediction:
         cases: list[dict[str, Any]] = self.dataset.data
         with ranks() as here, terminating():
             todo, done, self.run_id = here.first(lambda: (*self._plan(cases), uuid.uuid4().hex))
-            mine = todo[here.rank :: here.world]
+            own = todo[here.rank :: here.world]
             records: list[dict[str, Any]] = []
             everyone: list[dict[str, Any]] | None = None
             try:
-                loads = ahead(self._load, mine, self.read_ahead)
+                loads = ahead(self._load, own, self.read_ahead)
                 # A line for each case is printed anyway, by every process; of the progress only the first speaks.
-                with Steps(len(mine), "case", quiet=here.rank != 0) as steps:
+                with Steps(len(own), "case", quiet=here.rank != 0) as steps:
                     elsewhere: list[int] = []
                     for index, load in loads:
                         try:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 # MLflow's own patience (7 retries of 120 s) would hold each call up for minutes; delivery has its own retries.
-IMPATIENCE = {
+SHORT_TIMEOUTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "PGCONNECT_TIMEOUT": "10",
@@ -56,7 +56,7 @@ def connect(uri: str) -> Any:
     """
     # MLflow reports its use to its makers unless told not to; patient networks should stay silent.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name, value in IMPATIENCE.items():
+    for name, value in SHORT_TIMEOUTS.items():
         if name not in os.environ:
             os.environ[name] = value
             _ours.add(name)
@@ -180,5 +180,5 @@ def sqlite_lock(uri: str) -> Iterator[None]:
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     # A file system without locks has to do without.
-    with waiting_for(f"{database}.lock", patience=120):
+    with waiting_for(f"{database}.lock", timeout=120):
         yield

@@ -139,7 +139,7 @@ class Delivery:
                 taken = self._deliver(record)
                 self._save(behind)
                 if taken:
-                    self.journal.forget(record)
+                    self.journal.drop_file(record)
             end = behind
         if batch:
             self._metrics(batch)

@@ -50,7 +50,7 @@ class Shipping:
         self._fatal: TrackingError | None = None
         self._starting = True
         self._stopping = False
-        self._told = False
+        self._warned = False
         self._news = threading.Condition()
         # Under the condition: what is asked of the thread, and what it has done.
         self._asked = 0
@@ -164,21 +164,21 @@ class Shipping:
                 # One request that fails on its own is nothing to tell.
                 self._tell(first_line(error))
             return False
-        if self._told:
+        if self._warned:
             logger.warning("MLflow at %s is there again; it gets all that was kept", hidden(self.uri))
-            self._told = False
+            self._warned = False
         self._failures = 0
         return complete
 
     def _tell(self, what: str) -> None:
-        if not self._told:
+        if not self._warned:
             logger.warning(
                 "MLflow at %s cannot be reached (%s); the work goes on and the run is kept in %s meanwhile",
                 hidden(self.uri),
                 what,
                 self.journal.folder,
             )
-        self._told = True
+        self._warned = True
 
     def _once(self, asked: bool) -> bool:
         if self._client is None:
@@ -249,8 +249,8 @@ class Shipping:
             delivery = Delivery(journal, self._client)
             delivery.open()
             delivery.advance()
-            mine = self._delivery is not None and delivery.run_id == self._delivery.run_id
-            if not (delivery.ended or goes_on or mine):
+            ours = self._delivery is not None and delivery.run_id == self._delivery.run_id
+            if not (delivery.ended or goes_on or ours):
                 if self._delivery is None or head["work"] != self._delivery.head["work"]:
                     return  # another work's: its own next start goes on with it, or closes it
                 delivery.abandon()

@@ -325,7 +325,7 @@ class Journal:
         finally:
             self.release()
 
-    def forget(self, record: Mapping[str, Any]) -> None:
+    def drop_file(self, record: Mapping[str, Any]) -> None:
         """Remove the file of a record that is delivered for good."""
         if "file" in record:
             shutil.rmtree((self.folder / record["file"]).parent, ignore_errors=True)

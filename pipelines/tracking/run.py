@@ -91,7 +91,7 @@ class Tracking:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
         self.flush_seconds = flush_seconds
         self.enabled = rank() == 0 if enabled is None else enabled
-        self._patience = finish_seconds
+        self._time_left = finish_seconds
         self._sampling = system_metrics if wants_system_metrics() else None
         self._metric_keys, self._param_keys = Keys(), Keys()
         self._key = uuid.uuid4().hex
@@ -297,8 +297,8 @@ class Tracking:
             return True
         started = time.monotonic()
         with Steps(None, "waiting for MLflow"):
-            done = self._shipping.wait(self._patience)
-        self._patience = max(0.0, self._patience - (time.monotonic() - started))
+            done = self._shipping.wait(self._time_left)
+        self._time_left = max(0.0, self._time_left - (time.monotonic() - started))
         return done
 
     def finish(self, status: str) -> None:
@@ -316,10 +316,10 @@ class Tracking:
             self._ended = True
         self._journal.secure()
         if status == "KILLED":
-            self._patience = min(self._patience, KILLED_SECONDS)
+            self._time_left = min(self._time_left, KILLED_SECONDS)
         delivered = self.flush()
         if delivered and status != "KILLED":
-            self._shipping.wait_for_others(min(self._patience, OTHERS_SECONDS))
+            self._shipping.wait_for_others(min(self._time_left, OTHERS_SECONDS))
         self._given = self.run_id
         self._shipping.stop()
         folder, name = self._journal.folder, self.run_id
@@ -336,7 +336,7 @@ class Tracking:
             logger.warning("%s", said)
         self._journal = self._shipping = self._system = self._files = None
 
-    def hold_on(self) -> None:
+    def ignore_sigterm(self) -> None:
         """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
         if signal.SIGTERM in self._handlers:
             self._handlers[signal.SIGTERM] = signal.SIG_IGN

@@ -73,7 +73,7 @@ class RunFiles:
                 kept.append(self.journal.keep(path))
         except OSError as error:
             for file in kept:
-                self.journal.forget({"file": file})
+                self.journal.drop_file({"file": file})
             for name in names:
                 self.lose(name, error)
             return

@@ -175,5 +175,5 @@ def _artifact_root(uri: str) -> str | None:
 def _turns(name: str) -> Iterator[None]:
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    with waiting_for(Path(tempfile.gettempdir()) / f"segbundles-{user}-{digest}.lock", patience=30):
+    with waiting_for(Path(tempfile.gettempdir()) / f"segbundles-{user}-{digest}.lock", timeout=30):
         yield

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipelines.distributed.collectives import mine
+from pipelines.distributed.collectives import part_of_rank
 from pipelines.training.resume import ResumeError
 from pipelines.training.trainer import SegTrainer
 from pipelines.training.trainer_state import place_schedule, restore_trainer
@@ -57,7 +57,7 @@ def restore(
         inside = min(inside, length) if not changed else length
     trainer.state.epoch, trainer.state.iteration = done, done * length + inside
     if inside and not changed:
-        part = mine(list(state["ranks"]), rank())
+        part = part_of_rank(list(state["ranks"]), rank())
         trainer.state.earlier_losses = list(part["losses"].to(trainer.state.device))
     elif inside:
         # As many as these patches would have taken now, so that each patch counts once in the epoch's mean.

@@ -62,7 +62,7 @@ def resume_mode(value: bool | str) -> str:
     return modes[value]
 
 
-def work_of(flat: Mapping[str, str], data: str) -> dict[str, str]:
+def training_identity(flat: Mapping[str, str], data: str) -> dict[str, str]:
     """What makes a training the one it is: config without `FREE`, data, number of processes.
 
     Args:
@@ -88,7 +88,7 @@ def differences(
     ]
 
 
-def goes_on(
+def can_resume(
     state: Mapping[str, Any] | None,
     work: Mapping[str, str],
     epochs: int,
@@ -100,7 +100,7 @@ def goes_on(
 
     Args:
         state: of the last checkpoint, see `pipelines.training.checkpoints.Checkpoints.latest`; None without one.
-        work: `work_of` this start.
+        work: `training_identity` this start.
         epochs: asked for now.
         mode: see `resume_mode`.
         stops: whether early stopping ends a training with this state at once.
@@ -138,7 +138,7 @@ def _short(value: str | None, limit: int = 60) -> str:
     return value if len(value) <= limit else f"{value[: limit - 3]}..."
 
 
-def agreed(work: Mapping[str, str], data: Dataset, patches: Any) -> dict[str, str]:
+def same_on_all_ranks(work: Mapping[str, str], data: Dataset, patches: Any) -> dict[str, str]:
     """What makes the training the one it is, by rank 0, after all ranks have compared theirs.
 
     Every host may have a copy of its own of code, config, dataset and patch store. Paths and times of the dataset may
@@ -146,7 +146,7 @@ def agreed(work: Mapping[str, str], data: Dataset, patches: Any) -> dict[str, st
     the same list. Called by all ranks together.
 
     Args:
-        work: `pipelines.training.resume.work_of` this process.
+        work: `pipelines.training.resume.training_identity` this process.
         data: the dataset.
         patches: what patches are drawn from; a `PatchDataset` knows its content.
 

@@ -93,7 +93,7 @@ class Record:
 
         Args:
             continue_run: the run of the checkpoint that the training goes on from.
-            work: what makes the training the one it is, see `pipelines.training.resume.work_of`: the next start of the same
+            work: what makes the training the one it is, see `pipelines.training.resume.training_identity`: the next start of the same
                 work closes a run that was left open.
         """
         parent = parent_of(self.config, self.data) if self._fold is not None else None

@@ -23,7 +23,7 @@ STEPS = 3
 # What fewer threads have to save before they are taken.
 WORTHWHILE = 0.9
 # Steps that are so many times slower than they were when timed, in a row, are a reason to time anew.
-SLOWER, PATIENCE = 1.5, 5
+SLOWER, SLOW_STEPS = 1.5, 5
 # Seconds after which more threads are tried again, as the other program may have ended.
 RETRY = 300.0
 
@@ -115,7 +115,7 @@ class ThreadTuner:
     def _watch(self, seconds: float) -> None:
         assert self._expected is not None
         self._slow = self._slow + 1 if seconds > SLOWER * self._expected else 0
-        if self._slow == PATIENCE or self._clock() > self._until:
+        if self._slow == SLOW_STEPS or self._clock() > self._until:
             self._begin()
             # Nothing needs to be made first this time.
             self._warm = True

@@ -15,9 +15,9 @@ from monai.utils.enums import CommonKeys as Keys
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchSampler
-from pipelines.distributed.collectives import from_first, greatest, mine, of_all_ranks
+from pipelines.distributed.collectives import from_first, max_of_ranks, of_all_ranks, part_of_rank
 from pipelines.distributed.failures import failing_together
-from pipelines.distributed.process_group import is_distributed, together
+from pipelines.distributed.process_group import barrier, is_distributed
 from pipelines.evaluation.validation import validation_dice
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.trained_model import BEST
@@ -27,7 +27,14 @@ from pipelines.training.early_stopping import EarlyStopping, StoppingError
 from pipelines.training.handlers import earlier_losses
 from pipelines.training.model_cards import model_card, require_openable
 from pipelines.training.restoring import restore
-from pipelines.training.resume import NEW, agreed, differences, goes_on, resume_mode, work_of
+from pipelines.training.resume import (
+    NEW,
+    can_resume,
+    differences,
+    resume_mode,
+    same_on_all_ranks,
+    training_identity,
+)
 from pipelines.training.run_logger import Record
 from pipelines.training.saving import Saver
 from pipelines.training.seed import random_state, set_random_state
@@ -99,7 +106,7 @@ class Training:
         self.tracking = tracking
         self.config = config
         self.checkpoints = Checkpoints(folder)
-        self.work = work_of(config.flat(), data.digest())
+        self.work = training_identity(config.flat(), data.digest())
         self.mode = resume_mode(resume)
         self.record = Record(tracking, config, data, evaluator, log_interval, pictures)
         self.stopping = EarlyStopping(patience, min_delta)
@@ -146,7 +153,7 @@ class Training:
 
     def _begin(self) -> None:
         # What is recorded is the work of rank 0: its dataset may lie elsewhere than the other hosts'.
-        self.work = agreed(self.work, self.data, self.trainer.data_loader.dataset)  # type: ignore[union-attr]
+        self.work = same_on_all_ranks(self.work, self.data, self.trainer.data_loader.dataset)  # type: ignore[union-attr]
         epochs = self.trainer.state.max_epochs or 0
         # The other hosts need not see the folder.
         state, whole = from_first(self._earlier)
@@ -212,7 +219,7 @@ class Training:
         state = self._latest() if self.mode != NEW else None
         epochs = self.trainer.state.max_epochs or 0
         stops = lambda s: self._has_to_stop(s["history"])  # noqa: E731
-        if not goes_on(state, self.work, epochs, self.mode, stops, self.checkpoints.folder):
+        if not can_resume(state, self.work, epochs, self.mode, stops, self.checkpoints.folder):
             return None, False
         return state, self.checkpoints.has_model()
 
@@ -220,7 +227,7 @@ class Training:
         folder = self.checkpoints.folder
         self._skip = restore(self.trainer, state, changed, self._patches_per_iteration(), folder)
         self._parts = list(state["ranks"])
-        part = mine(self._parts, rank())
+        part = part_of_rank(self._parts, rank())
         if part is not None:
             self._random = part["random"]
         self.best, self._history = float(state["best"]), list(state["history"])
@@ -287,7 +294,7 @@ class Training:
         if inside < length and step % AGREEMENT and engine.state.device.type == "cuda" and is_distributed():
             return
         due = self._saver.due()
-        asked = greatest(self._request.number or int(due), engine.state.device)
+        asked = max_of_ranks(self._request.number or int(due), engine.state.device)
         if asked and isinstance(getattr(engine.data_loader, "sampler", None), PatchSampler):
             ranks = of_all_ranks(self._of_this_rank())
             # On a GPU the trainer looks for NaN only once in a while: such weights are not kept.
@@ -322,7 +329,7 @@ class Training:
             self._saver.keep_model(self.network, self._card(epoch))
         self._parts = of_all_ranks(self._of_this_rank())
         self._saver.write(self._state(epoch, self._parts), required=last)
-        asked = greatest(self._request.number or 0, engine.state.device)
+        asked = max_of_ranks(self._request.number or 0, engine.state.device)
         if asked and not last:
             self._stop(asked)
         if self.stopped_early:
@@ -336,8 +343,8 @@ class Training:
         said = "asked to end in epoch %d after iteration %d; the same command goes on from %s"
         logger.info(said, state.epoch, state.iteration, last)
         # The first to end makes torchrun end the others: not while rank 0 writes.
-        together()
-        self._request.obey(number)
+        barrier()
+        self._request.end_now(number)
 
     def _patches_per_iteration(self) -> int:
         batch: int = getattr(self.trainer.data_loader, "batch_size", None) or 1

@@ -16,7 +16,7 @@ COMMANDS = ("monai.bundle.__main__", "pipelines.__main__")
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """For imports of large packages: no collection meanwhile, and in a command of ours none ever looks at them."""
     collecting = gc.isenabled()
     gc.disable()

@@ -105,7 +105,7 @@ class Lock:
 @contextlib.contextmanager
 def waiting_for(
     path: str | os.PathLike,
-    patience: float = math.inf,
+    timeout: float = math.inf,
     busy: Callable[[], None] | None = None,
     unlocked: Callable[[OSError], None] | None = None,
 ) -> Iterator[bool]:
@@ -115,14 +115,14 @@ def waiting_for(
 
     Args:
         path: of the lock file, see `Lock`.
-        patience: seconds to wait at most.
+        timeout: seconds to wait at most.
         busy: called once if there is anything to wait for.
         unlocked: called with the reason where the file cannot be locked.
 
     Yields:
         Whether the lock is held.
     """
-    lock, deadline = Lock(path), time.monotonic() + patience
+    lock, deadline = Lock(path), time.monotonic() + timeout
     taken = said = False
     try:
         while not (taken := lock.take()) and time.monotonic() < deadline:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-ONE_WISH = 3.0
+SAME_REQUEST_SECONDS = 3.0
 """Seconds in which several signals are one: batch systems send theirs to torchrun, which passes it on, and to all it
 has started."""
 
@@ -21,7 +21,7 @@ class StopRequest:
 
     Used as a context. The first signal is only noted, `number` says which; with `at_once` set, and at a second
     signal, the handler that was there before is called, which ends what is going on. Under torchrun a second signal
-    counts as one only `ONE_WISH` seconds later.
+    counts as one only `SAME_REQUEST_SECONDS` seconds later.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StopRequest:
         self.busy = False
         self._before: dict[int, Any] = {}
         self._first = 0.0
-        self._apart = ONE_WISH if "RANK" in os.environ else 0.0
+        self._apart = SAME_REQUEST_SECONDS if "RANK" in os.environ else 0.0
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -48,7 +48,7 @@ class StopRequest:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def obey(self, number: int | None = None) -> None:
+    def end_now(self, number: int | None = None) -> None:
         """End now as the signal asks, by its handler of before."""
         number = self.number if number is None else number
         assert number is not None
@@ -64,7 +64,7 @@ class StopRequest:
         if not again:
             self._first = now
         if again or self.at_once:
-            self.obey()
+            self.end_now()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from transforms.errors import ImageError
 
-__all__ = ["GRID_TOLERANCE", "Painter", "place_frame"]
+__all__ = ["GRID_TOLERANCE", "LabelPainter", "place_frame"]
 
 GRID_TOLERANCE = 0.05
 """How far, in voxels of the CT, the corners of what a frame shows may lie off the voxels that they are placed on."""
@@ -19,7 +19,7 @@ GRID_TOLERANCE = 0.05
 _log = logging.getLogger(__name__)
 
 
-class Painter:
+class LabelPainter:
     """A label map that regions are painted into; of several classes at one voxel the highest class id stays.
 
     So a lesion (2) inside its organ (1) is kept, as in label maps of the usual data sets.

@@ -15,7 +15,7 @@ import numpy as np
 from pydicom import Dataset
 
 from transforms.dicom.contours import crossed, fill_polygons
-from transforms.dicom.label_painter import Painter
+from transforms.dicom.label_painter import LabelPainter
 from transforms.dicom.segment_names import match_names
 from transforms.errors import ImageError
 
@@ -77,7 +77,7 @@ def read_rtstruct(
     classes = match_names(path, names, labels, "ROI")
     if "ROIContourSequence" not in dataset:
         raise ImageError(f"{path}: it names ROIs and has no contours (ROIContourSequence). {_EXPORT}")
-    painter = Painter(shape, max(labels))
+    painter = LabelPainter(shape, max(labels))
     to_voxel = np.linalg.inv(affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
     drawn: dict[int, dict[int, list[np.ndarray]]] = {}
     for item in dataset.ROIContourSequence or []:

@@ -17,7 +17,7 @@ from pydicom import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
 
-from transforms.dicom.label_painter import Painter, place_frame
+from transforms.dicom.label_painter import LabelPainter, place_frame
 from transforms.dicom.seg_sources import aligned_headers, refer_to_files
 from transforms.dicom.segment_names import match_names
 from transforms.dicom.source_images import (
@@ -94,7 +94,7 @@ def read_seg(
     level = threshold * float(dataset.get("MaximumFractionalValue", 0)) if kind == "FRACTIONAL" else 1
     if level <= 0:
         raise ImageError(f"{path}: a fractional segmentation without MaximumFractionalValue. {_EXPORT}")
-    painter = Painter(shape, max(labels))
+    painter = LabelPainter(shape, max(labels))
     to_voxel = np.linalg.inv(affine)
     to_class, known = _label_map_classes(dataset, classes, painter.array.dtype)
     seen: dict[str, bytes] = {}

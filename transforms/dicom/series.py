@@ -22,7 +22,7 @@ from transforms.dicom.checks import check_common_grid, check_slice, warn_of_mixt
 from transforms.dicom.choice import choose_volume
 from transforms.dicom.headers import Frame
 from transforms.dicom.pixels import LOSSY, decode_frames, hounsfield_exact, hounsfield_float, is_ambiguous
-from transforms.dicom.stack import ALTERNATING, MISSING, UNEVEN, arrange, checked_names
+from transforms.dicom.stack import ALTERNATING, MISSING, UNEVEN, checked_names, stack_slices
 from transforms.dicom.units import require_air
 from transforms.dicom.volumes import Volume, find_volumes
 
@@ -112,7 +112,7 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
     for frame in frames:
         check_slice(frame)
     check_common_grid(frames)
-    stack = arrange(frames, allow)
+    stack = stack_slices(frames, allow)
     warn_of_mixture(stack.frames)
     first = stack.frames[0]
     return Series(

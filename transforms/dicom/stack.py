@@ -19,7 +19,7 @@ from transforms.dicom.order import is_close
 from transforms.dicom.pixels import decode_frames
 from transforms.errors import ImageError
 
-__all__ = ["ALLOWED", "ALTERNATING", "MISSING", "UNEVEN", "Stack", "arrange", "checked_names"]
+__all__ = ["ALLOWED", "ALTERNATING", "MISSING", "UNEVEN", "Stack", "checked_names", "stack_slices"]
 
 MISSING, UNEVEN, ALTERNATING = "missing-slices", "uneven-spacing", "alternating-slices"
 ALLOWED = (MISSING, UNEVEN, ALTERNATING)
@@ -82,7 +82,7 @@ def checked_names(allow: Collection[str] | str) -> frozenset[str]:
     return names
 
 
-def arrange(frames: Collection[Frame], allow: Collection[str] = ()) -> Stack:
+def stack_slices(frames: Collection[Frame], allow: Collection[str] = ()) -> Stack:
     """Sort checked slices of one volume and find the one affine that holds for all of them.
 
     Raises

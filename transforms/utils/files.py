@@ -147,7 +147,7 @@ def sha256_of(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-_PATIENCE = 5.0
+_RENAME_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -174,7 +174,7 @@ def put_in_place(source: str | os.PathLike, target: str | os.PathLike) -> Path:
     Raises:
         OSError: as `os.replace`.
     """
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _RENAME_SECONDS
     while True:
         try:
             return Path(source).replace(target)

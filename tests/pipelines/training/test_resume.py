@@ -7,10 +7,10 @@ from pipelines.training.resume import (
     NEW,
     SAME,
     ResumeError,
+    can_resume,
     differences,
-    goes_on,
     resume_mode,
-    work_of,
+    training_identity,
 )
 
 WORK = {"learning_rate": "0.004", "network_def.features": "[8, 16]"}
@@ -53,7 +53,7 @@ def state(epoch, finished=False, early=False, inside=0, epochs=4):
 )
 def test_every_case(found, work, epochs, mode, stops, expected):
     def decide():
-        return goes_on(found, work, epochs, mode, lambda state: stops, "models")
+        return can_resume(found, work, epochs, mode, lambda state: stops, "models")
 
     if isinstance(expected, bool):
         assert decide() is expected
@@ -75,7 +75,7 @@ def test_differences_are_named_as_on_the_command_line_and_knobs_come_first():
 def test_many_differences_stay_one_sentence():
     now = {f"knob{i}": "1" for i in range(30)}
     with pytest.raises(ResumeError) as caught:
-        goes_on(state(2), now, 4, SAME, lambda state: False, "models")
+        can_resume(state(2), now, 4, SAME, lambda state: False, "models")
     assert str(caught.value).count("in the checkpoint,") == 8
     assert "and 24 more" in str(caught.value)
 
@@ -83,14 +83,14 @@ def test_many_differences_stay_one_sentence():
 def test_what_makes_a_training_what_it_is(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     flat = {"learning_rate": "1", "epochs": "3", "tracking.uri": "x", "patience": "2", "train.epochs": "3"}
-    work = work_of(flat, "digest")
+    work = training_identity(flat, "digest")
     assert {"learning_rate", "train.epochs"} < work.keys()
     assert not {"epochs", "tracking.uri", "patience"} & work.keys()
-    assert differences(work, work_of(flat, "digest")) == []
-    (phrase,) = differences(work, work_of(flat, "other"))
+    assert differences(work, training_identity(flat, "digest")) == []
+    (phrase,) = differences(work, training_identity(flat, "other"))
     assert phrase == "the files of the dataset (digest): digest in the checkpoint, other now"
     monkeypatch.setenv("WORLD_SIZE", "2")
-    (phrase,) = differences(work, work_of(flat, "digest"))
+    (phrase,) = differences(work, training_identity(flat, "digest"))
     assert phrase == "the number of processes: 1 in the checkpoint, 2 now"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.training import thread_tuning
-from pipelines.training.thread_tuning import PATIENCE, RETRY, STEPS, ThreadTuner
+from pipelines.training.thread_tuning import RETRY, SLOW_STEPS, STEPS, ThreadTuner
 from pipelines.utils.cores import VARIABLES
 
 
@@ -77,7 +77,7 @@ def test_steps_that_get_slow_are_timed_anew(start):
     machine, tuner = start({2: 1.0, 1: 1.6})
     machine.steps(tuner, 20)
     machine.seconds = {2: 8.0, 1: 2.0}
-    machine.steps(tuner, PATIENCE + 2 * STEPS)
+    machine.steps(tuner, SLOW_STEPS + 2 * STEPS)
     assert machine.threads == 1
 
 
@@ -87,7 +87,7 @@ def test_one_slow_step_is_none(start):
     before = machine.tried.count(1)
     for _ in range(4):
         machine.seconds[2] = 9.0
-        machine.steps(tuner, PATIENCE - 1)
+        machine.steps(tuner, SLOW_STEPS - 1)
         machine.seconds[2] = 1.0
         machine.steps(tuner, 1)
     assert machine.tried.count(1) == before

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipelines.distributed.collectives import mine, of_all_ranks
+from pipelines.distributed.collectives import of_all_ranks, part_of_rank
 from pipelines.inference.trained_model import load_tensors
 from pipelines.training.seed import random_state, set_random_state
 from tests.pipelines import small
@@ -34,8 +34,8 @@ def test_all_generators_go_on_from_a_file(tmp_path, seed):
 
 def test_one_process_has_one_part():
     assert of_all_ranks("a") == ["a"]
-    assert mine(["a"], 0) == "a"
-    assert mine(["a"], 1) is None
+    assert part_of_rank(["a"], 0) == "a"
+    assert part_of_rank(["a"], 1) is None
 
 
 def test_an_iteration_within_an_accumulation_window_tells_the_norm_of_the_step_before(

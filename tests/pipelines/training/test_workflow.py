@@ -17,7 +17,7 @@ from pipelines.inference.trained_model import BEST, CARD, load_tensors
 from pipelines.tracking.run import TrackingError
 from pipelines.training import workflow as module
 from pipelines.training.checkpoints import EARLIER, LAST, CheckpointNotWrittenError, Checkpoints, load_state
-from pipelines.training.resume import work_of
+from pipelines.training.resume import training_identity
 from pipelines.utils.signals import Terminated
 from tests.pipelines import small
 from tests.pipelines.training.test_checkpoints import equal, without_times
@@ -244,7 +244,9 @@ def test_changed_data_and_processes_are_refused(tmp_path, monkeypatch):
     data = small.write_dataset(tmp_path / "data")
     path = unfinished(tmp_path, data, monkeypatch)
     monkeypatch.setattr(
-        module, "work_of", lambda flat, digest: {**work_of(flat, digest), "the number of processes": "2"}
+        module,
+        "training_identity",
+        lambda flat, digest: {**training_identity(flat, digest), "the number of processes": "2"},
     )
     assert "the number of processes: 1 in the checkpoint, 2 now" in str(error_of(path))
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.utils.importing import COMMANDS, importing, keep_what_is_there
+from pipelines.utils.importing import COMMANDS, gc_paused, keep_what_is_there
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -34,7 +34,7 @@ def test_nothing_is_collected_meanwhile_and_what_came_stays(command):
     before, seen = gc.get_freeze_count(), []
     gc.callbacks.append(lambda phase, info: seen.append(phase))
     try:
-        with importing():
+        with gc_paused():
             nodes = [Node() for _ in range(100_000)]
     finally:
         gc.callbacks.pop()
@@ -45,13 +45,13 @@ def test_nothing_is_collected_meanwhile_and_what_came_stays(command):
 
 def test_a_collector_that_is_off_stays_off(command):
     gc.disable()
-    with importing():
+    with gc_paused():
         pass
     assert not gc.isenabled()
 
 
 def test_an_import_that_fails_leaves_the_collector_running(command):
-    with pytest.raises(ModuleNotFoundError), importing():
+    with pytest.raises(ModuleNotFoundError), gc_paused():
         import no_such_package  # noqa: F401
     assert gc.isenabled()
 
@@ -65,7 +65,7 @@ def test_what_comes_later_is_collected_as_ever(command):
 
 def test_another_program_keeps_its_collector():
     before = gc.get_freeze_count()
-    with importing():
+    with gc_paused():
         nodes = [Node() for _ in range(10)]
     assert gc.get_freeze_count() == before
     del nodes

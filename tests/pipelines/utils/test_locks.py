@@ -86,9 +86,9 @@ def test_who_waits_says_so_once_and_gets_the_lock_of_a_killed_process(tmp_path):
 
 
 def test_patience_ends_and_the_block_is_entered_without_the_lock(tmp_path):
-    with holder(tmp_path / "lock"), waiting_for(tmp_path / "lock", patience=0.1) as taken:
+    with holder(tmp_path / "lock"), waiting_for(tmp_path / "lock", timeout=0.1) as taken:
         assert not taken
-        with waiting_for(tmp_path / "lock", patience=0) as again:
+        with waiting_for(tmp_path / "lock", timeout=0) as again:
             assert not again
 
 

@@ -72,7 +72,7 @@ def test_the_first_signal_is_noted_and_the_second_ends(ends):
         with pytest.raises(Ended):
             terminate()
         with pytest.raises(Ended):
-            request.obey()
+            request.end_now()
     assert signal.getsignal(signal.SIGTERM) is ends
 
 
@@ -101,9 +101,9 @@ def test_under_torchrun_signals_close_together_are_one(pause, ended, monkeypatch
     """Batch systems signal torchrun, which passes it on, and its processes too."""
     heard, now = [], [100.0]
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(stopping, "ONE_WISH", 1.0)
+    monkeypatch.setattr(stopping, "SAME_REQUEST_SECONDS", 1.0)
     monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(stopping.StopRequest, "obey", lambda self, number=None: heard.append(self.number))
+    monkeypatch.setattr(stopping.StopRequest, "end_now", lambda self, number=None: heard.append(self.number))
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, before)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from transforms.utils import placing as module
+from transforms.utils import files as module
 from transforms.utils.files import placing, put_in_place
 
 
@@ -35,7 +35,7 @@ def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, w
 
 
 def test_one_that_stays_open_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "_RENAME_SECONDS", 0.1)
     attempts = refusing(monkeypatch, 10**6, 32)
     (tmp_path / "new").write_bytes(b"new")
     with pytest.raises(PermissionError):
