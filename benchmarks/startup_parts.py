@@ -96,7 +96,7 @@ MONAI_CONFIG: dict[str, Any] = {
                 {
                     "_target_": "RandSpatialCropd",
                     "keys": ["image", "label"],
-                    "roi_size": [112, 96, 32],
+                    "roi_size": [112, 96, 28],
                     "random_size": False,
                 },
             ],
