@@ -13,9 +13,10 @@ from PIL import Image
 
 from pipelines.comparison.comparison import Comparison, compare
 from pipelines.comparison.html_report import MOST_BYTES, PICTURE_WIDTH, pictures, write_report
-from pipelines.comparison.plots import LABELS, RIGHT, WIDTH, boxes, differences, ticks
+from pipelines.comparison.plots import boxes, differences
 from pipelines.comparison.run_finder import RunFinder
 from pipelines.comparison.run_results import read_results
+from pipelines.utils.svg import LABELS, RIGHT, WIDTH
 from tests.pipelines.comparison.test_comparison import results
 from tests.pipelines.tracked_runs import add_run, new_store
 
@@ -133,18 +134,6 @@ def test_degenerate_comparisons_draw() -> None:
         text = ElementTree.tostring(ElementTree.fromstring(svg)).decode()
         assert "nan" not in text.lower().replace("nance", "")
         assert "inf" not in text.lower()
-
-
-def test_ticks_are_round_and_within() -> None:
-    assert ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert ticks(-0.011, 0.023) == pytest.approx([-0.01, -0.005, 0, 0.005, 0.01, 0.015, 0.02])
-    random = np.random.default_rng(0)
-    for _ in range(200):
-        low = random.normal() * 10 ** random.uniform(-6, 4)
-        high = low + 10 ** random.uniform(-6, 4)
-        found = ticks(low, high)
-        assert 1 <= len(found) <= 9
-        assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
 
 
 def test_a_large_comparison_stays_a_page(tmp_path: Path) -> None:
