@@ -15,8 +15,6 @@ from PIL import Image
 
 from pipelines.tracking.runs import quoted
 from pipelines.training.run_logger import _image_key, model_name
-from pipelines.utils import provenance
-from pipelines.utils.provenance import uncommitted
 from tests import waiting
 from tests.pipelines import small
 
@@ -214,32 +212,6 @@ def test_folds_are_children_of_one_run_with_mean_and_spread(template, tmp_path, 
             assert parent.data.metrics[name + ending] == pytest.approx(value), name + ending
     train(0, train__trainer__max_grad_norm=0.5)
     assert len(runs("cross-validation")) == 2, "another config is another cross-validation"
-
-
-def test_uncommitted_changes_are_kept_and_can_be_applied(tmp_path, monkeypatch):
-    repository = tmp_path / "repository"
-    (repository / "pipelines").mkdir(parents=True)
-    file = repository / "pipelines" / "provenance.py"
-    shutil.copy(provenance.__file__, file)
-    git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e@example.org"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "m"]):
-        subprocess.run([*git, *words], check=True)
-    monkeypatch.setattr(provenance, "REPOSITORY", repository)
-    monkeypatch.setattr(provenance, "__file__", str(file))
-    assert uncommitted() == ""
-    changed = file.read_text().replace("import platform", "import platform  # für mich")
-    file.write_text(changed, encoding="utf-8")
-    (repository / "new.py").write_text("secret = 1\n")
-    diff = uncommitted()
-    assert "# untracked: new.py" in diff
-    assert "secret" not in diff
-    subprocess.run([*git, "checkout", "-q", "."], check=True)
-    (tmp_path / "diff").write_text(diff, encoding="utf-8")
-    subprocess.run([*git, "apply", str(tmp_path / "diff")], check=True)
-    assert file.read_text(encoding="utf-8") == changed
-    short = uncommitted(limit=200)
-    assert len(short) < 320
-    assert "# cut off here" in short
 
 
 def test_every_experiment_has_a_name_for_its_model(template, tmp_path):
