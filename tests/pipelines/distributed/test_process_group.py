@@ -258,7 +258,7 @@ def test_all_ranks_validate_with_the_running_statistics_of_the_first(jobs):
     ],
 )
 def test_a_failing_rank_ends_all_and_the_run_is_failed(jobs, name, reason, said):
-    """By NaN, and by kill -9."""
+    """`failing_together`, by NaN and by kill -9."""
     require_failure(jobs[name], reason, said)
 
 
