@@ -8,9 +8,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.__main__ import main
-from pipelines.tracking import run as module
 from pipelines.tracking.run import Tracking
-from pipelines.utils.signals import Terminated
+from pipelines.utils.signals import Terminated, raise_terminated
 from tests.pipelines.tracked_runs import only_run
 
 
@@ -58,7 +57,7 @@ def test_a_broken_store_changes_nothing_about_how_a_training_ends(database, uri,
         if error is not None:
             raise error
     assert error is None or caught.value is error or caught.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is not module._terminate
+    assert signal.getsignal(signal.SIGTERM) is not raise_terminated
     assert caplog.text.count("cannot be reached") == 1
     assert "python -m pipelines sync" in caplog.text
     rename_tables(database, "gone_", "")
