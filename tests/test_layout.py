@@ -66,7 +66,13 @@ DOORS["pipelines.training"] = [
     "pipelines.packaging",
     "pipelines.mlflow_model",
 ]
-DOORS["pipelines.comparison"] = ["transforms", "pipelines.utils", "pipelines.metrics", "pipelines.tracking"]
+DOORS["pipelines.comparison"] = [
+    "transforms",
+    "pipelines.utils",
+    "pipelines.metrics",
+    "pipelines.config",
+    "pipelines.tracking",
+]
 DOORS["pipelines.cli"] = ["transforms", "pipelines"]
 
 

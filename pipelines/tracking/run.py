@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from pipelines.utils.mlflow_variables import RUN_NAME, wants_system_metrics
 from pipelines.utils.passwords import hidden, without_passwords
 from pipelines.utils.progress import Steps
 from pipelines.utils.ranks import rank
-from pipelines.utils.signals import Terminated, raise_terminated
+from pipelines.utils.signals import Terminated, raising_terminated
 
 __all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
 
@@ -100,7 +99,7 @@ class Tracking:
         self._files: RunFiles | None = None
         self._shipping: Shipping | None = None
         self._system: SystemMetrics | None = None
-        self._handlers: dict[int, Any] = {}
+        self._sigterm = raising_terminated()
         self._warned = False
         self._ended = False
 
@@ -338,9 +337,7 @@ class Tracking:
 
     def ignore_sigterm(self) -> None:
         """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
-        if signal.SIGTERM in self._handlers:
-            self._handlers[signal.SIGTERM] = signal.SIG_IGN
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._sigterm.ignore()
 
     def fail(self, error: BaseException) -> None:
         """Close the run as FAILED from another thread, where the one of the training is stuck."""
@@ -348,8 +345,7 @@ class Tracking:
         self.finish("FAILED")
 
     def __enter__(self) -> Tracking:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, raise_terminated)
+        self._sigterm.set()
         return self
 
     def __exit__(
@@ -362,9 +358,7 @@ class Tracking:
             error = interruption
         finally:
             # From here on a second signal ends the process at once.
-            for number, handler in self._handlers.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            self._handlers.clear()
+            self._sigterm.restore()
         if error is None:
             return
         killed = isinstance(error, (KeyboardInterrupt, Terminated))

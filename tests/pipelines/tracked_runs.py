@@ -21,8 +21,8 @@ from tests.waiting import PATIENCE
 
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have trainings of this process, and of its forks, give MLflow all the time that a slow machine needs."""
-    for name in ("tracking.KILLED_SECONDS", "tracking.OTHERS_SECONDS", "shipping.START_SECONDS"):
-        monkeypatch.setattr(f"pipelines.{name}", PATIENCE)
+    for name in ("run.KILLED_SECONDS", "run.OTHERS_SECONDS", "delivery_thread.START_SECONDS"):
+        monkeypatch.setattr(f"pipelines.tracking.{name}", PATIENCE)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from pydicom.uid import UID, CTImageStorage
 from transforms.dicom.files import open_file
 from transforms.dicom.label_painter import GRID_TOLERANCE
 from transforms.errors import ImageError
-from transforms.utils.files import placing
+from transforms.utils.files import replacing
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -225,6 +225,6 @@ def software_version() -> str:
 def replace_file(path: Path, dataset: Dataset, syntax: UID) -> Path:
     """Write a DICOM file by way of a temporary name beside it, so that nobody sees half of it."""
     dataset.file_meta.TransferSyntaxUID = syntax
-    with placing(path) as part:
+    with replacing(path, synced=False) as part:
         dataset.save_as(part, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=True)
     return path

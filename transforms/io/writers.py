@@ -16,7 +16,7 @@ from transforms.io.header import NIFTI_SUFFIXES, image_suffix
 from transforms.io.nifti import nifti_forms
 from transforms.io.nifti_forms import Forms
 from transforms.io.pictures import write_picture
-from transforms.utils.files import placing
+from transforms.utils.files import replacing
 
 __all__ = ["forms_like", "write_label"]
 
@@ -70,7 +70,7 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | 
         raise ImageError(
             f"{path}: the label map carries no affine (it is no MetaTensor), so it has no place in space."
         )
-    with placing(path) as part:
+    with replacing(path, synced=False) as part:
         if name.endswith(".png"):
             write_picture(part, array)
         else:
@@ -161,7 +161,7 @@ def write_probabilities(
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
     with (
-        placing(path) as part,
+        replacing(path, synced=False) as part,
         part.open("wb") as stream,
         gzip.GzipFile("", "wb", 1, stream, mtime=0) as zipped,
     ):
