@@ -140,7 +140,7 @@ class Progress:
 
     def _epoch(self, engine: Engine) -> None:
         # On every rank: the mean is that of all.
-        losses = engine.state.losses
+        losses = engine.state.losses  # type: ignore[attr-defined]
         mean = mean_loss(losses) if losses else float("nan")
         if not self._speaks:
             return
@@ -180,13 +180,14 @@ def keep_losses(engine: Engine) -> None:
 
 
 def _begin_losses(engine: Engine) -> None:
-    state = engine.state
+    state: Any = engine.state
     if state.iteration == (state.epoch - 1) * (state.epoch_length or 0):
         state.losses = []
 
 
 def _add_loss(engine: Engine) -> None:
-    engine.state.losses.append(engine.state.output[Keys.LOSS])  # type: ignore[index]
+    state: Any = engine.state
+    state.losses.append(state.output[Keys.LOSS])
 
 
 def mean_loss(losses: Sequence[torch.Tensor]) -> float:

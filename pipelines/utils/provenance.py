@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from pipelines.utils.call_stack import running_command
 from pipelines.utils.cores import available_cores
 from pipelines.utils.passwords import hidden, without_passwords
 from pipelines.utils.ranks import world_size
@@ -139,22 +139,11 @@ def invocation() -> dict[str, Any]:
         empty outside of `monai.bundle run`. Passwords are `***` in them.
     """
     found: dict[str, Any] = {"command": list(sys.argv), "config_files": [], "overrides": {}}
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and {"config_file", "override"} <= set(
-            frame.f_locals
-        ):
-            from monai.bundle.scripts import update_kwargs
-
-            given = frame.f_locals
-            words = update_kwargs(
-                given.get("args_file"), config_file=given["config_file"], **given["override"]
-            )
-            files = words.pop("config_file", None)
-            found["config_files"] = [files] if isinstance(files, str) else list(files or [])
-            found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
-            break
-        frame = frame.f_back
+    words = running_command()
+    if words is not None:
+        files = words.pop("config_file", None)
+        found["config_files"] = [files] if isinstance(files, str) else list(files or [])
+        found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
     return {
         name: value if name == "config_files" else without_passwords(value) for name, value in found.items()
     }

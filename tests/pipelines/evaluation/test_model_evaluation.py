@@ -18,7 +18,7 @@ from pipelines.inference.ensemble import trained_model
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.inference.trained_model import TrainedModel
-from pipelines.metrics.summary import METRICS
+from pipelines.metrics.names import METRICS
 from pipelines.tracking.run import Tracking
 from tests.pipelines.small import write_dataset
 from tests.pipelines.tiny_model import write_model

@@ -13,6 +13,7 @@ from monai.metrics import ConfusionMatrixMetric, DiceMetric, MeanIoU
 from monai.networks.utils import one_hot
 from scipy import stats
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import case_dice, confusion_matrix, overlap_metrics
 from pipelines.metrics.result_files import (
     results,
@@ -26,7 +27,6 @@ from pipelines.metrics.statistics import RESAMPLES
 from pipelines.metrics.summary import (
     ABSENT,
     FALSE_POSITIVE,
-    METRICS,
     MISSED,
     PRESENT,
     figures,
@@ -152,7 +152,7 @@ def test_what_is_absent_missed_or_too_much_is_told_apart():
     assert found["precision"]["too much"] == 0
     assert [found["volume_error_ml"][n] for n in names[:3]] == [0, -1, 1]
     undefined = [found["sensitivity"]["too much"], found["precision"]["missed"]]
-    undefined += [found[metric]["neither"] for metric in METRICS[:5]]
+    undefined += [found[metric]["neither"] for metric in list(METRICS)[:5]]
     assert all(map(math.isnan, undefined))
     surfaces = surface_metrics(
         np.array(prediction).reshape(6, 1, 1), np.array(reference).reshape(6, 1, 1), names, np.eye(4), 1.0

@@ -13,7 +13,7 @@ from pipelines.data.loaders import volume_loader
 from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.metrics.summary import METRICS
+from pipelines.metrics.names import METRICS
 from pipelines.training.losses import SegLoss
 from pipelines.training.optimization import averaged, lr_schedule
 from pipelines.training.trainer import NonFiniteLossError, SegTrainer
