@@ -13,7 +13,7 @@ from typing import Any
 from monai.bundle.config_item import ComponentLocator
 
 from pipelines.config.errors import ConfigError, one_sentence
-from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves
+from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, parts
 from pipelines.config.knobs import Knob, knobs_of
 from pipelines.config.monai_tracking import follow_experiment, one_run
 from pipelines.utils.cores import use_cores
@@ -50,8 +50,9 @@ def preflight() -> None:
 
 def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
     known = set(knobs_of(Knob.ENTRY))
-    for value in _strings(raw):
-        known.update(REFERENCE.findall(value))
+    for value in parts(raw):
+        if isinstance(value, str):
+            known.update(REFERENCE.findall(value))
     for key in raw:
         if key not in known and key == "registry_uri":
             yield f"nothing uses '{key}'; set MLFLOW_REGISTRY_URI"
@@ -128,14 +129,3 @@ def _keywords(target: Any) -> set[str] | None:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return accepted - {"self"}
     return None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)

@@ -30,17 +30,16 @@ from pipelines.tracking.run_files import RunFiles, table_json
 from pipelines.tracking.run_head import LONGEST_TAG, absolute, first_record
 from pipelines.tracking.runs import PENDING
 from pipelines.tracking.system_metrics import SystemMetrics
-from pipelines.utils.mlflow_variables import RUN_NAME, wants_system_metrics
+from pipelines.utils.mlflow_variables import RUN_NAME, tracking_uri, wants_system_metrics
 from pipelines.utils.passwords import hidden, without_passwords
 from pipelines.utils.progress import Steps
 from pipelines.utils.ranks import rank
 from pipelines.utils.signals import Terminated, raising_terminated
 
-__all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
+__all__ = ["Terminated", "Tracking", "TrackingError"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 # After SIGTERM a scheduler gives a process some seconds before it kills it.
 KILLED_SECONDS = 8.0
 # A short run still sees to what earlier ones left.
@@ -87,7 +86,7 @@ class Tracking:
         self.experiment_id = None if experiment_id is None else str(experiment_id)
         run_name = run_name if run_name is not None else os.environ.get(RUN_NAME) or None
         self.run_name = None if run_name is None else str(run_name)
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self.uri = tracking_uri(uri)
         self.flush_seconds = flush_seconds
         self.enabled = rank() == 0 if enabled is None else enabled
         self._time_left = finish_seconds

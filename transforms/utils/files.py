@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -150,6 +151,31 @@ def sha256_of(path: str | os.PathLike) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def new_folder(temporary: Path, target: Path, proof: str) -> Iterator[Path]:
+    """A folder `temporary` that becomes `target` when the block ends without an error, and is gone otherwise.
+
+    Where another process was sooner, as locks do not reach everywhere, its folder stays: what is in it is as good.
+
+    Args:
+        temporary: a new name in the file system of `target`.
+        proof: a file by which a whole folder is known.
+
+    Raises:
+        OSError: the folder cannot be made or put in place.
+    """
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            put_in_place(temporary, target)
+        except OSError:
+            if not (target / proof).is_file():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 _RENAME_SECONDS = 5.0
