@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tracking.client import keep_quiet
+from pipelines.tracking.client import new_client
+from pipelines.tracking.journal import sqlite_file
+from pipelines.utils.mlflow_variables import tracking_uri
 from pipelines.utils.passwords import hidden
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 MOST = 20
 COMPARISON = "comparison"
 KIND = "segbundles.kind"
+_VARIABLES = {
+    # The default of seven retries lets a person wait for minutes before a wrong address is told.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 class RunError(ValueError):
@@ -39,22 +44,15 @@ class RunFinder:
     """
 
     def __init__(self, uri: str | None = None, experiment: str | None = None) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-        file = self.uri[len("sqlite:///") :] if self.uri.startswith("sqlite:///") else None
+        self.uri = tracking_uri(uri)
+        file = sqlite_file(self.uri)
         # MLflow would create an empty database at a mistyped path.
-        if file is not None and not Path(file).is_file():
+        if file is not None and not file.is_file():
             raise RunError(
-                f"there is no MLflow database at {Path(file).absolute()}; go to the folder that the training "
+                f"there is no MLflow database at {file}; go to the folder that the training "
                 "ran in, or give --tracking-uri"
             )
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # The default of seven retries lets a person wait for minutes before a wrong address is told.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        from mlflow.tracking import MlflowClient
-
-        keep_quiet(self.uri)
-        self.client: MlflowClient = self._call(MlflowClient, self.uri)
+        self.client: MlflowClient = self._call(new_client, self.uri, _VARIABLES)
         self._names: dict[str, str] = {}
         self._experiments = self._experiment_ids(experiment)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipelines.comparison.comparison import ALL, Change, Comparison, Row
 from pipelines.comparison.differences import Difference, config_differences, origin_differences
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.result_files import guarded
 from transforms.utils.files import replacing
 
@@ -30,8 +31,7 @@ def number(value: float, metric: str, signed: bool = False) -> str:
     """A value of a metric: four decimals of a share, two of mm or ml, n/a for NaN."""
     if math.isnan(value):
         return "n/a"
-    digits = 2 if metric.endswith(("_mm", "_ml")) else 4
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    text = f"{value:{'+' if signed else ''}.{METRICS[metric].digits}f}"
     # -0.0000 is no loss.
     return text.lstrip("+-") if not float(text) else text
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-OVERLAP_METRICS = ("dice", "iou", "sensitivity", "precision", "volume_error_ml")
 FORMAT = 1
 _BLOCK = 1 << 20
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import FORMAT
-from pipelines.metrics.summary import METRICS, outcome, summarise
+from pipelines.metrics.summary import outcome, summarise
 from transforms.utils.files import replacing
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
