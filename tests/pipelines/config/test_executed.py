@@ -8,6 +8,7 @@ import sys
 import pytest
 from monai.bundle import ConfigParser
 
+from pipelines.config import errors
 from pipelines.config import executed as module
 from pipelines.config.errors import ConfigError, user_error
 from pipelines.config.executed import ExecutedConfig, executed_config
@@ -115,7 +116,7 @@ def test_the_sentence_for_the_user_is_found_behind_monais():
     ours = chained(lambda: lr_schedule(None, "linear", 3))
     assert "the schedule 'linear' is unknown" in str(user_error(ours))
     # one that a library raises when this project calls it needs its traceback
-    assert user_error(chained(lambda: module._leaves("a", None).throw(ValueError("x")))) is None
+    assert user_error(chained(lambda: module.leaves("a", None).throw(ValueError("x")))) is None
     assert user_error(chained(lambda: int("x"))) is None
     assert user_error(chained(lambda: ExecutedConfig(None).raw)) is None
 
@@ -151,14 +152,14 @@ def test_on_the_command_line_an_error_is_one_sentence(tmp_path, repository, monk
 
 
 def test_an_error_that_is_not_the_users_keeps_its_traceback(capsys, monkeypatch):
-    monkeypatch.delenv(module.DEBUG, raising=False)
+    monkeypatch.delenv(errors.DEBUG, raising=False)
     for error, traced in ((chained(lambda: 1 / 0), True), (chained(raise_image_error), False)):
-        module.one_sentence(type(error), error, error.__traceback__)
+        errors.one_sentence(type(error), error, error.__traceback__)
         text = capsys.readouterr().err
         assert ("Traceback" in text) is traced
         assert ("error: a.nii.gz: cut off" in text) is not traced
-    module.one_sentence(KeyboardInterrupt, KeyboardInterrupt(), None)
+    errors.one_sentence(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err == "interrupted\n", "Ctrl-C is no error to trace"
-    monkeypatch.setenv(module.DEBUG, "1")
-    module.one_sentence(type(error), error, error.__traceback__)
+    monkeypatch.setenv(errors.DEBUG, "1")
+    errors.one_sentence(type(error), error, error.__traceback__)
     assert "Traceback" in capsys.readouterr().err

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.inference import trained_model
 from pipelines.inference.trained_model import BEST, CARD, CheckpointError, load_tensors
-from pipelines.training import checkpoints as checkpoints_module
 from pipelines.training.checkpoints import EARLIER, LAST, CheckpointNotWrittenError, Checkpoints, load_state
 from tests.file_systems import refuse_folder_sync
 from tests.pipelines import small
@@ -206,7 +206,7 @@ def weights(value):
 def pair(folder):
     """The value of the weights and of the card in place, as a user finds them; checks that they belong together."""
     path = folder / BEST
-    card = checkpoints_module._card_of(path, folder / CARD)
+    card = trained_model._card_of(path, folder / CARD)
     assert sha256_of(path) == card["sha256"]
     return float(load_tensors(path)["w"][0]), card["epoch"]
 
