@@ -33,10 +33,10 @@ class DatasetError(UserError, ValueError):
     exit_status = FAILED
 
     def __init__(self, where: str | Path, problems: Sequence[str]):
-        # All arguments: an error comes out of another process by being made anew from them.
-        super().__init__(where, problems)
         self.where = where
         self.problems = tuple(problems)
+        # Not the text: an error comes out of another process by being made anew from these.
+        super().__init__(where, self.problems)
 
     def __str__(self) -> str:
         if len(self.problems) == 1:
