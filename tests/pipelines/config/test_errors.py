@@ -1,11 +1,8 @@
-"""Every error meant for the user is one sentence with an exit status; every other one keeps its traceback."""
+"""An error meant for the user is one sentence with an exit status; every other one keeps its traceback."""
 
-import ast
 import errno
-import importlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 
@@ -13,70 +10,10 @@ import pytest
 
 from networks.errors import NetworkError
 from pipelines.__main__ import main
-from pipelines.config.errors import DEBUG, ConfigError, one_sentence, problem, user_error
-from pipelines.data.cases import DatasetError
+from pipelines.config.errors import DEBUG, one_sentence, problem, user_error
 from pipelines.training.optimization import lr_schedule
-from tests.test_layout import MODULES, REPOSITORY
-from transforms.errors import FAILED, USAGE, ImageError, UserError
-
-# How one part of a process tells another that it has to wait or to end; caught before a user sees them.
-SIGNALS = {"Busy", "TakenError", "Terminated"}
-# Plain errors that are none of a user's, each as "module: class".
-PLAIN = {
-    "pipelines.data.patch_store: RuntimeError",  # a mistake in the program: building in a loader's worker
-    "pipelines.tracking.system_metrics: RuntimeError",  # MLflow's way to say that a monitor cannot be had
-    "pipelines.utils.locks: OSError",  # what another system's own call would raise
-}
-
-
-def test_nothing_is_raised_that_would_reach_the_user_as_a_traceback():
-    plain = {"Exception", "ValueError", "RuntimeError", "OSError", "FileNotFoundError", "KeyError"}
-    found = {
-        f"{name}: {node.exc.func.id}"
-        for name, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Raise)
-        and isinstance(node.exc, ast.Call)
-        and isinstance(node.exc.func, ast.Name)
-        and node.exc.func.id in plain
-    }
-    assert found == PLAIN
-
-
-def error_classes():
-    """Every class of errors that the three packages define."""
-    for name in MODULES:
-        for value in vars(importlib.import_module(name)).values():
-            if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == name:
-                yield value
-
-
-def test_every_error_class_is_for_the_user_and_an_error_of_python_too():
-    classes = {kind for kind in error_classes() if kind.__name__ not in SIGNALS} - {UserError}
-    assert {ImageError, DatasetError, NetworkError, ConfigError} <= classes
-    for kind in classes:
-        assert issubclass(kind, NetworkError if kind.__module__ == "networks.errors" else UserError), kind
-        assert issubclass(kind, (ValueError, RuntimeError, OSError)), kind
-        assert kind.exit_status in (FAILED, USAGE), kind
-
-
-def test_errors_come_whole_out_of_another_process():
-    for kind in set(error_classes()):
-        error = kind("cases.json", ["no label", "no image"]) if kind is DatasetError else kind("a: cut off")
-        again = pickle.loads(pickle.dumps(error))
-        assert type(again) is kind
-        assert str(again) == str(error)
-        assert vars(again) == vars(error)
-    full = OSError(28, "No space left on device", "a.nii.gz")
-    assert str(pickle.loads(pickle.dumps(full))) == str(full)
-
-
-def test_a_dataset_error_lists_its_problems():
-    assert str(DatasetError("d", ["no label"])) == "d: no label"
-    assert str(DatasetError("d", ["no label", "no image"])) == "d: 2 problems:\n  - no label\n  - no image"
-    many = DatasetError("d", [f"case {number}" for number in range(25)])
-    assert str(many).endswith("\n  - case 19\n  ... and 5 more")
-    assert len(many.problems) == 25
+from tests.test_layout import REPOSITORY
+from transforms.errors import FAILED, USAGE, ImageError
 
 
 def chained(inner):

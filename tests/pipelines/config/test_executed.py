@@ -2,12 +2,11 @@
 
 import json
 import os
-import sys
 
 import pytest
 from monai.bundle import ConfigParser
 
-from pipelines.config.errors import ConfigError, user_error
+from pipelines.config.errors import ConfigError
 from pipelines.config.executed import ExecutedConfig, executed_config
 
 BASE = {
