@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.tracking.client import keep_quiet
 from pipelines.utils.passwords import hidden
+from transforms.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,7 +22,7 @@ COMPARISON = "comparison"
 KIND = "segbundles.kind"
 
 
-class RunError(ValueError):
+class RunError(UserError, ValueError):
     """A run cannot be found, or has nothing that could be compared."""
 
 

@@ -23,6 +23,8 @@ from typing import Any, Protocol
 
 import torch
 
+from transforms.errors import UserError
+
 LOOK = 1.0
 """Seconds between looks for an error of another rank."""
 GRACE = 10.0
@@ -32,11 +34,11 @@ CLOSING = 25.0
 _FAILURE, _CLOSED = "failure", "closed"
 
 
-class OtherRankError(RuntimeError):
+class OtherRankError(UserError, RuntimeError):
     """Another process of this training failed; the message says which and why."""
 
 
-class RankLostError(RuntimeError):
+class RankLostError(UserError, RuntimeError):
     """Another process of this training ended without a word."""
 
 

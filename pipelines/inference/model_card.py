@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from transforms.errors import UserError
 from transforms.intensity import ZScore
 
 VARIABLE = "SEGBUNDLES_NETWORKS"
@@ -41,7 +42,7 @@ _BEGINNINGS = ("encoder_weights",)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class CardError(ValueError):
+class CardError(UserError, ValueError):
     """A description is none, or beyond the bounds; the message is the end of a sentence that names the file."""
 
 
