@@ -11,6 +11,7 @@ from pipelines.tracking.client import first_line, new_client
 from pipelines.tracking.journal import sqlite_file
 from pipelines.utils.mlflow_variables import tracking_uri
 from pipelines.utils.passwords import hidden
+from transforms.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -26,7 +27,7 @@ _VARIABLES = {
 }
 
 
-class RunError(ValueError):
+class RunError(UserError, ValueError):
     """A run cannot be found, or has nothing that could be compared."""
 
 
