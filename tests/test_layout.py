@@ -68,7 +68,13 @@ DOORS["pipelines.training"] = [
     "pipelines.packaging",
     "pipelines.mlflow_model",
 ]
-DOORS["pipelines.comparison"] = ["transforms", "pipelines.utils", "pipelines.metrics", "pipelines.tracking"]
+DOORS["pipelines.comparison"] = [
+    "transforms",
+    "pipelines.utils",
+    "pipelines.metrics",
+    "pipelines.config",
+    "pipelines.tracking",
+]
 DOORS["pipelines.cli"] = ["transforms", "pipelines"]
 
 # A module is tested by its namesake: `transforms/io/nifti.py` by `tests/transforms/io/test_nifti.py`. Here are the

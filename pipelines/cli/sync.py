@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,14 @@ def add_parser(commands: Any) -> None:
 
 def _sync(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from pipelines.tracking.journal import spool_folder
+    from pipelines.utils.mlflow_variables import tracking_uri
 
     if arguments.folder is not None:
         folder = Path(arguments.folder)
         if not folder.is_dir():
             parser.error(f"{folder} is no folder; give the folder mlflow_spool that a training named")
     else:
-        folder = spool_folder(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+        folder = spool_folder(tracking_uri())
     with gc_paused():
         import mlflow.tracking  # noqa: F401  (delivery needs it)
 

@@ -14,6 +14,7 @@ import csv
 import json
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from pipelines.utils.locks import waiting_for
 from pipelines.utils.progress import Steps
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import UserError
-from transforms.utils.files import put_in_place, require_folder, sha256_of
+from transforms.utils.files import new_folder, require_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +91,9 @@ def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def
         if root.exists():
             raise DemoError(f"{root} exists but has no {proof}; move it away, then run again")
         logger.info("preparing the demo CT in %s (once)", root)
-        staging = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        try:
+        staging = root.with_name(f".{root.name}-{secrets.token_hex(4)}")
+        with new_folder(staging, root, proof):
             build(staging)
-            staging.chmod(0o755)
-            put_in_place(staging, root)
-        except OSError:
-            # Where there are no locks another process may have been sooner, with the same.
-            if not (root / proof).is_file():
-                raise
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     return root
 
 

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import torch
 
+from pipelines.utils.signals import SignalHandler
 from transforms.errors import UserError
 
 LOOK = 1.0
@@ -209,20 +210,17 @@ def failing_together(run: _Run) -> Iterator[None]:
         yield
         return
     watch.close_run = run.fail
-    before = signal.getsignal(signal.SIGTERM)
 
     def unless_failing(number: int, frame: FrameType | None) -> None:
         # torchrun sends it to all when one has failed: the error itself is on its way to here.
-        if callable(before) and not watch.failed():
-            before(number, frame)
+        if not watch.failed():
+            sigterm.pass_on(frame)
 
-    guarded = callable(before) and threading.current_thread() is threading.main_thread()
-    if guarded:
-        signal.signal(signal.SIGTERM, unless_failing)
+    sigterm = SignalHandler(signal.SIGTERM, unless_failing).set()
     try:
         yield
-        if guarded:
-            signal.signal(signal.SIGTERM, before)
+        # After an error it stays until `run` is left, which sets what was before it.
+        sigterm.restore()
     except BaseException as error:
         # Also torchrun's SIGTERM: it sends it to all when one has failed.
         if isinstance(error, Exception) or watch.failed():

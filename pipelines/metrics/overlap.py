@@ -13,7 +13,6 @@ import torch
 
 from transforms.errors import FAILED, UserError
 
-OVERLAP_METRICS = ("dice", "iou", "sensitivity", "precision", "volume_error_ml")
 FORMAT = 1
 _BLOCK = 1 << 20
 

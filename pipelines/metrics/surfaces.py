@@ -172,9 +172,6 @@ def _lengths(matrix: np.ndarray) -> np.ndarray:
     return lengths
 
 
-SURFACE_METRICS = ("hd95_mm", "msd_mm", "nsd")
-
-
 def surface_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
@@ -194,7 +191,7 @@ def surface_metrics(
         there is no distance (NaN) and nsd is 0; where neither does, all are NaN.
     """
     boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
-    found: dict[str, dict[str, float]] = {name: {} for name in SURFACE_METRICS}
+    found: dict[str, dict[str, float]] = {"hd95_mm": {}, "msd_mm": {}, "nsd": {}}
     for value, name in enumerate(class_names, start=1):
         limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
         held = [box[value] for box in boxes if value in box]
@@ -207,8 +204,8 @@ def surface_metrics(
             row = (distances.hd95, distances.mean, distances.dice(limit))
         else:
             row = (math.nan, math.nan, math.nan)
-        for metric, number in zip(SURFACE_METRICS, row, strict=True):
-            found[metric][name] = number
+        for metric, number in zip(found.values(), row, strict=True):
+            metric[name] = number
     return found
 
 

@@ -24,20 +24,27 @@ class JsonError(UserError, ValueError):
 
 
 def read_json(
-    path: str | os.PathLike, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+    path: str | os.PathLike,
+    pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None,
+    largest: int | None = None,
 ) -> Any:
     """The content of a JSON file.
 
     Args:
         pairs: makes an object of its pairs, see `json.loads`.
+        largest: bytes; of a larger file no more is read.
 
     Raises:
-        JsonError: it is no JSON, nested deeper than `DEEPEST`, or holds half a character, which no file name and no
+        JsonError: it is larger, no JSON, nested deeper than `DEEPEST`, or holds half a character, which no file name and no
             table takes. The message names neither the file nor a way out.
         OSError: it cannot be opened.
     """
+    with Path(path).open("rb") as stream:
+        raw = stream.read() if largest is None else stream.read(largest + 1)
+    if largest is not None and len(raw) > largest:
+        raise JsonError(f"of more than {largest >> 20} MB")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
+        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs)
     except RecursionError:
         raise JsonError(f"nested deeper than {DEEPEST} levels") from None
     except UserError:  # said by `pairs`

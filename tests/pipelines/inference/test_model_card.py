@@ -262,8 +262,8 @@ def test_values_beyond_the_bounds_are_refused_by_name(model, place, value):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[" * 5000 + "]" * 5000, "nested too deeply|not valid JSON"),
-        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+        ("[" * 5000 + "]" * 5000, "nested deeper than 100 levels"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested deeper than 100 levels"),
         ("", "not valid JSON"),
         ("[]", "no JSON object"),
         ("null", "no JSON object"),

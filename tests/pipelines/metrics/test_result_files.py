@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import overlap_metrics
 from pipelines.metrics.result_files import (
     guarded,
@@ -17,7 +18,7 @@ from pipelines.metrics.result_files import (
     write_json,
     write_summary_csv,
 )
-from pipelines.metrics.summary import METRICS, MISSED, summarise
+from pipelines.metrics.summary import MISSED, summarise
 from tests.pipelines.metrics.scored import CASES, NAMES, full_cases
 
 
