@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.metrics.names import METRICS
 from pipelines.utils.importing import gc_paused
+from transforms.errors import DONE
 
 _EXIT = "exit status: 0 all is well, 2 the command cannot run as it was given"
 
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         run_id = log_comparison(finder, comparison, shown)
         print(f"\nkept in MLflow as run {run_id} of {runs[0].experiment}")
     sys.stdout.flush()
-    return 0
+    return DONE
 
 
 def _csv(text: str) -> Path:

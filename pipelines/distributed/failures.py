@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 
 from pipelines.utils.signals import SignalHandler
+from transforms.errors import UserError
 
 LOOK = 1.0
 """Seconds between looks for an error of another rank."""
@@ -34,11 +35,11 @@ CLOSING = 25.0
 _FAILURE, _CLOSED = "failure", "closed"
 
 
-class OtherRankError(RuntimeError):
+class OtherRankError(UserError, RuntimeError):
     """Another process of this training failed; the message says which and why."""
 
 
-class RankLostError(RuntimeError):
+class RankLostError(UserError, RuntimeError):
     """Another process of this training ended without a word."""
 
 

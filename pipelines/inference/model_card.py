@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pipelines.utils.json_files import JsonError, read_json
+from transforms.errors import UserError
 from transforms.intensity import ZScore
 
 VARIABLE = "SEGBUNDLES_NETWORKS"
@@ -40,7 +41,7 @@ _BEGINNINGS = ("encoder_weights",)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class CardError(ValueError):
+class CardError(UserError, ValueError):
     """A description is none, or beyond the bounds; the message is the end of a sentence that names the file."""
 
 

@@ -21,6 +21,7 @@ from pipelines.inference.case_reports import FORMAT_VERSION, read_report, read_r
 from pipelines.metrics.result_files import with_nan, write_csv, write_json
 from pipelines.metrics.summary import summarise
 from pipelines.metrics.volumes import write_volumes
+from transforms.errors import UserError
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
 
 UNFINISHED = ".unfinished"
@@ -28,7 +29,7 @@ UNFINISHED = ".unfinished"
 _SUMMARIES = ("labels.json", "volumes.csv", "metrics.csv", "metrics.json", "index.html")
 
 
-class OutputError(OSError):
+class OutputError(UserError, OSError):
     """Results cannot be written; the message says where, why and what to do."""
 
 

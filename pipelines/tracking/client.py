@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pipelines.tracking.journal import sqlite_file
 from pipelines.utils.locks import waiting_for
 from pipelines.utils.passwords import hidden
+from transforms.errors import UserError
 from transforms.utils.files import remove_leftovers, replacing
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLd
 _REFUSING_STATUS = (400, 411, 413, 414, 415, 422, 431)
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError, RuntimeError):
     """MLflow cannot be used as the run asks for it."""
 
 

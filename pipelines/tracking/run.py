@@ -246,11 +246,10 @@ class Tracking:
         """Store columns of equal length as an MLflow table in place of an earlier one; `name` ends in .json.
 
         Raises:
-            ValueError: the columns differ in length, or the name does not end in .json.
+            SettingError: the name does not end in .json.
+            ValueError: the columns differ in length.
         """
-        if not name.endswith(".json"):
-            raise ValueError(f"the table '{name}' needs a name that ends in .json")
-        self._text(table_json(columns), name, table=True)
+        self._text(table_json(name, columns), name, table=True)
 
     def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
         """Name the datasets of the run.

@@ -18,6 +18,7 @@ from pipelines.evaluation.validation import validate
 from pipelines.utils.progress import Steps
 from pipelines.utils.progress_times import Beyond, intervals
 from pipelines.utils.ranks import rank
+from transforms.errors import SettingError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Validation(ValidationHandler):
 
     def __init__(self, interval: int, validator: Any | None = None) -> None:
         if interval < 0:
-            raise ValueError(
+            raise SettingError(
                 f"val_interval is {interval}; give the epochs between validations, or 0 for none"
             )
         super().__init__(interval=max(1, interval), validator=validator)

@@ -13,6 +13,7 @@ from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import DistributedError, is_distributed
 from pipelines.utils.provenance import code_version
 from pipelines.utils.ranks import local_rank, world_size
+from transforms.errors import UserError
 
 FREE = knobs_of(Knob.RESUMING)
 NEW, CHANGED, SAME = "new", "changed", "same"
@@ -21,7 +22,7 @@ DATA, _PROCESSES = "the files of the dataset (digest)", "the number of processes
 _SHOWN = 8
 
 
-class ResumeError(ValueError):
+class ResumeError(UserError, ValueError):
     """The training in the folder is not the one that was asked for; the message says how they differ."""
 
 

@@ -23,9 +23,10 @@ from pipelines.inference.precision import AUTO, autocast, common_precision
 from pipelines.training.handlers import keep_losses
 from pipelines.training.thread_tuning import ThreadTuner
 from pipelines.utils.modules import compile_regions, unwrapped
+from transforms.errors import UserError
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError, RuntimeError):
     """The loss became NaN or infinite; the message names the iteration and the cases of the batch."""
 
 

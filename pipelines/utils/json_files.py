@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transforms.errors import UserError
+
 __all__ = ["JsonError", "read_json"]
 
 DEEPEST = 100
@@ -17,7 +19,7 @@ DEEPEST = 100
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
-class JsonError(ValueError):
+class JsonError(UserError, ValueError):
     """A file is no JSON that can be used; the message names it and says what is wrong."""
 
 
@@ -45,11 +47,10 @@ def read_json(
         content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs)
     except RecursionError:
         raise JsonError(f"nested deeper than {DEEPEST} levels") from None
-    except ValueError as error:
-        # A plain one is of a number with thousands of digits; others are what `pairs` says.
-        if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) or type(error) is ValueError:
-            raise JsonError(f"not valid JSON ({error})") from error
+    except UserError:  # said by `pairs`
         raise
+    except ValueError as error:
+        raise JsonError(f"not valid JSON ({error})") from error
     _check(content)
     return content
 

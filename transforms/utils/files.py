@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from transforms.errors import UserError
+
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """What a full disk, a limit on the size of files and a used-up quota are called by the system."""
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -98,7 +100,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(handle)
 
 
-class FolderError(OSError):
+class FolderError(UserError, OSError):
     """A folder for results cannot be written to; the message says where, why and what to do."""
 
 

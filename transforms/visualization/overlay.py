@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from scipy import ndimage
 
+from transforms.errors import SettingError
 from transforms.label_values import value_counts
 from transforms.visualization.planes import (
     COLUMN,
@@ -86,10 +87,10 @@ def draw_overlay(
         (height, width, 3) uint8.
 
     Raises:
-        ValueError: reference and prediction differ in shape.
+        SettingError: reference and prediction differ in shape.
     """
     if reference is not None and reference.shape != prediction.shape:
-        raise ValueError(
+        raise SettingError(
             f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ in shape"
         )
     predicted = prediction.as_tensor().cpu().numpy()[0]

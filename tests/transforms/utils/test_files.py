@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.file_systems import refuse_folder_sync
-from transforms.utils import files
+from transforms.utils import files as module
 from transforms.utils.files import (
     new_folder,
     put_in_place,
@@ -186,7 +186,7 @@ def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, w
 
 
 def test_one_that_stays_open_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_RENAME_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_RENAME_SECONDS", 0.1)
     attempts = refusing(monkeypatch, 10**6, 32)
     (tmp_path / "new").write_bytes(b"new")
     with pytest.raises(PermissionError):
