@@ -89,6 +89,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from transforms.errors import DONE
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the others."""
@@ -106,7 +108,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from transforms.io.readers import read_header
 
     print(*read_header(arguments.image).shape)
-    return 0
+    return DONE
 '''
 TEST_OF_THE_COMMAND = """
 import nibabel
