@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.comparison.run_finder import KIND, RunError, RunFinder, described
+from pipelines.metrics.result_files import Results
+from pipelines.metrics.summary import CaseMetrics, Metric
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,7 +23,7 @@ FILE = f"{FOLDER}/cases.json"
 PICTURES = f"{FOLDER}/pictures"
 FORMAT = 1
 # Whether more is better; a volume error is compared without its sign.
-METRICS = {
+METRICS: dict[Metric, bool] = {
     "dice": True,
     "iou": True,
     "sensitivity": True,
@@ -99,7 +101,7 @@ def read_results(finder: RunFinder, run: Run) -> RunResults:
     classes = list(dict.fromkeys(name for _, found in parts for name in found["classes"]))
     cases: list[str] = []
     sources: dict[str, str] = {}
-    rows: list[Mapping[str, Any]] = []
+    rows: list[CaseMetrics] = []
     for source, found in parts:
         for case in found["cases"]:
             if case["case"] in sources:
@@ -138,7 +140,7 @@ def picture_of(finder: RunFinder, results: RunResults, case: str) -> bytes | Non
         return Path(finder.client.download_artifacts(source, path, folder)).read_bytes()
 
 
-def _content(finder: RunFinder, run: Run) -> dict[str, Any] | None:
+def _content(finder: RunFinder, run: Run) -> Results | None:
     try:
         if FILE not in {item.path for item in finder.client.list_artifacts(run.info.run_id, FOLDER)}:
             return None
@@ -165,7 +167,7 @@ def _content(finder: RunFinder, run: Run) -> dict[str, Any] | None:
     return content
 
 
-def _values(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, np.ndarray]:
+def _values(rows: Sequence[CaseMetrics], classes: Sequence[str]) -> dict[str, np.ndarray]:
     metrics = [metric for metric in METRICS if any(isinstance(row.get(metric), Mapping) for row in rows)]
     return {
         metric: np.array(

@@ -12,8 +12,9 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.config.errors import problem, user_error
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, reading
 from pipelines.data.inputs import is_dicom
+from pipelines.inference.case_reports import CaseReport, Failure
 from transforms.dicom.rehearsal import require_writable
 from transforms.dicom.series import scan_series
 from transforms.errors import ImageError
@@ -31,15 +32,15 @@ class OutputPlan(Protocol):
     preview: bool
     ct: bool
 
-    def names(self, case: Mapping[str, Any]) -> list[str]: ...
+    def names(self, case: CaseItem) -> list[str]: ...
 
-    def refusal(self, case: Mapping[str, Any]) -> str: ...
+    def refusal(self, case: CaseItem) -> str: ...
 
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
 
-def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
+def unwritable(outputs: OutputPlan, case: CaseItem) -> dict[str, str]:
     """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
 
     Raises:
@@ -66,10 +67,10 @@ def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
 def write_files(
     outputs: OutputPlan,
     folder: Path,
-    case: Mapping[str, Any],
+    case: CaseItem,
     labels: MetaTensor,
     probabilities: torch.Tensor | None,
-    report: Mapping[str, Any],
+    report: CaseReport,
     left_out: Mapping[str, str],
 ) -> list[Exception]:
     """Make the files of a case in a folder, the label map first; returns why some could not be made.
@@ -128,9 +129,9 @@ def write_files(
     return failures
 
 
-def failed(case: Mapping[str, Any], failures: Sequence[Exception]) -> dict[str, str]:
+def failed(case: CaseItem, failures: Sequence[Exception]) -> Failure:
     """What a report says of files that could not be made."""
-    found = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
+    found: Failure = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
     strange = [error for error in failures if user_error(error) is None]
     if strange:
         found["traceback"] = "\n".join("".join(traceback.format_exception(error)) for error in strange)

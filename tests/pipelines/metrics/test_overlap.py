@@ -16,7 +16,6 @@ from scipy import stats
 from pipelines.metrics.overlap import case_dice, confusion_matrix, overlap_metrics
 from pipelines.metrics.result_files import (
     results,
-    with_nan,
     without_nan,
     write_csv,
     write_json,
@@ -33,6 +32,7 @@ from pipelines.metrics.summary import (
     outcome,
     summarise,
     table,
+    value_of,
 )
 from pipelines.metrics.surfaces import require_tolerance, surface_distances, surface_metrics
 from tests.pipelines import masks
@@ -378,9 +378,19 @@ def test_json_is_what_comparisons_read(tmp_path):
         assert all(set(case[metric]) == set(NAMES) for metric in METRICS)
 
 
-def test_nan_comes_back_from_json():
-    metrics = {key: value for key, value in CASES[0].items() if key != "case"}
-    np.testing.assert_equal(with_nan(json.loads(json.dumps(without_nan(metrics)))), metrics)
+def test_cases_read_back_from_json_count_as_those_measured():
+    for cases in (CASES, full_cases()):
+        read = json.loads(json.dumps(without_nan(cases)))
+        np.testing.assert_equal(
+            summarise(read, NAMES, intervals=True), summarise(cases, NAMES, intervals=True)
+        )
+
+
+def test_what_has_no_value_is_nan_in_every_form():
+    case = {"case": "a", "dice": {"liver": 0.5, "cyst": None, "stone": math.nan}}
+    assert value_of(case, "dice", "liver") == 0.5
+    assert all(math.isnan(value_of(case, "dice", name)) for name in ("cyst", "stone", "unknown"))
+    assert math.isnan(value_of(case, "hd95_mm", "liver"))
 
 
 def test_a_full_table_names_misses_and_false_positives():
