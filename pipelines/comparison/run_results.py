@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.comparison.run_finder import KIND, RunError, RunFinder, described
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.result_files import Results
-from pipelines.metrics.summary import CaseMetrics, Metric
+from pipelines.metrics.summary import CaseMetrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -22,17 +23,6 @@ FOLDER = "results"
 FILE = f"{FOLDER}/cases.json"
 PICTURES = f"{FOLDER}/pictures"
 FORMAT = 1
-# Whether more is better; a volume error is compared without its sign.
-METRICS: dict[Metric, bool] = {
-    "dice": True,
-    "iou": True,
-    "sensitivity": True,
-    "precision": True,
-    "nsd": True,
-    "volume_error_ml": False,
-    "hd95_mm": False,
-    "msd_mm": False,
-}
 
 
 @dataclass
@@ -167,7 +157,7 @@ def _content(finder: RunFinder, run: Run) -> Results | None:
     return content
 
 
-def _values(rows: Sequence[CaseMetrics], classes: Sequence[str]) -> dict[str, np.ndarray]:
+def _values(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, np.ndarray]:
     metrics = [metric for metric in METRICS if any(isinstance(row.get(metric), Mapping) for row in rows)]
     return {
         metric: np.array(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import blosc2
 import numpy as np
 
+from transforms.errors import UserError
 from transforms.intensity import IntensityRecord
 from transforms.spatial.geometry import GeometryRecord
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.data.case_state import Options
 
 
-class StoreError(ValueError):
+class StoreError(UserError, ValueError):
     """The patch store cannot be built or read; the message lists every case concerned."""
 
 

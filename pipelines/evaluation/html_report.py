@@ -11,31 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.result_files import Results
 from pipelines.metrics.summary import (
     ABSENT,
     FALSE_POSITIVE,
     MISSED,
     CaseMetrics,
-    Metric,
     Summary,
     outcome,
+    statistics_of,
     value_of,
 )
 from transforms.utils.files import replacing
 
-# In the order of the columns.
-TITLES: dict[Metric, str] = {
-    "dice": "Dice",
-    "nsd": "surface Dice (NSD)",
-    "hd95_mm": "HD95 (mm)",
-    "msd_mm": "mean surface distance (mm)",
-    "volume_error_ml": "volume error (ml)",
-    "iou": "IoU",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-}
-_PLOTTED: tuple[Metric, ...] = ("dice", "nsd", "hd95_mm", "volume_error_ml")
+# The columns that come first.
+_FIRST = ("dice", "nsd", "hd95_mm", "msd_mm", "volume_error_ml")
+_PLOTTED = ("dice", "nsd", "hd95_mm", "volume_error_ml")
 PICTURES = 12
 """Pictures on the page, of the worst cases."""
 ROWS = 5000
@@ -95,7 +87,7 @@ def write_report(
         facts: what was evaluated and how, shown under the title.
         pictures: case to a PNG file; the page holds those of the `PICTURES` worst cases.
     """
-    metrics = [metric for metric in TITLES if metric in results["summary"]["mean"]]
+    metrics = [m for m in dict.fromkeys((*_FIRST, *METRICS)) if m in results["summary"]["mean"]]
     lines = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -124,7 +116,7 @@ def badness(case: CaseMetrics) -> tuple[float, str]:
     return (sum(values) / len(values) if values else math.inf), str(case["case"])
 
 
-def _summary(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
+def _summary(summary: Summary, metrics: Sequence[str]) -> list[str]:
     counted = summary["missed"] is not None
     interval = summary["mean_ci95"].get("dice") if "mean_ci95" in summary else None
     text = f"Mean Dice over the classes: <b>{_number('dice', summary['mean_dice'])}</b>"
@@ -137,14 +129,15 @@ def _summary(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
             f" none: {summary['false_positives']}. Absent in both: {summary['absent']}."
         )
     head = ["class", "cases", *(("missed", "false positives", "absent") if counted else ())]
-    head += [TITLES[m] for m in metrics]
+    head += [METRICS[m].heading for m in metrics]
     rows = []
     for name, row in summary["classes"].items():
-        cells = [escape(name), str(row["dice"]["n"])]
+        cells = [escape(name), str(statistics_of(row, "dice")["n"])]
         if counted:
             cells += [_count(row["missed"]), _count(row["false_positives"]), str(row["absent"])]
         for metric in metrics:
-            cell, found = _number(metric, row[metric]["mean"]), row[metric]
+            found = statistics_of(row, metric)
+            cell = _number(metric, found["mean"])
             if found["n"]:
                 low, high = found.get("ci95") or (None, None)
                 tip = f"median {_number(metric, found['median'])}, {_number(metric, found['min'])} to "
@@ -155,7 +148,7 @@ def _summary(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
                         f'<br><small class="soft">{_number(metric, low)} to {_number(metric, high)}</small>'
                     )
                 cell = f'<span title="{escape(tip)}">{cell}</span>'
-                if found["n"] != row["dice"]["n"]:
+                if found["n"] != statistics_of(row, "dice")["n"]:
                     cell += f'<br><small class="bad">of {found["n"]} cases</small>'
             cells.append(cell)
         rows.append(cells)
@@ -171,7 +164,7 @@ def _summary(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
     return [f"<h2>Summary</h2><p>{text}</p>", _grid(head, [*rows, last]), f'<p class="soft">{note}</p>']
 
 
-def _plot(results: Results, metric: Metric) -> str:
+def _plot(results: Results, metric: str) -> str:
     """Box plots of a metric, a line per class: quartiles, whiskers to 1.5 times their range (Tukey), every case a dot."""
     columns = {
         name: [(c["case"], v) for c in results["cases"] if not math.isnan(v := value_of(c, metric, name))]
@@ -180,7 +173,7 @@ def _plot(results: Results, metric: Metric) -> str:
     values = [value for column in columns.values() for _, value in column]
     if not values:
         return ""
-    shares = metric in ("dice", "nsd")
+    shares = not METRICS[metric].unit
     low, high = (0.0, 1.0) if shares else (min(0.0, *values, 0.0), max(0.0, *values, 0.0))
     high = high if high > low else low + 1
     left, width, step = 10 + 7 * min(40, max(map(len, columns))), 640, 22
@@ -190,7 +183,7 @@ def _plot(results: Results, metric: Metric) -> str:
         return f"{left + (value - low) / (high - low) * width:.1f}"
 
     parts = [
-        f'<svg viewBox="0 0 {total} {height}" width="{total}" role="img" aria-label="{escape(TITLES[metric])}">'
+        f'<svg viewBox="0 0 {total} {height}" width="{total}" role="img" aria-label="{escape(METRICS[metric].heading)}">'
     ]
     for tick in _ticks(low, high):
         parts.append(
@@ -208,7 +201,7 @@ def _plot(results: Results, metric: Metric) -> str:
             parts.append(
                 f'<circle class="case" cx="{across(value)}" cy="{y + shift:.1f}" r="2"><title>{tip}</title></circle>'
             )
-    return f"<h3>{escape(TITLES[metric])}</h3><div class=wide>" + "".join(parts) + "</svg></div>"
+    return f"<h3>{escape(METRICS[metric].heading)}</h3><div class=wide>" + "".join(parts) + "</svg></div>"
 
 
 def _box(values: np.ndarray, y: int, across: Any) -> list[str]:
@@ -239,7 +232,7 @@ def _ticks(low: float, high: float) -> list[float]:
     ]
 
 
-def _worst(results: Results, metrics: Sequence[Metric], pictures: Mapping[str, Path]) -> list[str]:
+def _worst(results: Results, metrics: Sequence[str], pictures: Mapping[str, Path]) -> list[str]:
     cases = [case for case in worst_first(results["cases"]) if badness(case)[0] < math.inf]
     shown = [case for case in cases if case["case"] in pictures][:PICTURES] or cases[:PICTURES]
     parts = ["<h2>Worst cases</h2>"]
@@ -264,7 +257,7 @@ def _worst(results: Results, metrics: Sequence[Metric], pictures: Mapping[str, P
     return parts
 
 
-def _table(results: Results, metrics: Sequence[Metric]) -> list[str]:
+def _table(results: Results, metrics: Sequence[str]) -> list[str]:
     rows = []
     for case in worst_first(results["cases"]):
         for name in results["classes"]:
@@ -279,7 +272,7 @@ def _table(results: Results, metrics: Sequence[Metric]) -> list[str]:
     )
     if len(rows) > ROWS:
         note += f" The first {ROWS} of {len(rows)} lines; all are in metrics.csv."
-    head = ["case", "class", *(TITLES[metric] for metric in metrics), "outcome"]
+    head = ["case", "class", *(METRICS[metric].heading for metric in metrics), "outcome"]
     return [f'<h2>All cases</h2><p class="soft">{note}</p>', _grid(head, rows[:ROWS], "sortable")]
 
 
@@ -302,7 +295,7 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") ->
 def _number(metric: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
-    return f"{value:.2f}" if metric.endswith(("_mm", "_ml")) else f"{value:.4f}"
+    return f"{value:.{METRICS[metric].digits}f}"
 
 
 def _count(number: int | None) -> str:

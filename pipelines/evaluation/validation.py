@@ -10,7 +10,7 @@ from ignite.engine import Events
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import is_distributed, share_buffers
 from pipelines.metrics.names import metric_names
-from pipelines.metrics.summary import CaseMetrics, Summary, summarise
+from pipelines.metrics.summary import CaseMetrics, Summary, statistics_of, summarise
 from pipelines.utils.progress import Steps
 
 
@@ -48,7 +48,8 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
     summary = summarise(cases, evaluator.class_names, intervals)
     keys = metric_names(evaluator.class_names)
     evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
-        f"val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+        f"val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
+        for name, row in summary["classes"].items()
     }
     return summary
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict, get_args
+from typing import TypedDict
 
 import torch
 
-OverlapMetric = Literal["dice", "iou", "sensitivity", "precision", "volume_error_ml"]
-OVERLAP_METRICS: tuple[OverlapMetric, ...] = get_args(OverlapMetric)
+from transforms.errors import FAILED, UserError
+
 FORMAT = 1
 _BLOCK = 1 << 20
 
@@ -32,14 +32,20 @@ class OverlapScores(TypedDict, total=False):
     prediction_voxels: Mapping[str, int]
 
 
+class SegmentationError(UserError, ValueError):
+    """The segmentation of a case cannot be compared with its reference."""
+
+    exit_status = FAILED
+
+
 def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Voxel counts int64 (num_classes, num_classes): row = reference class, column = predicted class.
 
     Raises:
-        ValueError: the two differ in shape or hold a class outside 0..num_classes-1.
+        SegmentationError: the two differ in shape or hold a class outside 0..num_classes-1.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(
+        raise SegmentationError(
             f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ"
         )
     rows, columns = (
@@ -49,7 +55,7 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
         # torch has no max() of uint16, the type of label maps with more than 256 classes.
         values = values if values.dtype != torch.uint16 else values.to(torch.int32)
         if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < num_classes):
-            raise ValueError(
+            raise SegmentationError(
                 f"a label map holds classes {int(values.min())} to {int(values.max())}; there are {num_classes}, "
                 f"0 to {num_classes - 1}"
             )

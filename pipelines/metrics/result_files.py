@@ -1,16 +1,18 @@
-"""Names in tables that people open in a spreadsheet."""
+"""Results as files: CSV tables that people open in a spreadsheet, and JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import FORMAT
-from pipelines.metrics.summary import METRICS, CaseMetrics, Summary, outcome, summarise, value_of
+from pipelines.metrics.summary import CaseMetrics, Summary, outcome, statistics_of, summarise, value_of
 from transforms.utils.files import replacing
 
 
@@ -50,6 +52,19 @@ def _is_formula(text: str) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def csv_table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Iterable[Any]], None]]:
+    """A CSV file that appears when the block ends; what it yields writes one line, its cells `guarded`.
+
+    Args:
+        head: the first line.
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(head)
+        yield lambda row: writer.writerow(guarded(row))
+
+
 def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> None:
     """One line per case and class with all its metrics; what has no value is empty.
 
@@ -58,36 +73,31 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[st
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     counted = all("reference_voxels" in case for case in cases)
     extra = ["outcome", "reference_voxels", "prediction_voxels"] if counted else []
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["case", "class", *metrics, *extra])
+    with csv_table(path, ["case", "class", *metrics, *extra]) as write:
         for case in cases:
             for name in class_names:
                 row = [_text(value_of(case, metric, name)) for metric in metrics]
                 if counted:
                     voxels = case["reference_voxels"][name], case["prediction_voxels"][name]
                     row += [outcome(case, name), *map(str, voxels)]
-                writer.writerow(guarded([case["case"], name, *row]))
+                write([case["case"], name, *row])
 
 
 def write_summary_csv(path: Path, summary: Summary) -> None:
     """One line per class and metric: mean, its interval, median, min, max, std, n and the counts."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(
-            [
-                *("class", "metric", "n", "mean", "median", "min", "max", "std", "ci95_low", "ci95_high"),
-                *("absent", "missed", "false_positives", "false_positive_ml"),
-            ]
-        )
+    head = (
+        *("class", "metric", "n", "mean", "median", "min", "max", "std", "ci95_low", "ci95_high"),
+        *("absent", "missed", "false_positives", "false_positive_ml"),
+    )
+    with csv_table(path, head) as write:
         for name, row in summary["classes"].items():
             for metric in summary["mean"]:
-                found = row[metric]
+                found = statistics_of(row, metric)
                 spread = found["mean"], found["median"], found["min"], found["max"], found["std"]
                 sure = found.get("ci95") or (math.nan, math.nan)
                 counts = row["absent"], row["missed"], row["false_positives"], row["false_positive_ml"]
                 numbers = map(_text, (found["n"], *spread, *sure, *counts))
-                writer.writerow(guarded([name, metric, *numbers]))
+                write([name, metric, *numbers])
 
 
 def results(

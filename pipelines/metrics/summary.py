@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
-from pipelines.metrics.names import metric_names
-from pipelines.metrics.overlap import OVERLAP_METRICS, OverlapMetric, OverlapScores
+from pipelines.metrics.names import METRICS, metric_names
+from pipelines.metrics.overlap import OverlapScores
 from pipelines.metrics.statistics import class_mean, interval
-from pipelines.metrics.surfaces import SURFACE_METRICS, SurfaceMetric, SurfaceScores
+from pipelines.metrics.surfaces import SurfaceScores
 
 if TYPE_CHECKING:
     from typing import NotRequired
-
-Metric = Literal[OverlapMetric, SurfaceMetric]
-METRICS: tuple[Metric, ...] = OVERLAP_METRICS + SURFACE_METRICS
-_SHOWN: tuple[Metric, ...] = ("iou", "hd95_mm", "msd_mm", "nsd", "volume_error_ml")
 
 
 class Scores(OverlapScores, SurfaceScores, total=False):
@@ -51,19 +47,8 @@ class _Counts(TypedDict):
     false_positive_ml: float | None
 
 
-class _ClassStatistics(TypedDict, total=False):
-    dice: Statistics
-    iou: Statistics
-    sensitivity: Statistics
-    precision: Statistics
-    volume_error_ml: Statistics
-    hd95_mm: Statistics
-    msd_mm: Statistics
-    nsd: Statistics
-
-
-class ClassSummary(_ClassStatistics, _Counts):
-    """A class over all cases: statistics of each metric that was measured, and in how many cases something is amiss.
+class ClassSummary(_Counts):
+    """A class over all cases: in how many something is amiss, and by the names of the metrics their statistics.
 
     `absent`, `missed` and `false_positives` are numbers of cases, `false_positive_ml` the volumes of the false
     positives together. Where the records hold no voxel counts, all but the first are None.
@@ -71,7 +56,7 @@ class ClassSummary(_ClassStatistics, _Counts):
 
 
 class _Intervals(TypedDict, total=False):
-    mean_ci95: dict[Metric, list[float] | None]
+    mean_ci95: dict[str, list[float] | None]
 
 
 class Summary(_Intervals):
@@ -88,7 +73,7 @@ class Summary(_Intervals):
 
     cases: int
     mean_dice: float
-    mean: dict[Metric, float]
+    mean: dict[str, float]
     absent: int | None
     missed: int | None
     false_positives: int | None
@@ -98,10 +83,22 @@ class Summary(_Intervals):
 PRESENT, MISSED, FALSE_POSITIVE, ABSENT = "present", "missed", "false positive", "absent"
 
 
-def value_of(case: CaseMetrics, metric: Metric, name: str) -> float:
+def values_of(case: CaseMetrics, metric: str) -> Mapping[str, float | None]:
+    """A metric of a case by the names of the classes; nothing where it was not measured."""
+    measured: Mapping[str, Any] = case
+    return measured.get(metric) or {}
+
+
+def value_of(case: CaseMetrics, metric: str, name: str) -> float:
     """A metric of a class in a case; NaN where it has no value or was not measured."""
-    value = case[metric].get(name) if metric in case else None
+    value = values_of(case, metric).get(name)
     return math.nan if value is None else value
+
+
+def statistics_of(row: ClassSummary, metric: str) -> Statistics:
+    """The statistics of one of the metrics that were measured."""
+    measured: Mapping[str, Any] = row
+    return measured[metric]
 
 
 def outcome(case: CaseMetrics, name: str) -> str:
@@ -122,10 +119,10 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
         cases: what was measured in each.
         intervals: also 95% confidence intervals of the means, see `pipelines.metrics.statistics.interval`.
     """
-    metrics: list[Metric] = [metric for metric in METRICS if any(metric in case for case in cases)]
+    metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     # Without any case there is still a mean Dice, of nothing.
     shape = len(cases), len(class_names)
-    columns: dict[Metric, np.ndarray] = {
+    columns: dict[str, np.ndarray] = {
         metric: np.array([[value_of(case, metric, name) for name in class_names] for case in cases]).reshape(
             shape
         )
@@ -133,10 +130,8 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
     }
     classes: dict[str, ClassSummary] = {}
     for index, name in enumerate(class_names):
-        statistics: _ClassStatistics = {}
-        for metric, values in columns.items():
-            statistics[metric] = _statistics(values[:, index], intervals)
-        classes[name] = {**statistics, **_counts(cases, name)}
+        statistics = {m: _statistics(values[:, index], intervals) for m, values in columns.items()}
+        classes[name] = cast(ClassSummary, {**statistics, **_counts(cases, name)})
     mean = {metric: float(class_mean(values)) for metric, values in columns.items()}
     counts = classes.values()
     sure: _Intervals = {}
@@ -162,7 +157,9 @@ def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
     keys = metric_names(list(summary["classes"]))
     values = {f"{prefix}mean_{metric}": value for metric, value in summary["mean"].items()}
     for name, row in summary["classes"].items():
-        values |= {f"{prefix}{metric}_{keys[name]}": row[metric]["mean"] for metric in summary["mean"]}
+        values |= {
+            f"{prefix}{metric}_{keys[name]}": statistics_of(row, metric)["mean"] for metric in summary["mean"]
+        }
     for key, count in (("missed", summary["missed"]), ("false_positives", summary["false_positives"])):
         if count is not None:
             values[f"{prefix}{key}"] = float(count)
@@ -172,20 +169,24 @@ def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
 def table(summary: Summary) -> str:
     """The summary as a short plain-text table, one line per class."""
     width = max([5, *(len(name) for name in summary["classes"])])
-    shown = [m for m in _SHOWN if m in summary["mean"]]
+    shown = [m for m in ("iou", "hd95_mm", "msd_mm", "nsd", "volume_error_ml") if m in summary["mean"]]
     counted = summary["missed"] is not None
     head = f"{'class':<{width}}  Dice mean  median     min  cases" + "".join(f"  {m:>9}" for m in shown)
     lines = [head + ("  missed  false positive" if counted else "")]
     for name, row in summary["classes"].items():
-        dice = row["dice"]
+        dice = statistics_of(row, "dice")
         line = (
             f"{name:<{width}}  {dice['mean']:9.4f}  {dice['median']:6.4f}  {dice['min']:6.4f}  {dice['n']:5d}"
         )
-        line += "".join(f"  {row[m]['mean']:{max(9, len(m))}.{_digits(m)}f}" for m in shown)
+        line += "".join(
+            f"  {statistics_of(row, m)['mean']:{max(9, len(m))}.{METRICS[m].digits}f}" for m in shown
+        )
         lines.append(line + (f"  {row['missed']:6d}  {row['false_positives']:14d}" if counted else ""))
     last = f"{'mean':<{width}}  {summary['mean_dice']:9.4f}"
     if shown:
-        last += " " * 23 + "".join(f"  {summary['mean'][m]:{max(9, len(m))}.{_digits(m)}f}" for m in shown)
+        last += " " * 23 + "".join(
+            f"  {summary['mean'][m]:{max(9, len(m))}.{METRICS[m].digits}f}" for m in shown
+        )
     sure = summary["mean_ci95"]["dice"] if "mean_ci95" in summary else None
     lines.append(last.rstrip())
     if sure is not None:
@@ -227,7 +228,3 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
     """The sum; None where one of them is not known."""
     known = list(numbers)
     return None if None in known else sum(number for number in known if number is not None)
-
-
-def _digits(metric: str) -> int:
-    return 2 if metric.endswith(("_mm", "_ml")) else 4

@@ -17,11 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Literal, NamedTuple, TypedDict, get_args
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pipelines.metrics.overlap import SegmentationError
+from transforms.errors import SettingError
 from transforms.label_values import bounding_boxes
 
 PERCENTILE = 95.0
@@ -81,10 +83,12 @@ def surface_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.
         affine: 4x4, voxel index to mm.
 
     Raises:
-        ValueError: the masks differ in shape or are neither 2D nor 3D.
+        SegmentationError: the masks differ in shape or are neither 2D nor 3D.
     """
     if prediction.shape != reference.shape or prediction.ndim not in (2, 3):
-        raise ValueError(f"two masks of 2 or 3 axes expected, not {prediction.shape} and {reference.shape}")
+        raise SegmentationError(
+            f"two masks of 2 or 3 axes expected, not {prediction.shape} and {reference.shape}"
+        )
     dims = prediction.ndim
     matrix = np.asarray(affine, dtype=np.float64)[:3, :dims]
     measure = _areas(matrix) if dims == 3 else _lengths(matrix)
@@ -168,10 +172,6 @@ def _lengths(matrix: np.ndarray) -> np.ndarray:
     return lengths
 
 
-SurfaceMetric = Literal["hd95_mm", "msd_mm", "nsd"]
-SURFACE_METRICS: tuple[SurfaceMetric, ...] = get_args(SurfaceMetric)
-
-
 class SurfaceScores(TypedDict, total=False):
     """What `surface_metrics` finds in a case, by the names of the classes; what is not defined as in `OverlapScores`."""
 
@@ -223,17 +223,17 @@ def require_tolerance(
     """The tolerance itself.
 
     Raises:
-        ValueError: it is no positive number of mm, or not given for every class by name.
+        SettingError: it is no positive number of mm, or not given for every class by name.
     """
     numbers = tolerance if isinstance(tolerance, Mapping) else {name: tolerance for name in class_names}
     missing = [name for name in class_names if name not in numbers]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"surface_tolerance has no number for the class '{missing[0]}'; give mm for every class"
         )
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(
+            raise SettingError(
                 f"surface_tolerance is {value!r} for the class '{name}'; give a number of mm above 0, or none"
             )
     return tolerance

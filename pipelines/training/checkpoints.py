@@ -28,6 +28,7 @@ from pipelines.training.seed import RandomState
 from pipelines.training.starts import Starts
 from pipelines.training.trainer_state import TrainerState
 from pipelines.utils.locks import Lock, NoLocksError
+from transforms.errors import UserError
 from transforms.utils.files import put_in_place, remove_leftovers, replacing, sha256_of, sync_folder, way_out
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class TrainingState(Progress, TrainerState):
     """All that a training needs to go on: what a checkpoint holds."""
 
 
-class CheckpointNotWrittenError(RuntimeError):
+class CheckpointNotWrittenError(UserError, RuntimeError):
     """A checkpoint or model file cannot be written; what lay there before is whole."""
 
 

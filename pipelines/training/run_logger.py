@@ -25,12 +25,12 @@ from pipelines.inference.precision import AUTO, choose_precision
 from pipelines.inference.trained_model import CARD
 from pipelines.metrics.names import metric_names
 from pipelines.metrics.result_files import Measured, Results, results
-from pipelines.metrics.summary import Summary, summarise
+from pipelines.metrics.summary import Summary, statistics_of, summarise
 from pipelines.mlflow_model import write_model
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST
 from pipelines.training.crossvalidation import parent_of
-from pipelines.training.handlers import earlier_losses, mean_loss
+from pipelines.training.handlers import mean_loss
 from pipelines.training.resume import DATA
 from pipelines.training.timing import StepTimer, Stopwatch
 from pipelines.training.trainer import SegTrainer
@@ -74,7 +74,6 @@ class Record:
         self.evaluator = evaluator
         self.log_interval = max(1, log_interval)
         self.shown = sorted(case.id for case in data.validation)[: max(0, pictures)]
-        self._losses: list[torch.Tensor] = []
         self._epoch_started = 0.0
         self._timer: StepTimer | None = None
         self._validation = Stopwatch()
@@ -195,13 +194,11 @@ class Record:
         )
 
     def epoch_started(self, engine: SegTrainer) -> None:
-        self._losses = earlier_losses(engine)
         self._epoch_started = time.monotonic()
 
     def iteration(self, engine: SegTrainer) -> None:
         """Metrics of one iteration, every `log_interval`; in between nothing waits for the device."""
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
-        self._losses.append(loss)
         iteration = engine.state.iteration
         if iteration % self.log_interval != 0:
             return
@@ -226,7 +223,7 @@ class Record:
         """
         epoch, evaluator = engine.state.epoch, self.evaluator
         seconds = time.monotonic() - self._epoch_started
-        values: dict[str, float] = {"epoch_loss": mean_loss(self._losses), "epoch": float(epoch)}
+        values: dict[str, float] = {"epoch_loss": mean_loss(engine.state.losses), "epoch": float(epoch)}
         values["epoch_seconds"] = seconds
         timed = self._timer.take() if self._timer is not None else {}
         # Asked on every rank: one whose share of the cases is empty has not validated, but takes part.
@@ -250,7 +247,8 @@ class Record:
         values = {"best_val_mean_dice": summary["mean_dice"], "best_epoch": float(engine.state.epoch)}
         keys = metric_names(evaluator.class_names)
         values |= {
-            f"best_val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+            f"best_val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
+            for name, row in summary["classes"].items()
         }
         self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
         self._best = results(evaluator.state.cases, evaluator.class_names, summary)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import default_collate
 
 from transforms.augmentation.variation import Variation
+from transforms.errors import SettingError
 from transforms.intensity import IntensityRecord
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class PatchBatch(TypedDict):
     deferred: NotRequired[DeferredPatches]
 
 
-class AugmentationPlaceError(ValueError):
+class AugmentationPlaceError(SettingError):
     """Where to augment is not known, or not possible there."""
 
 
