@@ -10,23 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.metrics.summary import ABSENT, FALSE_POSITIVE, MISSED, outcome
+from pipelines.metrics.names import METRICS
+from pipelines.metrics.result_files import Results
+from pipelines.metrics.summary import (
+    ABSENT,
+    FALSE_POSITIVE,
+    MISSED,
+    CaseMetrics,
+    Statistics,
+    Summary,
+    outcome,
+    statistics_of,
+    value_of,
+)
 from pipelines.utils.html import write_page
 from pipelines.utils.svg import ROW, Plot
 
-# In the order of the columns.
-TITLES = {
-    "dice": "Dice",
-    "nsd": "surface Dice (NSD)",
-    "hd95_mm": "HD95 (mm)",
-    "msd_mm": "mean surface distance (mm)",
-    "volume_error_ml": "volume error (ml)",
-    "iou": "IoU",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-}
-PLOTTED = ("dice", "nsd", "hd95_mm", "volume_error_ml")
-BAD = (MISSED, FALSE_POSITIVE)
+# The columns that come first.
+_FIRST = ("dice", "nsd", "hd95_mm", "msd_mm", "volume_error_ml")
+_PLOTTED = ("dice", "nsd", "hd95_mm", "volume_error_ml")
+_BAD = (MISSED, FALSE_POSITIVE)
 PICTURES = 12
 """Pictures on the page, of the worst cases."""
 ROWS = 5000
@@ -35,7 +38,7 @@ ROWS = 5000
 
 def write_report(
     path: Path,
-    results: Mapping[str, Any],
+    results: Results,
     title: str,
     facts: Mapping[str, str] | None = None,
     pictures: Mapping[str, Path] | None = None,
@@ -43,14 +46,14 @@ def write_report(
     """Write the page: summary, box plots per class, the worst cases with pictures, and a table of all.
 
     Args:
-        results: see `pipelines.metrics.result_files.results`.
+        results: what the page shows.
         title: of the page.
         facts: what was evaluated and how, shown under the title.
         pictures: case to a PNG file; the page holds those of the `PICTURES` worst cases.
     """
     summary = results["summary"]
-    metrics = [metric for metric in TITLES if metric in summary["mean"]]
-    plots = {TITLES[metric]: _plot(results, metric) for metric in PLOTTED if metric in metrics}
+    metrics = [m for m in dict.fromkeys((*_FIRST, *METRICS)) if m in summary["mean"]]
+    plots = {METRICS[m].heading: _plot(results, m) for m in _PLOTTED if m in metrics}
     write_page(
         path,
         Path(__file__).with_suffix(".html"),
@@ -58,9 +61,9 @@ def write_report(
         facts=facts or {},
         summary=summary,
         dice=_number("dice", summary["mean_dice"]),
-        dice_interval=_interval("dice", (summary.get("mean_ci95") or {}).get("dice")),
+        dice_interval=_interval("dice", summary["mean_ci95"].get("dice") if "mean_ci95" in summary else None),
         counted=summary["missed"] is not None,
-        titles=[TITLES[metric] for metric in metrics],
+        titles=[METRICS[metric].heading for metric in metrics],
         classes=_classes(summary, metrics),
         plots={name: plot for name, plot in plots.items() if plot is not None},
         with_pictures=bool(pictures),
@@ -70,44 +73,52 @@ def write_report(
     )
 
 
-def worst_first(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def worst_first(cases: Sequence[CaseMetrics]) -> list[CaseMetrics]:
     """Cases by their mean Dice over the classes, those without any structure last."""
     return sorted(cases, key=badness)
 
 
-def badness(case: Mapping[str, Any]) -> tuple[float, str]:
+def badness(case: CaseMetrics) -> tuple[float, str]:
     """What `worst_first` sorts by: the mean Dice of a case (infinite without one), then its name."""
     values = [v for v in case["dice"].values() if v is not None and not math.isnan(v)]
     return (sum(values) / len(values) if values else math.inf), str(case["case"])
 
 
-def _classes(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _classes(summary: Summary, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of the summary: a class each, then the mean of them all."""
-    counts = ("missed", "false_positives", "absent") if summary["missed"] is not None else ()
+    counted = summary["missed"] is not None
     rows = [
         {
             "name": name,
-            "cases": row["dice"]["n"],
-            "counts": [row[count] for count in counts],
-            "cells": [_cell(metric, row[metric], row["dice"]["n"]) for metric in metrics],
+            "cases": statistics_of(row, "dice")["n"],
+            "counts": [row["missed"], row["false_positives"], row["absent"]] if counted else [],
+            "cells": [
+                _cell(metric, statistics_of(row, metric), statistics_of(row, "dice")["n"])
+                for metric in metrics
+            ],
         }
         for name, row in summary["classes"].items()
     ]
-    means = [_cell(metric, {"mean": summary["mean"][metric], "n": 0}, 0) for metric in metrics]
     last = {
         "name": "mean of the classes",
         "cases": "",
-        "counts": [summary[c] for c in counts],
-        "cells": means,
+        "counts": [summary["missed"], summary["false_positives"], summary["absent"]] if counted else [],
+        "cells": [_mean(metric, summary["mean"][metric]) for metric in metrics],
     }
     return [*rows, last]
 
 
-def _cell(metric: str, found: Mapping[str, Any], cases: int) -> dict[str, Any]:
+def _mean(metric: str, value: float) -> dict[str, Any]:
     """A mean, its interval, the number of cases where it is of fewer than others, and more in a tip."""
-    cell: dict[str, Any] = {"mean": _number(metric, found["mean"]), "tip": "", "interval": "", "fewer": 0}
+    return {"mean": _number(metric, value), "tip": "", "interval": "", "fewer": 0}
+
+
+def _cell(metric: str, found: Statistics, cases: int) -> dict[str, Any]:
+    """The mean of a class, see `_mean`."""
+    cell = _mean(metric, found["mean"])
     if found["n"]:
-        median, low, high, std = (_number(metric, found[key]) for key in ("median", "min", "max", "std"))
+        values = (found["median"], found["min"], found["max"], found["std"])
+        median, low, high, std = (_number(metric, value) for value in values)
         cell["tip"] = f"median {median}, {low} to {high}, std {std}, n {found['n']}"
         cell["interval"] = _interval(metric, found.get("ci95"))
         if cell["interval"]:
@@ -117,18 +128,18 @@ def _cell(metric: str, found: Mapping[str, Any], cases: int) -> dict[str, Any]:
     return cell
 
 
-def _plot(results: Mapping[str, Any], metric: str) -> Plot | None:
+def _plot(results: Results, metric: str) -> Plot | None:
     """A box per class and a point per case; None where no case has a value."""
     columns = {
-        name: np.array([(case.get(metric) or {}).get(name) for case in results["cases"]], np.float64)
+        name: np.array([value_of(case, metric, name) for case in results["cases"]])
         for name in results["classes"]
     }
     values = np.concatenate([np.zeros(1), *(column[np.isfinite(column)] for column in columns.values())])
     if len(values) == 1:
         return None
-    low, high = (0.0, 1.0) if metric in ("dice", "nsd") else (float(values.min()), float(values.max()))
-    plot = Plot(TITLES[metric], low, high if high > low else low + 1, len(columns))
-    plot.axis(TITLES[metric])
+    low, high = (0.0, 1.0) if not METRICS[metric].unit else (float(values.min()), float(values.max()))
+    plot = Plot(METRICS[metric].heading, low, high if high > low else low + 1, len(columns))
+    plot.axis(METRICS[metric].heading)
     for index, (name, column) in enumerate(columns.items()):
         y = (index + 0.5) * ROW
         plot.label(name, y)
@@ -142,12 +153,12 @@ def _plot(results: Mapping[str, Any], metric: str) -> Plot | None:
     return plot
 
 
-def _worst(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> list[dict[str, Any]]:
+def _worst(results: Results, pictures: Mapping[str, Path]) -> list[dict[str, Any]]:
     cases = [case for case in worst_first(results["cases"]) if badness(case)[0] < math.inf]
     found = []
     for case in [case for case in cases if case["case"] in pictures][:PICTURES] or cases[:PICTURES]:
-        names = [name for name in results["classes"] if case["dice"].get(name) is not None]
-        names.sort(key=lambda name: case["dice"][name])
+        dice = {name: value_of(case, "dice", name) for name in results["classes"]}
+        names = sorted((name for name in dice if not math.isnan(dice[name])), key=dice.__getitem__)
         outcomes = [_outcome(case, name) for name in names[:8]]
         picture = pictures.get(case["case"])
         found.append(
@@ -155,7 +166,7 @@ def _worst(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> list[dic
                 "name": case["case"],
                 "dice": _number("dice", badness(case)[0]),
                 "classes": [
-                    (name, _number("dice", case["dice"][name]), what if what in BAD else "")
+                    (name, _number("dice", dice[name]), what if what in _BAD else "")
                     for name, what in zip(names, outcomes, strict=False)
                 ],
                 "more": len(names) - len(outcomes),
@@ -165,15 +176,15 @@ def _worst(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> list[dic
     return found
 
 
-def _lines(results: Mapping[str, Any], metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _lines(results: Results, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """The table of all cases, worst first."""
     return [
         {
             "case": case["case"],
             "name": name,
-            "numbers": [_number(metric, case.get(metric, {}).get(name)) for metric in metrics],
+            "numbers": [_number(metric, value_of(case, metric, name)) for metric in metrics],
             "outcome": what,
-            "is_bad": what in BAD,
+            "is_bad": what in _BAD,
         }
         for case in worst_first(results["cases"])
         for name in results["classes"]
@@ -181,14 +192,14 @@ def _lines(results: Mapping[str, Any], metrics: Sequence[str]) -> list[dict[str,
     ]
 
 
-def _outcome(case: Mapping[str, Any], name: str) -> str:
+def _outcome(case: CaseMetrics, name: str) -> str:
     return outcome(case, name) if "reference_voxels" in case else ""
 
 
 def _number(metric: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
-    return f"{value:.2f}" if metric.endswith(("_mm", "_ml")) else f"{value:.4f}"
+    return f"{value:.{METRICS[metric].digits}f}"
 
 
 def _interval(metric: str, ends: Sequence[float | None] | None) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipelines.inference.case_reports import CaseReport
+from pipelines.metrics.volumes import Volume
 from pipelines.utils.html import write_page
 
 
-def write_gallery(path: Path, reports: Iterable[Mapping[str, Any]]) -> None:
+def write_gallery(path: Path, reports: Iterable[CaseReport]) -> None:
     """Write the page; pictures are those beside it, and nothing is loaded from elsewhere."""
     reports = list(reports)
     done = [report for report in reports if report["status"] == "done"]
@@ -26,7 +28,7 @@ def write_gallery(path: Path, reports: Iterable[Mapping[str, Any]]) -> None:
     )
 
 
-def _case(report: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _case(report: CaseReport, names: Iterable[str]) -> dict[str, Any]:
     done = report["status"] == "done"
     preview = f"{report['case']}_preview.png"
     dice = (report.get("metrics") or {}).get("dice") or {}
@@ -41,7 +43,7 @@ def _case(report: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _amount(found: Mapping[str, Any] | None) -> str:
+def _amount(found: Volume | None) -> str:
     if found is None:
         return ""
     return f"{found['voxels']}" if found["ml"] is None else f"{found['ml']:.4g}"
