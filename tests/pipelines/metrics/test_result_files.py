@@ -57,7 +57,7 @@ def test_csv_holds_every_case_and_class(tmp_path):
     write_csv(tmp_path / "metrics.csv", cases, NAMES)
     with (tmp_path / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0])[2:10] == list(METRICS)
+    assert list(rows[0])[2 : 2 + len(METRICS)] == list(METRICS)
     assert float(rows[1]["hd95_mm"]) == pytest.approx(cases[0]["hd95_mm"]["cyst"], abs=1e-6)
     missed = next(row for row in rows if row["outcome"] == MISSED)
     assert (missed["case"], missed["class"], missed["dice"]) == ("c2", "liver", "0.000000")
