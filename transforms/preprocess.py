@@ -20,7 +20,7 @@ from transforms.hounsfield import warn_unless_hounsfield
 from transforms.intensity import CTWindow, ZScore
 from transforms.io.grids import grid_difference
 from transforms.io.header import Header
-from transforms.io.readers import read_image, read_label
+from transforms.io.readers import Original, read_label, read_original
 from transforms.label_values import check_label_values, counts_of
 from transforms.spatial.geometry import (
     Box,
@@ -132,8 +132,11 @@ class Preprocess:
         Raises:
             ImageError: the file cannot be read with certainty; the message names it.
         """
-        volume = read_image(Path(path), channels=self.channels, series=series, allow=allow)
-        return self.volume(volume, os.fspath(path))
+        return self.volume(self.read(path, series, allow).image, os.fspath(path))
+
+    def read(self, path: PathLike, series: str | int | None = None, allow: Sequence[str] = ()) -> Original:
+        """Read an image as it is, as `image` does before it brings it to the network's grid."""
+        return read_original(Path(path), channels=self.channels, series=series, allow=allow)
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
         """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,12 +12,9 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.config.errors import problem, user_error
-from pipelines.data.cases import reading
-from pipelines.data.inputs import is_dicom
 from transforms.dicom.rehearsal import require_writable
-from transforms.dicom.series import scan_series
+from transforms.dicom.series import Series
 from transforms.errors import ImageError
-from transforms.io.readers import read_image
 from transforms.io.writers import forms_like, write_label
 
 
@@ -39,22 +36,24 @@ class OutputPlan(Protocol):
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
 
-def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
+def unwritable(outputs: OutputPlan, case: Mapping[str, Any], series: Series | None) -> dict[str, str]:
     """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
+
+    Args:
+        series: what the image was read from; None for one that is not DICOM.
 
     Raises:
         ImageError: none of the formats asked for can be written.
     """
     found: dict[str, str] = {}
     writers = _dicom_writers(outputs)
-    if not is_dicom(case["image"]):
+    if series is None:
         found = dict.fromkeys(writers, outputs.refusal(case))
-    elif writers:
-        source = scan_series(case["image"], **reading(case))
+    else:
         for name, write in writers.items():
             try:
                 require_writable(
-                    outputs.folder / f"{case['case']}{FORMATS[name]}", source, _classes(outputs), write
+                    outputs.folder / f"{case['case']}{FORMATS[name]}", series, _classes(outputs), write
                 )
             except ImageError as error:
                 found[name] = str(error)
@@ -67,6 +66,8 @@ def write_files(
     outputs: OutputPlan,
     folder: Path,
     case: Mapping[str, Any],
+    series: Series | None,
+    image: MetaTensor | None,
     labels: MetaTensor,
     probabilities: torch.Tensor | None,
     report: Mapping[str, Any],
@@ -75,6 +76,8 @@ def write_files(
     """Make the files of a case in a folder, the label map first; returns why some could not be made.
 
     Args:
+        series: what the image was read from; None for one that is not DICOM.
+        image: as it was read, where a preview is wanted.
         labels: (1, *file shape).
         probabilities: (classes, *file shape), where they are wanted.
         report: its volumes are shown in the picture.
@@ -83,8 +86,6 @@ def write_files(
     Raises:
         OSError: no room, or no right to write.
     """
-    asked = reading(case)
-    series = cache(lambda: scan_series(case["image"], **asked))
 
     def label_map() -> None:
         target = folder / outputs.names(case)[outputs.formats.index("nii.gz")]
@@ -93,7 +94,7 @@ def write_files(
     def dicom(name: str, write: Callable[..., Any]) -> None:
         if name in left_out:
             raise ImageError(left_out[name])
-        write(folder / f"{case['case']}{FORMATS[name]}", labels, series(), _classes(outputs))
+        write(folder / f"{case['case']}{FORMATS[name]}", labels, series, _classes(outputs))
 
     def maps() -> None:
         from transforms.io.writers import write_probabilities
@@ -106,9 +107,7 @@ def write_files(
     def picture() -> None:
         from transforms.visualization.preview import draw_preview
 
-        image = read_image(case["image"], **asked)
-        if image.shape[1:] != labels.shape[1:]:
-            raise ImageError(f"{case['image']} changed while it was segmented; run it again.")
+        assert image is not None
         volumes = {name: found["ml"] for name, found in report["volumes"].items()}
         target = folder / f"{case['case']}_preview.png"
         draw_preview(target, image, labels, outputs.labels, volumes, title=case["case"], ct=outputs.ct)

@@ -13,8 +13,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from transforms.dicom.files import open_file
-from transforms.dicom.headers import holds_dicom
+from transforms.dicom.frame import Frame
+from transforms.dicom.headers import frames_of, holds_dicom
 from transforms.dicom.label_frames import check_frame_of_reference
 from transforms.dicom.rtstruct import read_rtstruct, rtstruct_names
 from transforms.dicom.seg import read_seg, seg_names
@@ -31,7 +31,6 @@ KINDS = {
     LabelMapSegmentationStorage: "SEG",
     str(RTStructureSetStorage): "RTSTRUCT",
 }
-_TAGS = ["SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 
 
 def find_dicom_label(path: str | Path) -> Path:
@@ -206,15 +205,13 @@ def _named(path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapping[int,
     return set(match_names(path, rtstruct_names(path, dataset), labels, "ROI", quiet=True))
 
 
-def _images(label: Path, image: Path) -> Iterator[tuple[Path, pydicom.Dataset]]:
-    """Read identities of the DICOM images of a folder or a file; nothing for an image of another format."""
+def _images(label: Path, image: Path) -> Iterator[Frame]:
+    """The DICOM images of a folder or a file, one frame of each; nothing for an image of another format."""
     for file in bounded(files_below(image), image) if image.is_dir() else [image]:
-        if file != label and file.is_file() and holds_dicom(file) and not _kind(file):
-            with _naming(file), open_file(file) as stream:
-                header = pydicom.dcmread(
-                    stream, stop_before_pixels=True, specific_tags=list(_TAGS), force=True
-                )
-            yield file, header
+        if file != label and file.is_file() and holds_dicom(file):
+            first = frames_of(file)[0]
+            if first.media_class not in KINDS:
+                yield first
 
 
 def dicom_label_names(path: str | Path) -> dict[int, str]:

@@ -44,7 +44,7 @@ def require_writable(path: Path, source: Series, names: Mapping[int, str], write
     import torch
     from monai.data import MetaTensor
 
-    SourceImages.read(path, source)
+    SourceImages.of(path, source)
     stored = [index for index, place in enumerate(source.sources) if place is not None]
     ends = sorted({stored[0], stored[-1]})
     frames = tuple(source.frames[source.plan[index][0]] for index in ends)

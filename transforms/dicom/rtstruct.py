@@ -27,7 +27,7 @@ SLICE_TOLERANCE = 0.1
 round coordinates to 0.1 or 0.01 mm, so up to 0.05 mm are rounding; a tenth of the distance never means another slice.
 """
 
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _EXPORT = "Export the structure set again on its CT."
 _log = logging.getLogger(__name__)
 
@@ -138,8 +138,8 @@ def _collect(
     for number, contour in enumerate(item.get("ContourSequence") or []):
         kind = str(contour.get("ContourGeometricType", "")).strip().upper()
         points = _points(path, name, number, contour)
-        if kind not in _CLOSED or len(points) < 3:
-            kind = kind if kind not in _CLOSED else f"{kind} of {len(points)} point(s)"
+        if kind not in CLOSED or len(points) < 3:
+            kind = kind if kind not in CLOSED else f"{kind} of {len(points)} point(s)"
             left_out[kind or "no type"] = left_out.get(kind or "no type", 0) + 1
             continue
         voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]

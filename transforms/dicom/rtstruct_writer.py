@@ -15,6 +15,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from transforms.dicom.contours import outlines
+from transforms.dicom.rtstruct import CLOSED
 from transforms.dicom.source_images import (
     LPS,
     SourceImages,
@@ -27,7 +28,8 @@ from transforms.label_values import Box, bounding_boxes
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
-from transforms.dicom.rtstruct import _CLOSED
+
+    from transforms.dicom.series import Series
 
 _DIGITS = 4
 
@@ -35,7 +37,7 @@ _DIGITS = 4
 def write_rtstruct(
     path: str | Path,
     label: MetaTensor,
-    source: Any,
+    source: Series,
     names: Mapping[int, str],
     *,
     codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
@@ -88,11 +90,11 @@ def write_rtstruct(
     )
 
     path = Path(path)
-    if geometric_type not in _CLOSED:
-        raise ValueError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")
+    if geometric_type not in CLOSED:
+        raise ValueError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(CLOSED)}.")
     frames = label_on_source(path, label, source)
     named = class_names(path, frames, names)
-    images = SourceImages.read(path, source)
+    images = SourceImages.of(path, source)
     description = series_description or algorithm_name
     result = _blank(images, description, series_number)
     result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]

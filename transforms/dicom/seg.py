@@ -32,6 +32,8 @@ from transforms.errors import ImageError
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from transforms.dicom.series import Series
+
 __all__ = ["read_seg", "seg_names", "write_seg"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -227,7 +229,7 @@ def _decode(path: Path, dataset: Dataset, number: int) -> np.ndarray:
 def write_seg(
     path: str | Path,
     label: MetaTensor,
-    source: Any,
+    source: Series,
     names: Mapping[int, str],
     *,
     codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
@@ -291,7 +293,7 @@ def write_seg(
     if probabilities is not None:
         kind = "FRACTIONAL"
         frames = _fractions(path, probabilities, frames.shape, len(named))
-    images = SourceImages.read(path, source)
+    images = SourceImages.of(path, source)
     version = algorithm_version or software_version()
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=algorithm_name[:64], family=terms.DCM.ArtificialIntelligence, version=version

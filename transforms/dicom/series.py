@@ -117,7 +117,7 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
     first = stack.frames[0]
     return Series(
         folder=folder,
-        shape=(first.integer("Columns"), first.integer("Rows"), len(stack.plan)),
+        shape=(first.columns, first.rows, len(stack.plan)),
         affine=stack.affine,
         frames=stack.frames,
         plan=stack.plan,
@@ -184,10 +184,7 @@ def _decoded(series: Series) -> np.ndarray:
     """The stored slices in Hounsfield units, ``(slices, rows, columns)``."""
     frames = series.frames
     shape = (len(frames), series.shape[1], series.shape[0])
-    scale = [
-        (float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0]))
-        for frame in frames
-    ]
+    scale = [(frame.slope, frame.intercept) for frame in frames]
     if all(slope.is_integer() and intercept.is_integer() for slope, intercept in scale):
         volume = np.empty(shape, dtype=np.int16)
 

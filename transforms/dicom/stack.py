@@ -92,12 +92,12 @@ def stack_slices(frames: Collection[Frame], allow: Collection[str] = ()) -> Stac
         not name; the message says which files, how many mm and what to do.
     """
     allow = checked_names(allow)
-    cosines = np.mean([frame.numbers("ImageOrientationPatient") for frame in frames], axis=0).reshape(2, 3)
+    cosines = np.mean([frame.cosines for frame in frames], axis=0).reshape(2, 3)
     cosines /= np.linalg.norm(cosines, axis=1, keepdims=True)
     normal = np.cross(cosines[0], cosines[1])
     normal /= np.linalg.norm(normal)
     line = _without_copies(_sorted(list(frames), normal))
-    row_spacing, column_spacing = np.median([frame.numbers("PixelSpacing") for frame in line.frames], axis=0)
+    row_spacing, column_spacing = np.median([frame.spacing for frame in line.frames], axis=0)
     count = len(line.frames)
     origin, plan = line.positions[0], tuple((index, index, 0.0) for index in range(count))
     if count == 1:
@@ -119,7 +119,7 @@ def stack_slices(frames: Collection[Frame], allow: Collection[str] = ()) -> Stac
 
 
 def _sorted(frames: list[Frame], normal: np.ndarray) -> _Line:
-    positions = np.stack([frame.numbers("ImagePositionPatient") for frame in frames])
+    positions = np.stack([frame.position for frame in frames])
     along = positions @ normal
     order = sorted(range(len(frames)), key=lambda i: (along[i], frames[i].path, frames[i].index))
     return _Line([frames[i] for i in order], positions[order], along[order], normal)
@@ -173,7 +173,7 @@ def _without_copies(line: _Line) -> _Line:
 def _first_difference(line: _Line, pairs: list[tuple[int, int]]) -> tuple[int, int] | None:
     for one, other in pairs:
         frames = [line.frames[one], line.frames[other]]
-        scales = [(f.numbers("RescaleSlope")[0], f.numbers("RescaleIntercept")[0]) for f in frames]
+        scales = [(frame.slope, frame.intercept) for frame in frames]
         values = decode_frames(frames, lambda index, stored, padding: stored)
         if scales[0] != scales[1] or not np.array_equal(values[0], values[1]):
             return one, other

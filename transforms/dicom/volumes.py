@@ -17,7 +17,7 @@ import numpy as np
 
 from transforms.dicom.headers import CT_CLASSES, Frame, scan_files
 from transforms.dicom.patients import patient_numbers
-from transforms.dicom.phases import numbers_or_none, split_phases
+from transforms.dicom.phases import split_phases
 
 __all__ = [
     "NO_IMAGE",
@@ -26,7 +26,6 @@ __all__ = [
     "find_volumes",
     "is_ct",
     "is_localizer",
-    "is_scout",
     "is_secondary_capture",
     "modality_of",
 ]
@@ -241,11 +240,7 @@ def _volumes_of(frames: list[Frame]) -> list[tuple[tuple, str, list[Frame], str]
 
 def is_localizer(frame: Frame) -> bool:
     """Whether it is a scout view."""
-    return is_scout((*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ())))
-
-
-def is_scout(image_type: Iterable[object]) -> bool:
-    """Whether these values of ImageType (0008,0008) are those of a localizer."""
+    image_type = (*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ()))
     return any(str(value).upper() in _SCOUTS for value in image_type)
 
 
@@ -257,7 +252,7 @@ def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     clusters: list[tuple[np.ndarray, list[Frame]]] = []
     unknown = []
     for frame in frames:
-        cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
+        cosines = frame.known_cosines
         if cosines is None:
             unknown.append(frame)
             continue
@@ -274,7 +269,7 @@ def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
 
 
 def _orientation(frame: Frame) -> str:
-    cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
+    cosines = frame.known_cosines
     if cosines is None:
         return "unknown orientation"
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))

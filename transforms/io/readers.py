@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,12 @@ from transforms.utils.image_paths import check_path
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from transforms.dicom.series import Series
+
 __all__ = [
     "Header",
     "ImageError",
+    "Original",
     "image_array",
     "image_suffix",
     "is_dicom_label",
@@ -42,12 +45,25 @@ __all__ = [
     "read_header",
     "read_image",
     "read_label",
+    "read_original",
 ]
 
 READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
 _ROUNDING = 1.01e-4
 """Distance from a whole number at which a label value still is one: files may count class ids in fractions, such as
 SPM's uint16 with a slope of 2/65535. A hundredth more than 1e-4, which float32 cannot hold exactly."""
+
+
+class Original(NamedTuple):
+    """An image as it was read, for what is written of it later.
+
+    Attributes:
+        image: see `read_image`.
+        series: the DICOM series, with the headers of its slices; None for any other image.
+    """
+
+    image: MetaTensor
+    series: Series | None
 
 
 def read_image(
@@ -81,12 +97,23 @@ def read_image(
     ImageError
         If the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN or infinity.
     """
+    return read_original(path, channels=channels, series=series, allow=allow).image
+
+
+def read_original(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> Original:
+    """:func:`read_image` for who writes DICOM for the image later, and needs the headers of its series for that."""
     path = Path(path)
-    array, affine, uid = _image(path, channels, series, allow)
+    array, affine, found = _image(path, channels, series, allow)
     image = _meta_tensor(path, array, affine)
-    if uid:
-        image.meta["series_uid"] = uid
-    return image
+    if found is not None:
+        image.meta["series_uid"] = found.uid
+    return Original(image, found)
 
 
 def image_array(
@@ -115,15 +142,15 @@ def image_array(
 
 def _image(
     path: Path, channels: int | None, series: str | int | None, allow: Collection[str]
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Array, affine, and UID of a DICOM series ("" for any other image)."""
+) -> tuple[np.ndarray, np.ndarray, Series | None]:
+    """Array, affine, and DICOM series (None for any other image)."""
     if _is_dicom(path):
         from transforms.dicom.series import read_series, scan_series
 
         found = scan_series(path, series, allow)
         check_spacing(path, Header(found.shape, 1, found.affine))
         array, affine = read_series(found)
-        return array[None], affine, found.uid
+        return array[None], affine, found
     _require_no_series(path, series)
     array, affine = _read(path, channels)
     array = compact(array)
@@ -134,7 +161,7 @@ def _image(
                 f"{path}: {bad} of {array.size} voxels are NaN or infinite; repair the file (for instance set them"
                 " to the value of air) or leave the case out."
             )
-    return array, affine, ""
+    return array, affine, None
 
 
 def is_dicom_label(path: str | Path) -> bool:

@@ -262,19 +262,13 @@ def meta_tensor(array, affine):
     return MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(affine))
 
 
-class Sources:
-    """What `write_rtstruct` asks of a series."""
-
-    def __init__(self, files, ct):
-        self.files, self.shape, self.affine = files, ct.shape, ct.affine
-
-
 @given(tilt=st.floats(-30, 30), degrees=angles, seed=st.integers(0, 99), noise=st.booleans())
 @settings(some, max_examples=12)
 def test_what_is_written_is_read_back_voxel_by_voxel(tmp_path, tilt, degrees, seed, noise):
     ct = Phantom(shape=(21, 18, 6), tilt=tilt, axes=ph.rotation(degrees))
     shutil.rmtree(tmp_path / "ct", ignore_errors=True)
-    source = Sources(write_series(tmp_path / "ct", ct.slices()), ct)
+    write_series(tmp_path / "ct", ct.slices())
+    source = scan_series(tmp_path / "ct")
     random = np.random.default_rng(seed)
     array = random.integers(0, 4, ct.shape) if noise else lf.label_map(ct.shape, ct.affine)
     array = array.astype(np.uint8)

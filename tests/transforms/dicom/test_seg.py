@@ -22,10 +22,11 @@ from pydicom.uid import EnhancedCTImageStorage, RLELossless
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
 from tests.dicom_phantom import LPS, Phantom, write_series
+from transforms.dicom.headers import frames_of
 from transforms.dicom.labels import find_dicom_label, read_dicom_label
 from transforms.dicom.rtstruct_writer import write_rtstruct
 from transforms.dicom.seg import write_seg
-from transforms.dicom.series import scan_series
+from transforms.dicom.series import Series, scan_series
 from transforms.io.readers import Header, ImageError, read_header, read_label
 
 NAMES = {0: "background", 1: "left lung", 2: "Tumor", 3: "spinal_cord"}
@@ -293,7 +294,8 @@ def test_cut_off_anywhere_is_never_read_wrongly(tmp_path, share, kind):
     array = lf.label_map(ct.shape, ct.affine)
     path = tmp_path / "a.dcm"
     if kind == "written":
-        source = Sources(write_series(tmp_path / "ct", ct.slices()), ct)
+        write_series(tmp_path / "ct", ct.slices())
+        source = scan_series(tmp_path / "ct")
         write_seg(path, meta_tensor(array, ct.affine), source, NAMES)
     else:
         parts = [(0, array)] if kind == "LABELMAP" else [(index, array == index) for index in SEGMENTS]
@@ -481,7 +483,8 @@ def test_what_is_said_about_the_segments(written, tmp_path):
 def test_tilted_and_oblique_sources(tmp_path, tilt, degrees, seed):
     ct = Phantom(shape=(11, 9, 6), tilt=tilt, axes=ph.rotation(degrees))
     shutil.rmtree(tmp_path / "ct", ignore_errors=True)
-    source = Sources(write_series(tmp_path / "ct", ct.slices()), ct)
+    write_series(tmp_path / "ct", ct.slices())
+    source = scan_series(tmp_path / "ct")
     array = np.random.default_rng(seed).integers(0, 4, ct.shape).astype(np.uint8)
     path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
@@ -496,17 +499,10 @@ def test_tilted_and_oblique_sources(tmp_path, tilt, degrees, seed):
         )
 
 
-class Sources:
-    """What `write_seg` asks of a series: files and frames by slice, and the grid."""
-
-    def __init__(self, files, ct, sources=None):
-        self.files, self.shape, self.affine = files, ct.shape, ct.affine
-        self.sources = sources or tuple((file, 0) for file in files)
-
-
 def test_a_slice_without_a_file(tmp_path, ct):
-    files = write_series(tmp_path / "ct", ct.slices())
-    source = Sources(files, ct, tuple(None if i == 2 else (file, 0) for i, file in enumerate(files)))
+    write_series(tmp_path / "ct", ct.slices())[2].unlink()
+    source = scan_series(tmp_path / "ct", allow=["missing-slices"])
+    assert source.sources[2] is None
     array = lf.label_map(ct.shape, ct.affine)
     path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
@@ -536,7 +532,9 @@ def test_enhanced_source(tmp_path, ct, shared):
     ]
     with pydicom.config.disable_value_validation():
         image.save_as(file, enforce_file_format=True)
-    source = Sources((), ct, tuple((file, order.index(index)) for index in range(7)))
+    frames = frames_of(file)
+    plan = tuple((order.index(index), order.index(index), 0.0) for index in range(7))
+    source = Series(tmp_path, ct.shape, ct.affine, tuple(frames), plan)
     array = lf.label_map(ct.shape, ct.affine)
     path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES, image=file), array)
