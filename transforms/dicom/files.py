@@ -67,10 +67,8 @@ def has_prefix(path: Path) -> bool:
 def open_file(path: Path) -> BinaryIO:
     """Open a DICOM file for reading, unpacked where it is gzipped.
 
-    Raises
-    ------
-    ImageError
-        If it cannot be opened.
+    Raises:
+        ImageError: it cannot be opened.
     """
     try:
         stream = path.open("rb")

@@ -1,7 +1,7 @@
 """DICOM files below a folder and what their headers say; pixel data are never touched here.
 
 Values are kept as they stand in the file (PS3.5 7.1): texts as texts, so that a number of 17 characters, an unknown VR
-or a stray NUL costs nothing here and is judged where it matters, in :mod:`transforms.dicom.checks`.
+or a stray NUL costs nothing here and is judged where it matters, in `transforms.dicom.checks`.
 """
 
 from __future__ import annotations
@@ -71,10 +71,9 @@ def scan_files(path: Path) -> list[Frame]:
 
     Hidden files and folders, DICOMDIR and files that are no DICOM are passed over.
 
-    Raises
-    ------
-    ImageError
-        For a file that is DICOM, or named so, and whose header cannot be parsed: it may be a slice of the series.
+    Raises:
+        ImageError: for a file that is DICOM, or named so, and whose header cannot be parsed: it may be a
+            slice of the series.
     """
     check_path(path)
     if not path.exists():

@@ -30,23 +30,15 @@ def check_frame_of_reference(
     counts are the images that the ROI's contours name; else those of its frame of reference; else, where the file says
     nothing else of that frame, those that the file names at all.
 
-    Parameters
-    ----------
-    path : Path
-        The label.
-    dataset : pydicom.Dataset
-        Its content.
-    rois : collection of int or None
-        ROIs of an RTSTRUCT that are read; None for a SEG.
-    images : iterable of Frame
-        The images.
-    quiet : bool
-        Leave out the notice.
+    Args:
+        path: the label.
+        dataset: its content.
+        rois: ROIs of an RTSTRUCT that are read; None for a SEG.
+        images: the images.
+        quiet: leave out the notice.
 
-    Raises
-    ------
-    ImageError
-        Naming the frames of reference.
+    Raises:
+        ImageError: naming the frames of reference.
     """
     general = str(dataset.get("FrameOfReferenceUID") or "")
     stated = {0: general} if rois is None else _stated(dataset, rois, general)

@@ -38,10 +38,8 @@ def find_dicom_label(path: str | Path) -> Path:
 
     Other files in the folder, such as the slices of the CT, do not matter.
 
-    Raises
-    ------
-    ImageError
-        If there is none, or more than one.
+    Raises:
+        ImageError: there is none, or more than one.
     """
     path = Path(path)
     check_path(path)
@@ -78,28 +76,20 @@ def read_dicom_label(
 ) -> np.ndarray:
     """Read a DICOM SEG or RTSTRUCT onto the grid of its CT.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file, or a folder that holds exactly one SEG or RTSTRUCT.
-    grid : Header
-        Anything with ``shape`` (X, Y, Z) and ``affine`` (4x4, voxel index to mm, RAS+; may be sheared).
-    labels : mapping of int to str
-        Class id to name. Segments and ROIs are matched by name, up to case and ``_``, ``-`` or space.
-    image : str or Path, optional
-        Folder of the CT, to compare the frame of reference with.
-    threshold : float
-        See :func:`transforms.dicom.seg.read_seg`.
+    Args:
+        path: the file, or a folder that holds exactly one SEG or RTSTRUCT.
+        grid: anything with ``shape`` (X, Y, Z) and ``affine`` (4x4, voxel index to mm, RAS+; may be sheared).
+        labels: class id to name. Segments and ROIs are matched by name, up to case and ``_``, ``-`` or space.
+        image: folder of the CT, to compare the frame of reference with.
+        threshold: see `transforms.dicom.seg.read_seg`.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(X, Y, Z)`` uint8, or uint16 where a class id needs it. Where classes overlap, the higher class id stays.
+    Returns:
+        ``(X, Y, Z)`` uint8, or uint16 where a class id needs it. Where classes overlap, the higher class id
+        stays.
 
-    Raises
-    ------
-    ImageError
-        If it does not lie on the grid, belongs to another frame of reference, names no class, or is damaged.
+    Raises:
+        ImageError: it does not lie on the grid, belongs to another frame of reference, names no class, or is
+            damaged.
     """
     path = find_dicom_label(path)
     shape = tuple(int(n) for n in grid.shape)
@@ -123,10 +113,9 @@ def check_dicom_label(
 ) -> None:
     """Check without pixels that this is a SEG or RTSTRUCT of the image that names a class.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_dicom_label`, for what the header shows; and without `labels`, which names need.
+    Raises:
+        ImageError: as `read_dicom_label`, for what the header shows; and without `labels`, which names
+            need.
     """
     path = find_dicom_label(path)
     if not labels:
@@ -217,10 +206,8 @@ def _images(label: Path, image: Path) -> Iterator[Frame]:
 def dicom_label_names(path: str | Path) -> dict[int, str]:
     """Return the number and name of every segment (SEG) or ROI (RTSTRUCT).
 
-    Raises
-    ------
-    ImageError
-        If the file is neither, or damaged.
+    Raises:
+        ImageError: the file is neither, or damaged.
     """
     path = find_dicom_label(path)
     dataset = _read(path, pixels=False)

@@ -3,7 +3,7 @@
 Where several slices stand at one place, or slices of two scans stand between one another, or a stack has a gap, the
 first attribute that separates them into stacks is what tells them apart. A mere difference says little: acquisition
 numbers and times grow from slice to slice or from block to block of one volume. It is their order in space that counts
-(:mod:`transforms.dicom.order`).
+(`transforms.dicom.order`).
 """
 
 from __future__ import annotations
@@ -111,11 +111,9 @@ class _Split:
 def split_phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame], bool]]:
     """Split slices that are no single stack by what tells them apart.
 
-    Returns
-    -------
-    list of (str, tuple, list of Frame, bool)
-        Label, sort key and slices of every part, and whether the parts follow one another, so that they are pieces of
-        one stack with a gap or another distance between them.
+    Returns:
+        Label, sort key and slices of every part, and whether the parts follow one another, so that they are
+        pieces of one stack with a gap or another distance between them.
     """
     whole: list[tuple[str, tuple, list[Frame], bool]] = [("", (), frames, False)]
     cosines = frames[0].known_cosines

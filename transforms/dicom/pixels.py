@@ -4,7 +4,7 @@ Values follow the modality LUT, PS3.3 C.11.1: ``stored value * RescaleSlope + Re
 
 Padding (PixelPaddingValue and PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2) fills what lies outside the reconstructed
 circle and is no measurement: -3024 or 62512 there would be mixed into every voxel near by as soon as something is
-interpolated. It becomes :data:`PADDING_HU`, the lowest value of the 12-bit Hounsfield scale, which every window of CT
+interpolated. It becomes `PADDING_HU`, the lowest value of the 12-bit Hounsfield scale, which every window of CT
 shows as air; padding that reads as air already (-1024 to -1000) stays as it is. A padding value that tissue or metal
 can have as well (above -1000 to 3071 HU) counts only where it reaches a corner of the image.
 """
@@ -47,10 +47,9 @@ def decode_frames(
 
     A file that has to be decoded as a whole is opened once for all its frames.
 
-    Raises
-    ------
-    ImageError
-        If pixel data are missing, cut off, of a wrong length, or cannot be decoded; the message names the file.
+    Raises:
+        ImageError: pixel data are missing, cut off, of a wrong length, or cannot be decoded; the message
+            names the file.
     """
     batches: dict[object, list[int]] = {}
     for index, frame in enumerate(frames):

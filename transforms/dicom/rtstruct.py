@@ -35,10 +35,8 @@ _log = logging.getLogger(__name__)
 def rtstruct_names(path: Path, dataset: Dataset) -> dict[int, str]:
     """Return number and name of every ROI.
 
-    Raises
-    ------
-    ImageError
-        If the file lists no ROIs.
+    Raises:
+        ImageError: the file lists no ROIs.
     """
     items = dataset.get("StructureSetROISequence") or []
     names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in items}
@@ -52,26 +50,19 @@ def read_rtstruct(
 ) -> np.ndarray:
     """Bring a DICOM RTSTRUCT to a grid.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    dataset : pydicom.Dataset
-        The whole file.
-    shape, affine
-        ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; slices lie along Z. May be sheared.
-    labels : mapping of int to str
-        Class id to name, see :func:`transforms.dicom.segment_names.match_names`.
+    Args:
+        path: for messages.
+        dataset: the whole file.
+        shape, affine: ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; slices lie along Z. May be
+            sheared.
+        labels: class id to name, see `transforms.dicom.segment_names.match_names`.
 
-    Returns
-    -------
-    numpy.ndarray
+    Returns:
         ``(X, Y, Z)`` uint8, or uint16 where a class id needs it.
 
-    Raises
-    ------
-    ImageError
-        If a contour of a named ROI does not lie on a slice (with the distance in mm) or is not planar.
+    Raises:
+        ImageError: a contour of a named ROI does not lie on a slice (with the distance in mm) or is not
+            planar.
     """
     names = rtstruct_names(path, dataset)
     classes = match_names(path, names, labels, "ROI")

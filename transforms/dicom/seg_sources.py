@@ -30,12 +30,9 @@ def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Pla
     write as sex, dates and times, and a multi-frame file beside other files: where one is among them, each slice gets a
     stand-in of a file of its own.
 
-    Returns
-    -------
-    headers : list of pydicom.Dataset
-        For ``source_images``.
-    stands_for : dict
-        SOPInstanceUID of each stand-in to what it stands for; empty where there are none.
+    Returns:
+        headers: for ``source_images``.
+        stands_for: SOPInstanceUID of each stand-in to what it stands for; empty where there are none.
     """
     import highdicom
 

@@ -56,19 +56,14 @@ _COPIED = (
 class SourceImages:
     """Headers of a CT series, slice by slice.
 
-    Attributes
-    ----------
-    headers : list of pydicom.Dataset
-        What refers to each file: its UIDs and its size. The first one is its whole header but for private elements,
-        with what the standard requires of a patient and a study filled in (empty).
-    slices : list
-        Per slice of the grid the position of its file in `headers` and its zero-based frame (None: a file of one
-        frame); None for a slice without a file.
-    affine : numpy.ndarray
-        4x4, voxel index to millimetres, RAS+.
-    identity : pydicom.Dataset
-        Patient, study and frame of reference as the first image states them, to be copied letter by letter: archives
-        sort by them.
+    Attributes:
+        headers: what refers to each file: its UIDs and its size. The first one is its whole header but for
+            private elements, with what the standard requires of a patient and a study filled in (empty).
+        slices: per slice of the grid the position of its file in `headers` and its zero-based frame (None: a
+            file of one frame); None for a slice without a file.
+        affine: 4x4, voxel index to millimetres, RAS+.
+        identity: patient, study and frame of reference as the first image states them, to be copied letter by
+            letter: archives sort by them.
     """
 
     headers: list[Dataset]
@@ -172,10 +167,8 @@ def _reference(path: Path, frame: Frame) -> Dataset:
 def label_on_source(path: Path, label: MetaTensor, source: Series) -> np.ndarray:
     """Return a label map ``(1, X, Y, Z)`` as ``(Z, Y, X)``, the order of DICOM frames.
 
-    Raises
-    ------
-    ImageError
-        If it does not lie on the grid of the series.
+    Raises:
+        ImageError: it does not lie on the grid of the series.
     """
     array = label.detach().cpu().numpy()
     if array.ndim != 4 or array.shape[0] != 1 or tuple(array.shape[1:]) != tuple(source.shape):
@@ -204,10 +197,8 @@ def label_on_source(path: Path, label: MetaTensor, source: Series) -> np.ndarray
 def class_names(path: Path, array: np.ndarray, names: Any) -> dict[int, str]:
     """Return class id to name without the background, checked against the values of a label map.
 
-    Raises
-    ------
-    ImageError
-        If a value has no name, or a name does not fit into DICOM's 64 characters.
+    Raises:
+        ImageError: a value has no name, or a name does not fit into DICOM's 64 characters.
     """
     named = {int(index): str(name).strip() for index, name in sorted(names.items()) if int(index) > 0}
     unknown = sorted({int(value) for value in np.flatnonzero(np.bincount(array.ravel()))} - {0, *named})

@@ -41,15 +41,12 @@ _log = logging.getLogger(__name__)
 class Stack:
     """Slices on their way to a volume.
 
-    Attributes
-    ----------
-    frames : tuple of Frame
-        Along the slice normal (row cosines x column cosines), each place once.
-    affine : numpy.ndarray
-        4x4 float64, voxel index (column, row, slice) to mm, RAS+; sheared where the gantry was tilted.
-    plan : tuple of (int, int, float)
-        For every slice of the volume the two frames it lies between and the weight of the second; 0 for a frame
-        taken as it is.
+    Attributes:
+        frames: along the slice normal (row cosines x column cosines), each place once.
+        affine: 4x4 float64, voxel index (column, row, slice) to mm, RAS+; sheared where the gantry was
+            tilted.
+        plan: for every slice of the volume the two frames it lies between and the weight of the second; 0 for
+            a frame taken as it is.
     """
 
     frames: tuple[Frame, ...]
@@ -70,10 +67,8 @@ class _Line:
 def checked_names(allow: Collection[str] | str) -> frozenset[str]:
     """Return the names in `allow` (a text holds them separated by commas).
 
-    Raises
-    ------
-    ImageError
-        For a name that is not in ALLOWED.
+    Raises:
+        ImageError: for a name that is not in ALLOWED.
     """
     names = frozenset(allow.replace(",", " ").split() if isinstance(allow, str) else allow)
     unknown = sorted(str(name) for name in names if name not in ALLOWED)
@@ -85,11 +80,9 @@ def checked_names(allow: Collection[str] | str) -> frozenset[str]:
 def stack_slices(frames: Collection[Frame], allow: Collection[str] = ()) -> Stack:
     """Sort checked slices of one volume and find the one affine that holds for all of them.
 
-    Raises
-    ------
-    ImageError
-        For different slices at one place, sideways shifts off a line, and gaps or uneven distances that `allow` does
-        not name; the message says which files, how many mm and what to do.
+    Raises:
+        ImageError: for different slices at one place, sideways shifts off a line, and gaps or uneven
+            distances that `allow` does not name; the message says which files, how many mm and what to do.
     """
     allow = checked_names(allow)
     cosines = np.mean([frame.cosines for frame in frames], axis=0).reshape(2, 3)
@@ -194,10 +187,8 @@ _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _fitted(line: _Line) -> _Fit | None:
     """Return the even grid that slices lie on, exactly or but for the rounding of their positions; None if there is none.
 
-    Raises
-    ------
-    ImageError
-        For slices at even distances that are shifted sideways off the line through them.
+    Raises:
+        ImageError: for slices at even distances that are shifted sideways off the line through them.
     """
     fit = _even(line)
     shifted = _shifted(line, fit) if fit is not None else ""

@@ -60,24 +60,16 @@ _T = TypeVar("_T")
 class Volume:
     """One image volume of a folder, not yet checked and without pixels.
 
-    Attributes
-    ----------
-    number : int
-        Its place in the list, from 1; what ``--series`` takes.
-    uid, description, modality, study_uid : str
-        SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E), Modality (0008,0060), StudyInstanceUID.
-    count : int
-        Slices.
-    size : tuple of int
-        Columns and rows; 0 where the header does not say.
-    orientation : str
-        axial, coronal, sagittal, oblique or unknown.
-    localizer : bool
-        A scout view (ImageType LOCALIZER).
-    phase : str
-        What tells it from the other volumes of the same series; "" where nothing has to.
-    files : tuple of Path
-        Its files, sorted by path.
+    Attributes:
+        number: its place in the list, from 1; what ``--series`` takes.
+        uid, description, modality, study_uid: SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E),
+            Modality (0008,0060), StudyInstanceUID.
+        count: slices.
+        size: columns and rows; 0 where the header does not say.
+        orientation: axial, coronal, sagittal, oblique or unknown.
+        localizer: a scout view (ImageType LOCALIZER).
+        phase: what tells it from the other volumes of the same series; "" where nothing has to.
+        files: its files, sorted by path.
     """
 
     number: int
@@ -110,10 +102,8 @@ def find_volumes(folder: str | Path) -> list[Volume]:
 
     The order, and with it the numbers, depend on series number, UIDs and phases, not on file names.
 
-    Raises
-    ------
-    ImageError
-        If there is no such folder, or a DICOM file whose header is damaged.
+    Raises:
+        ImageError: there is no such folder, or a DICOM file whose header is damaged.
     """
     return find_all(Path(folder))[0]
 

@@ -1,8 +1,8 @@
 """One image file, or one folder of DICOM slices, to a volume in world space.
 
-Every reader returns a :class:`monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, X, Y)`` for 2D images) with a
+Every reader returns a `monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, X, Y)`` for 2D images) with a
 4x4 float64 affine from voxel index to millimetres in RAS+, the convention of MONAI's ``LoadImage`` followed by
-``EnsureChannelFirst``. Whatever cannot be read with certainty raises :class:`ImageError`.
+``EnsureChannelFirst``. Whatever cannot be read with certainty raises `ImageError`.
 """
 
 from __future__ import annotations
@@ -75,27 +75,23 @@ def read_image(
 ) -> MetaTensor:
     """Read an image.
 
-    Parameters
-    ----------
-    path : str or Path
-        NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or BMP.
-    channels : int, optional
-        State that the fourth axis of a 4D file holds this many channels (MSD data sets with several modalities).
-        Without it a fourth axis longer than one is taken for time and refused.
-    series, allow
-        DICOM: which volume of several, and which irregularities are let in; see
-        :func:`transforms.dicom.series.scan_series`. `series` is an error for any other image, `allow` is without meaning.
+    Args:
+        path: NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or
+            BMP.
+        channels: state that the fourth axis of a 4D file holds this many channels (MSD data sets with several
+            modalities). Without it a fourth axis longer than one is taken for time and refused.
+        series, allow: DICOM: which volume of several, and which irregularities are let in; see
+            `transforms.dicom.series.scan_series`. `series` is an error for any other image, `allow` is
+            without meaning.
 
-    Returns
-    -------
-    MetaTensor
-        ``(C, X, Y, Z)`` or ``(C, X, Y)``. Integers stay integers (int16 if the values fit, else int32), everything
-        else is float32. The memory order is that of the file. For DICOM the meta data hold ``series_uid``.
+    Returns:
+        ``(C, X, Y, Z)`` or ``(C, X, Y)``. Integers stay integers (int16 if the values fit, else int32),
+        everything else is float32. The memory order is that of the file. For DICOM the meta data hold
+        ``series_uid``.
 
-    Raises
-    ------
-    ImageError
-        If the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN or infinity.
+    Raises:
+        ImageError: the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN
+            or infinity.
     """
     return read_original(path, channels=channels, series=series, allow=allow).image
 
@@ -107,7 +103,7 @@ def read_original(
     series: str | int | None = None,
     allow: Collection[str] = (),
 ) -> Original:
-    """:func:`read_image` for who writes DICOM for the image later, and needs the headers of its series for that."""
+    """`read_image` for who writes DICOM for the image later, and needs the headers of its series for that."""
     path = Path(path)
     array, affine, found = _image(path, channels, series, allow)
     image = _meta_tensor(path, array, affine)
@@ -123,19 +119,14 @@ def image_array(
     series: str | int | None = None,
     allow: Collection[str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`read_image` for who needs neither torch nor MONAI, which take seconds to import.
+    """`read_image` for who needs neither torch nor MONAI, which take seconds to import.
 
-    Returns
-    -------
-    array : numpy.ndarray
-        ``(C, X, Y, Z)`` or ``(C, X, Y)``; int16, int32 or float32.
-    affine : numpy.ndarray
-        4x4, voxel index to millimetres, RAS+.
+    Returns:
+        array: ``(C, X, Y, Z)`` or ``(C, X, Y)``; int16, int32 or float32.
+        affine: 4x4, voxel index to millimetres, RAS+.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_image`.
+    Raises:
+        ImageError: as `read_image`.
     """
     return _image(Path(path), channels, series, allow)[:2]
 
@@ -179,28 +170,22 @@ def read_label(
 ) -> MetaTensor:
     """Read a label map of integer class ids.
 
-    Parameters
-    ----------
-    path : str or Path
-        NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly one).
-    grid : Header, optional
-        Grid of the image, as :func:`read_header` gives it. A DICOM label is read onto it. Of other files, which state
-        a grid of their own, the axes are put into its order where the voxels are the very same ones.
-    labels : mapping of int to str, optional
-        Class id to name, by which the segments of a DICOM label get their class ids.
-    image : str or Path, optional
-        The image itself, whose frame of reference a DICOM label must have.
+    Args:
+        path: NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly
+            one).
+        grid: grid of the image, as `read_header` gives it. A DICOM label is read onto it. Of other
+            files, which state a grid of their own, the axes are put into its order where the voxels are the
+            very same ones.
+        labels: class id to name, by which the segments of a DICOM label get their class ids.
+        image: the image itself, whose frame of reference a DICOM label must have.
 
-    Returns
-    -------
-    MetaTensor
-        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8 if the values fit, else uint16, else int32. A colour picture whose
-        channels are equal counts as grey; a palette picture gives its indices.
+    Returns:
+        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8 if the values fit, else uint16, else int32. A colour picture
+        whose channels are equal counts as grey; a palette picture gives its indices.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_image`, and for values further than 1e-4 from a whole number or more than one channel.
+    Raises:
+        ImageError: as `read_image`, and for values further than 1e-4 from a whole number or more than
+            one channel.
     """
     return _meta_tensor(Path(path), *label_array(path, grid, labels, image=image))
 
@@ -212,19 +197,14 @@ def label_array(
     *,
     image: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`read_label` for who needs neither torch nor MONAI, which take seconds to import.
+    """`read_label` for who needs neither torch nor MONAI, which take seconds to import.
 
-    Returns
-    -------
-    array : numpy.ndarray
-        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8, uint16 or int32.
-    affine : numpy.ndarray
-        4x4, voxel index to millimetres, RAS+.
+    Returns:
+        array: ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8, uint16 or int32.
+        affine: 4x4, voxel index to millimetres, RAS+.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_label`.
+    Raises:
+        ImageError: as `read_label`.
     """
     path = Path(path)
     if is_dicom_label(path):
@@ -275,12 +255,10 @@ def read_header(
 ) -> Header:
     """Read the grid of an image without its pixel data (DICOM: the headers of all slices, checked).
 
-    The parameters are those of :func:`read_image`.
+    The parameters are those of `read_image`.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_image`, for everything that the header shows.
+    Raises:
+        ImageError: as `read_image`, for everything that the header shows.
     """
     path = Path(path)
     if _is_dicom(path):
