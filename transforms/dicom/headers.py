@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -132,15 +133,15 @@ def _parsed_frames(path: Path) -> list[Frame]:
             header, syntax, meta_kind = _parsed(stream, bare)
             if bare and "SOPClassUID" not in header:
                 if named:
-                    raise ValueError("no preamble and no SOPClassUID")
+                    raise InvalidDicomError("no preamble and no SOPClassUID")
                 return []
             if meta_kind == MediaStorageDirectoryStorage:
                 return []
             kind = UID(str(header.get("SOPClassUID", "")))
             if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
-                raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
+                raise InvalidDicomError("neither a known SOPClassUID nor a Modality, it may be cut off")
             if CT_CLASSES & {kind, meta_kind} and "Rows" not in header and "Columns" not in header:
-                raise ValueError("neither Rows nor Columns, it may be cut off")
+                raise InvalidDicomError("neither Rows nor Columns, it may be cut off")
             found = os.fstat(stream.fileno())
             size = None if isinstance(stream, gzip.GzipFile) else found.st_size
             if "Modality" not in header and meta_kind in CT_CLASSES:
@@ -234,7 +235,7 @@ def _frames(file: _File, header: pydicom.Dataset) -> list[Frame]:
     shared = header.get(MULTI_FRAME[0]) or [pydicom.Dataset()]
     own = header[MULTI_FRAME[1]].value
     if len(own) != count:
-        raise ValueError(f"{count} frames but functional groups for {len(own)}")
+        raise InvalidDicomError(f"{count} frames but functional groups for {len(own)}")
     common = _grouped(shared[0])
     return [
         Frame(index=index, count=count, values={**values, **common, **_grouped(groups)}, grouped=True, **more)

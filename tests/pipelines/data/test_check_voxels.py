@@ -16,10 +16,10 @@ from pipelines.data.check import check
 from pipelines.data.inputs import find_inputs
 from pipelines.inference.prediction import PredictionError
 from tests import dicom_phantom as ph
+from tests.dicom_phantom import between
 from tests.opened_files import aged, opened_below
 from tests.pipelines.small import write_ct, write_dataset
 from tests.pipelines.tiny_model import prediction, write_dicom
-from tests.transforms.dicom.test_scans import between
 
 
 def cut(path: Path, count: int = 1) -> None:
