@@ -245,10 +245,8 @@ class Prediction:
                 logger.warning(
                     "%s: predicted all the same, what else was asked for is written", reason.rstrip(".")
                 )
-        seconds = time.perf_counter() - started
-        return Loaded(
-            item, series, image if self.outputs.preview else None, wanted, notices, seconds, lacking
-        )
+        kept = image if self.outputs.preview else None
+        return Loaded(item, series, kept, wanted, notices, time.perf_counter() - started, lacking)
 
     def _claimed(self, index: int, load: Callable[[], Loaded]) -> Predicted:
         """Predict one case, which this process claims meanwhile.
