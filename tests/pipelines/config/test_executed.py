@@ -68,6 +68,7 @@ def test_a_good_config_passes(monkeypatch):
     check(monkeypatch)
     check(monkeypatch, train__extra={"_target_": "SimpleInferer"})
     check(monkeypatch, train__extra={"_target_": "dict", "anything": 1})
+    check(monkeypatch, _desc_knobs="What a person turns", train__extra={"_desc_": "of a component"})
     check(monkeypatch, train__extra={"_target_": "torch.nn.Conv2d", "in_channels": 1, "_disabled_": True})
     check(
         monkeypatch, train__extra={"_target_": "pipelines.SlidingWindow", "roi_size": [8], "progress": True}
@@ -141,6 +142,19 @@ def test_the_config_can_be_read_from_inside():
     assert flat["network_def.out_channels"] == "$@epochs + 1"
     assert flat["train.steps.2.0"] == "$@epochs * 2"
     assert all(isinstance(value, str) for value in flat.values())
+
+
+def test_comments_are_no_part_of_the_config():
+    plain = ExecutedConfig(parsed(train__extra={"_target_": "dict", "size": 1}))
+    said = ExecutedConfig(
+        parsed(_desc_knobs="turn them", train__extra={"_target_": "dict", "_desc_": "a dict", "size": 1})
+    )
+    assert (said.raw, said.flat(), said.knobs(), said.digest()) == (
+        plain.raw,
+        plain.flat(),
+        plain.knobs(),
+        plain.digest(),
+    )
 
 
 def test_values_handed_in_from_python_need_not_be_json():
