@@ -239,12 +239,9 @@ class Training:
 
     def _train(self) -> None:
         trainer = self.trainer
-        for event, handler in (
-            (Events.EPOCH_STARTED, self._on_epoch_started),
-            (Events.ITERATION_COMPLETED, self._on_iteration),
-            (Events.EPOCH_COMPLETED, self._on_epoch),
-        ):
-            trainer.add_event_handler(event, handler)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._on_epoch_started)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._on_iteration)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._on_epoch)
         self._saver.start()
         if self._random is not None:
             # Last of all: nothing that a start does must shift what is drawn.
@@ -258,9 +255,8 @@ class Training:
                     trainer.fire_event(Events.EPOCH_STARTED)
                     self._ready_to_validate()
                     trainer.fire_event(Events.EPOCH_COMPLETED)
-                if trainer.state.epoch < (trainer.state.max_epochs or 0) and not self._has_to_stop(
-                    self._history
-                ):
+                epochs = trainer.state.max_epochs or 0
+                if trainer.state.epoch < epochs and not self._has_to_stop(self._history):
                     trainer.run()
             except BaseException:
                 # Asked to end during a validation: the weights are as its epoch left them.

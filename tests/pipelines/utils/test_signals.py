@@ -1,4 +1,4 @@
-"""Early stopping, and signals as requests."""
+"""Signals as requests."""
 
 import contextlib
 import os
@@ -8,41 +8,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipelines.training.early_stopping import EarlyStopping, StoppingError
 from pipelines.utils import signals as stopping
 from pipelines.utils.signals import StopRequest
-
-DICE = st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20)
-
-
-def by_hand(dice, patience, min_delta):
-    """After how many validations a training ends that looks at them one by one; None if it does not."""
-    best, waiting = None, 0
-    for count, value in enumerate(dice, start=1):
-        better = value == value and (best is None or value - best > min_delta)
-        best, waiting = (value, 0) if better else (best, waiting + 1)
-        if waiting == patience:
-            return count
-    return None
-
-
-@given(DICE, st.integers(1, 5), st.sampled_from([0.0, 0.125]))
-def test_it_ends_where_a_count_by_hand_ends(dice, patience, min_delta):
-    dice = [round(value * 16) / 16 if value == value else value for value in dice]  # differences are exact
-    stopping = EarlyStopping(patience, min_delta)
-    reached = [count for count in range(len(dice) + 1) if stopping.reached(dice[:count])]
-    expected = by_hand(dice, patience, min_delta)
-    assert (reached[0] if reached else None) == expected
-    assert not EarlyStopping(None).reached(dice)
-
-
-@pytest.mark.parametrize("settings", [(0, 0.0), (-1, 0.0), (1, -0.1), (1, float("nan"))])
-def test_what_has_no_meaning_is_refused(settings):
-    with pytest.raises(StoppingError, match=r"patience is|min_delta is"):
-        EarlyStopping(*settings)
 
 
 class Ended(Exception):
