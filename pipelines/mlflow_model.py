@@ -25,7 +25,8 @@ from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.inference.trained_model import BEST, TrainedModel
 from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.utils.cores import use_cores
-from transforms.preprocess import Prepared
+from transforms.errors import UserError
+from transforms.preprocess import Prepared, PreparedCase
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ _REQUIREMENTS = (
 _KNOBS: dict[str, Any] = {"precision": AUTO, "overlap": 0.5, "channels_last": AUTO}
 
 
-class ModelInputError(ValueError):
+class ModelInputError(UserError, ValueError):
     """What was given to `predict` is no image."""
 
 
@@ -146,7 +147,7 @@ class Predictor:
             return [self.predict(each) for each in data]
         prepared, name = self._prepared(data)
         preprocess = self.trained.preprocess
-        item = {
+        item: PreparedCase = {
             "image": preprocess.normalise(prepared.codes, prepared.intensity)[None],
             "geometry": prepared.geometry.to_dict(),
             "padding": preprocess.padding_value(prepared.intensity),

@@ -13,11 +13,19 @@ import torch
 from torch.utils.data import Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
+from pipelines.data.cases import CaseItem
 from pipelines.data.patch_store import PatchStore
 from pipelines.data.stored_case import StoredCase
 from pipelines.distributed.process_group import is_distributed
 from pipelines.utils.ranks import rank
-from transforms.augmentation.on_device import augments_on_device, collate_deferred
+from transforms.augmentation.on_device import (
+    DeferredItem,
+    PatchBatch,
+    PatchItem,
+    augments_on_device,
+    collate_deferred,
+)
+from transforms.errors import SettingError
 
 __all__ = ["PatchDataset", "PatchSampler"]
 
@@ -81,7 +89,7 @@ class PatchDataset(Dataset):
     ------
     StoreError
         If cases cannot be found or preprocessed; the message lists every one.
-    ValueError
+    SettingError
         If a parameter is out of range, or the augmentation cannot be done where `augment_on` says.
 
     Notes
@@ -96,7 +104,7 @@ class PatchDataset(Dataset):
 
     def __init__(
         self,
-        data: Sequence[Mapping[str, Any]] | PatchStore,
+        data: Sequence[CaseItem] | PatchStore,
         patch_size: Sequence[int],
         num_patches: int,
         preprocess: Any = None,
@@ -104,7 +112,7 @@ class PatchDataset(Dataset):
         foreground: float = 1 / 3,
         class_weights: Mapping[int, float] | None = None,
         labels: Iterable[int] | Mapping[int, str] | None = None,
-        transform: Callable[[dict[str, Any]], Any] | None = None,
+        transform: Callable[[PatchItem], Any] | None = None,
         seed: int = 0,
         num_workers: int | None = None,
         progress: bool = True,
@@ -113,18 +121,18 @@ class PatchDataset(Dataset):
     ) -> None:
         self.patch_size = tuple(int(p) for p in patch_size)
         if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
-            raise ValueError(f"patch_size must be 2 or 3 positive numbers, got {patch_size}.")
+            raise SettingError(f"patch_size must be 2 or 3 positive numbers, got {patch_size}.")
         if num_patches < 1:
-            raise ValueError(f"num_patches, the length of an epoch, must be positive, got {num_patches}.")
+            raise SettingError(f"num_patches, the length of an epoch, must be positive, got {num_patches}.")
         if not 0 <= foreground <= 1:
-            raise ValueError(f"foreground is a share of patches between 0 and 1, got {foreground}.")
+            raise SettingError(f"foreground is a share of patches between 0 and 1, got {foreground}.")
         self.num_patches = int(num_patches)
         self.foreground = float(foreground)
         self.class_weights = {int(c): float(w) for c, w in (class_weights or {}).items()}
         if any(not w >= 0 for w in self.class_weights.values()):
-            raise ValueError(f"class_weights must not be negative, got {class_weights}.")
+            raise SettingError(f"class_weights must not be negative, got {class_weights}.")
         if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}.")
+            raise SettingError(f"seed must not be negative, got {seed}.")
         self.transform = transform
         self.on_device = augments_on_device(augment_on, device, transform)
         self.seed = int(seed)
@@ -132,7 +140,7 @@ class PatchDataset(Dataset):
             self.store = data
         else:
             if preprocess is None or root is None:
-                raise ValueError(
+                raise SettingError(
                     "a list of cases needs `preprocess` and `root`, the folder of the patch store."
                 )
             self.store = PatchStore(root, preprocess, data, labels, num_workers, progress)
@@ -144,7 +152,7 @@ class PatchDataset(Dataset):
     def __len__(self) -> int:
         return self.num_patches
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Any:
         index = int(index)
         if index < 0:
             raise IndexError(f"a patch's index is epoch * num_patches + i and not negative, got {index}")
@@ -160,10 +168,11 @@ class PatchDataset(Dataset):
         start = self._start(case, random, self.is_foreground(index))
         item = self._read(case, start, size)
         if self.on_device:
-            return {**item, "intensity": case.intensity, "variation": transform.draw()}
+            deferred: DeferredItem = {**item, "intensity": case.intensity, "variation": transform.draw()}
+            return deferred
         return item if transform is None else transform(item)
 
-    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, items: Sequence[Any]) -> PatchBatch:
         """A batch of items; those still to be augmented come flat and with "deferred", see `DeferredPatches`."""
         if self.on_device:
             return collate_deferred(items, self.preprocess.normalise)
@@ -204,9 +213,9 @@ class PatchDataset(Dataset):
             return tuple(size)
         if dims == 3:
             return (*size, 1)
-        raise ValueError(f"patch_size {self.patch_size} has 3 axes, but case {case.id} is a 2D image.")
+        raise SettingError(f"patch_size {self.patch_size} has 3 axes, but case {case.id} is a 2D image.")
 
-    def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
+    def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> PatchItem:
         """The item of a patch at `start`, of `size` voxels around the same centre."""
         patch = self._volume_size(case, self.patch_size)
         outer = self._volume_size(case, size)
@@ -225,7 +234,7 @@ class PatchDataset(Dataset):
         image = (
             torch.from_numpy(codes) if self.on_device else self.preprocess.normalise(codes, case.intensity)
         )
-        item: dict[str, Any] = {"image": image.reshape(case.shape[0], *size)}
+        item: PatchItem = {"image": image.reshape(case.shape[0], *size), "case": case.id}
         if case.has_label:
             label = case.read_label(inside)
             if label.shape != outer:
@@ -235,7 +244,6 @@ class PatchDataset(Dataset):
             if label.dtype == np.uint16:
                 label = label.astype(np.int32)
             item["label"] = torch.from_numpy(label).reshape(1, *size)
-        item["case"] = case.id
         return item
 
 
@@ -270,7 +278,7 @@ class PatchSampler(DistributedSampler):
             world = torch.distributed.get_world_size() if distributed else 1
         length = dataset if isinstance(dataset, int) else len(dataset)
         if length < world:
-            raise ValueError(f"{length} patches per epoch cannot be shared among {world} processes.")
+            raise SettingError(f"{length} patches per epoch cannot be shared among {world} processes.")
         super().__init__(cast(Dataset, range(length)), world, rank, shuffle=False, drop_last=True)
         self.skip = 0
 

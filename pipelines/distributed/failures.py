@@ -19,9 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import torch
+
+from pipelines.utils.signals import SignalHandler
+from transforms.errors import UserError
 
 LOOK = 1.0
 """Seconds between looks for an error of another rank."""
@@ -32,12 +35,20 @@ CLOSING = 25.0
 _FAILURE, _CLOSED = "failure", "closed"
 
 
-class OtherRankError(RuntimeError):
+class OtherRankError(UserError, RuntimeError):
     """Another process of this training failed; the message says which and why."""
 
 
-class RankLostError(RuntimeError):
+class RankLostError(UserError, RuntimeError):
     """Another process of this training ended without a word."""
+
+
+class Failure(TypedDict):
+    """What a rank tells the others: who failed, where, and why."""
+
+    rank: int
+    host: str
+    error: str
 
 
 class Watch:
@@ -104,7 +115,7 @@ class Watch:
                 "another process of this training ended without a word, killed or short of memory (torchrun says "
                 "which); the same command goes on after the last checkpoint"
             ).with_traceback(error.__traceback__)
-        own = {
+        own: Failure = {
             "rank": self.rank,
             "host": socket.gethostname(),
             "error": f"{type(error).__name__}: {error}"[:4000],
@@ -116,11 +127,11 @@ class Watch:
                 return self._others(first)
         return error
 
-    def _others(self, failure: dict[str, Any]) -> OtherRankError:
+    def _others(self, failure: Failure) -> OtherRankError:
         where = f"rank {failure['rank']} of {self.world} on {failure['host']}"
         return OtherRankError(f"{where} failed: {failure['error']}")
 
-    def _failure(self, wait: float = 0.0) -> dict[str, Any] | None:
+    def _failure(self, wait: float = 0.0) -> Failure | None:
         """The first error that a rank has told, None if there is none within so many seconds."""
         end = time.monotonic() + wait
         while True:
@@ -207,20 +218,17 @@ def failing_together(run: _Run) -> Iterator[None]:
         yield
         return
     watch.close_run = run.fail
-    before = signal.getsignal(signal.SIGTERM)
 
     def unless_failing(number: int, frame: FrameType | None) -> None:
         # torchrun sends it to all when one has failed: the error itself is on its way to here.
-        if callable(before) and not watch.failed():
-            before(number, frame)
+        if not watch.failed():
+            sigterm.pass_on(frame)
 
-    guarded = callable(before) and threading.current_thread() is threading.main_thread()
-    if guarded:
-        signal.signal(signal.SIGTERM, unless_failing)
+    sigterm = SignalHandler(signal.SIGTERM, unless_failing).set()
     try:
         yield
-        if guarded:
-            signal.signal(signal.SIGTERM, before)
+        # After an error it stays until `run` is left, which sets what was before it.
+        sigterm.restore()
     except BaseException as error:
         # Also torchrun's SIGTERM: it sends it to all when one has failed.
         if isinstance(error, Exception) or watch.failed():

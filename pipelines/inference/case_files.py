@@ -4,42 +4,71 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
 
 from pipelines.config.errors import problem, user_error
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, reading
 from pipelines.data.inputs import is_dicom
+from pipelines.inference.case_reports import CaseReport, Failure
 from transforms.dicom.rehearsal import require_writable
 from transforms.dicom.series import scan_series
 from transforms.errors import ImageError
+from transforms.io.header import PICTURE_SUFFIXES, image_suffix
 from transforms.io.readers import read_image
 from transforms.io.writers import forms_like, write_label
-
-
-class OutputPlan(Protocol):
-    """What is to be written, as `pipelines.inference.outputs.Outputs` knows it."""
-
-    folder: Path
-    formats: list[str]
-    labels: dict[int, str]
-    probabilities: bool
-    preview: bool
-    ct: bool
-
-    def names(self, case: Mapping[str, Any]) -> list[str]: ...
-
-    def refusal(self, case: Mapping[str, Any]) -> str: ...
-
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
 
-def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class OutputPlan:
+    """What is written for each case of a prediction.
+
+    Attributes:
+        folder: where it goes.
+        formats: keys of `FORMATS`.
+        labels: class id to name, background included.
+        probabilities, preview: whether they are written too.
+        ct: the images are in HU.
+    """
+
+    folder: Path
+    labels: dict[int, str]
+    formats: list[str]
+    probabilities: bool
+    preview: bool
+    ct: bool
+
+    def names(self, case: CaseItem) -> list[str]:
+        """File names of a case's results; its report `<case>.json` comes on top."""
+        flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
+        names = [
+            case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
+        ]
+        if self.probabilities:
+            names.append(f"{case['case']}_probabilities.nii.gz")
+        if self.preview:
+            names.append(f"{case['case']}_preview.png")
+        return names
+
+    def refusal(self, case: CaseItem) -> str:
+        """Why a case cannot be written as asked for, "" where it can."""
+        wanted = [name for name in self.formats if name != "nii.gz"]
+        if wanted and not is_dicom(case["image"]):
+            return (
+                f"{case['image']} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
+                f"leave out the format '{wanted[0]}', or give the DICOM folder"
+            )
+        return ""
+
+
+def unwritable(outputs: OutputPlan, case: CaseItem) -> dict[str, str]:
     """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
 
     Raises:
@@ -66,10 +95,10 @@ def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
 def write_files(
     outputs: OutputPlan,
     folder: Path,
-    case: Mapping[str, Any],
+    case: CaseItem,
     labels: MetaTensor,
     probabilities: torch.Tensor | None,
-    report: Mapping[str, Any],
+    report: CaseReport,
     left_out: Mapping[str, str],
 ) -> list[Exception]:
     """Make the files of a case in a folder, the label map first; returns why some could not be made.
@@ -128,9 +157,9 @@ def write_files(
     return failures
 
 
-def failed(case: Mapping[str, Any], failures: Sequence[Exception]) -> dict[str, str]:
+def failed(case: CaseItem, failures: Sequence[Exception]) -> Failure:
     """What a report says of files that could not be made."""
-    found = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
+    found: Failure = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
     strange = [error for error in failures if user_error(error) is None]
     if strange:
         found["traceback"] = "\n".join("".join(traceback.format_exception(error)) for error in strange)

@@ -6,24 +6,46 @@ Names and conventions are in docs/evaluation.md. Overlap is counted once per cas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import torch
 
-OVERLAP_METRICS = ("dice", "iou", "sensitivity", "precision", "volume_error_ml")
+from transforms.errors import FAILED, UserError
+
 FORMAT = 1
 _BLOCK = 1 << 20
+
+
+class OverlapScores(TypedDict, total=False):
+    """What `overlap_metrics` finds in a case, by the names of the classes.
+
+    A value that is not defined is NaN; read back from JSON, which has no NaN, it is None.
+    """
+
+    dice: Mapping[str, float | None]
+    iou: Mapping[str, float | None]
+    sensitivity: Mapping[str, float | None]
+    precision: Mapping[str, float | None]
+    volume_error_ml: Mapping[str, float | None]
+    reference_voxels: Mapping[str, int]
+    prediction_voxels: Mapping[str, int]
+
+
+class SegmentationError(UserError, ValueError):
+    """The segmentation of a case cannot be compared with its reference."""
+
+    exit_status = FAILED
 
 
 def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Voxel counts int64 (num_classes, num_classes): row = reference class, column = predicted class.
 
     Raises:
-        ValueError: the two differ in shape or hold a class outside 0..num_classes-1.
+        SegmentationError: the two differ in shape or hold a class outside 0..num_classes-1.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(
+        raise SegmentationError(
             f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ"
         )
     rows, columns = (
@@ -33,7 +55,7 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
         # torch has no max() of uint16, the type of label maps with more than 256 classes.
         values = values if values.dtype != torch.uint16 else values.to(torch.int32)
         if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < num_classes):
-            raise ValueError(
+            raise SegmentationError(
                 f"a label map holds classes {int(values.min())} to {int(values.max())}; there are {num_classes}, "
                 f"0 to {num_classes - 1}"
             )
@@ -61,7 +83,7 @@ def case_dice(prediction: torch.Tensor, reference: torch.Tensor, num_classes: in
 
 def overlap_metrics(
     confusion: torch.Tensor, class_names: Sequence[str], voxel_ml: float | None
-) -> dict[str, dict[str, float]]:
+) -> OverlapScores:
     """Overlap of every foreground class of one case, from its confusion matrix.
 
     With TP, FP and FN counted in voxels: dice 2TP / (2TP + FP + FN), iou TP / (TP + FP + FN), sensitivity
@@ -73,21 +95,24 @@ def overlap_metrics(
         voxel_ml: millilitres of a voxel; None (a 2D picture) leaves the volume error NaN.
 
     Returns:
-        Name of the metric to {class: value}; and "reference_voxels" and "prediction_voxels" likewise.
+        All of `OverlapScores`.
     """
+
+    def of_classes(values: torch.Tensor) -> dict[str, float]:
+        return dict(zip(class_names, values.tolist(), strict=True))
+
+    def in_voxels(values: torch.Tensor) -> dict[str, int]:
+        return dict(zip(class_names, (int(n) for n in values), strict=True))
+
     counts = confusion.double().cpu()
     hit, reference, predicted = (x[1:] for x in (counts.diagonal(), counts.sum(1), counts.sum(0)))
     error = (predicted - reference) * (math.nan if voxel_ml is None else voxel_ml)
-    values = {
-        "dice": 2 * hit / (reference + predicted),
-        "iou": hit / (reference + predicted - hit),
-        "sensitivity": hit / reference,
-        "precision": hit / predicted,
-        "volume_error_ml": torch.where(reference + predicted > 0, error, math.nan),
+    return {
+        "dice": of_classes(2 * hit / (reference + predicted)),
+        "iou": of_classes(hit / (reference + predicted - hit)),
+        "sensitivity": of_classes(hit / reference),
+        "precision": of_classes(hit / predicted),
+        "volume_error_ml": of_classes(torch.where(reference + predicted > 0, error, math.nan)),
+        "reference_voxels": in_voxels(reference),
+        "prediction_voxels": in_voxels(predicted),
     }
-    found: dict[str, dict[str, Any]] = {
-        name: dict(zip(class_names, v.tolist(), strict=True)) for name, v in values.items()
-    }
-    for name, voxels in (("reference_voxels", reference), ("prediction_voxels", predicted)):
-        found[name] = dict(zip(class_names, (int(n) for n in voxels), strict=True))
-    return found

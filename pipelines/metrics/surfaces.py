@@ -17,11 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pipelines.metrics.overlap import SegmentationError
+from transforms.errors import SettingError
 from transforms.label_values import bounding_boxes
 
 PERCENTILE = 95.0
@@ -81,10 +83,12 @@ def surface_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.
         affine: 4x4, voxel index to mm.
 
     Raises:
-        ValueError: the masks differ in shape or are neither 2D nor 3D.
+        SegmentationError: the masks differ in shape or are neither 2D nor 3D.
     """
     if prediction.shape != reference.shape or prediction.ndim not in (2, 3):
-        raise ValueError(f"two masks of 2 or 3 axes expected, not {prediction.shape} and {reference.shape}")
+        raise SegmentationError(
+            f"two masks of 2 or 3 axes expected, not {prediction.shape} and {reference.shape}"
+        )
     dims = prediction.ndim
     matrix = np.asarray(affine, dtype=np.float64)[:3, :dims]
     measure = _areas(matrix) if dims == 3 else _lengths(matrix)
@@ -168,7 +172,12 @@ def _lengths(matrix: np.ndarray) -> np.ndarray:
     return lengths
 
 
-SURFACE_METRICS = ("hd95_mm", "msd_mm", "nsd")
+class SurfaceScores(TypedDict, total=False):
+    """What `surface_metrics` finds in a case, by the names of the classes; what is not defined as in `OverlapScores`."""
+
+    hd95_mm: Mapping[str, float | None]
+    msd_mm: Mapping[str, float | None]
+    nsd: Mapping[str, float | None]
 
 
 def surface_metrics(
@@ -177,7 +186,7 @@ def surface_metrics(
     class_names: Sequence[str],
     affine: np.ndarray,
     tolerance: float | Mapping[str, float],
-) -> dict[str, dict[str, float]]:
+) -> SurfaceScores:
     """Distances between the surfaces of every foreground class of one case, see `pipelines.metrics.surfaces`.
 
     Args:
@@ -186,11 +195,13 @@ def surface_metrics(
         tolerance: mm within which a surface counts as right in nsd; one number, or one per class.
 
     Returns:
-        "hd95_mm", "msd_mm" and "nsd", each {class: value}. Where only one of the two maps holds the structure
+        All of `SurfaceScores`. Where only one of the two maps holds the structure
         there is no distance (NaN) and nsd is 0; where neither does, all are NaN.
     """
     boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
-    found: dict[str, dict[str, float]] = {name: {} for name in SURFACE_METRICS}
+    hd95: dict[str, float] = {}
+    mean: dict[str, float] = {}
+    nsd: dict[str, float] = {}
     for value, name in enumerate(class_names, start=1):
         limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
         held = [box[value] for box in boxes if value in box]
@@ -200,12 +211,10 @@ def surface_metrics(
                 for parts in zip(*held, strict=True)
             )
             distances = surface_distances(prediction[box] == value, reference[box] == value, affine)
-            row = (distances.hd95, distances.mean, distances.dice(limit))
+            hd95[name], mean[name], nsd[name] = distances.hd95, distances.mean, distances.dice(limit)
         else:
-            row = (math.nan, math.nan, math.nan)
-        for metric, number in zip(SURFACE_METRICS, row, strict=True):
-            found[metric][name] = number
-    return found
+            hd95[name] = mean[name] = nsd[name] = math.nan
+    return {"hd95_mm": hd95, "msd_mm": mean, "nsd": nsd}
 
 
 def require_tolerance(
@@ -214,17 +223,17 @@ def require_tolerance(
     """The tolerance itself.
 
     Raises:
-        ValueError: it is no positive number of mm, or not given for every class by name.
+        SettingError: it is no positive number of mm, or not given for every class by name.
     """
     numbers = tolerance if isinstance(tolerance, Mapping) else {name: tolerance for name in class_names}
     missing = [name for name in class_names if name not in numbers]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"surface_tolerance has no number for the class '{missing[0]}'; give mm for every class"
         )
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(
+            raise SettingError(
                 f"surface_tolerance is {value!r} for the class '{name}'; give a number of mm above 0, or none"
             )
     return tolerance

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from monai.data import MetaTensor
 
-from pipelines.metrics.result_files import guarded
+from pipelines.metrics.result_files import csv_table
 from transforms.label_values import value_counts
 from transforms.spatial.geometry import voxel_ml
-from transforms.utils.files import replacing
 
 
-def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+class Volume(TypedDict):
+    """How large a structure is; a 2D picture has no ml."""
+
+    voxels: int
+    ml: float | None
+
+
+class CaseVolumes(TypedDict):
+    """The structures of a case by name."""
+
+    case: str
+    volumes: dict[str, Volume]
+
+
+def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
     """Voxels and ml of every foreground class of a label map (1, *shape), absent ones included.
 
     Returns:
-        Class name to {"voxels": int, "ml": float, or None for a 2D picture}.
+        By the name of the class.
     """
     array = labels.as_tensor().cpu().numpy()
     counts = value_counts(array[0], max(names) + 1)
@@ -31,16 +43,10 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str,
     }
 
 
-def write_volumes(path: Path, cases: Iterable[Mapping[str, Any]]) -> None:
-    """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
-
-    Args:
-        cases: records with "case" and "volumes", see `measure`.
-    """
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["case", "class", "ml", "voxels"])
+def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
+    """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures."""
+    with csv_table(path, ["case", "class", "ml", "voxels"]) as write:
         for case in cases:
             for name, found in case["volumes"].items():
                 ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
-                writer.writerow(guarded([case["case"], name, ml, found["voxels"]]))
+                write([case["case"], name, ml, found["voxels"]])

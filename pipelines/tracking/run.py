@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,22 +25,22 @@ from pipelines.metrics.names import Keys
 from pipelines.tracking.client import TrackingError
 from pipelines.tracking.delivery_thread import Shipping
 from pipelines.tracking.journal import Journal, milliseconds, usable_folder
+from pipelines.tracking.records import Parent, Record
 from pipelines.tracking.refused import incomplete, undelivered
 from pipelines.tracking.run_files import RunFiles, table_json
 from pipelines.tracking.run_head import LONGEST_TAG, absolute, first_record
 from pipelines.tracking.runs import PENDING
 from pipelines.tracking.system_metrics import SystemMetrics
-from pipelines.utils.mlflow_variables import RUN_NAME, wants_system_metrics
+from pipelines.utils.mlflow_variables import RUN_NAME, tracking_uri, wants_system_metrics
 from pipelines.utils.passwords import hidden, without_passwords
 from pipelines.utils.progress import Steps
 from pipelines.utils.ranks import rank
-from pipelines.utils.signals import Terminated, raise_terminated
+from pipelines.utils.signals import Terminated, raising_terminated
 
-__all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
+__all__ = ["Terminated", "Tracking", "TrackingError"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 # After SIGTERM a scheduler gives a process some seconds before it kills it.
 KILLED_SECONDS = 8.0
 # A short run still sees to what earlier ones left.
@@ -88,7 +87,7 @@ class Tracking:
         self.experiment_id = None if experiment_id is None else str(experiment_id)
         run_name = run_name if run_name is not None else os.environ.get(RUN_NAME) or None
         self.run_name = None if run_name is None else str(run_name)
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self.uri = tracking_uri(uri)
         self.flush_seconds = flush_seconds
         self.enabled = rank() == 0 if enabled is None else enabled
         self._time_left = finish_seconds
@@ -100,7 +99,7 @@ class Tracking:
         self._files: RunFiles | None = None
         self._shipping: Shipping | None = None
         self._system: SystemMetrics | None = None
-        self._handlers: dict[int, Any] = {}
+        self._sigterm = raising_terminated()
         self._warned = False
         self._ended = False
 
@@ -118,7 +117,7 @@ class Tracking:
     def start(
         self,
         continue_run: str | None = None,
-        parent: Mapping[str, Any] | None = None,
+        parent: Parent | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str | None:
         """Open a new run, or go on with the one named; returns its id (None when not enabled).
@@ -180,22 +179,20 @@ class Tracking:
             except (TypeError, ValueError):
                 self._warn("the metric %s is no number but %r; it is left out", name, value)
         if numbers:
-            record = {"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers}
-            self._journal.append(record)
+            self._say({"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers})
 
     def params(self, values: Mapping[str, str]) -> None:
         """Parameters of the run, cut to the length that MLflow takes.
 
         A parameter keeps the value that it had first; another one is in the tag `changed.<name>`.
         """
-        self._say(
-            op="params",
-            values={self._param_keys.of(key): hidden(str(value))[:6000] for key, value in values.items()},
-        )
+        named = {self._param_keys.of(key): hidden(str(value))[:6000] for key, value in values.items()}
+        self._say({"op": "params", "values": named})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tags of the run, cut to 5000 characters."""
-        self._say(op="tags", values={key: hidden(str(value))[:LONGEST_TAG] for key, value in values.items()})
+        cut = {key: hidden(str(value))[:LONGEST_TAG] for key, value in values.items()}
+        self._say({"op": "tags", "values": cut})
 
     def artifact(self, path: str | os.PathLike, folder: str | None = None) -> None:
         """Store a file, as it is now, with the run.
@@ -248,11 +245,10 @@ class Tracking:
         """Store columns of equal length as an MLflow table in place of an earlier one; `name` ends in .json.
 
         Raises:
-            ValueError: the columns differ in length, or the name does not end in .json.
+            SettingError: the name does not end in .json.
+            ValueError: the columns differ in length.
         """
-        if not name.endswith(".json"):
-            raise ValueError(f"the table '{name}' needs a name that ends in .json")
-        self._text(table_json(columns), name, table=True)
+        self._text(table_json(name, columns), name, table=True)
 
     def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
         """Name the datasets of the run.
@@ -261,7 +257,7 @@ class Tracking:
             datasets: each with "name", "digest", "source_type", "source" (text, may be JSON), "schema" and
                 "profile" (JSON), and "context", such as training or validation.
         """
-        self._say(op="inputs", datasets=[dict(dataset) for dataset in datasets])
+        self._say({"op": "inputs", "datasets": [dict(dataset) for dataset in datasets]})
 
     def register(self, name: str, folder: str, value: float, alias: str = "best") -> None:
         """Make the run's artifact folder a version of a registered model.
@@ -277,12 +273,13 @@ class Tracking:
         if self._files is None or self._journal is None:
             return
         files = self._files.below(folder)
-        record = {"op": "register", "name": name, "folder": folder, "value": float(value), "alias": alias}
+        record: Record = {"op": "register", "name": name, "folder": folder, "value": float(value)}
+        record["alias"] = alias
         if None in files.values():
             reason = f"a part of {folder} could not be kept, so it is no version, and the alias stays"
             self._journal.refuse({**record, "lost": True}, reason)
         else:
-            self._say(**record, files=files)
+            self._say({**record, "files": {each: size for each, size in files.items() if size is not None}})
 
     # Waiting and the end.
 
@@ -310,9 +307,9 @@ class Tracking:
             return
         if self._system is not None:
             self._system.stop()
-        end = {"op": "end", "status": status, "time": milliseconds()}
+        end: Record = {"op": "end", "status": status, "time": milliseconds()}
         if not self._ended:
-            self._say(**end)
+            self._say(end)
             self._ended = True
         self._journal.secure()
         if status == "KILLED":
@@ -338,9 +335,7 @@ class Tracking:
 
     def ignore_sigterm(self) -> None:
         """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
-        if signal.SIGTERM in self._handlers:
-            self._handlers[signal.SIGTERM] = signal.SIG_IGN
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._sigterm.ignore()
 
     def fail(self, error: BaseException) -> None:
         """Close the run as FAILED from another thread, where the one of the training is stuck."""
@@ -348,8 +343,7 @@ class Tracking:
         self.finish("FAILED")
 
     def __enter__(self) -> Tracking:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, raise_terminated)
+        self._sigterm.set()
         return self
 
     def __exit__(
@@ -362,9 +356,7 @@ class Tracking:
             error = interruption
         finally:
             # From here on a second signal ends the process at once.
-            for number, handler in self._handlers.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            self._handlers.clear()
+            self._sigterm.restore()
         if error is None:
             return
         killed = isinstance(error, (KeyboardInterrupt, Terminated))
@@ -382,17 +374,17 @@ class Tracking:
 
     # Within.
 
-    def _say(self, **record: Any) -> None:
+    def _say(self, record: Record) -> None:
         if self._journal is not None:
             self._journal.append(record)
 
     def _system_values(self, values: Mapping[str, float]) -> None:
         numbers = {self._metric_keys.of(name): value for name, value in values.items()}
-        self._say(op="system", time=milliseconds(), values=numbers)
+        self._say({"op": "system", "time": milliseconds(), "values": numbers})
 
-    def _text(self, text: str, name: str, **more: Any) -> None:
+    def _text(self, text: str, name: str, table: bool = False) -> None:
         if self._files is not None:
-            self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), **more)
+            self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), table=table)
 
     def _warn(self, text: str, *values: Any) -> None:
         if not self._warned:

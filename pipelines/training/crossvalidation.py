@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from pipelines.config.executed import ExecutedConfig
+from pipelines.config.knobs import Knob, knobs_of
 from pipelines.data.cases import Dataset
+from pipelines.tracking.records import Parent
 
-# What may differ between the folds of one cross-validation; more than what may change in one training.
-FREE = (
-    "fold",
-    "run_name",
-    "bundle_root",
-    "store_dir",
-    "device",
-    "num_workers",
-    "resume",
-    "checkpoint_minutes",
-    "pictures",
-    "tracking",
-    "initialize",
-    "finalize",
-)
 SPREAD = ("best_val_mean_dice", "best_val_dice_")
 
 
-def parent_of(config: ExecutedConfig, data: Dataset) -> dict[str, Any]:
+def parent_of(config: ExecutedConfig, data: Dataset) -> Parent:
     """The parent run of a fold, as `Tracking.start` takes it: the same for every fold of one config and dataset.
 
     Its mean and spread over the finished folds (Dice of the best validation, over the classes and per class) are
     made by `Tracking` as each fold ends.
     """
     cases = sorted(case.id for split in ("training", "validation") for case in data.cases(split))
-    work = json.dumps([config.digest(FREE), data.name, data.class_names, cases])
+    work = json.dumps([config.digest(knobs_of(Knob.FOLDS)), data.name, data.class_names, cases])
     key = hashlib.sha256(work.encode()).hexdigest()[:32]
     return {
         "key": key,

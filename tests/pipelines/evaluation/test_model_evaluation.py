@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.evaluation.model_evaluation import EvaluationError, labelled
-from pipelines.metrics.summary import METRICS
+from pipelines.metrics.names import METRICS
 from tests.pipelines.evaluation.evaluated import evaluation, train
 from tests.pipelines.tiny_model import write_model
 from transforms.utils.files import FolderError

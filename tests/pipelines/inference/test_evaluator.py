@@ -8,7 +8,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from pipelines.data.volume_dataset import VolumeDataset
-from pipelines.metrics.summary import METRICS
+from pipelines.metrics.names import METRICS
 from tests.pipelines.evaluators import evaluator
 from tests.pipelines.small import OBLIQUE, write_ct
 from transforms.io.readers import ImageError, read_label

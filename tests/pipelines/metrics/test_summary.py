@@ -6,20 +6,28 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.statistics import RESAMPLES
 from pipelines.metrics.summary import (
     ABSENT,
     FALSE_POSITIVE,
-    METRICS,
     MISSED,
     PRESENT,
     figures,
     outcome,
     summarise,
     table,
+    value_of,
 )
 from pipelines.metrics.surfaces import surface_metrics
 from tests.pipelines.metrics.scored import CASES, NAMES, full_cases, scored
+
+
+def test_what_has_no_value_is_nan_in_every_form():
+    case = {"case": "a", "dice": {"liver": 0.5, "cyst": None, "stone": math.nan}}
+    assert value_of(case, "dice", "liver") == 0.5
+    assert all(math.isnan(value_of(case, "dice", name)) for name in ("cyst", "stone", "unknown"))
+    assert math.isnan(value_of(case, "hd95_mm", "liver"))
 
 
 def test_what_is_absent_missed_or_too_much_is_told_apart():
@@ -34,7 +42,7 @@ def test_what_is_absent_missed_or_too_much_is_told_apart():
     assert found["precision"]["too much"] == 0
     assert [found["volume_error_ml"][n] for n in names[:3]] == [0, -1, 1]
     undefined = [found["sensitivity"]["too much"], found["precision"]["missed"]]
-    undefined += [found[metric]["neither"] for metric in METRICS[:5]]
+    undefined += [found[metric]["neither"] for metric in list(METRICS)[:5]]
     assert all(map(math.isnan, undefined))
     surfaces = surface_metrics(
         np.array(prediction).reshape(6, 1, 1), np.array(reference).reshape(6, 1, 1), names, np.eye(4), 1.0

@@ -68,6 +68,8 @@ def test_what_the_disk_does_not_take_is_noted_as_lost(journal, caplog):
 
 def test_tables_have_numbers_for_numpys_and_null_for_none():
     table = json.loads(
-        table_json({"case": ["a", "b"], "dice": [np.float32(0.5), math.nan], "n": [np.int64(1), 2]})
+        table_json(
+            "cases.json", {"case": ["a", "b"], "dice": [np.float32(0.5), math.nan], "n": [np.int64(1), 2]}
+        )
     )
     assert table == {"columns": ["case", "dice", "n"], "data": [["a", 0.5, 1], ["b", None, 2]]}

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
-from pipelines.training.handlers import Progress, Validation, mean_loss
+from pipelines.training.handlers import Progress, Validation, keep_losses, mean_loss
 from tests.pipelines.evaluators import evaluator
 from tests.pipelines.small import write_ct
 
@@ -71,6 +71,24 @@ def test_an_error_passes_through_the_progress():
     Progress().attach(broken)
     with pytest.raises(ZeroDivisionError):
         broken.run([1])
+
+
+def test_the_losses_of_an_epoch_begin_anew_or_go_on_with_those_before():
+    kept, result = [], engine()
+    keep_losses(result)
+    keep_losses(result)
+    result.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: kept.append([float(x) for x in e.state.losses])
+    )
+    result.run([1.0, 3.0, 5.0], max_epochs=2)
+    assert kept == [[1.0, 3.0, 5.0]] * 2
+    later = engine(Progress())
+    later.add_event_handler(Events.EPOCH_COMPLETED, lambda e: kept.append([float(x) for x in e.state.losses]))
+    later.state.losses = [torch.tensor(7.0)]
+    later.load_state_dict({"iteration": 4, "epoch_length": 3, "max_epochs": 3})
+    later.run([1.0, 3.0, 5.0], max_epochs=3)
+    assert [len(losses) for losses in kept[2:]] == [3, 3]
+    assert kept[2][0] == 7.0
 
 
 def test_the_mean_loss_is_in_double_precision():

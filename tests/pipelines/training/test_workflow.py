@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_is_not_kept(dataset, tmp_path, monkeypatch):
 
             def handler(engine):
                 if engine.state.iteration >= 2:
-                    engine.state.output["loss"] = torch.tensor(float("nan"))
+                    engine.state.losses[-1] = torch.tensor(float("nan"))
 
             training.trainer.add_event_handler(Events.ITERATION_COMPLETED, handler)
             return run(training)
