@@ -1,0 +1,1 @@
+"""CT series, SEG, RTSTRUCT: read, checked, written."""
