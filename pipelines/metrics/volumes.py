@@ -20,6 +20,12 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str,
 
     Returns:
         Class name to {"voxels": int, "ml": float, or None for a 2D picture}.
+
+    Examples:
+        >>> import torch
+        >>> labels = MetaTensor(torch.ones(1, 10, 10, 10, dtype=torch.uint8), affine=torch.eye(4))
+        >>> measure(labels, {0: "background", 1: "liver"})
+        {'liver': {'voxels': 1000, 'ml': 1.0}}
     """
     array = labels.as_tensor().cpu().numpy()
     counts = value_counts(array[0], max(names) + 1)
@@ -36,6 +42,11 @@ def write_volumes(path: Path, cases: Iterable[Mapping[str, Any]]) -> None:
 
     Args:
         cases: records with "case" and "volumes", see `measure`.
+
+    Examples:
+        >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])
+        >>> Path("volumes.csv").read_text().splitlines()
+        ['case,class,ml,voxels', 'a,liver,1,1000']
     """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

@@ -53,6 +53,13 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | 
     NIfTI gets the sform and qform of `like` where that is NIfTI on this grid, so that every viewer lays the one over
     the other, whichever of the two forms it reads. Otherwise both are made of the affine with code 1 (scanner); only
     the sform if it is sheared, which a quaternion cannot say. The file appears by a rename in its folder, so that nobody ever sees half of it.
+
+    Examples:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> label = MetaTensor(torch.ones(1, 5, 4, 3, dtype=torch.uint8), affine=torch.eye(4, dtype=torch.float64))
+        >>> write_label("results/label.nii.gz", label).name
+        'label.nii.gz'
     """
     path = Path(path)
     array = _whole_numbers(path, label)
