@@ -22,7 +22,7 @@ MAP = REPOSITORY / "docs" / "images" / "architecture.svg"
 # Rooms of one file, whose docstring is longer than a box.
 SINGLE = {
     "networks": "R2U-Net and UPerNet in 2D and 3D, in plain torch and MONAI layers. They import nothing else of ours.",
-    "transforms.errors": "The error of readers and writers.",
+    "transforms.errors": "What a user is told and can mend.",
     "transforms.hounsfield": "Whether values can be HU.",
     "transforms.intensity": "From HU to what a network sees.",
     "transforms.label_values": "Classes in a label map.",
@@ -261,14 +261,16 @@ def _drawn_room(found: Room, box: Box) -> str:
     return "\n".join([*parts, "</g>"])
 
 
-def _lane(x: float, row: float, boxes: Mapping[str, Box], panel: Panel) -> float:
-    """The place nearest to `x` where an arrow passes between the boxes of a row."""
+def _lane(x: float, wanted: float, row: float, boxes: Mapping[str, Box], panel: Panel) -> float:
+    """Where an arrow at `x` passes between the boxes of a row: straight on, or near the place that is wanted."""
     free, edge = [], panel.left
     for box in sorted((b for b in boxes.values() if b.y == row and panel.holds(b)), key=lambda b: b.x):
-        free.append((edge, box.x))
+        free.append((edge + 7, box.x - 7))
         edge = box.x + box.width
-    free.append((edge, panel.left + panel.width))
-    return min((min(max(x, a + 7), b - 7) for a, b in free), key=lambda lane: abs(lane - x))
+    free.append((edge + 7, panel.left + panel.width - 7))
+    if any(start <= x <= end for start, end in free):
+        return x
+    return min((min(max(wanted, start), end) for start, end in free), key=lambda lane: abs(lane - wanted))
 
 
 def _drawn_arrow(source: str, target: str, boxes: Mapping[str, Box]) -> str:
@@ -279,10 +281,11 @@ def _drawn_arrow(source: str, target: str, boxes: Mapping[str, Box]) -> str:
     x, y = above.middle + lean * above.width, above.y + above.height
     end = below.middle - lean * below.width / 2.5
     path = [f"M{x:.1f},{y:.1f}"]
-    stops = []
+    stops: list[tuple[float, float]] = []
     for row in range(1, round((below.y - above.y) / ROW)):
         at = above.y + row * ROW
-        lane = _lane(x + (end - x) * row * ROW / (below.y - above.y), at, boxes, panel)
+        wanted = x + (end - x) * row * ROW / (below.y - above.y)
+        lane = _lane(stops[-1][0] if stops else wanted, wanted, at, boxes, panel)
         stops += [(lane, at - 4), (lane, at + HEIGHT + 4)]
     for to_x, to_y in [*stops, (end, below.y - 2)]:
         bend = (to_y - y) / 2

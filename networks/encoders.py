@@ -23,6 +23,7 @@ from monai.utils import optional_import
 from torch import nn
 
 from .convolution import make_conv
+from .errors import NetworkError, WeightsNotFoundError
 from .layers import (
     GROUP_NORM,
     RELU,
@@ -158,7 +159,7 @@ class ResNetEncoder(nn.Module):
         checkpointing: recompute each stage in the backward pass.
 
     Raises:
-        ValueError: for an unknown name or strides that do not fit.
+        NetworkError: for an unknown name or strides that do not fit.
     """
 
     __constants__ = ("checkpointing",)
@@ -176,7 +177,7 @@ class ResNetEncoder(nn.Module):
         super().__init__()
         check_dims(spatial_dims)
         if name not in ENCODERS:
-            raise ValueError(f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}.")
+            raise NetworkError(f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}.")
         self.name = name
         self.spatial_dims = spatial_dims
         self.checkpointing = checkpointing
@@ -286,8 +287,8 @@ def load_encoder_weights(
         What matched and what did not; it is logged as well.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file holds no state dict or matches too little; the encoder then is unchanged.
+        WeightsNotFoundError: if there is no such file.
+        NetworkError: if the file holds no state dict or matches too little; the encoder then is unchanged.
     """
     source = "the given state dict" if isinstance(weights, Mapping) else str(weights)
     state = _unwrap(weights if isinstance(weights, Mapping) else _read(Path(weights)), source)
@@ -319,7 +320,7 @@ def load_encoder_weights(
         fraction=fraction,
     )
     if fraction < min_match:
-        raise ValueError(
+        raise NetworkError(
             f"{source} does not hold the weights of a {encoder.name}: {report}. "
             f"At least {min_match:.0%} must match; choose the encoder that the file was made for."
         )
@@ -330,7 +331,7 @@ def load_encoder_weights(
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file of encoder weights at {path}.")
+        raise WeightsNotFoundError(f"there is no file of encoder weights at {path}.")
     if path.suffix == ".safetensors":
         load_file, _ = optional_import("safetensors.torch", name="load_file")
         return load_file(path)
@@ -345,7 +346,7 @@ def _unwrap(content: Any, source: str) -> dict[str, torch.Tensor]:
             return {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
         keys = [k for k in ("state_dict", "model_state_dict", "model", "teacher", "net") if k in content]
         content = content[keys[0]] if keys else None
-    raise ValueError(f"{source} holds no state dict: expected a mapping of names to tensors.")
+    raise NetworkError(f"{source} holds no state dict: expected a mapping of names to tensors.")
 
 
 def _strip_prefix(

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .convolution import make_conv
+from .errors import NetworkError
 from .group_norm import GroupNorm, norm_act
 
 GROUP_NORM = ("group", {"num_groups": 8})
@@ -85,7 +86,7 @@ def make_act(act: str | tuple | None) -> nn.Module:
 def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
     """Dropout of whole channels, as neighbouring voxels of one map carry the same information."""
     if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout is a probability in [0, 1); got {dropout}.")
+        raise NetworkError(f"dropout is a probability in [0, 1); got {dropout}.")
     return Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout > 0 else nn.Identity()
 
 
@@ -128,15 +129,15 @@ def as_strides(
     """One stride tuple per level out of an int for all, or a sequence of ints and tuples.
 
     Raises:
-        ValueError: if the number of levels, the length of a tuple or a value does not fit.
+        NetworkError: if the number of levels, the length of a tuple or a value does not fit.
     """
     levels: list[int | Sequence[int]] = [strides] * count if isinstance(strides, int) else list(strides)
     if len(levels) != count:
-        raise ValueError(f"strides needs {count} entries ({where}); got {len(levels)}: {strides}.")
+        raise NetworkError(f"strides needs {count} entries ({where}); got {len(levels)}: {strides}.")
     result = [(s,) * spatial_dims if isinstance(s, int) else tuple(int(v) for v in s) for s in levels]
     for stride in result:
         if len(stride) != spatial_dims or min(stride) < 1:
-            raise ValueError(
+            raise NetworkError(
                 f"each entry of strides is a positive int or a tuple of {spatial_dims} of them; got {stride}."
             )
     return result
@@ -151,22 +152,22 @@ def head_count(deep_supervision: bool | int, available: int) -> int:
     """Number of output heads, the main one included: 1 without deep supervision, up to 3 by default.
 
     Raises:
-        ValueError: if more heads are asked for than the network has levels.
+        NetworkError: if more heads are asked for than the network has levels.
     """
     if deep_supervision is True:
         return min(MAX_HEADS, available)
     count = max(1, int(deep_supervision))
     if count > available:
-        raise ValueError(
+        raise NetworkError(
             f"deep_supervision={count} asks for more heads than the {available} levels there are."
         )
     return count
 
 
 def check_dims(spatial_dims: int) -> None:
-    """Raises ValueError unless ``spatial_dims`` is 2 or 3."""
+    """Raises NetworkError unless ``spatial_dims`` is 2 or 3."""
     if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims is 2 or 3; got {spatial_dims}.")
+        raise NetworkError(f"spatial_dims is 2 or 3; got {spatial_dims}.")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from monai.networks.layers.factories import Conv, Pool
 from torch import nn
 
 from .convolution import make_conv
+from .errors import NetworkError
 from .layers import (
     GROUP_NORM,
     RELU,
@@ -142,7 +143,7 @@ class R2UNet(nn.Module):
         checkpointing: recompute each unit in the backward pass: less memory, more time, the same gradients.
 
     Raises:
-        ValueError: for arguments that do not fit together, and in `forward` for a size that does not fit the
+        NetworkError: for arguments that do not fit together, and in `forward` for a size that does not fit the
             strides; the message names the next size that does.
 
     Examples:
@@ -174,9 +175,9 @@ class R2UNet(nn.Module):
         super().__init__()
         check_dims(spatial_dims)
         if len(features) < 2:
-            raise ValueError(f"features needs two levels or more; got {tuple(features)}.")
+            raise NetworkError(f"features needs two levels or more; got {tuple(features)}.")
         if upsample not in ("deconv", "nontrainable"):
-            raise ValueError(f'upsample is "deconv" or "nontrainable"; got {upsample!r}.')
+            raise NetworkError(f'upsample is "deconv" or "nontrainable"; got {upsample!r}.')
         level_strides = as_strides(
             strides, spatial_dims, len(features) - 1, "one between each two of features"
         )
@@ -248,10 +249,10 @@ class R2UNet(nn.Module):
         return [m for m in self.modules() if isinstance(m, RecurrentResidualUnit)]
 
     def check_size(self, x: torch.Tensor) -> None:
-        """Raise ValueError if a spatial size is no multiple of `size_divisor`."""
+        """Raise NetworkError if a spatial size is no multiple of `size_divisor`."""
         divisors = self.size_divisor
         if x.dim() != len(divisors) + 2:
-            raise ValueError(
+            raise NetworkError(
                 f"R2UNet takes {len(divisors) + 2} axes, batch and channels first; got {x.dim()}."
             )
         fits = True
@@ -260,7 +261,7 @@ class R2UNet(nn.Module):
                 fits = False
         if not fits:
             fitting = [(x.shape[i + 2] + d - 1) // d * d for i, d in enumerate(divisors)]
-            raise ValueError(
+            raise NetworkError(
                 f"R2UNet with strides {divisors} in all cannot take the size {list(x.shape[2:])}: "
                 f"pad the input to {fitting}."
             )

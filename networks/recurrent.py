@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .convolution import make_conv
+from .errors import NetworkError
 from .layers import (
     GROUP_NORM,
     RELU,
@@ -46,7 +47,7 @@ class RecurrentConv(nn.Module):
         dropout: probability of dropping a channel of the layer's output.
 
     Raises:
-        ValueError: if ``num_steps`` is negative or ``recurrence`` is neither form.
+        NetworkError: if ``num_steps`` is negative or ``recurrence`` is neither form.
     """
 
     __constants__ = ("shared_norm", "num_steps", "tied")
@@ -63,9 +64,9 @@ class RecurrentConv(nn.Module):
     ) -> None:
         super().__init__()
         if num_steps < 0:
-            raise ValueError(f"num_steps is the number of recurrent steps, 0 or more; got {num_steps}.")
+            raise NetworkError(f"num_steps is the number of recurrent steps, 0 or more; got {num_steps}.")
         if recurrence not in ("tied", "separate"):
-            raise ValueError(f'recurrence is "tied" or "separate"; got {recurrence!r}.')
+            raise NetworkError(f'recurrence is "tied" or "separate"; got {recurrence!r}.')
         self.num_steps = num_steps
         self.tied = recurrence == "tied" or num_steps == 0
         self.conv = make_conv(spatial_dims, channels, channels)

@@ -18,6 +18,7 @@ from torch import nn
 
 from .convolution import make_conv
 from .encoders import BasicBlock, Bottleneck, ResNetEncoder, load_encoder_weights
+from .errors import NetworkError
 from .layers import (
     GROUP_NORM,
     RELU,
@@ -81,7 +82,7 @@ class PyramidPooling(nn.Module):
     ) -> None:
         super().__init__()
         if not pool_scales or min(pool_scales) < 1:
-            raise ValueError(
+            raise NetworkError(
                 f"pool_scales needs one or more positive numbers of bins; got {tuple(pool_scales)}."
             )
         self.pool_scales: list[int] = list(pool_scales)
@@ -249,7 +250,7 @@ class UPerNet(nn.Module):
         checkpointing: recompute each encoder stage in the backward pass.
 
     Raises:
-        ValueError: for arguments that do not fit together, or weights that do not fit the encoder.
+        NetworkError: for arguments that do not fit together, or weights that do not fit the encoder.
 
     Examples:
         >>> network = UPerNet(spatial_dims=2, in_channels=1, out_channels=3, encoder="resnet18", fpn_channels=16)

@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Sequence
 
 from pipelines.cli import check, compare, evaluate, predict, sync
-from pipelines.cli.options import FAILED, USAGE
+from pipelines.config.errors import DEBUG, user_error
 from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
+from transforms.errors import FAILED, UserError
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -38,12 +39,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def report_error(error: Exception) -> int:
     """Say an error in one sentence where there is one; the exit status that belongs to it."""
-    from pipelines.config.errors import DEBUG, user_error
-
     known = user_error(error)
     if known is None and isinstance(error, OSError) and error.strerror:
         # A disk, a right or a name: nothing that a traceback explains better.
-        known = OSError(
+        known = UserError(
             f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else error.strerror
         )
     if known is None or os.environ.get(DEBUG):
@@ -51,7 +50,7 @@ def report_error(error: Exception) -> int:
     if known is None:
         return FAILED
     print(f"error: {hidden(str(known))}", file=sys.stderr)
-    return FAILED if type(known).__name__ in ("PredictionError", "ImageError", "DatasetError") else USAGE
+    return known.exit_status
 
 
 if __name__ == "__main__":

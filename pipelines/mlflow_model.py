@@ -25,6 +25,7 @@ from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.inference.trained_model import BEST, TrainedModel
 from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.utils.cores import use_cores
+from transforms.errors import UserError
 from transforms.preprocess import Prepared
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ _REQUIREMENTS = (
 _KNOBS: dict[str, Any] = {"precision": AUTO, "overlap": 0.5, "channels_last": AUTO}
 
 
-class ModelInputError(ValueError):
+class ModelInputError(UserError, ValueError):
     """What was given to `predict` is no image."""
 
 

@@ -17,17 +17,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.inference.trained_model import BEST, CARD, CheckpointError, TrainedModel
+from pipelines.inference.trained_model import BEST, CARD, TrainedModel
 from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
-from transforms.utils.files import FolderError, put_in_place, require_folder
+from transforms.errors import UserError
+from transforms.utils.files import put_in_place, require_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")
 CODE = ("networks", "transforms", "pipelines")
 
 
-class PackagingError(RuntimeError):
+class PackagingError(UserError, RuntimeError):
     """A bundle cannot be packaged; the message says which part is missing or what a verifier said."""
 
 
@@ -185,7 +186,7 @@ def main() -> None:
     try:
         for name in names:
             print(package(REPOSITORY / "bundles" / name, arguments.output))
-    except (PackagingError, CheckpointError, FolderError) as error:
+    except UserError as error:
         sys.exit(f"error: {hidden(str(error))}")
 
 

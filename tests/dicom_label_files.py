@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
@@ -18,7 +20,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from tests.dicom_phantom import LPS, world_grid
+from tests.dicom_phantom import LPS, Phantom, world_grid
+from transforms.io.readers import Header
 
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 
@@ -173,3 +176,27 @@ def rtstruct_file(
 
 def _decimal(value: float) -> str:
     return f"{float(value):.9f}"[:16]
+
+
+def disc(ct: Phantom, index: float, centre, radius, count: int = 400) -> np.ndarray:
+    """A circle of `radius` mm in the plane of a slice, LPS+; the centre in voxels."""
+    lps = LPS @ ct.affine
+    turn = np.linspace(0, 2 * np.pi, count, endpoint=False)[:, None]
+    middle = (lps @ [*centre, index, 1])[:3]
+    return middle + radius * (np.cos(turn) * ct.axes[:, 0] + np.sin(turn) * ct.axes[:, 1])
+
+
+def grid(ct: Phantom) -> Header:
+    return Header(ct.shape, 1, ct.affine)
+
+
+def meta_tensor(array, affine):
+    return MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(affine))
+
+
+class Sources:
+    """What writers of labels ask of a series: files and frames by slice, and the grid."""
+
+    def __init__(self, files, ct, sources=None):
+        self.files, self.shape, self.affine = files, ct.shape, ct.affine
+        self.sources = sources or tuple((file, 0) for file in files)

@@ -31,6 +31,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from tests import dicom_phantom as ph
+from transforms.dicom.series import find_volumes
+
 some = settings(max_examples=25)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -440,3 +443,22 @@ def structure_set(slices: list[FileDataset]) -> list[FileDataset]:
     other.Modality = "RTSTRUCT"
     other.SeriesInstanceUID = f"{slices[0].SeriesInstanceUID}.5"
     return [*slices, other]
+
+
+def between(slices, shift=500, **values):
+    """Two scans at half the slice distance between one another, the second `shift` HU brighter; in order of position."""
+    slices = ph.phases(slices, shift, **values) if values else ph.phases(slices, shift, ImageType=["A", "A"])
+    half = len(slices) // 2
+    for index in range(half, 2 * half):
+        slices = ph.moved(slices, index, (0, 0, 1.25))
+    return [image for pair in zip(slices[:half], slices[half:], strict=True) for image in pair]
+
+
+def number_of(folder, image):
+    """Number of the volume that a slice is in."""
+    (number,) = (
+        volume.number
+        for volume in find_volumes(folder)
+        if any(frame.text("SOPInstanceUID") == image.SOPInstanceUID for frame in volume.frames)
+    )
+    return number

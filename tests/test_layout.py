@@ -3,6 +3,8 @@
 docs/architecture.md explains the rooms; here their rules are read from the imports themselves.
 """
 
+import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import pytest
 
 from docs.import_map import MODULES, PACKAGES, REPOSITORY, imports_of, room
 
+TESTS = REPOSITORY / "tests"
+
 # What a room may import besides itself. A room that is not named here fails the test.
 DOORS = {
     "networks": [],
     "transforms.errors": [],
-    "transforms.intensity": [],
+    "transforms.intensity": ["transforms.errors"],
     "transforms.hounsfield": [],
     "transforms.utils": ["transforms.errors"],
     "transforms.label_values": ["transforms.errors", "transforms.utils"],
@@ -64,14 +68,37 @@ DOORS["pipelines.training"] = [
     "pipelines.packaging",
     "pipelines.mlflow_model",
 ]
-DOORS["pipelines.comparison"] = ["transforms", "pipelines.utils", "pipelines.metrics", "pipelines.tracking"]
+DOORS["pipelines.comparison"] = [
+    "transforms",
+    "pipelines.utils",
+    "pipelines.metrics",
+    "pipelines.config",
+    "pipelines.tracking",
+]
 DOORS["pipelines.cli"] = ["transforms", "pipelines"]
+
+# A module is tested by its namesake: `transforms/io/nifti.py` by `tests/transforms/io/test_nifti.py`. Here are the
+# others, below tests/: commands are tested as a user types them, the rest with what it is a part of.
+TESTED_IN = {
+    "networks.errors": "transforms/test_errors.py",
+    "pipelines.cli.check": "pipelines/data/test_check.py",
+    "pipelines.cli.compare": "e2e/test_compare.py",
+    "pipelines.cli.evaluate": "e2e/test_evaluate.py",
+    "pipelines.cli.predict": "e2e/test_predict.py",
+    "pipelines.cli.sync": "pipelines/tracking/test_sync.py",
+    "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
+    "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
+    "pipelines.mlflow_model": "pipelines/training/test_run_logger.py",
+    "pipelines.packaging": "e2e/test_packaging.py",
+    "transforms.dicom.attributes": "transforms/dicom/test_frame.py",
+    "transforms.utils.image_paths": "pipelines/test_hostile_inputs.py",
+}
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_imports_only_what_its_room_may(name: str) -> None:
     if name in (*PACKAGES, "pipelines.__main__"):
-        allowed = [room(name), *(["pipelines"] if name == "pipelines.__main__" else [])]
+        allowed = [room(name), *(["pipelines", "transforms"] if name == "pipelines.__main__" else [])]
     else:
         assert room(name) in DOORS, f"{room(name)} is a room without doors: name it in {Path(__file__).name}"
         allowed = [room(name), *DOORS[room(name)]]
@@ -79,6 +106,11 @@ def test_a_module_imports_only_what_its_room_may(name: str) -> None:
         assert any(module == door or module.startswith(f"{door}.") for door in allowed), (
             f"{name} imports {module}; a module of {room(name)} may import {allowed}"
         )
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - set(PACKAGES)))
+def test_no_module_imports_itself(name: str) -> None:
+    assert name not in imports_of(name)
 
 
 def test_no_circle_of_imports() -> None:
@@ -97,3 +129,49 @@ def test_a_file_has_at_most_400_lines(name: str) -> None:
 def test_the_workflow_shows_few_entries() -> None:
     entries = [path.name for path in (REPOSITORY / "pipelines").iterdir() if path.name != "__pycache__"]
     assert len(entries) <= 16, entries
+
+
+def namesake(name: str) -> Path:
+    *rooms, last = name.split(".")
+    return TESTS.joinpath(*rooms, f"test_{last}.py")
+
+
+def public_names(name: str) -> set[str]:
+    """What a module defines for others. A command is its own name, as it is typed."""
+    if name.startswith("pipelines.cli."):
+        return {name.rpartition(".")[2]}
+    found = set()
+    for node in ast.parse(MODULES[name].read_text(encoding="utf-8")).body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        found |= {getattr(node, "name", "_")}
+    return {word for word in found if not word.startswith("_")}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if MODULES[name].name[:2] != "__"))
+def test_every_module_is_tested_where_its_name_is_sought(name: str) -> None:
+    path = namesake(name)
+    assert path.is_file() or name in TESTED_IN, (
+        f"{name} has no tests in {path.relative_to(REPOSITORY)}; write them, or name in TESTED_IN where they are"
+    )
+
+
+@pytest.mark.parametrize("name", TESTED_IN)
+def test_tests_elsewhere_are_there(name: str) -> None:
+    assert name in MODULES, f"there is no module {name} any more; take it out of TESTED_IN"
+    assert not namesake(name).exists(), f"{name} has tests of its own now; take it out of TESTED_IN"
+    text = (TESTS / TESTED_IN[name]).read_text(encoding="utf-8")
+    names = sorted(public_names(name))
+    assert any(re.search(rf"\b{word}\b", text) for word in names), f"{TESTED_IN[name]} names none of {names}"
+
+
+MIRRORED = sorted(path for package in PACKAGES for path in (TESTS / package).rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", MIRRORED, ids=lambda path: str(path.relative_to(TESTS)))
+def test_tests_in_a_room_are_of_a_module_in_it(path: Path) -> None:
+    """`test_<module>.py`, or `test_<module>_<subject>.py`. What several rooms do together stands above them."""
+    *rooms, last = path.relative_to(TESTS).with_suffix("").parts
+    modules = [name.rpartition(".")[2] for name in MODULES if name.rpartition(".")[0] == ".".join(rooms)]
+    subject = last.removeprefix("test_")
+    assert len(rooms) == 1 or any(subject == word or subject.startswith(f"{word}_") for word in modules)

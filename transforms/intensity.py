@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from transforms.errors import SettingError
+
 
 class CTWindow:
     """Clip Hounsfield units to [lower, upper], store whole HU, show the network [-1, 1].
@@ -20,12 +22,12 @@ class CTWindow:
         upper: HU that becomes +1.
 
     Raises:
-        ValueError: the window is empty or leaves int16.
+        SettingError: the window is empty or leaves int16.
     """
 
     def __init__(self, lower: float, upper: float) -> None:
         if not -32768 <= lower < upper <= 32767:
-            raise ValueError(f"the CT window [{lower}, {upper}] HU must rise and fit into 16 bits")
+            raise SettingError(f"the CT window [{lower}, {upper}] HU must rise and fit into 16 bits")
         self.lower = float(lower)
         self.upper = float(upper)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy import ndimage
 
 from transforms.errors import ImageError
 
-__all__ = ["bounding_boxes", "check_label_values", "counts_of", "value_counts"]
+__all__ = ["bounding_boxes", "check_label_values", "counts_of", "stored_labels", "value_counts"]
 
 _SLAB_VOXELS = 1 << 22
 
@@ -33,6 +34,24 @@ def value_counts(labels: np.ndarray, length: int = 1) -> np.ndarray:
             counts = np.pad(counts, (0, len(found) - len(counts)))
         counts[: len(found)] += found
     return counts
+
+
+def stored_labels(path: str | os.PathLike[str], array: np.ndarray) -> np.ndarray:
+    """A label map as it is written to a file: uint8 if all values fit, else uint16.
+
+    Args:
+        path: of the file, for messages.
+        array: of any shape and type.
+
+    Raises:
+        ImageError: a value is no whole number from 0 to 65535.
+    """
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 65535) or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        raise ImageError(
+            f"{path}: label values lie between {low} and {high}; they must be whole numbers from 0 to 65535."
+        )
+    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
 def counts_of(labels: np.ndarray) -> dict[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from transforms.errors import ImageError
+from transforms.errors import ImageError, SettingError
 from transforms.hounsfield import warn_unless_hounsfield
 from transforms.intensity import CTWindow, ZScore
 from transforms.io.grids import grid_difference
@@ -112,10 +112,10 @@ class Preprocess:
         """The definition that `parameters()` described.
 
         Raises:
-            ValueError: it was written by a version of this class that is not known.
+            SettingError: it was written by a version of this class that is not known.
         """
         if parameters["version"] not in (1, VERSION):
-            raise ValueError(
+            raise SettingError(
                 f"preprocessing version {parameters['version']} is not the {VERSION} of this code"
             )
         intensity = parameters["intensity"]

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.options import DONE, EXIT, FAILED, add_reading
+from pipelines.cli.options import EXIT, add_reading
 from pipelines.utils.importing import gc_paused
+from transforms.errors import DONE, FAILED
 
 
 def add_parser(commands: Any) -> None:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.metrics.names import METRICS
 from pipelines.utils.importing import gc_paused
+from transforms.errors import DONE
 
 _EXIT = "exit status: 0 all is well, 2 the command cannot run as it was given"
-_METRICS = ("dice", "iou", "sensitivity", "precision", "nsd", "volume_error_ml", "hd95_mm", "msd_mm")
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +30,9 @@ def add_parser(commands: Any) -> None:
         help="run id or its beginning, run name, or MLflow filter such as \"params.seed = '1'\", "
         "of which all matches take part, oldest first",
     )
-    parser.add_argument("--metric", choices=_METRICS, default="dice", help="what to compare (default dice)")
+    parser.add_argument(
+        "--metric", choices=list(METRICS), default="dice", help="what to compare (default dice)"
+    )
     parser.add_argument("--experiment", metavar="NAME", help="look for names and filters in this experiment")
     parser.add_argument(
         "--tracking-uri",
@@ -87,7 +90,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         run_id = log_comparison(finder, comparison, shown)
         print(f"\nkept in MLflow as run {run_id} of {runs[0].experiment}")
     sys.stdout.flush()
-    return 0
+    return DONE
 
 
 def _csv(text: str) -> Path:

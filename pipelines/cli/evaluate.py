@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.utils.importing import gc_paused
+from transforms.errors import DONE, FAILED
 
 
 def add_parser(commands: Any) -> None:
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         arguments.tolerance,
         arguments.json,
     )
-    return 0 if whole else 1
+    return DONE if whole else FAILED
 
 
 def _millimetres(text: str) -> float:

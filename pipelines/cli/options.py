@@ -1,10 +1,9 @@
-"""What the commands of `python -m pipelines` have in common: exit statuses and how a CT is read."""
+"""What the commands of `python -m pipelines` have in common: how a CT is read, and what the help says of exit statuses."""
 
 from __future__ import annotations
 
 import argparse
 
-DONE, FAILED, USAGE = 0, 1, 2
 EXIT = "exit status: 0 all is well, 1 a case failed or was refused, 2 the command cannot run as it was given"
 
 

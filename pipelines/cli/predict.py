@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.options import DONE, EXIT, add_reading
+from pipelines.cli.options import EXIT, add_reading
 from pipelines.utils.importing import gc_paused
 from pipelines.utils.json_files import JsonError, read_json
+from transforms.errors import DONE
 
 
 def add_parser(commands: Any) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from pipelines.utils.importing import gc_paused
+from transforms.errors import DONE, FAILED
 
 
 def add_parser(commands: Any) -> None:
@@ -37,16 +37,17 @@ def add_parser(commands: Any) -> None:
 
 def _sync(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from pipelines.tracking.journal import spool_folder
+    from pipelines.utils.mlflow_variables import tracking_uri
 
     if arguments.folder is not None:
         folder = Path(arguments.folder)
         if not folder.is_dir():
             parser.error(f"{folder} is no folder; give the folder mlflow_spool that a training named")
     else:
-        folder = spool_folder(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+        folder = spool_folder(tracking_uri())
     with gc_paused():
         import mlflow.tracking  # noqa: F401  (delivery needs it)
 
         from pipelines.tracking.sync import sync
 
-    return 0 if sync(folder, uri=arguments.tracking_uri, refused=arguments.refused) else 1
+    return DONE if sync(folder, uri=arguments.tracking_uri, refused=arguments.refused) else FAILED

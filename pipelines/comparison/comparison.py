@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.comparison.run_finder import RunError
-from pipelines.comparison.run_results import METRICS, RunResults
+from pipelines.comparison.run_results import RunResults
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.statistics import SMALLEST_TEST, Paired, holm, paired
 
 ALL = "all classes"
@@ -124,7 +125,7 @@ def compare(runs: Sequence[RunResults], metric: str = "dice", seed: int = 0) -> 
 
     Args:
         runs: two or more, the baseline first.
-        metric: one of `METRICS`.
+        metric: one of `pipelines.metrics.names.METRICS`.
         seed: of the bootstrap.
 
     Raises:
@@ -149,11 +150,11 @@ def compare(runs: Sequence[RunResults], metric: str = "dice", seed: int = 0) -> 
             for run, table in zip(runs, tables, strict=True)
         ]
     )
-    if metric == "volume_error_ml":
+    if METRICS[metric].signed:
         values = np.abs(values)
     comparison = Comparison(
         metric=metric,
-        higher_is_better=METRICS[metric],
+        higher_is_better=METRICS[metric].higher_is_better,
         runs=list(runs),
         cases=cases,
         classes=classes,
@@ -228,8 +229,8 @@ def _notices(
     if len(cases) < SMALLEST_TEST:
         few = "1 case is" if len(cases) == 1 else f"{len(cases)} cases are"
         found.append(f"{few} too few for a test, and intervals of so few are too narrow to rely on")
-    if metric == "volume_error_ml":
-        found.append("volume errors are compared by their size, without their sign")
+    if METRICS[metric].signed:
+        found.append(f"{METRICS[metric].title}s are compared by their size, without their sign")
     return found
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.comparison.run_results import RunResults
+from pipelines.config.knobs import Knob, knobs_of
 
-# These differ between any two runs and explain nothing; they come last.
-_INCIDENTAL = ("run_name", "bundle_root", "store_dir", "output_dir", "experiment", "num_workers")
+_INCIDENTAL = knobs_of(Knob.INCIDENTAL)
 _ORIGIN = ("mlflow.source.git.", "git.", "version.", "data.", "host", "device")
 
 

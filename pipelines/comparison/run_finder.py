@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tracking.client import keep_quiet
+from pipelines.tracking.client import first_line, new_client
+from pipelines.tracking.journal import sqlite_file
+from pipelines.utils.mlflow_variables import tracking_uri
 from pipelines.utils.passwords import hidden
+from transforms.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
 MOST = 20
 COMPARISON = "comparison"
 KIND = "segbundles.kind"
+_VARIABLES = {
+    # The default of seven retries lets a person wait for minutes before a wrong address is told.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
-class RunError(ValueError):
+class RunError(UserError, ValueError):
     """A run cannot be found, or has nothing that could be compared."""
 
 
@@ -39,22 +45,15 @@ class RunFinder:
     """
 
     def __init__(self, uri: str | None = None, experiment: str | None = None) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-        file = self.uri[len("sqlite:///") :] if self.uri.startswith("sqlite:///") else None
+        self.uri = tracking_uri(uri)
+        file = sqlite_file(self.uri)
         # MLflow would create an empty database at a mistyped path.
-        if file is not None and not Path(file).is_file():
+        if file is not None and not file.is_file():
             raise RunError(
-                f"there is no MLflow database at {Path(file).absolute()}; go to the folder that the training "
+                f"there is no MLflow database at {file}; go to the folder that the training "
                 "ran in, or give --tracking-uri"
             )
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # The default of seven retries lets a person wait for minutes before a wrong address is told.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        from mlflow.tracking import MlflowClient
-
-        keep_quiet(self.uri)
-        self.client: MlflowClient = self._call(MlflowClient, self.uri)
+        self.client: MlflowClient = self._call(new_client, self.uri, _VARIABLES)
         self._names: dict[str, str] = {}
         self._experiments = self._experiment_ids(experiment)
 
@@ -126,7 +125,7 @@ class RunFinder:
         try:
             run = self.client.get_run(run_id)
         except Exception as error:
-            raise RunError(f"there is no run {run_id} in {self._where()} ({_short(error)})") from error
+            raise RunError(f"there is no run {run_id} in {self._where()} ({first_line(error)})") from error
         if run.info.lifecycle_stage != "active":
             raise RunError(f"the run {described(run)} was deleted; `mlflow.tracking` can restore it")
         return run
@@ -139,7 +138,7 @@ class RunFinder:
             return self._search(text, 2 * MOST + 1)
         except MlflowException as error:
             raise RunError(
-                f"'{text}' is neither the name of a run nor a filter that MLflow understands ({_short(error)})"
+                f"'{text}' is neither the name of a run nor a filter that MLflow understands ({first_line(error)})"
             ) from error
 
     def _search(self, text: str, most: int = MOST + 1) -> list[Run]:
@@ -174,7 +173,7 @@ class RunFinder:
         try:
             return function(*arguments, **options)
         except Exception as error:
-            raise RunError(f"MLflow at {hidden(self.uri)} cannot be read: {_short(error)}") from error
+            raise RunError(f"MLflow at {hidden(self.uri)} cannot be read: {first_line(error)}") from error
 
 
 def described(run: Run) -> str:
@@ -194,7 +193,3 @@ def _only(runs: list[Run], what: str) -> Run:
 
 def _day(run: Run) -> str:
     return f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M}"
-
-
-def _short(error: Exception) -> str:
-    return hidden((str(error).strip() or type(error).__name__).splitlines()[0])[:200]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.comparison.run_finder import KIND, RunError, RunFinder, described
+from pipelines.metrics.names import METRICS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -20,17 +21,6 @@ FOLDER = "results"
 FILE = f"{FOLDER}/cases.json"
 PICTURES = f"{FOLDER}/pictures"
 FORMAT = 1
-# Whether more is better; a volume error is compared without its sign.
-METRICS = {
-    "dice": True,
-    "iou": True,
-    "sensitivity": True,
-    "precision": True,
-    "nsd": True,
-    "volume_error_ml": False,
-    "hd95_mm": False,
-    "msd_mm": False,
-}
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import textwrap
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from pipelines.comparison.comparison import ALL, Change, Comparison, Row
 from pipelines.comparison.differences import Difference, config_differences, origin_differences
-from pipelines.metrics.result_files import guarded
-from transforms.utils.files import replacing
+from pipelines.metrics.names import METRICS
+from pipelines.metrics.result_files import csv_table
 
 WIDTH = 100
 MOST_CLASSES, MOST_CASES, MOST_DIFFERENCES = 40, 8, 12
@@ -30,8 +29,7 @@ def number(value: float, metric: str, signed: bool = False) -> str:
     """A value of a metric: four decimals of a share, two of mm or ml, n/a for NaN."""
     if math.isnan(value):
         return "n/a"
-    digits = 2 if metric.endswith(("_mm", "_ml")) else 4
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    text = f"{value:{'+' if signed else ''}.{METRICS[metric].digits}f}"
     # -0.0000 is no loss.
     return text.lstrip("+-") if not float(text) else text
 
@@ -189,14 +187,12 @@ def write_cases_csv(path: Path, comparison: Comparison) -> None:
     """
     labels = [f"{i + 1} {run.name} {run.run_id[:8]}" for i, run in enumerate(comparison.runs)]
     differences = [f"{i + 1} minus 1" for i in range(1, len(comparison.runs))]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["case", "class", "metric", *labels, *differences])
+    with csv_table(path, ["case", "class", "metric", *labels, *differences]) as write:
         for i, case in enumerate(comparison.cases):
             for k, name in enumerate(comparison.classes):
                 values = comparison.values[:, i, k]
                 told = [_cell(value) for value in (*values, *(values[1:] - values[0]))]
-                writer.writerow(guarded([case, name, comparison.metric, *told]))
+                write([case, name, comparison.metric, *told])
 
 
 def classes_file(path: Path) -> Path:
@@ -219,16 +215,14 @@ def write_classes_csv(path: Path, comparison: Comparison) -> None:
         "high_95",
     ]
     head += ["p", "p_holm", "better", "worse", "equal", "only_baseline", "only_other", "neither"]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(head)
+    with csv_table(path, head) as write:
         for row in comparison.rows:
             run, s = comparison.runs[row.other], row.statistics
             figures = (s.baseline, s.other, s.difference, s.low, s.high, s.p, row.p_holm)
             counts = (comparison.better(row), comparison.worse(row), s.equal)
             absent = (s.only_baseline, s.only_other, s.neither)
             told = [run.name, run.run_id, row.name, comparison.metric, s.pairs]
-            writer.writerow(guarded([*told, *(_cell(value) for value in figures), *counts, *absent]))
+            write([*told, *(_cell(value) for value in figures), *counts, *absent])
 
 
 def _cell(value: float) -> str:

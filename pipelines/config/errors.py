@@ -1,34 +1,33 @@
-"""Which errors are meant for the user, and how a command says them."""
+"""How the errors meant for the user are found and said; `transforms.errors` has their base class."""
 
 from __future__ import annotations
 
-import dis
 import os
 import sys
 import traceback
 from types import TracebackType
+from typing import cast
 
 from pipelines.utils.passwords import hidden
+from transforms.errors import UserError
 
 DEBUG = "SEGBUNDLES_DEBUG"
-OURS = ("networks", "transforms", "pipelines")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """The config or an override asks for something that does not exist."""
 
 
-def user_error(error: BaseException | None) -> BaseException | None:
+def user_error(error: BaseException | None) -> UserError | None:
     """The error that the user can mend, in the chain behind what MONAI raised, or None.
 
-    Error classes of this project, and ValueErrors that it raises itself, carry a sentence meant for the user.
+    It is known by its `exit_status`, which those of `networks` have too, although they cannot share the base class.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        module = type(error).__module__
-        if module.split(".")[0] in OURS or (type(error) is ValueError and _raised_by_us(error)):
-            return error
+        if hasattr(error, "exit_status"):
+            return cast(UserError, error)
         error = error.__cause__ or error.__context__
     return None
 
@@ -37,16 +36,6 @@ def problem(error: BaseException, where: object) -> str:
     """What went wrong, in the sentence meant for the user, or else with the file or case that it was about."""
     known = user_error(error)
     return str(known) if known is not None else f"{where}: {type(error).__name__}: {error}"
-
-
-def _raised_by_us(error: BaseException) -> bool:
-    """Whether a `raise` of this project made the error, not a library that it called."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] not in OURS:
-        return False
-    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

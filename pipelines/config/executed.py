@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from monai.bundle import ConfigParser
 
 from pipelines.config.errors import ConfigError
+from pipelines.utils.call_stack import running_parser
 from pipelines.utils.passwords import without_passwords
 
 
@@ -24,7 +25,7 @@ class ExecutedConfig:
     def __init__(self, parser: ConfigParser) -> None:
         self.parser = parser
 
-    @property
+    @cached_property
     def raw(self) -> dict[str, Any]:
         """The merged config as written, with its references and expressions, but without passwords."""
         return without_passwords({key: value for key, value in self.parser.get().items() if key != "_meta_"})
@@ -63,21 +64,15 @@ class ExecutedConfig:
 def executed_config() -> ExecutedConfig:
     """The config that is being evaluated right now, for expressions in a bundle's JSON.
 
-    MONAI hands an expression the values that it references but not the config itself, so this looks up the
-    call stack for the parser that is evaluating it.
-
     Raises:
         ConfigError: called from outside of a bundle.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, ConfigParser):
-            return ExecutedConfig(owner)
-        frame = frame.f_back
-    raise ConfigError(
-        "executed_config() only works inside a bundle config, as in '$pipelines.executed_config()'"
-    )
+    parser = running_parser()
+    if parser is None:
+        raise ConfigError(
+            "executed_config() only works inside a bundle config, as in '$pipelines.executed_config()'"
+        )
+    return ExecutedConfig(parser)
 
 
 def knob_names(raw: Mapping[str, Any]) -> list[str]:
@@ -103,6 +98,14 @@ def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from leaves(f"{name}.{index}", item)
     else:
         yield name, value
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """A part of a config and everything below it, at any depth."""
+    yield value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for item in inner:
+        yield from parts(item)
 
 
 def _plain(value: Any) -> Any:

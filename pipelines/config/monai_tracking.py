@@ -14,6 +14,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from pipelines.config.executed import parts
 from pipelines.utils.mlflow_variables import EXPERIMENT_ID, EXPERIMENT_NAME
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import invocation
@@ -72,7 +73,7 @@ def follow_experiment(parser: ConfigParser) -> None:
     """
     config = parser.get()
     name, number = os.environ.get(EXPERIMENT_NAME), os.environ.get(EXPERIMENT_ID)
-    if not (name or number) or not isinstance(config, dict) or not list(_tracked(config)):
+    if not (name or number) or not isinstance(config, dict) or not _tracked(config):
         return
     if _said():
         logger.info("the experiment is the one that was asked for, not that of MLflow's variables")
@@ -85,21 +86,14 @@ def follow_experiment(parser: ConfigParser) -> None:
     parser.parse(reset=False)
 
 
-def _tracked(config: Any) -> Iterator[dict[str, Any]]:
+def _tracked(config: Any) -> list[dict[str, Any]]:
     """The parts of a config that open a run in MLflow, at any depth."""
-    if isinstance(config, dict):
-        if config.get("_target_") in TRACKED:
-            yield config
-        for part in config.values():
-            yield from _tracked(part)
-    elif isinstance(config, list):
-        for part in config:
-            yield from _tracked(part)
+    return [part for part in parts(config) if isinstance(part, dict) and part.get("_target_") in TRACKED]
 
 
 def _give(config: dict[str, Any], argument: str, value: Any) -> bool:
     """Set an argument of what opens a run, or the knob that it is taken from; whether there is anything to set."""
-    found = list(_tracked(config))
+    found = _tracked(config)
     for component in found:
         reference = str(component.get(argument, ""))
         if reference.startswith("@") and reference[1:] in config:

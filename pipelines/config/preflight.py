@@ -13,47 +13,12 @@ from typing import Any
 from monai.bundle.config_item import ComponentLocator
 
 from pipelines.config.errors import ConfigError, one_sentence
-from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves
+from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, parts
+from pipelines.config.knobs import Knob, knobs_of
 from pipelines.config.monai_tracking import follow_experiment, one_run
 from pipelines.utils.cores import use_cores
 from pipelines.utils.importing import keep_what_is_there
 from pipelines.utils.terminal import take_every_character
-
-# Ids that MONAI and its tools read without a reference from inside the config.
-ENTRY_POINTS = {
-    "_meta_",
-    "imports",
-    "initialize",
-    "finalize",
-    "run",
-    "training",
-    "evaluating",
-    "inferring",
-    "bundle_root",
-    "device",
-    "dataset_dir",
-    "dataset",
-    "network_def",
-    "network",
-    "preprocessing",
-    "postprocessing",
-    "evaluator",
-    "inferer",
-    "handlers",
-    "key_metric",
-    "val_interval",
-    "train",
-    "validate",
-    "loss",
-    "optimizer",
-    "lr_scheduler",
-    "displayable_configs",
-    "output_dir",
-    "save_execute_config",
-    "tracking_uri",
-    "experiment_name",
-}
-
 
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 
@@ -84,9 +49,10 @@ def preflight() -> None:
 
 
 def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
-    known = set(ENTRY_POINTS)
-    for value in _strings(raw):
-        known.update(REFERENCE.findall(value))
+    known = set(knobs_of(Knob.ENTRY))
+    for value in parts(raw):
+        if isinstance(value, str):
+            known.update(REFERENCE.findall(value))
     for key in raw:
         if key not in known and key == "registry_uri":
             yield f"nothing uses '{key}'; set MLFLOW_REGISTRY_URI"
@@ -163,14 +129,3 @@ def _keywords(target: Any) -> set[str] | None:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return accepted - {"self"}
     return None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)

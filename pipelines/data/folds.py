@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.data.cases import Case, Dataset, DatasetError
 from pipelines.data.dataset_json import Item
+from transforms.errors import SettingError
 
 
 def _dealt(cases: Iterable[Case], seed: int) -> list[list[Case]]:
@@ -35,14 +36,14 @@ def split_cases(
     labelled = [item for item in items if item.split != "test"]
     numbered = [item for item in labelled if item.fold is not None]
     if not 0 <= fraction < 1:
-        raise ValueError(f"validation_fraction is {fraction}; it must be at least 0 and less than 1.")
+        raise SettingError(f"validation_fraction is {fraction}; it must be at least 0 and less than 1.")
     if fold is None and (dataset.validation or (fraction == 0 and not numbered)):
         return dataset
     if numbered:
         return _stated_fold(where, dataset, labelled, fold or 0)
     if fold is not None:
         if num_folds < 2 or not 0 <= fold < num_folds:
-            raise ValueError(
+            raise SettingError(
                 f"fold is {fold} of {num_folds}; it must be 0 to num_folds - 1, with 2 folds or more."
             )
         groups = _dealt(dataset.training + dataset.validation, seed)

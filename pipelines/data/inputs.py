@@ -24,7 +24,7 @@ from transforms.dicom.files import DICOM_ENDINGS, open_file
 from transforms.dicom.headers import holds_dicom
 from transforms.dicom.stack import checked_names
 from transforms.dicom.volumes import is_scout
-from transforms.errors import ImageError
+from transforms.errors import ImageError, UserError
 from transforms.io.header import PICTURE_SUFFIXES, image_suffix, names_image
 from transforms.utils.image_paths import bounded, check_path
 from transforms.utils.walk import files_below, leads_nowhere
@@ -36,7 +36,7 @@ _SKIPPED = {"DICOMDIR", "THUMBS.DB"}
 _WHAT = "give a NIfTI/NRRD file, a folder of DICOM slices, a folder of either, or a dataset.json"
 
 
-class InputError(ValueError):
+class InputError(UserError, ValueError):
     """Nothing can be predicted from the input named; the message says what to give instead."""
 
 

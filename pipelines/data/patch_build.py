@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import socket
 import threading
 import uuid
@@ -22,11 +21,7 @@ from pipelines.data.case_state import CaseState, content_digest
 from pipelines.data.cases import reading
 from pipelines.data.stored_case import StoreError
 from pipelines.utils.logs import warnings_of
-from transforms.utils.files import (
-    NO_ROOM,
-    put_in_place,
-    sync_folder,
-)
+from transforms.utils.files import NO_ROOM, new_folder, sync_folder
 
 FORMAT = 2
 MAX_POSITIONS = 10_000
@@ -89,18 +84,8 @@ def outcome_of(job: Job, source: CaseState, folder: Path) -> str | None:
 
 
 def _build_case(job: Job, source: CaseState) -> None:
-    temporary = job.folder / temporary_name()
-    temporary.mkdir()
-    try:
+    with new_folder(job.folder / temporary_name(), job.folder / source.entry, "meta.json") as temporary:
         _write_entry(job, source, temporary)
-        try:
-            put_in_place(temporary, job.folder / source.entry)
-        except OSError:
-            # built meanwhile by a process that our lock does not reach: what is in place is as good
-            if not (job.folder / source.entry / "meta.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_entry(job: Job, source: CaseState, folder: Path) -> None:

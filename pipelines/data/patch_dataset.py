@@ -18,6 +18,7 @@ from pipelines.data.stored_case import StoredCase
 from pipelines.distributed.process_group import is_distributed
 from pipelines.utils.ranks import rank
 from transforms.augmentation.on_device import augments_on_device, collate_deferred
+from transforms.errors import SettingError
 
 __all__ = ["PatchDataset", "PatchSampler"]
 
@@ -81,7 +82,7 @@ class PatchDataset(Dataset):
     ------
     StoreError
         If cases cannot be found or preprocessed; the message lists every one.
-    ValueError
+    SettingError
         If a parameter is out of range, or the augmentation cannot be done where `augment_on` says.
 
     Notes
@@ -113,18 +114,18 @@ class PatchDataset(Dataset):
     ) -> None:
         self.patch_size = tuple(int(p) for p in patch_size)
         if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
-            raise ValueError(f"patch_size must be 2 or 3 positive numbers, got {patch_size}.")
+            raise SettingError(f"patch_size must be 2 or 3 positive numbers, got {patch_size}.")
         if num_patches < 1:
-            raise ValueError(f"num_patches, the length of an epoch, must be positive, got {num_patches}.")
+            raise SettingError(f"num_patches, the length of an epoch, must be positive, got {num_patches}.")
         if not 0 <= foreground <= 1:
-            raise ValueError(f"foreground is a share of patches between 0 and 1, got {foreground}.")
+            raise SettingError(f"foreground is a share of patches between 0 and 1, got {foreground}.")
         self.num_patches = int(num_patches)
         self.foreground = float(foreground)
         self.class_weights = {int(c): float(w) for c, w in (class_weights or {}).items()}
         if any(not w >= 0 for w in self.class_weights.values()):
-            raise ValueError(f"class_weights must not be negative, got {class_weights}.")
+            raise SettingError(f"class_weights must not be negative, got {class_weights}.")
         if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}.")
+            raise SettingError(f"seed must not be negative, got {seed}.")
         self.transform = transform
         self.on_device = augments_on_device(augment_on, device, transform)
         self.seed = int(seed)
@@ -132,7 +133,7 @@ class PatchDataset(Dataset):
             self.store = data
         else:
             if preprocess is None or root is None:
-                raise ValueError(
+                raise SettingError(
                     "a list of cases needs `preprocess` and `root`, the folder of the patch store."
                 )
             self.store = PatchStore(root, preprocess, data, labels, num_workers, progress)
@@ -204,7 +205,7 @@ class PatchDataset(Dataset):
             return tuple(size)
         if dims == 3:
             return (*size, 1)
-        raise ValueError(f"patch_size {self.patch_size} has 3 axes, but case {case.id} is a 2D image.")
+        raise SettingError(f"patch_size {self.patch_size} has 3 axes, but case {case.id} is a 2D image.")
 
     def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
         """The item of a patch at `start`, of `size` voxels around the same centre."""
@@ -276,7 +277,7 @@ class PatchSampler(DistributedSampler):
             world = torch.distributed.get_world_size() if distributed else 1
         length = dataset if isinstance(dataset, int) else len(dataset)
         if length < world:
-            raise ValueError(f"{length} patches per epoch cannot be shared among {world} processes.")
+            raise SettingError(f"{length} patches per epoch cannot be shared among {world} processes.")
         super().__init__(cast(Dataset, range(length)), world, rank, shuffle=False, drop_last=True)
         self.skip = 0
 

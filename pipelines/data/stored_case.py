@@ -10,8 +10,10 @@ from typing import Any
 import blosc2
 import numpy as np
 
+from transforms.errors import UserError
 
-class StoreError(ValueError):
+
+class StoreError(UserError, ValueError):
     """The patch store cannot be built or read; the message lists every case concerned."""
 
 

@@ -23,6 +23,9 @@ from typing import Any, Protocol
 
 import torch
 
+from pipelines.utils.signals import SignalHandler
+from transforms.errors import UserError
+
 LOOK = 1.0
 """Seconds between looks for an error of another rank."""
 GRACE = 10.0
@@ -32,11 +35,11 @@ CLOSING = 25.0
 _FAILURE, _CLOSED = "failure", "closed"
 
 
-class OtherRankError(RuntimeError):
+class OtherRankError(UserError, RuntimeError):
     """Another process of this training failed; the message says which and why."""
 
 
-class RankLostError(RuntimeError):
+class RankLostError(UserError, RuntimeError):
     """Another process of this training ended without a word."""
 
 
@@ -207,20 +210,17 @@ def failing_together(run: _Run) -> Iterator[None]:
         yield
         return
     watch.close_run = run.fail
-    before = signal.getsignal(signal.SIGTERM)
 
     def unless_failing(number: int, frame: FrameType | None) -> None:
         # torchrun sends it to all when one has failed: the error itself is on its way to here.
-        if callable(before) and not watch.failed():
-            before(number, frame)
+        if not watch.failed():
+            sigterm.pass_on(frame)
 
-    guarded = callable(before) and threading.current_thread() is threading.main_thread()
-    if guarded:
-        signal.signal(signal.SIGTERM, unless_failing)
+    sigterm = SignalHandler(signal.SIGTERM, unless_failing).set()
     try:
         yield
-        if guarded:
-            signal.signal(signal.SIGTERM, before)
+        # After an error it stays until `run` is left, which sets what was before it.
+        sigterm.restore()
     except BaseException as error:
         # Also torchrun's SIGTERM: it sends it to all when one has failed.
         if isinstance(error, Exception) or watch.failed():

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.distributed.failures import Watch
 from pipelines.utils.ranks import local_rank
+from transforms.errors import UserError
 
 _T = TypeVar("_T")
 
@@ -20,7 +21,7 @@ GROUP_TIMEOUT = timedelta(days=7)
 _control: torch.distributed.ProcessGroup | None = None
 
 
-class DistributedError(RuntimeError):
+class DistributedError(UserError, RuntimeError):
     """The distributed overlay runs without torchrun, or the processes do not do the same training."""
 
 

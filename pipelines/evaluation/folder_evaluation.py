@@ -18,7 +18,7 @@ from pipelines.data.cases import reading
 from pipelines.data.inputs import InputError
 from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
-from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
+from pipelines.metrics.overlap import SegmentationError, confusion_matrix, overlap_metrics
 from pipelines.metrics.result_files import results
 from pipelines.metrics.summary import summarise
 from pipelines.metrics.summary import table as summary_table
@@ -32,10 +32,6 @@ from transforms.spatial.geometry import voxel_ml
 from transforms.utils.files import require_folder
 
 PICTURE_LIMIT = 32
-
-
-class SegmentationError(ValueError):
-    """The segmentation of a case cannot be compared with its reference."""
 
 
 def evaluate(

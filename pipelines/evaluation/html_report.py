@@ -11,20 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.summary import ABSENT, FALSE_POSITIVE, MISSED, outcome
 from transforms.utils.files import replacing
 
-# In the order of the columns.
-TITLES = {
-    "dice": "Dice",
-    "nsd": "surface Dice (NSD)",
-    "hd95_mm": "HD95 (mm)",
-    "msd_mm": "mean surface distance (mm)",
-    "volume_error_ml": "volume error (ml)",
-    "iou": "IoU",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-}
+# The columns that come first.
+_FIRST = ("dice", "nsd", "hd95_mm", "msd_mm", "volume_error_ml")
 PICTURES = 12
 """Pictures on the page, of the worst cases."""
 ROWS = 5000
@@ -84,7 +76,7 @@ def write_report(
         facts: what was evaluated and how, shown under the title.
         pictures: case to a PNG file; the page holds those of the `PICTURES` worst cases.
     """
-    metrics = [metric for metric in TITLES if metric in results["summary"]["mean"]]
+    metrics = [m for m in dict.fromkeys((*_FIRST, *METRICS)) if m in results["summary"]["mean"]]
     lines = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -130,7 +122,7 @@ def _summary(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
             f" none: {summary['false_positives']}. Absent in both: {summary['absent']}."
         )
     head = ["class", "cases", *(("missed", "false positives", "absent") if counted else ())]
-    head += [TITLES[m] for m in metrics]
+    head += [METRICS[m].heading for m in metrics]
     rows = []
     for name, row in summary["classes"].items():
         cells = [escape(name), str(row["dice"]["n"])]
@@ -175,7 +167,7 @@ def _plot(results: Mapping[str, Any], metric: str) -> str:
     values = [value for column in columns.values() for _, value in column]
     if not values:
         return ""
-    shares = metric in ("dice", "nsd")
+    shares = not METRICS[metric].unit
     low, high = (0.0, 1.0) if shares else (min(0.0, *values, 0.0), max(0.0, *values, 0.0))
     high = high if high > low else low + 1
     left, width, step = 10 + 7 * min(40, max(map(len, columns))), 640, 22
@@ -185,7 +177,7 @@ def _plot(results: Mapping[str, Any], metric: str) -> str:
         return f"{left + (value - low) / (high - low) * width:.1f}"
 
     parts = [
-        f'<svg viewBox="0 0 {total} {height}" width="{total}" role="img" aria-label="{escape(TITLES[metric])}">'
+        f'<svg viewBox="0 0 {total} {height}" width="{total}" role="img" aria-label="{escape(METRICS[metric].heading)}">'
     ]
     for tick in _ticks(low, high):
         parts.append(
@@ -203,7 +195,7 @@ def _plot(results: Mapping[str, Any], metric: str) -> str:
             parts.append(
                 f'<circle class="case" cx="{across(value)}" cy="{y + shift:.1f}" r="2"><title>{tip}</title></circle>'
             )
-    return f"<h3>{escape(TITLES[metric])}</h3><div class=wide>" + "".join(parts) + "</svg></div>"
+    return f"<h3>{escape(METRICS[metric].heading)}</h3><div class=wide>" + "".join(parts) + "</svg></div>"
 
 
 def _box(values: np.ndarray, y: int, across: Any) -> list[str]:
@@ -274,7 +266,7 @@ def _table(results: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     )
     if len(rows) > ROWS:
         note += f" The first {ROWS} of {len(rows)} lines; all are in metrics.csv."
-    head = ["case", "class", *(TITLES[metric] for metric in metrics), "outcome"]
+    head = ["case", "class", *(METRICS[metric].heading for metric in metrics), "outcome"]
     return [f'<h2>All cases</h2><p class="soft">{note}</p>', _grid(head, rows[:ROWS], "sortable")]
 
 
@@ -297,7 +289,7 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") ->
 def _number(metric: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
-    return f"{value:.2f}" if metric.endswith(("_mm", "_ml")) else f"{value:.4f}"
+    return f"{value:.{METRICS[metric].digits}f}"
 
 
 def _count(number: int) -> str:

@@ -19,6 +19,7 @@ from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.summary import table
 from pipelines.utils.ranks import rank
+from transforms.errors import FAILED, UserError
 from transforms.intensity import CTWindow
 from transforms.io.writers import write_label
 from transforms.utils.files import require_folder
@@ -26,8 +27,10 @@ from transforms.utils.files import require_folder
 logger = logging.getLogger(__name__)
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError, ValueError):
     """There is nothing to evaluate, or some cases failed; the message names them all."""
+
+    exit_status = FAILED
 
 
 def labelled(data: Dataset, split: str) -> list[dict[str, str]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -17,26 +18,53 @@ from pipelines.data.inputs import is_dicom
 from transforms.dicom.rehearsal import require_writable
 from transforms.dicom.series import scan_series
 from transforms.errors import ImageError
+from transforms.io.header import PICTURE_SUFFIXES, image_suffix
 from transforms.io.readers import read_image
 from transforms.io.writers import forms_like, write_label
 
+FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
-class OutputPlan(Protocol):
-    """What is to be written, as `pipelines.inference.outputs.Outputs` knows it."""
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """What is written for each case of a prediction.
+
+    Attributes:
+        folder: where it goes.
+        formats: keys of `FORMATS`.
+        labels: class id to name, background included.
+        probabilities, preview: whether they are written too.
+        ct: the images are in HU.
+    """
 
     folder: Path
-    formats: list[str]
     labels: dict[int, str]
+    formats: list[str]
     probabilities: bool
     preview: bool
     ct: bool
 
-    def names(self, case: Mapping[str, Any]) -> list[str]: ...
+    def names(self, case: Mapping[str, Any]) -> list[str]:
+        """File names of a case's results; its report `<case>.json` comes on top."""
+        flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
+        names = [
+            case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
+        ]
+        if self.probabilities:
+            names.append(f"{case['case']}_probabilities.nii.gz")
+        if self.preview:
+            names.append(f"{case['case']}_preview.png")
+        return names
 
-    def refusal(self, case: Mapping[str, Any]) -> str: ...
-
-
-FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+    def refusal(self, case: Mapping[str, Any]) -> str:
+        """Why a case cannot be written as asked for, "" where it can."""
+        wanted = [name for name in self.formats if name != "nii.gz"]
+        if wanted and not is_dicom(case["image"]):
+            return (
+                f"{case['image']} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
+                f"leave out the format '{wanted[0]}', or give the DICOM folder"
+            )
+        return ""
 
 
 def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:

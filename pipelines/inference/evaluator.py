@@ -18,6 +18,7 @@ from pipelines.inference.precision import autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
+from transforms.errors import SettingError
 from transforms.preprocess import Preprocess, require_same_grid
 from transforms.spatial.geometry import Geometry, voxel_ml
 from transforms.spatial.restore import Restorer, slab_axis
@@ -47,7 +48,7 @@ class SegEvaluator(SupervisedEvaluator):
         on_score: called with (item, MetaTensor label map, record) after each case that has a label.
 
     Raises:
-        ValueError: a tolerance is no positive number, or not given for every class.
+        SettingError: a tolerance is no positive number, or not given for every class.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class SegEvaluator(SupervisedEvaluator):
         """Classes (1, *file shape) of one case on the grid of its file.
 
         Raises:
-            ValueError: the network gives another number of classes than are named.
+            SettingError: the network gives another number of classes than are named.
             NonFiniteError: its output is NaN or infinite somewhere.
             InferenceMemoryError: a single window does not fit the memory of the device.
         """
@@ -123,7 +124,7 @@ class SegEvaluator(SupervisedEvaluator):
 
         Raises:
             ImageError: the label does not lie on the grid of the image's file.
-            ValueError: it holds other classes.
+            SegmentationError: it holds other classes.
         """
         self._require_same_grid(item)
         return self._compared(labels, item["label"])[1]
@@ -153,7 +154,7 @@ class SegEvaluator(SupervisedEvaluator):
             for rows in self._rows(item, restorer.axis, restorer.needs_softmax):
                 if len(rows) != classes:
                     hint = "; one channel for the foreground alone is not enough" if len(rows) == 1 else ""
-                    raise ValueError(
+                    raise SettingError(
                         f"the network gives {len(rows)} classes, but {classes} are named (background included): "
                         f"{', '.join(self.class_names)}{hint}"
                     )

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.distributed.collectives import from_first
 from pipelines.inference.precision import AUTO, autocast, resolve_precision
+from transforms.errors import SettingError
 
 __all__ = ["channels_last_format", "lies_channels_last", "place"]
 
@@ -45,7 +46,7 @@ def place(
         precision: what the network will compute in, for "auto".
 
     Raises:
-        ValueError: `channels_last` is something else.
+        SettingError: `channels_last` is something else.
 
     Examples:
         >>> network = place(nn.Conv3d(4, 8, 3), "cpu", channels_last=True)
@@ -55,7 +56,7 @@ def place(
     network = network.to(device)
     if isinstance(channels_last, str):
         if channels_last != AUTO:
-            raise ValueError(f"channels_last is '{channels_last}'; give '$True', '$False' or 'auto'")
+            raise SettingError(f"channels_last is '{channels_last}'; give '$True', '$False' or 'auto'")
         channels_last = from_first(lambda: _choose(network, torch.device(device), precision))
     if channels_last:
         # mypy does not know this form of Module.to.

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import math
 import os
 import pydoc
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipelines.utils.json_files import JsonError, read_json
+from transforms.errors import UserError
 from transforms.intensity import ZScore
 
 VARIABLE = "SEGBUNDLES_NETWORKS"
@@ -41,7 +41,7 @@ _BEGINNINGS = ("encoder_weights",)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class CardError(ValueError):
+class CardError(UserError, ValueError):
     """A description is none, or beyond the bounds; the message is the end of a sentence that names the file."""
 
 
@@ -65,16 +65,10 @@ def read_content(path: str | os.PathLike[str]) -> dict[str, Any]:
         CardError: there is none, or it is too large.
         OSError: the file cannot be read.
     """
-    with Path(path).open("rb") as stream:
-        raw = stream.read(LARGEST_FILE + 1)
-    if len(raw) > LARGEST_FILE:
-        raise CardError(f"it has more than {LARGEST_FILE >> 20} MB")
     try:
-        content = json.loads(raw.decode("utf-8-sig"))
-    except RecursionError:
-        raise CardError("it is nested too deeply") from None
-    except ValueError as error:
-        raise CardError(f"it is not valid JSON ({error})") from None
+        content = read_json(path, largest=LARGEST_FILE)
+    except JsonError as error:
+        raise CardError(f"it is {error}") from None
     return dict(_mapping(content, "it"))
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
-from pipelines.data.inputs import InputError, is_dicom, named
-from pipelines.inference.case_files import FORMATS, failed, write_files
+from pipelines.data.inputs import InputError, named
+from pipelines.inference.case_files import FORMATS, OutputPlan, failed, write_files
 from pipelines.inference.case_reports import FORMAT_VERSION, read_report, read_reports, write_report_file
 from pipelines.metrics.result_files import with_nan, write_csv, write_json
 from pipelines.metrics.summary import summarise
 from pipelines.metrics.volumes import write_volumes
-from transforms.io.header import PICTURE_SUFFIXES, image_suffix
+from transforms.errors import UserError
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
 
 UNFINISHED = ".unfinished"
@@ -29,11 +29,11 @@ UNFINISHED = ".unfinished"
 _SUMMARIES = ("labels.json", "volumes.csv", "metrics.csv", "metrics.json", "index.html")
 
 
-class OutputError(OSError):
+class OutputError(UserError, OSError):
     """Results cannot be written; the message says where, why and what to do."""
 
 
-class Outputs:
+class Outputs(OutputPlan):
     """The files of a prediction in one folder.
 
     Args:
@@ -57,37 +57,17 @@ class Outputs:
         preview: bool = False,
         ct: bool = True,
     ) -> None:
-        self.folder = Path(folder)
-        self.labels = {int(value): str(name) for value, name in sorted(labels.items())}
-        self.formats = named(formats)
-        self.probabilities = probabilities
-        self.preview = preview
-        self.ct = ct
+        super().__init__(
+            Path(folder),
+            {int(value): str(name) for value, name in sorted(labels.items())},
+            named(formats),
+            probabilities,
+            preview,
+            ct,
+        )
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown:
             raise InputError(f"the format '{unknown[0]}' is unknown; choose from {', '.join(FORMATS)}")
-
-    def names(self, case: Mapping[str, Any]) -> list[str]:
-        """File names of a case's results; its report `<case>.json` comes on top."""
-        flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
-        names = [
-            case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
-        ]
-        if self.probabilities:
-            names.append(f"{case['case']}_probabilities.nii.gz")
-        if self.preview:
-            names.append(f"{case['case']}_preview.png")
-        return names
-
-    def refusal(self, case: Mapping[str, Any]) -> str:
-        """Why a case cannot be written as asked for, "" where it can."""
-        wanted = [name for name in self.formats if name != "nii.gz"]
-        if wanted and not is_dicom(case["image"]):
-            return (
-                f"{case['image']} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
-                f"leave out the format '{wanted[0]}', or give the DICOM folder"
-            )
-        return ""
 
     def require_room(self, cases: Sequence[Mapping[str, Any]], overwrite: bool) -> dict[str, dict[str, Any]]:
         """Check before anything is predicted that results can be written and that no file of the user is replaced.

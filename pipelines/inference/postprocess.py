@@ -12,13 +12,14 @@ from scipy import sparse
 from skimage.measure import label
 
 from pipelines.data.inputs import named
+from transforms.errors import SettingError
 from transforms.label_values import bounding_boxes
 from transforms.spatial.geometry import voxel_ml
 
 ALL = "all"
 
 
-class PostprocessError(ValueError):
+class PostprocessError(SettingError):
     """Post-processing was asked for a class that the model does not have, or for an impossible volume."""
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import is_distributed
+from transforms.errors import SettingError
 
 __all__ = ["AUTO", "PRECISIONS", "autocast", "choose_precision", "common_precision", "resolve_precision"]
 
@@ -40,7 +41,7 @@ def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractC
     """Automatic mixed precision by name, on any device.
 
     Raises:
-        ValueError: the precision is not one of fp32, bf16, fp16.
+        SettingError: the precision is not one of fp32, bf16, fp16.
     """
     dtype = PRECISIONS[_known(precision, tuple(PRECISIONS))]
     if dtype is None:
@@ -52,7 +53,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
     """The precision itself, or for "auto" what `choose_precision` finds for the device.
 
     Raises:
-        ValueError: the precision is not one of auto, fp32, bf16, fp16.
+        SettingError: the precision is not one of auto, fp32, bf16, fp16.
     """
     if _known(precision, (AUTO, *PRECISIONS)) != AUTO:
         return precision
@@ -146,5 +147,5 @@ def bf16_share() -> float:
 
 def _known(precision: str, names: tuple[str, ...]) -> str:
     if precision not in names:
-        raise ValueError(f"precision '{precision}' is unknown; choose one of {', '.join(names)}")
+        raise SettingError(f"precision '{precision}' is unknown; choose one of {', '.join(names)}")
     return precision

@@ -36,15 +36,17 @@ from pipelines.utils.logs import warnings_of
 from pipelines.utils.progress import Steps
 from pipelines.utils.provenance import versions
 from pipelines.utils.signals import terminating
-from transforms.errors import ImageError
+from transforms.errors import FAILED, ImageError, UserError
 from transforms.intensity import CTWindow
 from transforms.utils.threads import ahead
 
 logger = logging.getLogger(__name__)
 
 
-class PredictionError(ValueError):
+class PredictionError(UserError, ValueError):
     """Some cases of an input failed; the message names them all."""
+
+    exit_status = FAILED
 
 
 class TakenError(Exception):

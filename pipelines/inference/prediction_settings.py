@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config.executed import ExecutedConfig
+from pipelines.config.knobs import Knob, knobs_of
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.postprocess import Postprocess, parameters
 
-# What may change without changing a result, or is compared on its own.
-_NO_SETTINGS = (
-    *("input", "dataset_dir", "output", "split", "overwrite", "model", "trained", "bundle_root", "workflow"),
-    *("formats", "probabilities", "preview", "device", "num_workers", "sw_batch_size", "imports", "dataset"),
-)
+_NO_SETTINGS = knobs_of(Knob.PREDICTING)
 
 
 def settings_of(

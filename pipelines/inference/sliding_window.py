@@ -18,6 +18,7 @@ from pipelines.inference.windows import (
     blending_device,
     longest,
 )
+from transforms.errors import SettingError
 from transforms.utils.memory import is_out_of_memory
 
 __all__ = ["InferenceMemoryError", "SlidingWindow"]
@@ -49,7 +50,7 @@ class SlidingWindow(Inferer):
             logits of all combinations are averaged. Only sensible for axes that the training mirrored too.
 
     Raises:
-        ValueError: an argument is out of its range.
+        SettingError: an argument is out of its range.
 
     Examples:
         >>> window = SlidingWindow(roi_size=(16, 16, 16), overlap=0.5)
@@ -74,13 +75,13 @@ class SlidingWindow(Inferer):
     ) -> None:
         self.roi_size = roi_size if isinstance(roi_size, int) else tuple(int(n or 0) for n in roi_size)
         if sw_batch_size is not None and sw_batch_size < 1:
-            raise ValueError(f"sw_batch_size is a number of windows, at least 1, not {sw_batch_size}")
+            raise SettingError(f"sw_batch_size is a number of windows, at least 1, not {sw_batch_size}")
         self.overlap = overlap if isinstance(overlap, (int, float)) else tuple(float(o) for o in overlap)
         overlaps = (self.overlap,) if isinstance(self.overlap, (int, float)) else self.overlap
         if not all(0 <= o < 1 for o in overlaps):
-            raise ValueError(f"overlap is a share of the window, 0 to below 1, not {overlap}")
+            raise SettingError(f"overlap is a share of the window, 0 to below 1, not {overlap}")
         if mode not in ("gaussian", "constant"):
-            raise ValueError(f"mode is 'gaussian' or 'constant', not '{mode}'")
+            raise SettingError(f"mode is 'gaussian' or 'constant', not '{mode}'")
         self.sw_batch_size = sw_batch_size
         self.mode = mode
         self.sigma_scale = sigma_scale
@@ -95,7 +96,7 @@ class SlidingWindow(Inferer):
         """(B, C, *spatial) to logits (B, classes, *spatial) in float32; a MetaTensor keeps its meta data.
 
         Raises:
-            ValueError, InferenceMemoryError: see `rows`.
+            SettingError, InferenceMemoryError: see `rows`.
         """
         volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         shape = volumes.shape[2:]
@@ -110,7 +111,7 @@ class SlidingWindow(Inferer):
                 result[number].narrow(axis + 1, start, stop - start).copy_(rows)
                 start = stop
         if result is None:
-            raise ValueError(f"there is no volume in a batch of shape {tuple(inputs.shape)}")
+            raise SettingError(f"there is no volume in a batch of shape {tuple(inputs.shape)}")
         if isinstance(inputs, MetaTensor):
             return MetaTensor(result).copy_meta_from(inputs, copy_attr=False)
         return result
@@ -151,12 +152,12 @@ class SlidingWindow(Inferer):
             Each is only valid until the next is asked for.
 
         Raises:
-            ValueError: the volume has another number of axes than the window, or the network returns
+            SettingError: the volume has another number of axes than the window, or the network returns
                 something else than logits of the window's size for each window.
             InferenceMemoryError: a single window does not fit the memory of the device.
         """
         if inputs.shape[0] != 1:
-            raise ValueError(f"rows() takes one volume at a time, not a batch of {inputs.shape[0]}")
+            raise SettingError(f"rows() takes one volume at a time, not a batch of {inputs.shape[0]}")
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         plan = Plan(volume.shape[2:], self.roi_size, self.overlap, self.mode, self.sigma_scale, axis)
         batches = Batches(

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from pipelines.inference.model_card import CardError, build_network, checked, read_content
+from transforms.errors import UserError
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of
 
 BEST, CARD = "model.pt", "model.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint or model file cannot be used; the message names it and says what to do."""
 
 

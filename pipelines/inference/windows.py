@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
 from pipelines.utils.progress import Steps, at_work
+from transforms.errors import SettingError, UserError
 from transforms.utils.memory import is_out_of_memory
 
 Network = Callable[..., torch.Tensor]
 
 
-class InferenceMemoryError(RuntimeError):
+class InferenceMemoryError(UserError, RuntimeError):
     """Not even a single window fits the memory of the device."""
 
 
@@ -67,14 +68,14 @@ class Plan:
         if self.flat:
             roi = (*roi, 1)
         if len(roi) != dims:
-            raise ValueError(
+            raise SettingError(
                 f"a window of {len(roi)} axes {tuple(roi)} does not fit an image of {dims} axes {self.shape}"
             )
         overlaps = (float(overlap),) * dims if isinstance(overlap, (int, float)) else tuple(overlap)
         if self.flat and len(overlaps) == 2:
             overlaps = (*overlaps, 0.0)
         if len(overlaps) != dims:
-            raise ValueError(f"overlap {overlaps} needs one number, or one per axis of the window {roi}")
+            raise SettingError(f"overlap {overlaps} needs one number, or one per axis of the window {roi}")
         self.roi = tuple(n if r <= 0 else r for r, n in zip(roi, self.shape, strict=True))
         self.axis = (2 if self.flat else longest(self.shape)) if axis is None else axis
         # As MONAI pads and places: in the middle, and the last window ends with the volume.
@@ -297,7 +298,7 @@ class Batches:
             batch = batch.squeeze(-1)
         axes = [axis + 2 for axis in self.mirror_axes]
         if any(not 2 <= axis < batch.ndim for axis in axes):
-            raise ValueError(
+            raise SettingError(
                 f"mirror_axes {self.mirror_axes} must be axes 0 to {batch.ndim - 3} of the window"
             )
         flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
@@ -316,7 +317,7 @@ class Batches:
         fits = isinstance(logits, torch.Tensor) and logits.ndim == batch.ndim
         if not fits or logits.shape[2:] != batch.shape[2:] or len(logits) != len(batch):
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ValueError(
+            raise SettingError(
                 f"the network must return logits of the window's size {tuple(batch.shape[2:])}, not {found}, "
                 f"for each of {len(batch)} windows"
             )

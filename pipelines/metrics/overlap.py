@@ -11,16 +11,23 @@ from typing import Any
 
 import torch
 
-OVERLAP_METRICS = ("dice", "iou", "sensitivity", "precision", "volume_error_ml")
+from transforms.errors import FAILED, UserError
+
 FORMAT = 1
 _BLOCK = 1 << 20
+
+
+class SegmentationError(UserError, ValueError):
+    """The segmentation of a case cannot be compared with its reference."""
+
+    exit_status = FAILED
 
 
 def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Voxel counts int64 (num_classes, num_classes): row = reference class, column = predicted class.
 
     Raises:
-        ValueError: the two differ in shape or hold a class outside 0..num_classes-1.
+        SegmentationError: the two differ in shape or hold a class outside 0..num_classes-1.
 
     Examples:
         >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), num_classes=2)
@@ -28,7 +35,7 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
                 [0, 2]])
     """
     if prediction.shape != reference.shape:
-        raise ValueError(
+        raise SegmentationError(
             f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ"
         )
     rows, columns = (
@@ -38,7 +45,7 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
         # torch has no max() of uint16, the type of label maps with more than 256 classes.
         values = values if values.dtype != torch.uint16 else values.to(torch.int32)
         if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < num_classes):
-            raise ValueError(
+            raise SegmentationError(
                 f"a label map holds classes {int(values.min())} to {int(values.max())}; there are {num_classes}, "
                 f"0 to {num_classes - 1}"
             )

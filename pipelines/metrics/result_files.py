@@ -1,16 +1,18 @@
-"""Names in tables that people open in a spreadsheet."""
+"""Results as files: CSV tables that people open in a spreadsheet, and JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import FORMAT
-from pipelines.metrics.summary import METRICS, outcome, summarise
+from pipelines.metrics.summary import outcome, summarise
 from transforms.utils.files import replacing
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -38,6 +40,19 @@ def _is_formula(text: str) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def csv_table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Iterable[Any]], None]]:
+    """A CSV file that appears when the block ends; what it yields writes one line, its cells `guarded`.
+
+    Args:
+        head: the first line.
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(head)
+        yield lambda row: writer.writerow(guarded(row))
+
+
 def write_csv(path: Path, cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> None:
     """One line per case and class with all its metrics; what has no value is empty.
 
@@ -51,29 +66,25 @@ def write_csv(path: Path, cases: Sequence[Mapping[str, Any]], class_names: Seque
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     counted = all("reference_voxels" in case for case in cases)
     extra = ["outcome", "reference_voxels", "prediction_voxels"] if counted else []
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["case", "class", *metrics, *extra])
+    with csv_table(path, ["case", "class", *metrics, *extra]) as write:
         for case in cases:
             for name in class_names:
                 row = [_text(case.get(metric, {}).get(name)) for metric in metrics]
                 if counted:
                     row += [outcome(case, name), *(str(case[key][name]) for key in extra[1:])]
-                writer.writerow(guarded([case["case"], name, *row]))
+                write([case["case"], name, *row])
 
 
 def write_summary_csv(path: Path, summary: Mapping[str, Any]) -> None:
     """One line per class and metric: mean, its interval, median, min, max, std, n and the counts."""
     keys = ("n", "mean", "median", "min", "max", "std")
     counts = ("absent", "missed", "false_positives", "false_positive_ml")
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["class", "metric", *keys, "ci95_low", "ci95_high", *counts])
+    with csv_table(path, ["class", "metric", *keys, "ci95_low", "ci95_high", *counts]) as write:
         for name, row in summary["classes"].items():
             for metric in summary["mean"]:
                 low, high = row[metric].get("ci95") or (math.nan, math.nan)
                 values = [_text(row[metric][key]) for key in keys] + [_text(low), _text(high)]
-                writer.writerow(guarded([name, metric, *values, *(_text(row[key]) for key in counts)]))
+                write([name, metric, *values, *(_text(row[key]) for key in counts)])
 
 
 def results(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from transforms.errors import SettingError
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 """Bootstrap samples behind the interval of one run's mean."""
@@ -58,7 +60,7 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
         seed: of the bootstrap.
 
     Raises:
-        ValueError: the two differ in shape.
+        SettingError: the two differ in shape.
 
     Examples:
         >>> found = paired(np.array([0.7, 0.8, np.nan]), np.array([0.8, 0.9, 0.9]))
@@ -67,7 +69,7 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
     """
     baseline, other = np.asarray(baseline, float), np.asarray(other, float)
     if baseline.shape != other.shape or baseline.ndim != 1:
-        raise ValueError(
+        raise SettingError(
             f"pairs need one value per case in both runs, not {baseline.shape} and {other.shape}"
         )
     first, second = ~np.isnan(baseline), ~np.isnan(other)

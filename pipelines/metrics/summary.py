@@ -8,13 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.metrics.names import metric_names
-from pipelines.metrics.overlap import OVERLAP_METRICS
+from pipelines.metrics.names import METRICS, metric_names
 from pipelines.metrics.statistics import class_mean, interval
-from pipelines.metrics.surfaces import SURFACE_METRICS
-
-METRICS = OVERLAP_METRICS + SURFACE_METRICS
-
 
 PRESENT, MISSED, FALSE_POSITIVE, ABSENT = "present", "missed", "false positive", "absent"
 
@@ -42,7 +37,7 @@ def summarise(
     counted beside it. The means over the classes are means of the classes' means.
 
     Args:
-        cases: records with "case" and some of `METRICS`, see `overlap_metrics`.
+        cases: records with "case" and some of `pipelines.metrics.names.METRICS`, see `overlap_metrics`.
         intervals: also 95% confidence intervals of the means, see `pipelines.metrics.statistics.interval`.
 
     Returns:
@@ -121,11 +116,13 @@ def table(summary: Mapping[str, Any]) -> str:
         line = (
             f"{name:<{width}}  {dice['mean']:9.4f}  {dice['median']:6.4f}  {dice['min']:6.4f}  {dice['n']:5d}"
         )
-        line += "".join(f"  {row[m]['mean']:{max(9, len(m))}.{_digits(m)}f}" for m in shown)
+        line += "".join(f"  {row[m]['mean']:{max(9, len(m))}.{METRICS[m].digits}f}" for m in shown)
         lines.append(line + (f"  {row['missed']:6d}  {row['false_positives']:14d}" if counted else ""))
     last = f"{'mean':<{width}}  {summary['mean_dice']:9.4f}"
     if shown:
-        last += " " * 23 + "".join(f"  {summary['mean'][m]:{max(9, len(m))}.{_digits(m)}f}" for m in shown)
+        last += " " * 23 + "".join(
+            f"  {summary['mean'][m]:{max(9, len(m))}.{METRICS[m].digits}f}" for m in shown
+        )
     sure = summary.get("mean_ci95", {}).get("dice")
     lines.append(last.rstrip())
     if sure is not None:
@@ -162,7 +159,3 @@ def _counts(cases: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
         "false_positives": len(false),
         "false_positive_ml": float(sum(case["volume_error_ml"][name] for case in false)),
     }
-
-
-def _digits(metric: str) -> int:
-    return 2 if metric.endswith(("_mm", "_ml")) else 4

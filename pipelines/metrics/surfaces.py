@@ -22,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pipelines.metrics.overlap import SegmentationError
+from transforms.errors import SettingError
 from transforms.label_values import bounding_boxes
 
 PERCENTILE = 95.0
@@ -81,7 +83,7 @@ def surface_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.
         affine: 4x4, voxel index to mm.
 
     Raises:
-        ValueError: the masks differ in shape or are neither 2D nor 3D.
+        SegmentationError: the masks differ in shape or are neither 2D nor 3D.
 
     Examples:
         >>> reference = np.zeros((20, 20), bool)
@@ -91,7 +93,9 @@ def surface_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.
         6.0
     """
     if prediction.shape != reference.shape or prediction.ndim not in (2, 3):
-        raise ValueError(f"two masks of 2 or 3 axes expected, not {prediction.shape} and {reference.shape}")
+        raise SegmentationError(
+            f"two masks of 2 or 3 axes expected, not {prediction.shape} and {reference.shape}"
+        )
     dims = prediction.ndim
     matrix = np.asarray(affine, dtype=np.float64)[:3, :dims]
     measure = _areas(matrix) if dims == 3 else _lengths(matrix)
@@ -175,9 +179,6 @@ def _lengths(matrix: np.ndarray) -> np.ndarray:
     return lengths
 
 
-SURFACE_METRICS = ("hd95_mm", "msd_mm", "nsd")
-
-
 def surface_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
@@ -203,7 +204,7 @@ def surface_metrics(
         {'hd95_mm': {'lesion': 0.0}, 'msd_mm': {'lesion': 0.0}, 'nsd': {'lesion': 1.0}}
     """
     boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
-    found: dict[str, dict[str, float]] = {name: {} for name in SURFACE_METRICS}
+    found: dict[str, dict[str, float]] = {"hd95_mm": {}, "msd_mm": {}, "nsd": {}}
     for value, name in enumerate(class_names, start=1):
         limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
         held = [box[value] for box in boxes if value in box]
@@ -216,8 +217,8 @@ def surface_metrics(
             row = (distances.hd95, distances.mean, distances.dice(limit))
         else:
             row = (math.nan, math.nan, math.nan)
-        for metric, number in zip(SURFACE_METRICS, row, strict=True):
-            found[metric][name] = number
+        for metric, number in zip(found.values(), row, strict=True):
+            metric[name] = number
     return found
 
 
@@ -227,7 +228,7 @@ def require_tolerance(
     """The tolerance itself.
 
     Raises:
-        ValueError: it is no positive number of mm, or not given for every class by name.
+        SettingError: it is no positive number of mm, or not given for every class by name.
 
     Examples:
         >>> require_tolerance(2.0, ["liver", "lesion"])
@@ -236,12 +237,12 @@ def require_tolerance(
     numbers = tolerance if isinstance(tolerance, Mapping) else {name: tolerance for name in class_names}
     missing = [name for name in class_names if name not in numbers]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"surface_tolerance has no number for the class '{missing[0]}'; give mm for every class"
         )
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(
+            raise SettingError(
                 f"surface_tolerance is {value!r} for the class '{name}'; give a number of mm above 0, or none"
             )
     return tolerance

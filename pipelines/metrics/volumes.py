@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
 
-from pipelines.metrics.result_files import guarded
+from pipelines.metrics.result_files import csv_table
 from transforms.label_values import value_counts
 from transforms.spatial.geometry import voxel_ml
-from transforms.utils.files import replacing
 
 
 def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
@@ -48,10 +46,8 @@ def write_volumes(path: Path, cases: Iterable[Mapping[str, Any]]) -> None:
         >>> Path("volumes.csv").read_text().splitlines()
         ['case,class,ml,voxels', 'a,liver,1,1000']
     """
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["case", "class", "ml", "voxels"])
+    with csv_table(path, ["case", "class", "ml", "voxels"]) as write:
         for case in cases:
             for name, found in case["volumes"].items():
                 ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
-                writer.writerow(guarded([case["case"], name, ml, found["voxels"]]))
+                write([case["case"], name, ml, found["voxels"]])

@@ -8,15 +8,19 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.tracking.journal import sqlite_file
 from pipelines.utils.locks import waiting_for
 from pipelines.utils.passwords import hidden
+from transforms.errors import UserError
 from transforms.utils.files import remove_leftovers, replacing
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLd
 _REFUSING_STATUS = (400, 411, 413, 414, 415, 422, 431)
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError, RuntimeError):
     """MLflow cannot be used as the run asks for it."""
 
 
@@ -54,21 +58,12 @@ def connect(uri: str) -> Any:
         TrackingError: no store can be behind this URI, or a Python package for it is missing.
         Exception: what MLflow and its libraries raise while the store cannot be reached.
     """
-    # MLflow reports its use to its makers unless told not to; patient networks should stay silent.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name, value in SHORT_TIMEOUTS.items():
-        if name not in os.environ:
-            os.environ[name] = value
-            _ours.add(name)
-    from mlflow.tracking import MlflowClient
-
-    keep_quiet(uri)
     try:
         with sqlite_lock(uri):
             database = sqlite_file(uri)
             if database is not None and not database.exists():
                 _make_database(database)
-            client = MlflowClient(uri)
+            client = new_client(uri, SHORT_TIMEOUTS)
             if database is not None:
                 client.search_experiments(max_results=1)
             return client
@@ -88,13 +83,27 @@ def connect(uri: str) -> Any:
         raise TrackingError(f"MLflow cannot use {hidden(uri)}: {first_line(error)}") from error
 
 
+def new_client(uri: str, variables: Mapping[str, str]) -> MlflowClient:
+    """MLflow's client of a store; it does not report its use to its makers and prints no links with passwords.
+
+    Args:
+        variables: of MLflow's, set for this process where the user has not set them.
+    """
+    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **variables}.items():
+        if name not in os.environ:
+            os.environ[name] = value
+            _ours.add(name)
+    from mlflow.tracking import MlflowClient
+
+    keep_quiet(uri)
+    return MlflowClient(uri)
+
+
 def _make_database(database: Path) -> None:
     """Make a new SQLite database for MLflow, whole or not at all.
 
     MLflow takes seconds for its tables, and can do nothing with a file in which a killed process made only some.
     """
-    from mlflow.tracking import MlflowClient
-
     remove_leftovers(database)
     # MLflow keeps the file open, which Windows does not remove then.
     with (
@@ -102,7 +111,7 @@ def _make_database(database: Path) -> None:
         replacing(database) as temporary,
     ):
         made = Path(folder) / "mlflow.db"
-        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        new_client(f"sqlite:///{made}", SHORT_TIMEOUTS).search_experiments(max_results=1)
         with contextlib.closing(sqlite3.connect(made)) as connection:
             connection.execute("VACUUM INTO ?", (str(temporary),))
 

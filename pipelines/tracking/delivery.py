@@ -57,7 +57,7 @@ class Delivery:
         self.experiment: str | None = None
         head = journal.head()
         if head is None:
-            raise ValueError(f"{journal.folder} has no first record")
+            raise TrackingError(f"{journal.folder} has no first record")
         self.head = head if uri is None else {**head, "uri": uri}
         progress = journal.progress()
         self.run_id: str | None = progress.get("run_id")
@@ -186,9 +186,9 @@ class Delivery:
                 self.journal.refuse(record, record["refused"])
                 return False
             elif way is None:
-                raise ValueError(f"no operation is called '{record.get('op')}'")
+                raise TrackingError(f"no operation is called '{record.get('op')}'")
             elif "file" in record and not (self.journal.folder / record["file"]).is_file():
-                raise ValueError(f"its file {record['file']} is gone")
+                raise TrackingError(f"its file {record['file']} is gone")
             else:
                 way(record)
         except Exception as error:
@@ -326,18 +326,18 @@ class Delivery:
         )
         absent = not_there(self.client, self.run_id, folder, files)
         if absent:
-            raise ValueError(
+            raise TrackingError(
                 f"{len(absent)} of {max(1, len(files))} files of {folder} are not on the server or not whole "
                 f"({', '.join(absent[:10])}), so it is no version, and the alias stays"
             )
         register(self.client, self.run_id, record["name"], folder, record["value"], record["alias"], files)
 
     def _require_whole(self, folder: str, reason: str) -> None:
-        """Raise ValueError where a file of a folder of the run was put aside."""
+        """Raise TrackingError where a file of a folder of the run was put aside."""
         if any(
             is_below(str(each.get("name")), folder) for each in self.journal.missing() if each["op"] == "file"
         ):
-            raise ValueError(reason)
+            raise TrackingError(reason)
 
     def _op_end(self, record: Mapping[str, Any]) -> None:
         if self._lost:

@@ -290,11 +290,9 @@ class Journal:
 
     def set_progress(self, **values: Any) -> None:
         """Say how far MLflow has the journal, whole or not at all."""
-        temporary = self.folder / f".{DELIVERED}"
         # On a full disk the note is missing, and whoever goes on sends again what MLflow has, to no harm.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), replacing(self.folder / DELIVERED, synced=False) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
-            temporary.replace(self.folder / DELIVERED)
 
     def refuse(self, record: Mapping[str, Any], reason: str) -> None:
         """Put a record aside that MLflow will never take, or that is lost: then "lost" is true in it."""

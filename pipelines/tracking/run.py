@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,17 +30,16 @@ from pipelines.tracking.run_files import RunFiles, table_json
 from pipelines.tracking.run_head import LONGEST_TAG, absolute, first_record
 from pipelines.tracking.runs import PENDING
 from pipelines.tracking.system_metrics import SystemMetrics
-from pipelines.utils.mlflow_variables import RUN_NAME, wants_system_metrics
+from pipelines.utils.mlflow_variables import RUN_NAME, tracking_uri, wants_system_metrics
 from pipelines.utils.passwords import hidden, without_passwords
 from pipelines.utils.progress import Steps
 from pipelines.utils.ranks import rank
-from pipelines.utils.signals import Terminated, raise_terminated
+from pipelines.utils.signals import Terminated, raising_terminated
 
-__all__ = ["DEFAULT_URI", "Terminated", "Tracking", "TrackingError"]
+__all__ = ["Terminated", "Tracking", "TrackingError"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 # After SIGTERM a scheduler gives a process some seconds before it kills it.
 KILLED_SECONDS = 8.0
 # A short run still sees to what earlier ones left.
@@ -88,7 +86,7 @@ class Tracking:
         self.experiment_id = None if experiment_id is None else str(experiment_id)
         run_name = run_name if run_name is not None else os.environ.get(RUN_NAME) or None
         self.run_name = None if run_name is None else str(run_name)
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self.uri = tracking_uri(uri)
         self.flush_seconds = flush_seconds
         self.enabled = rank() == 0 if enabled is None else enabled
         self._time_left = finish_seconds
@@ -100,7 +98,7 @@ class Tracking:
         self._files: RunFiles | None = None
         self._shipping: Shipping | None = None
         self._system: SystemMetrics | None = None
-        self._handlers: dict[int, Any] = {}
+        self._sigterm = raising_terminated()
         self._warned = False
         self._ended = False
 
@@ -248,11 +246,10 @@ class Tracking:
         """Store columns of equal length as an MLflow table in place of an earlier one; `name` ends in .json.
 
         Raises:
-            ValueError: the columns differ in length, or the name does not end in .json.
+            SettingError: the name does not end in .json.
+            ValueError: the columns differ in length.
         """
-        if not name.endswith(".json"):
-            raise ValueError(f"the table '{name}' needs a name that ends in .json")
-        self._text(table_json(columns), name, table=True)
+        self._text(table_json(name, columns), name, table=True)
 
     def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
         """Name the datasets of the run.
@@ -338,9 +335,7 @@ class Tracking:
 
     def ignore_sigterm(self) -> None:
         """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
-        if signal.SIGTERM in self._handlers:
-            self._handlers[signal.SIGTERM] = signal.SIG_IGN
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._sigterm.ignore()
 
     def fail(self, error: BaseException) -> None:
         """Close the run as FAILED from another thread, where the one of the training is stuck."""
@@ -348,8 +343,7 @@ class Tracking:
         self.finish("FAILED")
 
     def __enter__(self) -> Tracking:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, raise_terminated)
+        self._sigterm.set()
         return self
 
     def __exit__(
@@ -362,9 +356,7 @@ class Tracking:
             error = interruption
         finally:
             # From here on a second signal ends the process at once.
-            for number, handler in self._handlers.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            self._handlers.clear()
+            self._sigterm.restore()
         if error is None:
             return
         killed = isinstance(error, (KeyboardInterrupt, Terminated))

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.registry import is_below
+from transforms.errors import SettingError
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +105,15 @@ class RunFiles:
         self.journal.append({"op": op, "file": file, "name": name, **more})
 
 
-def table_json(columns: Mapping[str, Sequence[Any]]) -> str:
-    """Columns of equal length as the JSON of an MLflow table.
+def table_json(name: str, columns: Mapping[str, Sequence[Any]]) -> str:
+    """Columns of equal length as the JSON of the MLflow table of a name.
 
     Raises:
+        SettingError: the name does not end in .json.
         ValueError: the columns differ in length.
     """
+    if not name.endswith(".json"):
+        raise SettingError(f"the table '{name}' needs a name that ends in .json")
     rows = [[_cell(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
     return json.dumps({"columns": list(columns), "data": rows}, default=str)
 

@@ -26,6 +26,7 @@ from pipelines.inference.trained_model import (
 )
 from pipelines.training.starts import Starts
 from pipelines.utils.locks import Lock, NoLocksError
+from transforms.errors import UserError
 from transforms.utils.files import put_in_place, remove_leftovers, replacing, sha256_of, sync_folder, way_out
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ _STATE: dict[str, Any] = {
 }
 
 
-class CheckpointNotWrittenError(RuntimeError):
+class CheckpointNotWrittenError(UserError, RuntimeError):
     """A checkpoint or model file cannot be written; what lay there before is whole."""
 
 

@@ -7,23 +7,9 @@ import json
 from typing import Any
 
 from pipelines.config.executed import ExecutedConfig
+from pipelines.config.knobs import Knob, knobs_of
 from pipelines.data.cases import Dataset
 
-# What may differ between the folds of one cross-validation; more than what may change in one training.
-FREE = (
-    "fold",
-    "run_name",
-    "bundle_root",
-    "store_dir",
-    "device",
-    "num_workers",
-    "resume",
-    "checkpoint_minutes",
-    "pictures",
-    "tracking",
-    "initialize",
-    "finalize",
-)
 SPREAD = ("best_val_mean_dice", "best_val_dice_")
 
 
@@ -34,7 +20,7 @@ def parent_of(config: ExecutedConfig, data: Dataset) -> dict[str, Any]:
     made by `Tracking` as each fold ends.
     """
     cases = sorted(case.id for split in ("training", "validation") for case in data.cases(split))
-    work = json.dumps([config.digest(FREE), data.name, data.class_names, cases])
+    work = json.dumps([config.digest(knobs_of(Knob.FOLDS)), data.name, data.class_names, cases])
     key = hashlib.sha256(work.encode()).hexdigest()[:32]
     return {
         "key": key,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from transforms.errors import SettingError
 
-class StoppingError(ValueError):
+
+class StoppingError(SettingError):
     """The knobs of early stopping ask for something that cannot be."""
 
 

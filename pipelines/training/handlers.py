@@ -18,6 +18,7 @@ from pipelines.evaluation.validation import validate
 from pipelines.utils.progress import Steps
 from pipelines.utils.progress_times import Beyond, intervals
 from pipelines.utils.ranks import rank
+from transforms.errors import SettingError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Validation(ValidationHandler):
 
     def __init__(self, interval: int, validator: Any | None = None) -> None:
         if interval < 0:
-            raise ValueError(
+            raise SettingError(
                 f"val_interval is {interval}; give the epochs between validations, or 0 for none"
             )
         super().__init__(interval=max(1, interval), validator=validator)
@@ -77,13 +78,13 @@ class Progress:
         # Seconds between the last step of an epoch and the next epoch, with a validation (True) and without.
         self._gaps: dict[bool, list[float]] = {True: [], False: []}
         self._gap = False
-        self._losses: list[torch.Tensor] = []
         self._started = 0.0
         self._speaks = rank() == 0
         # A mistake in it is told before the training begins.
         intervals()
 
     def attach(self, engine: Engine) -> None:
+        keep_losses(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
@@ -100,7 +101,6 @@ class Progress:
         self._steps = Steps(total, "step", initial=done, beyond=lambda: self._beyond(engine)).__enter__()
 
     def _epoch_start(self, engine: Engine) -> None:
-        self._losses = earlier_losses(engine)
         self._started = time.monotonic()
         gap = None if self._steps is None else self._steps.resume()
         if gap is not None:
@@ -108,7 +108,6 @@ class Progress:
 
     def _iteration(self, engine: Engine) -> None:
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
-        self._losses.append(loss)
         if self._steps is None:
             return
         state = engine.state
@@ -142,7 +141,8 @@ class Progress:
 
     def _epoch(self, engine: Engine) -> None:
         # On every rank: the mean is that of all.
-        mean = mean_loss(self._losses) if self._losses else float("nan")
+        losses = engine.state.losses  # type: ignore[attr-defined]
+        mean = mean_loss(losses) if losses else float("nan")
         if not self._speaks:
             return
         seconds = time.monotonic() - self._started
@@ -169,9 +169,26 @@ def _validates(engine: Engine, epoch: int) -> bool:
     return validation is not None and validation.due(epoch, engine.state.max_epochs)
 
 
-def earlier_losses(engine: Engine) -> list[torch.Tensor]:
-    """Losses of this epoch's iterations that were done before this process began; empty in a whole epoch."""
-    return list(getattr(engine.state, "earlier_losses", ()))
+def keep_losses(engine: Engine) -> None:
+    """Have `engine.state.losses` hold the losses of this epoch's iterations on this rank.
+
+    Whoever starts the engine within an epoch puts those of the iterations before into it.
+    """
+    if engine.has_event_handler(_add_loss, Events.ITERATION_COMPLETED):
+        return
+    engine.add_event_handler(Events.EPOCH_STARTED, _begin_losses)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, _add_loss)
+
+
+def _begin_losses(engine: Engine) -> None:
+    state: Any = engine.state
+    if state.iteration == (state.epoch - 1) * (state.epoch_length or 0):
+        state.losses = []
+
+
+def _add_loss(engine: Engine) -> None:
+    state: Any = engine.state
+    state.losses.append(state.output[Keys.LOSS])
 
 
 def mean_loss(losses: Sequence[torch.Tensor]) -> float:

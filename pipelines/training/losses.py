@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from transforms.errors import SettingError
+
 
 class SegLoss(torch.nn.Module):
     """Soft Dice plus cross-entropy on logits, summed over deep-supervision heads.
@@ -57,7 +59,7 @@ class SegLoss(torch.nn.Module):
             target: integer classes (B, 1, *spatial).
 
         Raises:
-            ValueError: the shapes do not belong together, or there is only one class.
+            SettingError: the shapes do not belong together, or there is only one class.
         """
         stacked = prediction.ndim == target.ndim + 1
         heads = prediction.unbind(1) if stacked else (prediction,)
@@ -65,11 +67,11 @@ class SegLoss(torch.nn.Module):
             len(prediction),
             *heads[0].shape[2:],
         ):
-            raise ValueError(
+            raise SettingError(
                 f"a label of shape {tuple(target.shape)} does not belong to logits of {tuple(prediction.shape)}."
             )
         if heads[0].shape[1] < 2:
-            raise ValueError(
+            raise SettingError(
                 "the loss needs logits of two classes or more, the background being one of them."
             )
         weights = [0.5**index for index in range(len(heads))]

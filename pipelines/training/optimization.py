@@ -7,6 +7,7 @@ import math
 import torch
 
 from pipelines.utils.modules import unwrapped
+from transforms.errors import SettingError
 
 
 def lr_schedule(
@@ -26,7 +27,7 @@ def lr_schedule(
             that is shorter than this, all steps but the last.
 
     Raises:
-        ValueError: the kind is unknown.
+        SettingError: the kind is unknown.
 
     Examples:
         >>> optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=1.0)
@@ -35,7 +36,7 @@ def lr_schedule(
         [0.25]
     """
     if kind not in ("poly", "cosine", "constant"):
-        raise ValueError(f"the schedule '{kind}' is unknown; choose poly, cosine or constant")
+        raise SettingError(f"the schedule '{kind}' is unknown; choose poly, cosine or constant")
     warmup_steps = min(int(warmup_steps), max(0, total_steps - 1))
 
     def factor(step: int) -> float:

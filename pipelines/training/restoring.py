@@ -58,11 +58,11 @@ def restore(
     trainer.state.epoch, trainer.state.iteration = done, done * length + inside
     if inside and not changed:
         part = part_of_rank(list(state["ranks"]), rank())
-        trainer.state.earlier_losses = list(part["losses"].to(trainer.state.device))
+        trainer.state.losses = list(part["losses"].to(trainer.state.device))
     elif inside:
         # As many as these patches would have taken now, so that each patch counts once in the epoch's mean.
         earlier = torch.cat([part["losses"] for part in state["ranks"]]).mean()
-        trainer.state.earlier_losses = [earlier.to(trainer.state.device)] * inside
+        trainer.state.losses = [earlier.to(trainer.state.device)] * inside
     if changed:
         steps = trainer.accumulation_steps
         place_schedule(trainer, done * -(-length // steps) + -(-inside // steps))

@@ -6,40 +6,23 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipelines.config.knobs import Knob, knobs_of
 from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchDataset
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import DistributedError, is_distributed
 from pipelines.utils.provenance import code_version
 from pipelines.utils.ranks import local_rank, world_size
+from transforms.errors import UserError
 
-# What may change between two starts of the same training: it leaves the weights as they would be, or (epochs,
-# early stopping) only says how many of the same steps are done.
-FREE = frozenset(
-    {
-        "epochs",
-        "patience",
-        "min_delta",
-        "resume",
-        "checkpoint_minutes",
-        "pictures",
-        "run_name",
-        "tracking",
-        "device",
-        "num_workers",
-        "store_dir",
-        "bundle_root",
-        "initialize",
-        "finalize",
-    }
-)
+FREE = knobs_of(Knob.RESUMING)
 NEW, CHANGED, SAME = "new", "changed", "same"
 _CODE, _CONTENT = "the code (git commit)", "the content of the training cases (digest)"
 DATA, _PROCESSES = "the files of the dataset (digest)", "the number of processes"
 _SHOWN = 8
 
 
-class ResumeError(ValueError):
+class ResumeError(UserError, ValueError):
     """The training in the folder is not the one that was asked for; the message says how they differ."""
 
 

@@ -31,7 +31,7 @@ from pipelines.mlflow_model import write_model
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST
 from pipelines.training.crossvalidation import parent_of
-from pipelines.training.handlers import earlier_losses, mean_loss
+from pipelines.training.handlers import mean_loss
 from pipelines.training.resume import DATA
 from pipelines.training.timing import StepTimer, Stopwatch
 from pipelines.training.trainer import SegTrainer
@@ -75,7 +75,6 @@ class Record:
         self.evaluator = evaluator
         self.log_interval = max(1, log_interval)
         self.shown = sorted(case.id for case in data.validation)[: max(0, pictures)]
-        self._losses: list[torch.Tensor] = []
         self._epoch_started = 0.0
         self._timer: StepTimer | None = None
         self._validation = Stopwatch()
@@ -196,13 +195,11 @@ class Record:
         )
 
     def epoch_started(self, engine: SegTrainer) -> None:
-        self._losses = earlier_losses(engine)
         self._epoch_started = time.monotonic()
 
     def iteration(self, engine: SegTrainer) -> None:
         """Metrics of one iteration, every `log_interval`; in between nothing waits for the device."""
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
-        self._losses.append(loss)
         iteration = engine.state.iteration
         if iteration % self.log_interval != 0:
             return
@@ -227,7 +224,7 @@ class Record:
         """
         epoch, evaluator = engine.state.epoch, self.evaluator
         seconds = time.monotonic() - self._epoch_started
-        values: dict[str, float] = {"epoch_loss": mean_loss(self._losses), "epoch": float(epoch)}
+        values: dict[str, float] = {"epoch_loss": mean_loss(engine.state.losses), "epoch": float(epoch)}
         values["epoch_seconds"] = seconds
         timed = self._timer.take() if self._timer is not None else {}
         # Asked on every rank: one whose share of the cases is empty has not validated, but takes part.

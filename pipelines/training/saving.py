@@ -11,11 +11,12 @@ import torch
 
 from pipelines.training.checkpoints import CheckpointNotWrittenError, Checkpoints
 from pipelines.utils.modules import plain_network
+from transforms.errors import SettingError
 
 logger = logging.getLogger(__name__)
 
 
-class SavingError(ValueError):
+class SavingError(SettingError):
     """The knob of checkpoints by time has no meaning."""
 
 

@@ -20,11 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.inference.memory_format import channels_last_format, lies_channels_last, place
 from pipelines.inference.precision import AUTO, autocast, common_precision
+from pipelines.training.handlers import keep_losses
 from pipelines.training.thread_tuning import ThreadTuner
 from pipelines.utils.modules import compile_regions, unwrapped
+from transforms.errors import UserError
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError, RuntimeError):
     """The loss became NaN or infinite; the message names the iteration and the cases of the batch."""
 
 
@@ -124,6 +126,7 @@ class SegTrainer(SupervisedTrainer):
         self.grad_norm: torch.Tensor | None = None
         self.threads = ThreadTuner(device)
         self._unchecked: list[tuple[int, torch.Tensor, Any]] = []
+        keep_losses(self)
 
     def _iteration(self, engine: SegTrainer, batchdata: dict[str, Any]) -> dict:  # type: ignore[override]
         with self.threads.step():

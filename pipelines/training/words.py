@@ -10,7 +10,7 @@ from pipelines.data.dataset_folder import DEMO
 from pipelines.inference.model_card import read_card
 from pipelines.inference.trained_model import BEST, CARD
 from pipelines.metrics.summary import summarise, table
-from pipelines.tracking.run import DEFAULT_URI
+from pipelines.utils.mlflow_variables import DEFAULT_URI
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import invocation
 from pipelines.utils.terminal import quoted

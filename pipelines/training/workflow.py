@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
@@ -24,7 +23,6 @@ from pipelines.inference.trained_model import BEST
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST, Checkpoints, require_whole
 from pipelines.training.early_stopping import EarlyStopping, StoppingError
-from pipelines.training.handlers import earlier_losses
 from pipelines.training.model_cards import model_card, require_openable
 from pipelines.training.restoring import restore
 from pipelines.training.resume import (
@@ -115,7 +113,6 @@ class Training:
         self.best = float("-inf")
         self.stopped_early = False
         self._history: list[dict[str, Any]] = []
-        self._losses: list[torch.Tensor] = []
         self._skip = 0
         self._first = rank() == 0
         self._saver = Saver(self.checkpoints, checkpoint_minutes, tracking.drain, enabled=self._first)
@@ -239,12 +236,9 @@ class Training:
 
     def _train(self) -> None:
         trainer = self.trainer
-        for event, handler in (
-            (Events.EPOCH_STARTED, self._on_epoch_started),
-            (Events.ITERATION_COMPLETED, self._on_iteration),
-            (Events.EPOCH_COMPLETED, self._on_epoch),
-        ):
-            trainer.add_event_handler(event, handler)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._on_epoch_started)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._on_iteration)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._on_epoch)
         self._saver.start()
         if self._random is not None:
             # Last of all: nothing that a start does must shift what is drawn.
@@ -258,9 +252,8 @@ class Training:
                     trainer.fire_event(Events.EPOCH_STARTED)
                     self._ready_to_validate()
                     trainer.fire_event(Events.EPOCH_COMPLETED)
-                if trainer.state.epoch < (trainer.state.max_epochs or 0) and not self._has_to_stop(
-                    self._history
-                ):
+                epochs = trainer.state.max_epochs or 0
+                if trainer.state.epoch < epochs and not self._has_to_stop(self._history):
                     trainer.run()
             except BaseException:
                 # Asked to end during a validation: the weights are as its epoch left them.
@@ -271,8 +264,6 @@ class Training:
 
     def _on_epoch_started(self, engine: SegTrainer) -> None:
         self.record.epoch_started(engine)
-        self._losses = earlier_losses(engine)
-        engine.state.earlier_losses = []
         sampler = getattr(engine.data_loader, "sampler", None)
         # The sampler counts from 0, ignite from 1.
         if isinstance(sampler, PatchSampler):
@@ -283,7 +274,6 @@ class Training:
 
     def _on_iteration(self, engine: SegTrainer) -> None:
         self.record.iteration(engine)
-        self._losses.append(engine.state.output[Keys.LOSS])  # type: ignore[index]
         length = engine.state.epoch_length or 1
         inside = (engine.state.iteration - 1) % length + 1
         # Within an accumulation window there are gradients that no checkpoint holds.
@@ -296,7 +286,7 @@ class Training:
         due = self._saver.due()
         asked = max_of_ranks(self._request.number or int(due), engine.state.device)
         if asked and isinstance(getattr(engine.data_loader, "sampler", None), PatchSampler):
-            ranks = of_all_ranks(self._of_this_rank())
+            ranks = of_all_ranks(self._of_this_rank(engine.state.losses))
             # On a GPU the trainer looks for NaN only once in a while: such weights are not kept.
             if all(bool(torch.isfinite(part["losses"]).all()) for part in ranks):
                 self._saver.write(self._state(engine.state.epoch - 1, ranks))
@@ -307,7 +297,7 @@ class Training:
 
     def _ready_to_validate(self) -> None:
         """From here to the end of the epoch nothing changes that a checkpoint holds, so one can stop at once."""
-        self._ranks = of_all_ranks(self._of_this_rank())
+        self._ranks = of_all_ranks(self._of_this_rank(self.trainer.state.losses))
         self._request.at_once = True
 
     def _on_epoch(self, engine: SegTrainer) -> None:
@@ -323,11 +313,12 @@ class Training:
         self._history.append({"epoch": epoch, **values})
         self.stopped_early = epoch < (engine.state.max_epochs or 0) and self._has_to_stop(self._history)
         last = self.stopped_early or epoch == engine.state.max_epochs
-        self._losses, self._ranks = [], None
+        self._ranks = None
         # Without validation the last weights are the best that is known.
         if self._first and (improved or (last and self.best == float("-inf"))):
             self._saver.keep_model(self.network, self._card(epoch))
-        self._parts = of_all_ranks(self._of_this_rank())
+        # The next epoch has no losses yet.
+        self._parts = of_all_ranks(self._of_this_rank([]))
         self._saver.write(self._state(epoch, self._parts), required=last)
         asked = max_of_ranks(self._request.number or 0, engine.state.device)
         if asked and not last:
@@ -350,9 +341,9 @@ class Training:
         batch: int = getattr(self.trainer.data_loader, "batch_size", None) or 1
         return batch * world_size()
 
-    def _of_this_rank(self) -> dict[str, Any]:
-        losses = torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
-        return {"random": random_state(), "losses": losses}
+    def _of_this_rank(self, losses: list[torch.Tensor]) -> dict[str, Any]:
+        stacked = torch.stack(losses).cpu() if losses else torch.zeros(0)
+        return {"random": random_state(), "losses": stacked}
 
     def _state(self, done: int, ranks: list[Any], finished: bool = False) -> dict[str, Any]:
         """Everything to go on from, with `done` whole epochs and what `ranks` says of each process."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transforms.errors import UserError
+
 __all__ = ["JsonError", "read_json"]
 
 DEEPEST = 100
@@ -17,32 +19,38 @@ DEEPEST = 100
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
-class JsonError(ValueError):
+class JsonError(UserError, ValueError):
     """A file is no JSON that can be used; the message names it and says what is wrong."""
 
 
 def read_json(
-    path: str | os.PathLike, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+    path: str | os.PathLike,
+    pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None,
+    largest: int | None = None,
 ) -> Any:
     """The content of a JSON file.
 
     Args:
         pairs: makes an object of its pairs, see `json.loads`.
+        largest: bytes; of a larger file no more is read.
 
     Raises:
-        JsonError: it is no JSON, nested deeper than `DEEPEST`, or holds half a character, which no file name and no
+        JsonError: it is larger, no JSON, nested deeper than `DEEPEST`, or holds half a character, which no file name and no
             table takes. The message names neither the file nor a way out.
         OSError: it cannot be opened.
     """
+    with Path(path).open("rb") as stream:
+        raw = stream.read() if largest is None else stream.read(largest + 1)
+    if largest is not None and len(raw) > largest:
+        raise JsonError(f"of more than {largest >> 20} MB")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
+        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs)
     except RecursionError:
         raise JsonError(f"nested deeper than {DEEPEST} levels") from None
-    except ValueError as error:
-        # A plain one is of a number with thousands of digits; others are what `pairs` says.
-        if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) or type(error) is ValueError:
-            raise JsonError(f"not valid JSON ({error})") from error
+    except UserError:  # said by `pairs`
         raise
+    except ValueError as error:
+        raise JsonError(f"not valid JSON ({error})") from error
     _check(content)
     return content
 

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from transforms.errors import UserError
+
 _PAUSE = 0.05
 
 
-class NoLocksError(OSError):
+class NoLocksError(UserError, OSError):
     """The file system, or the system itself, knows no locks on files."""
 
 

@@ -13,8 +13,18 @@ import os
 logger = logging.getLogger(__name__)
 
 EXPERIMENT_NAME, EXPERIMENT_ID = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 RUN_ID, RUN_NAME = "MLFLOW_RUN_ID", "MLFLOW_RUN_NAME"
 CONTEXT, SYSTEM_METRICS = "MLFLOW_RUN_CONTEXT", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+"""A database in the working directory, which is what a bare `mlflow ui` shows."""
+
+
+def tracking_uri(given: str | None = None) -> str:
+    """The address of MLflow's store: the one given, or else that of MLFLOW_TRACKING_URI, or else `DEFAULT_URI`."""
+    return given or os.environ.get(TRACKING_URI) or DEFAULT_URI
 
 
 def run_context() -> dict[str, str]:

@@ -38,6 +38,15 @@ _NAME = (
 _KEY = re.compile(_NAME, re.IGNORECASE)
 # A reference or an expression says where a password comes from, not what it is.
 _IN_JSON = re.compile(rf"""(["']{_NAME}["']\s*:\s*["'])(?![$@%])[^"'\n]+""", re.IGNORECASE)
+# As programs and settings write it: `password = "..."`, `self.token: str = b'...'`, `connect(password="...")`.
+_IN_ASSIGNMENT = re.compile(
+    rf"""((?<![\w\-.]){_NAME}["']?\]?(?:[ \t]*:[ \t]*\w[\w.\[\], |]{{0,40}})?[ \t]*=[ \t]*"""
+    rf"""(?:[bru]{{0,2}}(?:\"""|'''|"(?!")|'(?!'))(?![$@%])|f(?:"(?!")|'(?!'))(?![$@%{{])))[^"'\n]+""",
+    re.IGNORECASE,
+)
+_IN_SETTINGS = re.compile(
+    rf"""^([+\- ]?[ \t]*{_NAME}[ \t]*=[ \t]*)(?![$@%"'\s])[^\n]+$""", re.IGNORECASE | re.MULTILINE
+)
 # Not `token: str` of a program.
 _IN_YAML = re.compile(
     rf"""^([+\- ]*{_NAME}\s*:[ \t]+["']?)(?!(?:str|bytes|int|float|bool|Any|None|null|true|false)\b)"""
@@ -56,9 +65,18 @@ def hidden(text: str) -> str:
     text = _TOKEN_ALONE.sub(rf"\1{HIDDEN}@", text)
     text = _IN_QUERY.sub(rf"\1\2{HIDDEN}", text)
     text = _IN_JSON.sub(rf"\1{HIDDEN}", text)
+    text = _IN_ASSIGNMENT.sub(rf"\1{HIDDEN}", text)
     text = _IN_YAML.sub(rf"\1{HIDDEN}\2", text)
     text = _IN_ENVIRONMENT.sub(rf"\1{HIDDEN}", text)
     return _IN_HEADER.sub(rf"\1 {HIDDEN}", text)
+
+
+def hidden_settings(text: str) -> str:
+    """A text of settings (ini, env) with `***` also for passwords without quotes, as in `password = ...`.
+
+    In a program the same line may name a variable.
+    """
+    return _IN_SETTINGS.sub(rf"\1{HIDDEN}", hidden(text))
 
 
 def without_passwords(value: Any) -> Any:

@@ -7,6 +7,8 @@ import os
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from transforms.errors import SettingError
+
 SECONDS = "SEGBUNDLES_PROGRESS_SECONDS"
 
 
@@ -21,7 +23,7 @@ def intervals() -> Intervals:
     """20 and 30 seconds, or what `SEGBUNDLES_PROGRESS_SECONDS` says.
 
     Raises:
-        ValueError: it is no number of seconds.
+        SettingError: it is no number of seconds.
     """
     text = os.environ.get(SECONDS, "").strip()
     if not text:
@@ -31,7 +33,7 @@ def intervals() -> Intervals:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise ValueError(
+        raise SettingError(
             f"{SECONDS} is '{text}'; give the seconds between lines of progress, 0 for one at every step or inf for none"
         )
     return Intervals(seconds, seconds)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -15,14 +15,18 @@ from typing import Any
 import psutil
 import torch
 
+from pipelines.utils.call_stack import running_command
 from pipelines.utils.cores import available_cores
-from pipelines.utils.passwords import hidden, without_passwords
+from pipelines.utils.passwords import hidden, hidden_settings, without_passwords
 from pipelines.utils.ranks import world_size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIFF_LIMIT = 2_000_000
 """Characters of uncommitted changes that are kept; generated files should not fill a tracking server."""
 _UNTRACKED_LIMIT = 500
+_OF_A_FILE = re.compile(r"^(?=diff --git )", re.MULTILINE)
+_SETTINGS = {"", ".ini", ".cfg", ".conf", ".cnf", ".env", ".properties", ".sh"}
+"""Endings of files in which a text needs no quotes."""
 # What `monai.bundle run` takes beside ids of the config.
 _RUN_WORDS = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "tracking", "args_file"}
 
@@ -64,7 +68,8 @@ def uncommitted(limit: int = DIFF_LIMIT) -> str:
     """
     if not _in_repository():
         return ""
-    changes = hidden(_git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"))
+    changes = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv")
+    changes = "".join(_without_passwords(part) for part in _OF_A_FILE.split(changes))
     if len(changes) > limit:
         cut = changes.rfind("\n", 0, limit) + 1
         changes = f"{changes[:cut]}# cut off here: {len(changes) - cut} more characters\n"
@@ -73,6 +78,12 @@ def uncommitted(limit: int = DIFF_LIMIT) -> str:
     if len(names) > _UNTRACKED_LIMIT:
         listed.append(f"# untracked: and {len(names) - _UNTRACKED_LIMIT} more")
     return changes + "".join(f"{line}\n" for line in listed)
+
+
+def _without_passwords(change: str) -> str:
+    """The part of a diff that is about one file, with its passwords hidden as that kind of file writes them."""
+    name = change.partition("\n")[0]
+    return hidden_settings(change) if Path(name).suffix.lower() in _SETTINGS else hidden(change)
 
 
 def _git(*arguments: str) -> str:
@@ -139,22 +150,11 @@ def invocation() -> dict[str, Any]:
         empty outside of `monai.bundle run`. Passwords are `***` in them.
     """
     found: dict[str, Any] = {"command": list(sys.argv), "config_files": [], "overrides": {}}
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and {"config_file", "override"} <= set(
-            frame.f_locals
-        ):
-            from monai.bundle.scripts import update_kwargs
-
-            given = frame.f_locals
-            words = update_kwargs(
-                given.get("args_file"), config_file=given["config_file"], **given["override"]
-            )
-            files = words.pop("config_file", None)
-            found["config_files"] = [files] if isinstance(files, str) else list(files or [])
-            found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
-            break
-        frame = frame.f_back
+    words = running_command()
+    if words is not None:
+        files = words.pop("config_file", None)
+        found["config_files"] = [files] if isinstance(files, str) else list(files or [])
+        found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
     return {
         name: value if name == "config_files" else without_passwords(value) for name, value in found.items()
     }

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from transforms.errors import UserError
+
 __all__ = ["SharedMemoryError", "workers_that_fit"]
 
 logger = logging.getLogger(__name__)
@@ -22,7 +24,7 @@ AHEAD = 2
 PLENTY = 2**30
 
 
-class SharedMemoryError(RuntimeError):
+class SharedMemoryError(UserError, RuntimeError):
     """The loader workers that were asked for need more shared memory than there is; the message says what to do."""
 
 

@@ -21,7 +21,7 @@ import monai.bundle  # noqa: F401
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipelines.data import patch_store as patches
+from pipelines.data import patch_build
 from pipelines.data.patch_dataset import PatchDataset
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.training import checkpoints
@@ -32,7 +32,7 @@ from tests.pipelines import small
 
 # Where a process dies, and up to how many times it may pass there before it does.
 PLACES = {
-    "in the store build": (patches, "_write_bytes", 4),
+    "in the store build": (patch_build, "_write_bytes", 4),
     "in loading a patch": (PatchDataset, "__getitem__", 9),
     "in the step": (SegTrainer, "_step", 5),
     "before the optimiser's step": (torch.optim.AdamW, "step", 5),

@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.__main__ import main
-from pipelines.metrics.summary import METRICS
+from pipelines.metrics.names import METRICS
 from tests.e2e.commands import REPOSITORY
 from tests.pipelines import masks
 from tests.pipelines.tiny_model import write_dicom

@@ -17,7 +17,7 @@ from pipelines.training.checkpoints import EARLIER, LAST, load_state
 from tests.conftest import make_dataset
 from tests.e2e.commands import INTERRUPTIBLE, REPOSITORY, SMALL, Workplace
 from tests.pipelines import small
-from tests.pipelines.training.test_checkpoints import EXACT, equal, without_times
+from tests.pipelines.training.states import EXACT, equal, without_times
 from tests.waiting import wait_for
 
 DETERMINISTIC = ["$pipelines.preflight()", "$pipelines.seed_everything(@seed, True)"]

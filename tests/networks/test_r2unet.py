@@ -9,7 +9,7 @@ from torch import nn
 
 from networks import R2UNet
 from networks.layers import GROUP_NORM, group_count
-from networks.recurrent import RecurrentConv, RecurrentResidualUnit
+from networks.recurrent import RecurrentConv
 
 from .reference import convolve, deconvolve, max_pool, randomise, resize, saved_activations
 
@@ -113,24 +113,6 @@ def test_the_merged_projection_is_a_concatenation_and_a_projection(dims):
     torch.testing.assert_close(stage(x, skip), literal, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("norm", [GROUP_NORM, "instance", "batch", None])
-def test_conv_of_the_sum_is_the_sum_of_convs_and_saves_less(dims, norm):
-    layer = randomise(RecurrentConv(dims, 8, STEPS, "tied", norm)).double()
-    x = torch.randn(2, 8, *(8,) * dims, dtype=torch.float64, requires_grad=True)
-
-    def literal(x):
-        h = layer.act(layer.norm(layer.conv(x)))
-        for k in range(STEPS):
-            norm_k = layer.norm if layer.shared_norm else layer.step_norms[k]
-            h = layer.act(norm_k(layer.conv(x + h)))
-        return h
-
-    torch.testing.assert_close(layer(x), literal(x), rtol=1e-9, atol=1e-9)
-    ours, theirs = (saved_activations(lambda f=f: f(x), layer) for f in (layer, literal))
-    assert ours < theirs
-
-
 def test_steps_and_parameters():
     def count(**kwargs):
         return sum(p.numel() for p in R2UNet(2, 1, 2, (8, 16), **kwargs).parameters())
@@ -141,14 +123,6 @@ def test_steps_and_parameters():
     assert count(recurrence="separate", num_steps=0) == count()
     # One batch norm (scale and shift) per step: two layers in each of two units of 8 and one of 16 channels.
     assert count(norm="batch", num_steps=3) == count(norm="batch", num_steps=0) + 3 * 2 * 2 * (2 * 8 + 16)
-
-
-def test_plain_sum_without_layer_scale():
-    unit = randomise(RecurrentResidualUnit(2, 4, layer_scale=None))
-    x = torch.randn(1, 4, 8, 8)
-    torch.testing.assert_close(unit(x), x + unit.layers(x))
-    assert not hasattr(unit, "scale")
-    assert torch.all(RecurrentResidualUnit(2, 4, layer_scale=0.3).scale == 0.3)
 
 
 def discs(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,10 +242,3 @@ def test_deep_supervision_heads_are_the_decoder_levels():
 def test_refuses_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
         R2UNet(**{"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "features": (4, 8, 8), **arguments})
-
-
-def test_group_counts_fit_the_channels():
-    assert [group_count(c, 8) for c in (1, 2, 3, 4, 8, 12, 16, 20, 30, 64)] == [1, 1, 1, 2, 4, 6, 8, 5, 6, 8]
-    network = R2UNet(2, 1, 2, (5, 12), norm=("group", {"num_groups": 4}))
-    groups = {m.num_channels: m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)}
-    assert groups == {5: 1, 12: 4}

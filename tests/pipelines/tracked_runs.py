@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import math
+import multiprocessing
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,8 +22,8 @@ from tests.waiting import PATIENCE
 
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have trainings of this process, and of its forks, give MLflow all the time that a slow machine needs."""
-    for name in ("tracking.KILLED_SECONDS", "tracking.OTHERS_SECONDS", "shipping.START_SECONDS"):
-        monkeypatch.setattr(f"pipelines.{name}", PATIENCE)
+    for name in ("run.KILLED_SECONDS", "run.OTHERS_SECONDS", "delivery_thread.START_SECONDS"):
+        monkeypatch.setattr(f"pipelines.tracking.{name}", PATIENCE)
 
 
 @functools.cache
@@ -105,3 +106,25 @@ def _cases(values: dict[str, Any], cases: list[str], classes: list[str]) -> list
         for row, line in zip(rows, np.asarray(table, float).tolist(), strict=True):
             row[metric] = {n: None if math.isnan(v) else v for n, v in zip(classes, line, strict=True)}
     return rows
+
+
+def runs(uri, experiment="e"):
+    client = MlflowClient(uri)
+    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+
+def steps(uri, run_id, name="loss"):
+    return sorted(m.step for m in MlflowClient(uri).get_metric_history(run_id, name))
+
+
+def only_run(uri, experiment="e"):
+    client = MlflowClient(uri)
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    assert len(found) == 1
+    return found[0]
+
+
+def forked(target, *arguments):
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from transforms import label_values as values
 from transforms.errors import ImageError
-from transforms.label_values import bounding_boxes, check_label_values, value_counts
+from transforms.label_values import bounding_boxes, check_label_values, stored_labels, value_counts
 
 maps = hnp.arrays(np.uint16, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6), elements=st.integers(0, 9))
 
@@ -37,3 +37,20 @@ def test_values_without_a_name_are_refused_with_advice():
         check_label_values({0, 7, -1}, labels, "l.nii")
     with pytest.raises(ImageError, match="stored as 0 and 1"):
         check_label_values(np.array([0, 255], np.uint8), labels, "l.nii")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "dtype"), [([0, 255], np.uint8), ([0, 256], np.uint16), ([0.0, 65535.0], np.uint16)]
+)
+def test_what_is_written_has_the_smallest_type_that_holds_it(numbers, dtype):
+    stored = stored_labels("a.nii.gz", np.array(numbers))
+    assert stored.dtype == dtype
+    assert stored.tolist() == numbers
+
+
+@pytest.mark.parametrize("numbers", [[-1, 0], [0, 65536], [0.0, 0.5], [0.0, np.nan]])
+def test_what_is_no_class_id_is_not_written(numbers):
+    with pytest.raises(
+        ImageError, match=r"a\.nii\.gz: label values lie between .* whole numbers from 0 to 65535"
+    ):
+        stored_labels("a.nii.gz", np.array(numbers))

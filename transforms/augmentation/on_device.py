@@ -11,13 +11,14 @@ import torch
 from torch.utils.data import default_collate
 
 from transforms.augmentation.variation import Variation
+from transforms.errors import SettingError
 
 __all__ = ["AugmentationPlaceError", "DeferredPatches", "augments_on_device", "collate_deferred"]
 
 PLACES = ("auto", "device", "workers")
 
 
-class AugmentationPlaceError(ValueError):
+class AugmentationPlaceError(SettingError):
     """Where to augment is not known, or not possible there."""
 
 

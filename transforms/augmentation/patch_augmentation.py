@@ -10,6 +10,7 @@ import numpy as np
 from monai.transforms import Randomizable, Transform
 
 from transforms.augmentation.variation import Variation
+from transforms.errors import SettingError
 
 __all__ = ["PatchAugmentation"]
 
@@ -113,20 +114,20 @@ class PatchAugmentation(Randomizable, Transform):
         self.patch_size = tuple(int(p) for p in patch_size)
         dims = len(self.patch_size)
         if dims not in (2, 3):
-            raise ValueError(f"patch_size must have 2 or 3 numbers, got {patch_size}.")
+            raise SettingError(f"patch_size must have 2 or 3 numbers, got {patch_size}.")
         self.flip_axes = tuple(range(dims)) if flip_axes is None else tuple(int(a) for a in flip_axes)
         if not set(self.flip_axes) <= set(range(dims)):
-            raise ValueError(f"flip_axes must be among the spatial axes 0..{dims - 1}, got {flip_axes}.")
+            raise SettingError(f"flip_axes must be among the spatial axes 0..{dims - 1}, got {flip_axes}.")
         if scale is not None and not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale must be two ascending positive factors, got {scale}.")
+            raise SettingError(f"scale must be two ascending positive factors, got {scale}.")
         unknown = set(probability or {}) - set(self.PROBABILITY)
         if unknown:
-            raise ValueError(f"unknown probability {sorted(unknown)}; known: {sorted(self.PROBABILITY)}.")
+            raise SettingError(f"unknown probability {sorted(unknown)}; known: {sorted(self.PROBABILITY)}.")
         self.probability = {**self.PROBABILITY, **(probability or {})}
         angles = 3 if dims == 3 else 1
         degrees = rotation if isinstance(rotation, Sequence) else (rotation or 0.0,) * angles
         if len(degrees) != angles:
-            raise ValueError(f"rotation must be one angle or {angles}, got {rotation}.")
+            raise SettingError(f"rotation must be one angle or {angles}, got {rotation}.")
         self.rotation = np.deg2rad(np.asarray(degrees, float))
         self.scale = _pair(scale)
         self.spacing = _voxel(spacing, dims)
@@ -249,6 +250,6 @@ def _voxel(spacing: Sequence[float | None] | float | None, dims: int) -> np.ndar
     given = [spacing] * dims if spacing is None or isinstance(spacing, int | float) else list(spacing)
     known = [s for s in given if s is not None]
     if len(given) < dims or any(s <= 0 for s in known):
-        raise ValueError(f"spacing must be one positive number, or {dims} positive numbers, got {spacing}.")
+        raise SettingError(f"spacing must be one positive number, or {dims} positive numbers, got {spacing}.")
     smallest = min(known, default=1.0)
     return np.array([smallest if s is None else s for s in given[:dims]], float)

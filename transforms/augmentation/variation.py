@@ -10,6 +10,7 @@ import torch
 
 from transforms.augmentation.intensity_changes import CHANGES
 from transforms.augmentation.resample_patch import resample_patch
+from transforms.errors import SettingError
 
 __all__ = ["Variation"]
 
@@ -53,14 +54,14 @@ class Variation:
 
         Raises
         ------
-        ValueError
+        SettingError
             The patch has another size than the result, and nothing resamples it.
         """
         with torch.autocast(image.device.type, enabled=False):
             if self.matrix is not None:
                 image, label = resample_patch(image, label, self.matrix, self.size)
             elif tuple(image.shape[1:]) != self.size:
-                raise ValueError(f"expected a patch of {self.size}, got {tuple(image.shape[1:])}.")
+                raise SettingError(f"expected a patch of {self.size}, got {tuple(image.shape[1:])}.")
             for name, amounts in self.changes:
                 image = CHANGES[name](image, *amounts)
             if self.flips:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -104,15 +105,15 @@ def _frames_of(path: Path) -> list[Frame]:
             header, syntax, meta_kind = _parsed(stream, bare)
             if bare and "SOPClassUID" not in header:
                 if named:
-                    raise ValueError("no preamble and no SOPClassUID")
+                    raise InvalidDicomError("no preamble and no SOPClassUID")
                 return []
             if meta_kind == MediaStorageDirectoryStorage:
                 return []
             kind = UID(str(header.get("SOPClassUID", "")))
             if kind.name == kind and "Modality" not in header and meta_kind not in CT_CLASSES:
-                raise ValueError("neither a known SOPClassUID nor a Modality, it may be cut off")
+                raise InvalidDicomError("neither a known SOPClassUID nor a Modality, it may be cut off")
             if CT_CLASSES & {kind, meta_kind} and "Rows" not in header and "Columns" not in header:
-                raise ValueError("neither Rows nor Columns, it may be cut off")
+                raise InvalidDicomError("neither Rows nor Columns, it may be cut off")
             size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
             if "Modality" not in header and meta_kind in CT_CLASSES:
                 header.Modality = "CT"  # so that no slice of a series is left out because it lost this
@@ -193,7 +194,7 @@ def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, 
     shared = header.get(MULTI_FRAME[0]) or [pydicom.Dataset()]
     own = header[MULTI_FRAME[1]].value
     if len(own) != count:
-        raise ValueError(f"{count} frames but functional groups for {len(own)}")
+        raise InvalidDicomError(f"{count} frames but functional groups for {len(own)}")
     common = _grouped(shared[0])
     return [
         Frame(path, index, count, {**values, **common, **_grouped(groups)}, syntax, size, offset, True)

@@ -211,10 +211,14 @@ def _stored_values(frames: list[Frame]) -> Iterator[tuple[np.ndarray, np.ndarray
     except ImageError:
         raise
     except Exception as error:  # decoders raise whatever they like; the file has to be named
-        raise ImageError(
-            f"{first.path}: the pixel data cannot be decoded ({str(error).strip() or type(error).__name__}); the file is"
-            " damaged, or compressed in an unsupported way. Copy the series again or decompress it (gdcmconv --raw)."
-        ) from error
+        raise _undecodable(first, str(error).strip() or type(error).__name__) from error
+
+
+def _undecodable(frame: Frame, reason: str) -> ImageError:
+    return ImageError(
+        f"{frame.path}: the pixel data cannot be decoded ({reason}); the file is damaged, or compressed in an unsupported"
+        " way. Copy the series again or decompress it (gdcmconv --raw)."
+    )
 
 
 def _within_bits(frame: Frame, array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -315,11 +319,11 @@ def _decode_gdcm(frame: Frame) -> np.ndarray:
     import gdcm
 
     if _is_packed(frame):
-        raise ValueError("GDCM reads no gzipped files; unpack it (gunzip)")
+        raise _undecodable(frame, "GDCM reads no gzipped files; unpack it (gunzip)")
     reader = gdcm.ImageReader()
     reader.SetFileName(str(frame.path))
     if not reader.Read():
-        raise ValueError("GDCM cannot decode this JPEG process")
+        raise _undecodable(frame, "GDCM cannot decode this JPEG process")
     buffer = reader.GetImage().GetBuffer()
     if isinstance(buffer, str):  # the binding hands bytes over as text
         buffer = buffer.encode("utf-8", "surrogateescape")

@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from transforms.dicom.contours import crossed, fill_polygons
 from transforms.dicom.label_painter import LabelPainter
-from transforms.dicom.segment_names import match_names
+from transforms.dicom.segment_names import match_names, numbered_names
 from transforms.errors import ImageError
 
 __all__ = ["read_rtstruct", "rtstruct_names"]
@@ -41,10 +41,7 @@ def rtstruct_names(path: Path, dataset: Dataset) -> dict[int, str]:
         If the file lists no ROIs.
     """
     items = dataset.get("StructureSetROISequence") or []
-    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in items}
-    if not names or len(names) != len(items):
-        raise ImageError(f"{path}: its ROIs have no numbers, or the same one twice. {_EXPORT}")
-    return names
+    return numbered_names(path, items, "ROINumber", "ROIName", "ROIs", _EXPORT)
 
 
 def read_rtstruct(

@@ -23,6 +23,7 @@ from transforms.dicom.source_images import (
     replace_file,
     software_version,
 )
+from transforms.errors import SettingError
 from transforms.label_values import Box, bounding_boxes
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def write_rtstruct(
 
     path = Path(path)
     if geometric_type not in _CLOSED:
-        raise ValueError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")
+        raise SettingError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")
     frames = label_on_source(path, label, source)
     named = class_names(path, frames, names)
     images = SourceImages.read(path, source)

@@ -19,7 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 
 from transforms.dicom.label_painter import LabelPainter, place_frame
 from transforms.dicom.seg_sources import aligned_headers, refer_to_files
-from transforms.dicom.segment_names import match_names
+from transforms.dicom.segment_names import match_names, numbered_names
 from transforms.dicom.source_images import (
     SourceImages,
     class_names,
@@ -47,10 +47,7 @@ def seg_names(path: Path, dataset: Dataset) -> dict[int, str]:
         If the file describes no segments.
     """
     segments = dataset.get("SegmentSequence") or []
-    names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in segments}
-    if not names or len(names) != len(segments):
-        raise ImageError(f"{path}: its segments have no numbers, or the same one twice. {_EXPORT}")
-    return names
+    return numbered_names(path, segments, "SegmentNumber", "SegmentLabel", "segments", _EXPORT)
 
 
 def read_seg(

@@ -18,6 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from transforms.dicom.segment_names import plain_name
+from transforms.errors import SettingError
 
 __all__ = ["SegmentCode", "display_colour", "segment_code"]
 
@@ -114,7 +115,7 @@ def segment_code(name: str, own: Mapping[str, Mapping[str, Sequence[str]]] | Non
 
     Raises
     ------
-    ValueError
+    SettingError
         If a code in `own` is not three texts.
     """
     for key, entry in (own or {}).items():
@@ -145,7 +146,7 @@ def segment_code(name: str, own: Mapping[str, Mapping[str, Sequence[str]]] | Non
 
 def _code(name: str, value: Any) -> Code:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3 or not all(value):
-        raise ValueError(
+        raise SettingError(
             f'the code of {name!r} is {value!r}; give ["value", "scheme", "meaning"], for instance'
             ' ["10200004", "SCT", "Liver"].'
         )

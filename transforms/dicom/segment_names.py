@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transforms.errors import ImageError
 
-__all__ = ["match_names", "plain_name"]
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["match_names", "numbered_names", "plain_name"]
 
 _SHOWN = 30
 _log = logging.getLogger(__name__)
@@ -18,6 +22,27 @@ _log = logging.getLogger(__name__)
 def plain_name(name: str) -> str:
     """Return a name without what people spell differently: case, surrounding blanks, and ``_``, ``-`` or space."""
     return re.sub(r"[\s_\-]+", " ", str(name)).strip().casefold()
+
+
+def numbered_names(
+    path: Path, items: Sequence[Dataset], number: str, name: str, what: str, way_out: str
+) -> dict[int, str]:
+    """Number and name of every item of a DICOM sequence.
+
+    Args:
+        path: for messages.
+        items: of the sequence.
+        number, name: keywords of the two.
+        what: the items are, in the plural, for messages.
+        way_out: a sentence.
+
+    Raises:
+        ImageError: there are none, or two of the same number.
+    """
+    names = {int(getattr(item, number)): str(item.get(name, "")) for item in items}
+    if not names or len(names) != len(items):
+        raise ImageError(f"{path}: its {what} have no numbers, or the same one twice. {way_out}")
+    return names
 
 
 def match_names(

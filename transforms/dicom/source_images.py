@@ -17,7 +17,8 @@ from pydicom.uid import UID, CTImageStorage
 from transforms.dicom.files import open_file
 from transforms.dicom.label_painter import GRID_TOLERANCE
 from transforms.errors import ImageError
-from transforms.utils.files import placing
+from transforms.label_values import stored_labels
+from transforms.utils.files import replacing
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -184,13 +185,7 @@ def label_on_source(path: Path, label: MetaTensor, source: Any) -> np.ndarray:
         raise ImageError(
             f"{path}: the label map lies up to {distance:.3g} mm off the CT; write the label map of this CT."
         )
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 65535) or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
-        raise ImageError(
-            f"{path}: label values lie between {low} and {high}; they must be whole numbers from 0 to 65535."
-        )
-    array = array[0].transpose(2, 1, 0)
-    return np.ascontiguousarray(array.astype(np.uint8 if high <= 255 else np.uint16, copy=False))
+    return np.ascontiguousarray(stored_labels(path, array[0].transpose(2, 1, 0)))
 
 
 def class_names(path: Path, array: np.ndarray, names: Any) -> dict[int, str]:
@@ -225,6 +220,6 @@ def software_version() -> str:
 def replace_file(path: Path, dataset: Dataset, syntax: UID) -> Path:
     """Write a DICOM file by way of a temporary name beside it, so that nobody sees half of it."""
     dataset.file_meta.TransferSyntaxUID = syntax
-    with placing(path) as part:
+    with replacing(path, synced=False) as part:
         dataset.save_as(part, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=True)
     return path

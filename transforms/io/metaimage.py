@@ -14,8 +14,10 @@ from transforms.io.raw_volume import (
     axis_count,
     data_file,
     header_lines,
+    listed_files,
     numbers,
     pattern_files,
+    require_files,
     whole_numbers,
 )
 
@@ -168,15 +170,10 @@ def _files(
         axes = int(listed[1] or 0)
         if not 1 <= axes <= len(sizes):
             axes = len(sizes) - 1
-        files = tuple(data_file(path, line) for line in header_lines(path, stream) if line)
-        pieces = int(np.prod([1, *sizes[axes:]], dtype=object))
+        files = listed_files(path, stream)
     elif "%" in name:
-        files = pattern_files(path, name.split())
-        pieces = sizes[-1]
+        files, axes = pattern_files(path, name.split()), len(sizes) - 1
     else:
-        files, pieces = (data_file(path, name),), 1
-    if len(files) != pieces:
-        raise ImageError(
-            f"{path}: the header names {len(files)} file(s) of voxels where its sizes need {pieces}."
-        )
+        files, axes = (data_file(path, name),), len(sizes)
+    require_files(path, files, sizes, axes)
     return files, skip

@@ -14,8 +14,10 @@ from transforms.io.raw_volume import (
     axis_count,
     data_file,
     header_lines,
+    listed_files,
     numbers,
     pattern_files,
+    require_files,
     whole_numbers,
 )
 
@@ -257,7 +259,7 @@ def _files(
     words = name.split()
     axes = len(sizes) - 1
     if words[:1] == ["LIST"]:
-        files = tuple(data_file(path, line) for line in header_lines(path, stream) if line)
+        files = listed_files(path, stream)
         stated = words[1:]
     elif len(words) > 3 and "%" in words[0]:
         files = pattern_files(path, words[:4])
@@ -266,9 +268,6 @@ def _files(
         return (data_file(path, name),), 0
     if stated:
         (axes,) = whole_numbers(path, "data file", " ".join(stated), 1, 1, len(sizes))
-    pieces = int(np.prod([1, *sizes[axes:]], dtype=object))
-    if not files or (axes < len(sizes) and len(files) != pieces):
-        raise ImageError(
-            f"{path}: the header names {len(files)} file(s) of voxels where its sizes need {pieces}."
-        )
+    if not files or axes < len(sizes):
+        require_files(path, files, sizes, axes)
     return files, 0

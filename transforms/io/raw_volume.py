@@ -27,9 +27,11 @@ __all__ = [
     "check_room",
     "data_file",
     "header_lines",
+    "listed_files",
     "numbers",
     "pattern_files",
     "read_voxels",
+    "require_files",
     "whole_numbers",
 ]
 
@@ -208,6 +210,28 @@ def pattern_files(header: Path, words: list[str]) -> tuple[Path, ...]:
     if step < 1 or high < low or (high - low) // step >= _MOST_FILES:
         raise ImageError(f"{header}: '{text[:80]}' names no files, or too many; the header is damaged.")
     return tuple(data_file(header, words[0] % number) for number in range(low, high + 1, step))
+
+
+def listed_files(header: Path, stream: BinaryIO) -> tuple[Path, ...]:
+    """The files of voxels that the rest of a header names, one a line.
+
+    Raises:
+        ImageError: see `data_file` and `header_lines`.
+    """
+    return tuple(data_file(header, line) for line in header_lines(header, stream) if line)
+
+
+def require_files(header: Path, files: tuple[Path, ...], sizes: tuple[int, ...], axes: int) -> None:
+    """Refuse another number of files than it takes where each holds the first `axes` axes of the sizes.
+
+    Raises:
+        ImageError: naming the header.
+    """
+    pieces = math.prod(sizes[axes:])
+    if len(files) != pieces:
+        raise ImageError(
+            f"{header}: the header names {len(files)} file(s) of voxels where its sizes need {pieces}."
+        )
 
 
 # --- voxels ---------------------------------------------------------------------------------------------------------

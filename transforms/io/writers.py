@@ -16,7 +16,8 @@ from transforms.io.header import NIFTI_SUFFIXES, image_suffix
 from transforms.io.nifti import nifti_forms
 from transforms.io.nifti_forms import Forms
 from transforms.io.pictures import write_picture
-from transforms.utils.files import placing
+from transforms.label_values import stored_labels
+from transforms.utils.files import replacing
 
 __all__ = ["forms_like", "write_label"]
 
@@ -77,7 +78,7 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | 
         raise ImageError(
             f"{path}: the label map carries no affine (it is no MetaTensor), so it has no place in space."
         )
-    with placing(path) as part:
+    with replacing(path, synced=False) as part:
         if name.endswith(".png"):
             write_picture(part, array)
         else:
@@ -98,13 +99,7 @@ def _whole_numbers(path: Path, label: torch.Tensor) -> np.ndarray:
         raise ImageError(
             f"{path}: a label map has the shape (1, X, Y) or (1, X, Y, Z), this one {array.shape}."
         )
-    array = array[0]
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 65535) or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
-        raise ImageError(
-            f"{path}: label values lie between {low} and {high}; they must be whole numbers from 0 to 65535."
-        )
-    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+    return stored_labels(path, array[0])
 
 
 def _write_nifti(
@@ -168,7 +163,7 @@ def write_probabilities(
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
     with (
-        placing(path) as part,
+        replacing(path, synced=False) as part,
         part.open("wb") as stream,
         gzip.GzipFile("", "wb", 1, stream, mtime=0) as zipped,
     ):

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from transforms.errors import UserError
 from transforms.io.grids import turned_affine
 from transforms.io.header import spacing_of
 
@@ -31,7 +32,7 @@ LARGEST_GRID = 1 << 30
 """Voxels of a resampled image that are always possible; more only where the file has nearly as many."""
 
 
-class GeometryError(ValueError):
+class GeometryError(UserError, ValueError):
     """A grid that cannot be mapped with certainty."""
 
 

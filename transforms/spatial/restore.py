@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 
+from transforms.errors import FAILED, SettingError, UserError
 from transforms.spatial.geometry import Geometry, GeometryError, from_oriented
 from transforms.spatial.restore_grids import Sheared, Straight, keeps_planes
 from transforms.utils.memory import is_out_of_memory
@@ -32,8 +33,10 @@ _FEW_CLASSES = 4
 _T = TypeVar("_T")
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(UserError, ValueError):
     """A network's output without a largest class: NaN or infinite."""
+
+    exit_status = FAILED
 
 
 def slab_axis(geometry: Geometry) -> int:
@@ -102,7 +105,7 @@ class Restorer:
 
         Raises:
             NonFiniteError: a voxel has NaN or an infinite value as its largest.
-            ValueError: the number of classes is another.
+            SettingError: the number of classes is another.
         """
         self._push(rows, softmax=False)
 
@@ -112,7 +115,7 @@ class Restorer:
 
     def _push(self, rows: torch.Tensor, softmax: bool) -> None:
         if len(rows) != self.classes:
-            raise ValueError(f"rows of {len(rows)} classes came, not of {self.classes}")
+            raise SettingError(f"rows of {len(rows)} classes came, not of {self.classes}")
         # In pieces, so that there is no second copy of all rows.
         bound = self._bound(CHUNK_VALUES, rows.device)
         step = max(1, bound * rows.shape[self.axis + 1] // max(1, rows.numel()))
@@ -208,7 +211,7 @@ class Restorer:
         """Probabilities float32 (C, *file shape) on the CPU; background where the crop left the image out."""
         self._require_all()
         if self._maps is None:
-            raise ValueError("the probabilities were not kept; ask for them with keep_probabilities=True")
+            raise SettingError("the probabilities were not kept; ask for them with keep_probabilities=True")
         full = torch.stack([self._output.placed(m, int(c == 0)) for c, m in enumerate(self._maps)])
         return from_oriented(full, self.geometry).contiguous()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from transforms.spatial.geometry import Geometry
+from transforms.spatial.geometry import Geometry, GeometryError
 
 _PLANE_VOXELS = 2_000_000
 
@@ -29,7 +29,7 @@ def straighten_labels(labels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 def _sampled(volume: torch.Tensor, geometry: Geometry, mode: str, fill: float) -> torch.Tensor:
     if geometry.shear is None:
-        raise ValueError("only a sheared grid can be straightened")
+        raise GeometryError("only a sheared grid can be straightened")
     forward = torch.tensor(geometry.shear, dtype=torch.float64, device=volume.device)
     inverse = torch.linalg.inv(forward[:, :3])
     shape, extent = geometry.straight_shape, torch.tensor(volume.shape[1:], device=volume.device)

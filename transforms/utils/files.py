@@ -6,11 +6,13 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from transforms.errors import UserError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """What a full disk, a limit on the size of files and a used-up quota are called by the system."""
@@ -18,13 +20,17 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOT
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+def replacing(
+    path: str | os.PathLike, keep: str | os.PathLike | None = None, synced: bool = True
+) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error; folders are made.
 
     A reader sees the old file or the new one, never a part; an error leaves the old file as it was. After the
     block the file and its name are on the disk, not only in the system's memory.
 
     Args:
+        synced: False leaves it to the system when they get there: a power cut may then cost the file, which is
+            worth it for large results that can be made again.
         keep: a name in the same folder that the old file gets. Where the file system has no hard links there is
             a moment in between with nothing at `path`: whoever reads them looks at both.
     """
@@ -36,8 +42,9 @@ def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) ->
     try:
         yield temporary
         # Windows has nothing to sync for a handle that only reads.
-        with temporary.open("r+b") as stream:
-            os.fsync(stream.fileno())
+        if synced:
+            with temporary.open("r+b") as stream:
+                os.fsync(stream.fileno())
         # mkstemp makes files that only their owner reads; a result should have the user's usual mode.
         mask = os.umask(0)
         os.umask(mask)
@@ -45,7 +52,8 @@ def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) ->
         if keep is not None and path.exists():
             _rename_linked(path, Path(keep), temporary.with_name(f".{path.stem}-old-{temporary.name[1:]}"))
         put_in_place(temporary, path)
-        sync_folder(path.parent)
+        if synced:
+            sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -92,7 +100,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(handle)
 
 
-class FolderError(OSError):
+class FolderError(UserError, OSError):
     """A folder for results cannot be written to; the message says where, why and what to do."""
 
 
@@ -147,21 +155,32 @@ def sha256_of(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-_RENAME_SECONDS = 5.0
-
-
 @contextlib.contextmanager
-def placing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes it when the block ends without an error; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+def new_folder(temporary: Path, target: Path, proof: str) -> Iterator[Path]:
+    """A folder `temporary` that becomes `target` when the block ends without an error, and is gone otherwise.
+
+    Where another process was sooner, as locks do not reach everywhere, its folder stays: what is in it is as good.
+
+    Args:
+        temporary: a new name in the file system of `target`.
+        proof: a file by which a whole folder is known.
+
+    Raises:
+        OSError: the folder cannot be made or put in place.
+    """
+    temporary.mkdir()
     try:
-        yield part
-        put_in_place(part, path)
+        yield temporary
+        try:
+            put_in_place(temporary, target)
+        except OSError:
+            if not (target / proof).is_file():
+                raise
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
+_RENAME_SECONDS = 5.0
 _ACCESS_DENIED, _SHARING_VIOLATION = 5, 32
 
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from scipy import ndimage
 
+from transforms.errors import SettingError
 from transforms.label_values import value_counts
 from transforms.visualization.planes import (
-    BACKGROUND,
-    INK,
-    LINE,
+    COLUMN,
     MARGIN,
     Plane,
     colour_of,
+    composed,
     contour,
     ct_window,
     enlarged,
@@ -26,7 +26,6 @@ from transforms.visualization.planes import (
     picture_size,
     planes,
     spread_window,
-    write_letters,
 )
 
 __all__ = ["draw_overlay", "overlay_place", "reference_colour"]
@@ -37,7 +36,6 @@ BODY, BESIDE = -500.0, 10.0
 """HU above which is the patient (and the table); millimetres of air left around."""
 MOST = 24
 """Classes in the legend."""
-_COLUMN = 260
 
 
 def reference_colour(value: int) -> tuple[int, int, int]:
@@ -89,10 +87,10 @@ def draw_overlay(
         (height, width, 3) uint8.
 
     Raises:
-        ValueError: reference and prediction differ in shape.
+        SettingError: reference and prediction differ in shape.
     """
     if reference is not None and reference.shape != prediction.shape:
-        raise ValueError(
+        raise SettingError(
             f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ in shape"
         )
     predicted = prediction.as_tensor().cpu().numpy()[0]
@@ -215,28 +213,8 @@ def _composed(
     key: str,
     lines: Sequence[tuple[int | None, str]],
 ) -> np.ndarray:
-    font = ImageFont.load_default(15)
     width = max(sum(picture.width for picture in drawn) + MARGIN * (len(drawn) + 1), 420)
-    columns = max(1, (width - MARGIN) // _COLUMN)
-    top = 2 * LINE + MARGIN
-    under = top + max(picture.height for picture in drawn) + MARGIN
-    height = under + (1 + max(1, -(-len(lines) // columns))) * LINE + MARGIN
-    canvas = Image.new("RGB", (width, height), BACKGROUND)
-    pen = ImageDraw.Draw(canvas)
-    pen.text((MARGIN, 8), heading, fill=INK, font=font)
-    left = MARGIN
-    for plane, picture in zip(shown, drawn, strict=True):
-        pen.text((left, 10 + LINE), plane.name, fill=INK, font=font)
-        canvas.paste(picture, (left, top))
-        write_letters(pen, plane.letters, (left, top, picture.width, picture.height), font)
-        left += picture.width + MARGIN
-    pen.text((MARGIN, under), key, fill=INK, font=font)
-    under += LINE
-    if not lines:
-        pen.text((MARGIN, under), "no structure in either", fill=INK, font=font)
-    for index, (value, text) in enumerate(lines):
-        x, y = MARGIN + (index % columns) * _COLUMN, under + (index // columns) * LINE
-        if value is not None:
-            pen.rectangle((x, y + 3, x + 12, y + 15), fill=colour_of(value))
-        pen.text((x + 20, y), text, fill=INK, font=font)
+    columns = max(1, (width - MARGIN) // COLUMN)
+    named = [(plane.name, plane.letters) for plane in shown]
+    canvas = composed(named, drawn, heading, lines, "no structure in either", width, columns, key)
     return np.asarray(canvas)

@@ -6,7 +6,7 @@ The patient's right is on the left of axial and coronal planes, anterior on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import nibabel as nib
@@ -17,6 +17,7 @@ from transforms.label_values import bounding_boxes, value_counts
 
 __all__ = [
     "BACKGROUND",
+    "COLUMN",
     "HEIGHT",
     "INK",
     "LINE",
@@ -25,6 +26,7 @@ __all__ = [
     "SOFT_TISSUE",
     "Plane",
     "colour_of",
+    "composed",
     "contour",
     "ct_window",
     "enlarged",
@@ -43,6 +45,8 @@ HEIGHT = 420
 """Height of a plane in pixels; at least one pixel a voxel is shown up to `WIDEST`."""
 WIDEST = 900
 MARGIN, LINE = 14, 20
+COLUMN = 260
+"""Width of a column of the legend in pixels."""
 BACKGROUND, INK = (0, 0, 0), (235, 235, 235)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # Kelly's colours of maximum contrast (1965), without black, white and grey.
@@ -239,3 +243,50 @@ def write_letters(
             stroke_width=2,
             stroke_fill=(0, 0, 0),
         )
+
+
+def composed(
+    shown: Sequence[tuple[str, tuple[str, str, str, str] | tuple[()]]],
+    pictures: Sequence[Image.Image],
+    heading: str,
+    lines: Sequence[tuple[int | None, str]],
+    nothing: str,
+    width: int,
+    columns: int,
+    key: str = "",
+) -> Image.Image:
+    """One picture of several planes side by side, with a heading above and a legend of the classes below.
+
+    Args:
+        shown: name and letters of each plane, see `Plane`.
+        pictures: of the planes, as they are drawn.
+        lines: class (None: no colour) and text of each line of the legend.
+        nothing: what stands there if the legend has no lines.
+        width: of the whole in pixels.
+        columns: of the legend.
+        key: a line above the legend; "" for none.
+    """
+    font = ImageFont.load_default(15)
+    top = 2 * LINE + MARGIN
+    under = top + max(picture.height for picture in pictures) + MARGIN
+    height = under + (bool(key) + max(1, -(-len(lines) // columns))) * LINE + MARGIN
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, 8), heading, fill=INK, font=font)
+    left = MARGIN
+    for (name, letters), picture in zip(shown, pictures, strict=True):
+        pen.text((left, 10 + LINE), name, fill=INK, font=font)
+        canvas.paste(picture, (left, top))
+        write_letters(pen, letters, (left, top, picture.width, picture.height), font)
+        left += picture.width + MARGIN
+    if key:
+        pen.text((MARGIN, under), key, fill=INK, font=font)
+        under += LINE
+    if not lines:
+        pen.text((MARGIN, under), nothing, fill=INK, font=font)
+    for index, (value, text) in enumerate(lines):
+        x, y = MARGIN + (index % columns) * COLUMN, under + (index // columns) * LINE
+        if value is not None:
+            pen.rectangle((x, y + 3, x + 12, y + 15), fill=colour_of(value))
+        pen.text((x + 20, y), text, fill=INK, font=font)
+    return canvas

@@ -8,18 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 from monai.data import MetaTensor
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from transforms.label_values import value_counts
 from transforms.visualization.planes import (
-    BACKGROUND,
+    COLUMN,
     HEIGHT,
-    INK,
-    LINE,
     LUNG,
     MARGIN,
     SOFT_TISSUE,
     colour_of,
+    composed,
     contour,
     ct_window,
     enlarged,
@@ -28,7 +27,6 @@ from transforms.visualization.planes import (
     picture_size,
     planes,
     spread_window,
-    write_letters,
 )
 
 __all__ = ["HEIGHT", "LUNG", "SOFT_TISSUE", "Panel", "colour_of", "draw_preview", "panels"]
@@ -94,34 +92,16 @@ def draw_preview(
     shown = panels(image, label)
     lower, upper = _window(shown, ct)
     drawn = [_plane(panel, lower, upper) for panel in shown]
-    lines = []
+    lines: list[tuple[int | None, str]] = []
     for value in np.flatnonzero(value_counts(label.as_tensor().cpu().numpy())[1:]) + 1:
         name = names.get(int(value), f"class {value}")
         ml = (volumes or {}).get(name)
-        lines.append((value, name if ml is None else f"{name}  {ml:.4g} ml"))
-    font = ImageFont.load_default(15)
+        lines.append((int(value), name if ml is None else f"{name}  {ml:.4g} ml"))
     width = max(sum(p.width for p in drawn) + MARGIN * (len(drawn) + 1), 320)
-    columns = max(1, width // 260)
-    rows = max(1, -(-len(lines) // columns))
-    top = 2 * LINE + MARGIN
-    height = top + max(p.height for p in drawn) + MARGIN + rows * LINE + MARGIN
-    canvas = Image.new("RGB", (width, height), BACKGROUND)
-    pen = ImageDraw.Draw(canvas)
     window = f"window {lower:.4g} to {upper:.4g}{' HU' if ct else ''}"
-    pen.text((MARGIN, 8), f"{title}   {window}".strip(), fill=INK, font=font)
-    left = MARGIN
-    for panel, plane in zip(shown, drawn, strict=True):
-        pen.text((left, 10 + LINE), panel.name, fill=INK, font=font)
-        canvas.paste(plane, (left, top))
-        write_letters(pen, panel.letters, (left, top, plane.width, plane.height), font)
-        left += plane.width + MARGIN
-    under = height - rows * LINE - MARGIN
-    if not lines:
-        pen.text((MARGIN, under), "no structure found", fill=INK, font=font)
-    for index, (value, text) in enumerate(lines):
-        x, y = MARGIN + (index % columns) * 260, under + (index // columns) * LINE
-        pen.rectangle((x, y + 3, x + 12, y + 15), fill=colour_of(int(value)))
-        pen.text((x + 20, y), text, fill=INK, font=font)
+    named = [(panel.name, panel.letters) for panel in shown]
+    heading = f"{title}   {window}".strip()
+    canvas = composed(named, drawn, heading, lines, "no structure found", width, max(1, width // COLUMN))
     canvas.save(path, format="PNG")
     return Path(path)
 

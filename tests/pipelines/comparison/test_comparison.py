@@ -1,52 +1,17 @@
 """Runs side by side: what is shared, what is said, and figures against independent computations."""
 
-import csv
-import math
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import stats
 
 from pipelines.comparison.comparison import ALL, compare
-from pipelines.comparison.differences import config_differences, origin_differences
 from pipelines.comparison.run_finder import RunError
-from pipelines.comparison.run_results import RunResults
 from pipelines.comparison.text_report import (
     as_text,
-    classes_file,
-    number,
-    p_value,
-    write_cases_csv,
-    write_classes_csv,
 )
+from tests.pipelines.comparison.some_results import results
 
 NAN = float("nan")
-
-
-def results(name: str, values, cases=None, classes=("left", "right"), metric="dice", **other) -> RunResults:
-    table = np.asarray(values, float)
-    given = {
-        "run_id": name.ljust(32, "0"),
-        "experiment": "lungs",
-        "kind": "evaluation",
-        "status": "FINISHED",
-        "start_time": 1_700_000_000_000,
-        "params": {},
-        "tags": {"data.digest": "d" * 64},
-        "split": "validation",
-        **other,
-    }
-    cases = list(cases) if cases is not None else [f"case_{i}" for i in range(len(table))]
-    return RunResults(name=name, classes=list(classes), cases=cases, values={metric: table}, **given)
-
-
-@pytest.fixture
-def pair() -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(3)
-    first = random.beta(20, 2, (24, 2))
-    second = np.clip(first + random.normal(0.01, 0.02, (24, 2)), 0, 1)
-    return first, second
 
 
 def test_figures_against_scipy(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -162,120 +127,3 @@ def test_volume_errors_are_compared_by_size() -> None:
     assert (comparison.values[1] - comparison.values[0]).tolist() == [[-1.0, 1.0]]
     assert any("without their sign" in notice for notice in comparison.notices)
     assert comparison.better(comparison.rows[0]) == 1
-
-
-def test_the_terminal_table(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    first, second = pair
-    text = as_text(compare([results("a", first), results("b", second)]))
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 100
-    (row,) = [line for line in lines if line.startswith("left ")]
-    difference = (second - first)[:, 0].mean()
-    assert row.split()[:5] == [
-        "left", "24", f"{first[:, 0].mean():.4f}", f"{second[:, 0].mean():.4f}", f"{difference:+.4f}",
-    ]  # fmt: skip
-    low, _, high = row.split()[5:8]
-    assert float(low) < difference < float(high)
-    better = int(((second - first).mean(1) > 0).sum())
-    assert f"{better} cases got better" in text
-    assert "configuration: no differences" in text
-
-
-def test_many_classes_and_long_names_stay_readable() -> None:
-    random = np.random.default_rng(1)
-    classes = [f"structure with a rather long name {i:03d}" for i in range(105)]
-    first = random.beta(20, 3, (40, 105))
-    second = np.clip(first + random.normal(0, 0.02, first.shape), 0, 1)
-    # One small difference that is certain must not be hidden behind large ones by chance.
-    second[:, 50] = first[:, 50] - 0.0001
-    first[random.random(first.shape) < 0.1] = NAN
-    cases = [f"a_patient_with_a_very_long_identifier_{i}" for i in range(40)]
-    params = {f"key_{i}": "x" * 300 for i in range(30)}
-    runs = [
-        results("a name of a run that is longer than any column is wide", first, cases, classes),
-        results("b", second, cases, classes, params=params),
-    ]
-    text = as_text(compare(runs))
-    assert max(map(len, text.splitlines())) <= 100
-    assert len(text.splitlines()) < 130
-    assert "65 classes not shown" in text
-    assert "…" in text
-    assert "configuration: 30 differences" in text
-    assert "and 18 more, see --html" in text
-    row = text.split("better/worse\n")[1].splitlines()[0]
-    assert "<0.0001" in row
-
-
-def test_csv_holds_every_value_and_every_figure(tmp_path: Path, pair: tuple[np.ndarray, np.ndarray]) -> None:
-    first, second = pair
-    second[2, 1] = NAN
-    comparison = compare([results("a, b", first), results("c", second), results("d", first)])
-    path = tmp_path / "out.csv"
-    write_cases_csv(path, comparison)
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert len(rows) == 48
-    keys = ["1 a, b a, b0000", "2 c c0000000", "3 d d0000000", "2 minus 1", "3 minus 1"]
-    assert list(rows[0]) == ["case", "class", "metric", *keys]
-    assert [float(rows[3][key]) for key in keys] == pytest.approx(
-        [first[1, 1], second[1, 1], first[1, 1], second[1, 1] - first[1, 1], 0], rel=1e-5, abs=1e-6
-    )
-    assert (rows[5]["2 c c0000000"], rows[5]["2 minus 1"], rows[5]["3 minus 1"]) == ("", "", "0")
-    write_classes_csv(classes_file(path), comparison)
-    with (tmp_path / "out_classes.csv").open(newline="") as stream:
-        table = list(csv.DictReader(stream))
-    assert [(row["run"], row["class"]) for row in table] == [
-        (run, name) for run in ("c", "d") for name in ("left", "right", ALL)
-    ]
-    s = comparison.rows[1].statistics
-    assert (int(table[1]["pairs"]), int(table[1]["only_baseline"])) == (23, 1)
-    assert float(table[1]["difference"]) == pytest.approx(s.difference, rel=1e-5)
-    assert float(table[1]["p_holm"]) == pytest.approx(comparison.rows[1].p_holm, rel=1e-5)
-
-
-def test_numbers_as_text() -> None:
-    assert [number(v, "dice") for v in (0.5, NAN, 1.0)] == ["0.5000", "n/a", "1.0000"]
-    assert [number(v, "dice", True) for v in (0.5, -0.25, -0.00001, 0.0)] == [
-        "+0.5000",
-        "-0.2500",
-        "0.0000",
-        "0.0000",
-    ]
-    assert number(12.345, "hd95_mm") == "12.35" or number(12.345, "hd95_mm") == "12.34"
-    assert [p_value(v) for v in (0.00001, 0.03, NAN)] == ["<0.0001", "0.0300", "n/a"]
-
-
-def test_differences_of_config_and_origin() -> None:
-    first = results(
-        "a",
-        [[0.1, 0.2]],
-        params={"seed": "1", "epochs": "5", "run_name": "a", "network_def.features": "[8]", "old": "1"},
-        tags={
-            "mlflow.source.git.commit": "1" * 40,
-            "version.torch": "2.13",
-            "host": "h",
-            "mlflow.user": "me",
-        },
-    )
-    second = results(
-        "b",
-        [[0.1, 0.2]],
-        params={"seed": "1", "epochs": "6", "run_name": "b", "network_def.features": "[16]", "new": "2"},
-        tags={"mlflow.source.git.commit": "2" * 40, "version.torch": "2.13", "mlflow.user": "you"},
-    )
-    found = config_differences([first, second])
-    assert [(d.name, d.values) for d in found] == [
-        ("epochs", ["5", "6"]),
-        ("new", [None, "2"]),
-        ("old", ["1", None]),
-        ("network_def.features", ["[8]", "[16]"]),
-        ("run_name", ["a", "b"]),
-    ]
-    assert [(d.name, d.values) for d in origin_differences([first, second])] == [
-        ("mlflow.source.git.commit", ["1" * 40, "2" * 40]),
-        ("host", ["h", None]),
-    ]
-    text = as_text(compare([first, second]))
-    assert "configuration: 5 differences" in text
-    assert "  new: (none) | 2" in text
-    assert math.isnan(compare([first, second]).rows[0].statistics.p)

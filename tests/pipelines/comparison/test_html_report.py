@@ -3,32 +3,20 @@
 import base64
 import io
 import re
-import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from pipelines.comparison.comparison import Comparison, compare
 from pipelines.comparison.html_report import MOST_BYTES, PICTURE_WIDTH, pictures, write_report
-from pipelines.comparison.plots import LABELS, RIGHT, WIDTH, boxes, differences, ticks
 from pipelines.comparison.run_finder import RunFinder
 from pipelines.comparison.run_results import read_results
-from tests.pipelines.comparison.test_comparison import results
+from tests.pipelines.comparison.some_results import results
 from tests.pipelines.tracked_runs import add_run, new_store
 
 NAN = float("nan")
-
-
-@pytest.fixture
-def comparison() -> Comparison:
-    random = np.random.default_rng(3)
-    first = random.beta(20, 2, (24, 2))
-    second = np.clip(first + random.normal(0.01, 0.02, (24, 2)), 0, 1)
-    second[3, 1] = NAN
-    return compare([results("a", first), results("b", second)])
 
 
 class Page(HTMLParser):
@@ -75,42 +63,6 @@ def test_the_page_loads_nothing_and_says_the_figures(comparison: Comparison, tmp
     assert "The runs have no pictures of the cases that changed most." in page.words
 
 
-def test_points_lie_where_the_differences_are(comparison: Comparison) -> None:
-    root = ElementTree.fromstring(differences(comparison, 1))
-    values = (comparison.values[1] - comparison.values[0]).T.ravel()
-    means = comparison.means[1] - comparison.means[0]
-    expected = np.concatenate([values, means])
-    expected = expected[~np.isnan(expected)]
-    x = np.array([float(circle.attrib["cx"]) for circle in root.iter("circle")])
-    assert len(x) == len(expected) == 24 + 23 + 24
-    assert np.corrcoef(x, expected)[0, 1] > 0.99999
-    assert x.min() >= LABELS
-    assert x.max() <= WIDTH - RIGHT
-    (zero,) = [line for line in root.iter("line") if line.attrib["class"] == "zero"]
-    clear = np.abs(expected) > 1e-3
-    assert np.array_equal(np.sign(x - float(zero.attrib["x1"]))[clear], np.sign(expected)[clear])
-    kinds = {circle.attrib["class"] for circle in root.iter("circle")}
-    assert kinds <= {"better", "worse", "same"}
-    better = sum(circle.attrib["class"] == "better" for circle in root.iter("circle"))
-    assert better == int((expected > 0).sum())
-    bars = [line for line in root.iter("line") if line.attrib["class"] == "interval"]
-    assert len(bars) == 3
-
-
-def test_boxes_have_the_quartiles(comparison: Comparison) -> None:
-    root = ElementTree.fromstring(boxes(comparison))
-    rectangles = list(root.iter("rect"))
-    assert len(rectangles) == 4
-    values = comparison.values[:, :, 0]
-    x = np.array([float(r.attrib["x"]) for r in rectangles[:2]])
-    w = np.array([float(r.attrib["width"]) for r in rectangles[:2]])
-    quartiles = np.quantile(values, (0.25, 0.75), axis=1)
-    # One axis for all: the same scale turns values into places.
-    scale = w[0] / (quartiles[1, 0] - quartiles[0, 0])
-    assert w[1] == pytest.approx(scale * (quartiles[1, 1] - quartiles[0, 1]), abs=0.2)
-    assert x[1] - x[0] == pytest.approx(scale * (quartiles[0, 1] - quartiles[0, 0]), abs=0.3)
-
-
 def test_any_name_is_only_text(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script> & \"co\""
     runs = [
@@ -124,27 +76,6 @@ def test_any_name_is_only_text(tmp_path: Path) -> None:
     page = Page(path.read_text())
     assert "script" not in {tag for tag, _ in page.tags}
     assert any(evil in words for words in page.words)
-
-
-def test_degenerate_comparisons_draw() -> None:
-    """One case, no difference at all, a class without any value."""
-    comparison = compare([results("a", [[0.5, NAN]]), results("b", [[0.5, NAN]])])
-    for svg in (differences(comparison, 1), boxes(comparison)):
-        text = ElementTree.tostring(ElementTree.fromstring(svg)).decode()
-        assert "nan" not in text.lower().replace("nance", "")
-        assert "inf" not in text.lower()
-
-
-def test_ticks_are_round_and_within() -> None:
-    assert ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert ticks(-0.011, 0.023) == pytest.approx([-0.01, -0.005, 0, 0.005, 0.01, 0.015, 0.02])
-    random = np.random.default_rng(0)
-    for _ in range(200):
-        low = random.normal() * 10 ** random.uniform(-6, 4)
-        high = low + 10 ** random.uniform(-6, 4)
-        found = ticks(low, high)
-        assert 1 <= len(found) <= 9
-        assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
 
 
 def test_a_large_comparison_stays_a_page(tmp_path: Path) -> None:

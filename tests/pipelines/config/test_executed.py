@@ -1,18 +1,13 @@
-"""What a config says, and what MONAI would let pass."""
+"""What a config says, read from inside, and errors on the command line."""
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from monai.bundle import ConfigParser
 
-from pipelines.config import executed as module
-from pipelines.config.errors import ConfigError, user_error
+from pipelines.config.errors import ConfigError
 from pipelines.config.executed import ExecutedConfig, executed_config
-from pipelines.training.optimization import lr_schedule
-from transforms.errors import ImageError
 
 BASE = {
     "imports": ["$import pipelines"],
@@ -46,75 +41,6 @@ def parsed(**changes):
     parser = ConfigParser(content)
     parser.parse()
     return parser
-
-
-def check(monkeypatch, **changes):
-    """Run `initialize` of a config as a bundle run does."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    parser = parsed(**changes)
-    parser.get_parsed_content("imports")
-    parser.get_parsed_content("initialize")
-
-
-def findings(monkeypatch, **changes):
-    with pytest.raises(RuntimeError) as caught:
-        check(monkeypatch, **changes)
-    error = user_error(caught.value)
-    assert isinstance(error, ConfigError)
-    return str(error)
-
-
-def test_a_good_config_passes(monkeypatch):
-    check(monkeypatch)
-    check(monkeypatch, train__extra={"_target_": "SimpleInferer"})
-    check(monkeypatch, train__extra={"_target_": "dict", "anything": 1})
-    check(monkeypatch, train__extra={"_target_": "torch.nn.Conv2d", "in_channels": 1, "_disabled_": True})
-    check(
-        monkeypatch, train__extra={"_target_": "pipelines.SlidingWindow", "roi_size": [8], "progress": True}
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epoch": 5}, "nothing uses 'epoch', did you mean 'epochs'?"),
-        ({"zzz": 5}, "nothing uses 'zzz'; known are .*dataset_dir, .*epochs"),
-        ({"dataset_dir": "/data/a#b"}, "'dataset_dir' is '/data/a::b': MONAI reads '#' as its own separator"),
-        ({"train__where": "/data/a#b"}, "'train.where' is '/data/a::b'"),
-        ({"fold": "None"}, r"'fold' is the text 'None'; write --fold '\$None'"),
-        ({"epochs": "true"}, r"'epochs' is the text 'true'; write --epochs '\$True'"),
-        (
-            {"network_def__feature": 3},
-            "'network_def#feature': .*Tiny takes no 'feature', did you mean 'features'?",
-        ),
-        (
-            {"train__trainer": {"_target_": "pipelines.SegTrainer", "max_epoch": 3}},
-            "'train#trainer#max_epoch': pipelines.SegTrainer takes no 'max_epoch', did you mean 'max_epochs'?",
-        ),
-        (
-            {"train__x": [{"_target_": "SimpleInferer", "size": 3}]},
-            "'train#x#0#size': SimpleInferer takes no 'size'",
-        ),
-        (
-            {"train__x": {"_target_": "networks.NoSuchNet"}},
-            "'train#x' names 'networks.NoSuchNet', which does not exist",
-        ),
-        ({"train__x": {"_target_": "NoSuchThing"}}, "'train#x' names 'NoSuchThing', which does not exist"),
-    ],
-)
-def test_what_monai_lets_pass_is_found(monkeypatch, changes, message):
-    text = findings(monkeypatch, **changes)
-    assert text.startswith("the config cannot run: ")
-    with pytest.raises(ValueError, match=message):
-        raise ValueError(text)
-
-
-def test_all_findings_come_at_once(monkeypatch):
-    text = findings(monkeypatch, epoch=5, fold="None", train__x={"_target_": "NoSuchThing"})
-    assert text.count("; ") >= 2
-    assert "'epoch'" in text
-    assert "'fold'" in text
-    assert "NoSuchThing" in text
 
 
 def test_the_config_can_be_read_from_inside():
@@ -161,73 +87,3 @@ def test_the_digest_is_of_the_config_without_what_is_free():
 def test_outside_of_a_bundle_there_is_no_config():
     with pytest.raises(ConfigError, match="only works inside a bundle config"):
         executed_config()
-
-
-def chained(inner):
-    """What comes out when MONAI runs into an error."""
-    try:
-        try:
-            inner()
-        except Exception as error:
-            raise RuntimeError("Failed to instantiate component") from error
-    except RuntimeError as error:
-        return error
-
-
-def raise_image_error():
-    raise ImageError("a.nii.gz: cut off")
-
-
-def test_the_sentence_for_the_user_is_found_behind_monais():
-    assert str(user_error(chained(raise_image_error))) == "a.nii.gz: cut off"
-    # a plain ValueError that this project raises
-    ours = chained(lambda: lr_schedule(None, "linear", 3))
-    assert "the schedule 'linear' is unknown" in str(user_error(ours))
-    # one that a library raises when this project calls it needs its traceback
-    assert user_error(chained(lambda: module._leaves("a", None).throw(ValueError("x")))) is None
-    assert user_error(chained(lambda: int("x"))) is None
-    assert user_error(chained(lambda: ExecutedConfig(None).raw)) is None
-
-
-def bundle(folder, *arguments, **changes):
-    content = {**BASE, **changes}
-    (folder / "train.json").write_text(json.dumps(content))
-    (folder / "metadata.json").write_text('{"version": "0"}')
-    command = [sys.executable, "-m", "monai.bundle", "run", "training"]
-    command += ["--config_file", str(folder / "train.json"), "--meta_file", str(folder / "metadata.json")]
-    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_on_the_command_line_an_error_is_one_sentence(tmp_path, repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    folders = [tmp_path / name for name in ("typo", "deep")]
-    for folder in folders:
-        folder.mkdir()
-    processes = [
-        bundle(folders[0], "--epoch", "5"),
-        bundle(folders[1], training=["$pipelines.find_inputs('/no/such/file')"]),
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
-    assert (
-        errors[0]
-        .strip()
-        .splitlines()[-1]
-        .startswith("error: the config cannot run: nothing uses 'epoch', did you")
-    )
-    assert "error: /no/such/file does not exist; give a NIfTI/NRRD file" in errors[1]
-    assert not any("Traceback" in error for error in errors)
-
-
-def test_an_error_that_is_not_the_users_keeps_its_traceback(capsys, monkeypatch):
-    monkeypatch.delenv(module.DEBUG, raising=False)
-    for error, traced in ((chained(lambda: 1 / 0), True), (chained(raise_image_error), False)):
-        module.one_sentence(type(error), error, error.__traceback__)
-        text = capsys.readouterr().err
-        assert ("Traceback" in text) is traced
-        assert ("error: a.nii.gz: cut off" in text) is not traced
-    module.one_sentence(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == "interrupted\n", "Ctrl-C is no error to trace"
-    monkeypatch.setenv(module.DEBUG, "1")
-    module.one_sentence(type(error), error, error.__traceback__)
-    assert "Traceback" in capsys.readouterr().err

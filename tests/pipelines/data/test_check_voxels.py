@@ -16,9 +16,9 @@ from pipelines.data.check import check
 from pipelines.data.inputs import find_inputs
 from pipelines.inference.prediction import PredictionError
 from tests import dicom_phantom as ph
+from tests.dicom_phantom import between
 from tests.pipelines.small import write_ct, write_dataset
 from tests.pipelines.tiny_model import prediction
-from tests.transforms.dicom.test_scans import between
 
 
 def cut(path: Path, count: int = 1) -> None:

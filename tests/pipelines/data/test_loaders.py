@@ -1,4 +1,4 @@
-"""Batches of patches and whole cases."""
+"""Batches of patches, and the processes that read them."""
 
 import os
 import signal
@@ -6,26 +6,17 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 
 from pipelines.data.loaders import loader_workers, patch_loader, shard, steps_per_epoch, volume_loader
 from pipelines.data.patch_dataset import PatchDataset, PatchSampler
 from pipelines.data.volume_dataset import VolumeDataset
 from tests.conftest import REPOSITORY
-from tests.pipelines.small import NAMES, write_ct, write_dataset
+from tests.pipelines.small import NAMES, write_dataset
 from tests.waiting import runs, wait_for
 from transforms.preprocess import Preprocess
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cases")
-    affine = np.array([[0, -1.2, 0.1, 7], [0.9, 0, 0, 8], [0, 0.1, 2.5, -900], [0, 0, 0, 1]])
-    return [write_ct(folder, f"ct{i}", affine=affine) for i in range(3)]
 
 
 def patches(cases, root, count=11):
@@ -69,32 +60,6 @@ def test_workers_and_the_global_random_state_change_nothing(cases, tmp_path):
             assert torch.equal(a[1], b[1])
             assert a[2] == b[2]
     assert not torch.equal(epochs[0][0][0][0], epochs[0][1][0][0]), "another epoch has other patches"
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("stored", [False, True])
-def test_whole_cases_arrive_with_their_label_and_geometry(cases, tmp_path, workers, stored):
-    dataset = VolumeDataset(cases, Preprocess(spacing=2.0), tmp_path if stored else None, NAMES, 0)
-    state = torch.get_rng_state()
-    items = list(volume_loader(dataset, workers))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [item["case"] for item in items] == ["ct0", "ct1", "ct2"]
-    for item in items:
-        assert item["image"].shape == (1, 1, *item["geometry"]["grid"])
-        assert item["image"].dtype == torch.float32
-        assert isinstance(item["label"], MetaTensor)
-        assert tuple(item["label"].shape[1:]) == tuple(item["geometry"]["shape"])
-        np.testing.assert_allclose(item["label"].affine.numpy(), item["geometry"]["affine"], atol=1e-6)
-        assert os.path.exists(item["path"])
-
-
-def test_images_out_of_the_store_are_those_of_the_file(cases, tmp_path):
-    preprocess = Preprocess(spacing=2.0, crop_above=-900)
-    for stored, read in zip(
-        VolumeDataset(cases, preprocess, tmp_path, NAMES, 0), VolumeDataset(cases, preprocess), strict=False
-    ):
-        assert torch.equal(stored["image"], read["image"])
-        assert list(stored["geometry"]["grid"]) == list(read["geometry"]["grid"])
 
 
 def test_no_cases_make_an_empty_loader(tmp_path):

@@ -10,8 +10,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipelines.training.checkpoints import LAST, Checkpoints, load_state
-from pipelines.training.saving import Saver
+from pipelines.training.checkpoints import LAST, load_state
 from tests.pipelines import small
 from tests.pipelines.worlds import REPOSITORY, logs, require_success, worlds
 
@@ -259,7 +258,7 @@ def test_all_ranks_validate_with_the_running_statistics_of_the_first(jobs):
     ],
 )
 def test_a_failing_rank_ends_all_and_the_run_is_failed(jobs, name, reason, said):
-    """By NaN, and by kill -9."""
+    """`failing_together`, by NaN and by kill -9."""
     require_failure(jobs[name], reason, said)
 
 
@@ -331,9 +330,3 @@ def test_hosts_with_other_cases_are_told(jobs):
     # Here rank 0 keeps the store by which they tell one another; under torchrun it outlives rank 0.
     assert 1 <= sum(map(len, said)) <= 2, logs(made)
     assert "ct2 ct3 ct4 on rank 0, ct3 ct4 ct5 ct6 ct7 on rank 1" in str(said)
-
-
-def test_ranks_that_write_nothing_ask_for_no_checkpoint(tmp_path):
-    """They would at every step, since no write ever sets their time back."""
-    savers = [Saver(Checkpoints(tmp_path), 0, lambda: None, enabled=enabled) for enabled in (True, False)]
-    assert [saver.due() for saver in savers] == [True, False]

@@ -1,14 +1,9 @@
 """The loop over a cohort: what is written, what is left alone, and what a broken case costs."""
 
-import csv
-import errno
 import json
 import logging
 import os
-import re
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -27,24 +22,11 @@ from pipelines.inference.prediction import Prediction, PredictionError
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.utils.terminal import take_every_character
 from tests import dicom_phantom as ph
-from tests.file_systems import refuse_folder_sync
+from tests.pipelines.inference.predicted import cohort, report, rows
 from tests.pipelines.small import NAMES, Oracle, write_ct, write_dataset
 from tests.pipelines.tiny_model import prediction, read, write_dicom
 from transforms.io.readers import read_header, read_label
 from transforms.preprocess import Preprocess
-
-
-def cohort(folder, names="abc"):
-    return [write_ct(folder, name) for name in names]
-
-
-def report(folder, case):
-    return json.loads((folder / f"{case}.json").read_text())
-
-
-def rows(path):
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
@@ -149,57 +131,6 @@ def test_an_unexpected_error_costs_only_its_case(tmp_path):
     assert (tmp_path / "out" / "b.nii.gz").is_file()
 
 
-def times(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}
-
-
-def changed(before, after):
-    return {name for name in after if before.get(name) != after[name]}
-
-
-def test_what_is_done_is_left_alone(tmp_path, capsys):
-    data = cohort(tmp_path)
-    images, out = tmp_path / "imagesTr", tmp_path / "out"
-
-    def run(**options):
-        before = times(out)
-        prediction(find_inputs(images), out, **options).run()
-        return changed(before, times(out))
-
-    everything = {"a.nii.gz", "b.nii.gz", "c.nii.gz"}
-    assert run() == everything
-    assert run() == set()
-    assert "0 of 3 cases segmented, 3 done before" in capsys.readouterr().out
-    os.utime(data[1]["image"])  # another time: perhaps another image
-    assert run() == {"b.nii.gz"}
-    (out / "a.nii.gz").write_bytes(b"cut")
-    assert run() == {"a.nii.gz"}
-    (out / "c.nii.gz").unlink()
-    assert run() == {"c.nii.gz"}
-    assert run(postprocess=Postprocess(fill_holes="all")) == everything
-    assert run(postprocess=Postprocess(fill_holes="all")) == set()
-    assert run(preview=True, postprocess=Postprocess(fill_holes="all")) == everything
-    # Fewer files are asked for: they are there.
-    assert run(postprocess=Postprocess(fill_holes="all")) == set()
-    assert run(overwrite=True, postprocess=Postprocess(fill_holes="all")) == everything
-    assert len(rows(out / "volumes.csv")) == 6
-
-
-def test_another_model_predicts_again(tmp_path):
-    cohort(tmp_path, "a")
-    out = tmp_path / "out"
-
-    class Model:
-        def __init__(self, *digests):
-            self.card = {"sha256": digests[0], "members": list(digests)}
-
-    for digests, again in ((("1",), True), (("1",), False), (("1", "2"), True), (("2", "1"), True)):
-        before = times(out)
-        prediction(find_inputs(tmp_path / "imagesTr"), out, model=Model(*digests)).run()
-        assert bool(changed(before, times(out))) == again, digests
-        assert report(out, "a")["models"] == list(digests)
-
-
 def test_a_failed_case_is_tried_again_and_keeps_what_was_there(tmp_path):
     data = cohort(tmp_path, "a")
     images, out = tmp_path / "imagesTr", tmp_path / "out"
@@ -218,76 +149,6 @@ def test_a_failed_case_is_tried_again_and_keeps_what_was_there(tmp_path):
     assert report(out, "a")["status"] == "done"
 
 
-@pytest.mark.parametrize("linked", [False, True])
-def test_an_image_is_never_replaced_by_its_result(tmp_path, linked):
-    cohort(tmp_path, "ab")
-    images = tmp_path / "imagesTr"
-    before = {path: path.read_bytes() for path in images.iterdir()}
-    output = images
-    if linked:
-        output = tmp_path / "elsewhere"
-        output.symlink_to(images)
-    with pytest.raises(InputError, match=r"would replace the image .*a\.nii\.gz; choose another --output"):
-        prediction(find_inputs(images), output, overwrite=True).run()
-    assert {path: path.read_bytes() for path in images.iterdir()} == before
-
-
-@pytest.mark.parametrize("name", ["a.nii.gz", "a.json", "labels.json", "volumes.csv", "metrics.csv"])
-def test_files_of_the_user_are_never_replaced(tmp_path, name):
-    cohort(tmp_path, "a")
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / name).write_text("mine")
-    with pytest.raises(InputError, match=rf"{name} exists and is not of an earlier prediction"):
-        prediction(find_inputs(tmp_path / "imagesTr"), out).run()
-    assert [path.name for path in out.iterdir()] == [name]
-    assert (out / name).read_text() == "mine"
-    prediction(find_inputs(tmp_path / "imagesTr"), out, overwrite=True).run()
-    assert report(out, "a")["status"] == "done"
-
-
-def test_an_output_that_cannot_be_written_is_said_before_anything_is_predicted(tmp_path):
-    cohort(tmp_path, "a")
-    (tmp_path / "file").touch()
-    with pytest.raises(
-        InputError,
-        match=r"the results cannot be written to .*file/out \(Not a directory\); .*, or choose another --output",
-    ):
-        prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "file" / "out").run()
-
-
-def test_an_output_that_takes_no_more_is_said_in_a_sentence(tmp_path):
-    cohort(tmp_path, "ab")
-    out = tmp_path / "out"
-
-    class InTheWay(Postprocess):
-        def __call__(self, labels, names):
-            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-            (out / UNFINISHED).touch()
-            return super().__call__(labels, names)
-
-    with pytest.raises(PredictionError) as failed:
-        prediction(find_inputs(tmp_path / "imagesTr"), out, postprocess=InTheWay()).run()
-    for what in ("a", "b", "tables over all cases"):
-        assert re.search(
-            rf"  {what}: the results cannot be written to .*out \(File exists\); .*, and run the same",
-            str(failed.value),
-        )
-    assert "raceback" not in str(failed.value)
-    (out / UNFINISHED).unlink()
-    prediction(find_inputs(tmp_path / "imagesTr"), out).run()
-    assert report(out, "b")["status"] == "done"
-
-
-def test_an_output_on_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
-    refused = refuse_folder_sync(monkeypatch, errno.EINVAL)
-    cohort(tmp_path)
-    written = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
-    assert [path.name for path in written] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
-    assert all(report(tmp_path / "out", case)["status"] == "done" for case in "abc")
-    assert refused
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_a_file_whose_name_is_no_text(tmp_path, capsys):
     """A name in Latin-1, as old disks hold them: the tables and the page over all have a letter for what is none."""
@@ -303,63 +164,6 @@ def test_a_file_whose_name_is_no_text(tmp_path, capsys):
     os.rename(cases[1]["image"], os.fsencode(images) + b"/caf\xe8.nii.gz")
     with pytest.raises(InputError, match="are both called 'caf\ufffd'; rename one"):
         find_inputs(images)
-
-
-def test_a_name_that_the_output_cannot_have_is_said_in_a_sentence(tmp_path, monkeypatch):
-    """As a CIFS or exFAT disk refuses a name with a colon."""
-    cohort(tmp_path, ["a", "b:c"])
-    real = tempfile.mkdtemp
-
-    def mkdtemp(*arguments, prefix, **options):
-        if ":" in prefix:
-            raise OSError(errno.EINVAL, "Invalid argument", prefix)
-        return real(*arguments, prefix=prefix, **options)
-
-    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
-    with pytest.raises(PredictionError, match=r"b:c: .*\(Invalid argument\); give the input a name that"):
-        prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
-    assert report(tmp_path / "out", "a")["status"] == "done"
-
-
-def test_results_of_another_image_of_the_same_name_stay(tmp_path):
-    cohort(tmp_path / "one", "a")
-    cohort(tmp_path / "two", "a")
-    out = tmp_path / "out"
-    prediction(find_inputs(tmp_path / "one" / "imagesTr"), out).run()
-    before = (out / "a.nii.gz").read_bytes()
-    with pytest.raises(InputError, match=r"holds the result of .*one.* as case 'a'"):
-        prediction(find_inputs(tmp_path / "two" / "imagesTr"), out).run()
-    assert (out / "a.nii.gz").read_bytes() == before
-
-
-def test_one_folder_holds_classes_of_one_kind(tmp_path):
-    cohort(tmp_path, "ab")
-    out, images = tmp_path / "out", tmp_path / "imagesTr"
-    prediction(find_inputs(images / "a.nii.gz"), out).run()
-    with pytest.raises(InputError, match=r"results of a model with other classes \(case 'a'\)"):
-        prediction(find_inputs(images / "b.nii.gz"), out, classes=4).run()
-    prediction(find_inputs(images / "a.nii.gz"), out, classes=4).run()
-    assert json.loads((out / "labels.json").read_text())["3"] == NAMES[3]
-
-
-@pytest.mark.parametrize("name", ["labels", "Index"])
-def test_a_case_called_like_a_summary_is_refused(tmp_path, name):
-    write_ct(tmp_path, name)
-    if name == "labels":
-        with pytest.raises(InputError, match=r"'labels' would write labels\.json, and so would the summary"):
-            prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
-    else:
-        assert prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out").run()
-
-
-def test_two_cases_never_write_one_file(tmp_path):
-    cohort(tmp_path, ["a", "a_preview.png"])
-    shutil.move(
-        tmp_path / "imagesTr" / "a_preview.png.nii.gz", tmp_path / "imagesTr" / "a_probabilities.nii.gz"
-    )
-    data = find_inputs(tmp_path / "imagesTr")
-    with pytest.raises(InputError, match=r"would write a_probabilities\.nii\.gz, and so would the case 'a'"):
-        prediction(data, tmp_path / "out", probabilities=True).run()
 
 
 def test_an_interrupted_run_goes_on(tmp_path, capsys):
@@ -384,20 +188,6 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys):
     assert "2 of 3 cases segmented, 1 done before" in capsys.readouterr().out
 
 
-def test_results_without_a_report_are_known_by_the_unfinished_folder(tmp_path):
-    """As after kill -9 between the label map and its report."""
-    cohort(tmp_path, "ab")
-    out = tmp_path / "out"
-    prediction(find_inputs(tmp_path / "imagesTr"), out).run()
-    (out / "a.json").unlink()
-    left = out / UNFINISHED / "a-x1y2z3"
-    left.mkdir(parents=True)
-    (left / "a_preview.png").write_bytes(b"half")
-    prediction(find_inputs(tmp_path / "imagesTr"), out).run()
-    assert report(out, "a")["status"] == "done"
-    assert not (out / UNFINISHED).exists()
-
-
 def test_labels_are_evaluated_in_the_same_pass(tmp_path):
     write_dataset(tmp_path / "data", training=2, validation=1)
     names = {value: NAMES[value] for value in range(3)}
@@ -420,21 +210,6 @@ def test_postprocessing_names_are_checked_at_once(tmp_path):
     cohort(tmp_path, "a")
     with pytest.raises(PostprocessError, match="'spleen'"):
         prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out", postprocess=Postprocess("spleen"))
-
-
-def test_a_preview_and_a_page_over_all(tmp_path):
-    cohort(tmp_path, ["a & b", "c#1"])
-    (tmp_path / "imagesTr" / "bad.nii.gz").write_bytes(b"no image")
-    out = tmp_path / "out"
-    with pytest.raises(PredictionError):
-        prediction(find_inputs(tmp_path / "imagesTr"), out, preview=True).run()
-    page = (out / "index.html").read_text()
-    assert 'src="c%231_preview.png"' in page
-    assert "a &amp; b" in page
-    assert "bad.nii.gz: not a NIfTI file" in page
-    assert "http" not in page
-    for name in ("a & b", "c#1"):
-        assert Image.open(out / f"{name}_preview.png").size[0] > 600
 
 
 @pytest.mark.parametrize("name", ["seg", "rtstruct"])
@@ -527,27 +302,6 @@ def test_a_ct_that_is_not_in_hounsfield_units_is_told_beside_its_result(tmp_path
         f"{case['image']}: not a CT in Hounsfield units (air -1000, water 0): its values run from 0" in notice
     )
     assert notice in caplog.text
-
-
-def test_a_pair_of_header_and_voxels_is_one_case_and_both_its_files_count(tmp_path):
-    case = write_ct(tmp_path, "a")
-    image, folder, out = nib.load(case["image"]), tmp_path / "pairs", tmp_path / "out"
-    folder.mkdir()
-    values = np.asarray(image.dataobj)
-    nib.save(nib.Nifti1Pair(values, image.affine), folder / "a.img")
-    for number, given in enumerate((folder, folder / "a.hdr", folder / "a.img")):
-        (found,) = find_inputs(given)
-        assert found["case"] == "a"
-        prediction([found], tmp_path / f"out{number}").run()
-        np.testing.assert_array_equal(read(tmp_path / f"out{number}" / "a.nii.gz"), read(case["label"]))
-    prediction(find_inputs(folder), out).run()
-    first = report(out, "a")["finished"], (out / "a.nii.gz").stat().st_mtime_ns
-    prediction(find_inputs(folder), out).run()
-    assert (out / "a.nii.gz").stat().st_mtime_ns == first[1], "done before"
-    nib.save(nib.Nifti1Pair(np.full_like(values, -1000), image.affine), tmp_path / "b.img")
-    os.replace(tmp_path / "b.img", folder / "a.img")
-    prediction(find_inputs(folder), out).run()
-    assert not read(out / "a.nii.gz").any()
 
 
 def test_a_pair_without_its_voxels_is_a_failed_case(tmp_path):

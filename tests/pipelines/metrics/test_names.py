@@ -5,7 +5,9 @@ import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
@@ -13,8 +15,10 @@ from mlflow.utils.validation import _validate_metric_name
 
 from pipelines.comparison.run_finder import RunFinder
 from pipelines.comparison.run_results import read_results
-from pipelines.metrics.names import Keys, metric_names
+from pipelines.metrics.names import METRICS, Keys, metric_names
+from pipelines.metrics.overlap import overlap_metrics
 from pipelines.metrics.summary import figures, summarise
+from pipelines.metrics.surfaces import surface_metrics
 from pipelines.tracking.run import Tracking
 from tests.pipelines import small
 from tests.pipelines.tracked_runs import patient
@@ -123,3 +127,15 @@ def test_the_spread_over_folds_is_not_taken_for_another_class(uri):
         0.875,
     )
     assert (metrics["best_liver_max_max"], metrics["best_liver_max_min"]) == (1.0, 0.75)
+
+
+def test_the_table_holds_just_what_is_measured():
+    labels = torch.tensor([[0, 1], [1, 1]])
+    found = overlap_metrics(torch.tensor([[1, 0], [0, 3]]), ["a"], 1.0)
+    found |= surface_metrics(labels.numpy(), labels.numpy(), ["a"], np.eye(4), 1.0)
+    assert found.keys() == {*METRICS, "reference_voxels", "prediction_voxels"}
+
+
+def test_a_share_has_no_unit_and_more_digits():
+    assert (METRICS["nsd"].heading, METRICS["nsd"].digits) == ("surface Dice (NSD)", 4)
+    assert (METRICS["hd95_mm"].heading, METRICS["hd95_mm"].digits) == ("HD95 (mm)", 2)

@@ -1,5 +1,6 @@
 """Distances between surfaces, against other implementations, against geometry, and in their symmetries."""
 
+import json
 import math
 
 import nibabel as nib
@@ -8,12 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import (
+    DiceMetric,
+    compute_average_surface_distance,
+    compute_hausdorff_distance,
+    compute_surface_dice,
+)
+from monai.networks.utils import one_hot
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from pipelines.metrics.surfaces import surface_distances
+from pipelines.metrics.surfaces import require_tolerance, surface_distances, surface_metrics
 from tests.pipelines import masks
+from tests.pipelines.metrics.scored import NAMES, scored
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.9, 3.0), (2.5, 4.0, 1.0)]
 SHEARED = np.array([[0.8, 0, 0.9, 4], [0, 0.8, -0.4, -7], [0, 0.1, 2.5, 30], [0, 0, 0, 1]])
@@ -223,3 +231,56 @@ def test_a_grown_structure_is_so_many_voxels_larger(iterations):
     grown = ndimage.binary_dilation(block, iterations=iterations)
     found = surface_distances(grown, block, affine_of((0.5, 0.5, 0.5)))
     assert found.hd95 == pytest.approx(0.5 * iterations)
+
+
+def test_surfaces_of_a_class_are_those_of_its_mask_wherever_it_lies():
+    affine = np.diag([0.7, 0.9, 3.0, 1.0])
+    prediction, reference = (masks.label_map(seed, (20, 18, 12), 4) for seed in (4, 5))
+    found = surface_metrics(prediction, reference, NAMES, affine, {"liver": 1.0, "cyst": 2.0, "stone": 3.0})
+    for value, name in enumerate(NAMES, start=1):
+        whole = surface_distances(prediction == value, reference == value, affine)
+        assert found["hd95_mm"][name] == pytest.approx(whole.hd95)
+        assert found["msd_mm"][name] == pytest.approx(whole.mean)
+        assert found["nsd"][name] == pytest.approx(whole.dice(float(value)))
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "said"),
+    [
+        (0, "0 for the class 'liver'"),
+        ("2", "'2' for"),
+        (True, "True"),
+        (math.inf, "inf"),
+        ({"liver": 1}, "'cyst'"),
+    ],
+)
+def test_a_tolerance_that_is_none_is_refused(tolerance, said):
+    with pytest.raises(ValueError, match=said):
+        require_tolerance(tolerance, NAMES)
+    assert require_tolerance(1.5, NAMES) == 1.5
+
+
+def test_real_contours_agree_with_monai(shared_data):
+    import nibabel as nib
+
+    description = json.loads((shared_data / "openkbp" / "dataset.json").read_text())
+    names = [description["labels"][str(value)] for value in range(1, 5)]
+    for entry in description["validation"][:2]:
+        image = nib.load(shared_data / "openkbp" / entry["label"])
+        reference = np.asarray(image.dataobj).astype(np.uint8)
+        prediction = np.roll(reference, (1, 0, -1), (0, 1, 2))
+        prediction[prediction == 3] = 0
+        ours = scored(prediction, reference, names)
+        hot = [one_hot(torch.from_numpy(x)[None, None], 5) for x in (prediction, reference)]
+        theirs = DiceMetric(include_background=False, reduction="none")(*hot)[0]
+        assert list(ours["dice"].values()) == pytest.approx(theirs.tolist(), abs=1e-6)
+        surfaces = surface_metrics(prediction, reference, names, image.affine, 3.0)
+        from monai.metrics import compute_surface_dice
+
+        spacing = np.linalg.norm(image.affine[:3, :3], axis=0).tolist()
+        expected = compute_surface_dice(*hot, [3.0] * 4, spacing=spacing, use_subvoxels=True)[0]
+        present = [n for n in range(4) if hot[0][0, n + 1].any()]
+        assert [surfaces["nsd"][names[n]] for n in present] == pytest.approx(
+            [float(expected[n]) for n in present], abs=1e-5
+        )
+        assert math.isnan(surfaces["hd95_mm"][names[2]]), "missed"

@@ -1,10 +1,9 @@
-"""Stop anywhere and go on; a model that says what it is."""
+"""Stop anywhere and go on; files that are whole wherever a process ends."""
 
 import contextlib
 import errno
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,32 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.inference.trained_model import BEST, CARD, CheckpointError, TrainedModel, load_tensors
-from pipelines.training import checkpoints as checkpoints_module
+from pipelines.inference import trained_model
+from pipelines.inference.trained_model import BEST, CARD, CheckpointError, load_tensors
 from pipelines.training.checkpoints import EARLIER, LAST, CheckpointNotWrittenError, Checkpoints, load_state
 from tests.file_systems import refuse_folder_sync
 from tests.pipelines import small
-from transforms.preprocess import Preprocess
+from tests.pipelines.training.states import equal, without_times
 from transforms.utils.files import sha256_of
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return small.write_dataset(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    # preflight() replaces it
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-
-@pytest.fixture(scope="module")
-def straight(dataset, tmp_path_factory):
-    """The folder of a training that was never stopped."""
-    folder = tmp_path_factory.mktemp("straight")
-    small.run(small.config(folder, dataset))
-    return folder / "models"
 
 
 def stopped(folder, dataset, at, monkeypatch, **overrides):
@@ -51,25 +31,6 @@ def stopped(folder, dataset, at, monkeypatch, **overrides):
     assert isinstance(caught.value.__cause__, small.Interruption)
     monkeypatch.delenv("SMALL_STOP_AT")
     return path
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
-# Whose values follow from the weights and the data; others are times and loads.
-EXACT = re.compile(r"train_loss|learning_rate|grad_norm|epoch|epoch_loss|(best_)?val_.*dice.*")
-
-
-def without_times(state):
-    history = [{k: v for k, v in row.items() if EXACT.fullmatch(k)} for row in state["history"]]
-    return {**state, "history": history}
 
 
 @pytest.mark.parametrize("at", [4, 8])
@@ -245,7 +206,7 @@ def weights(value):
 def pair(folder):
     """The value of the weights and of the card in place, as a user finds them; checks that they belong together."""
     path = folder / BEST
-    card = checkpoints_module._card_of(path, folder / CARD)
+    card = trained_model._card_of(path, folder / CARD)
     assert sha256_of(path) == card["sha256"]
     return float(load_tensors(path)["w"][0]), card["epoch"]
 
@@ -390,97 +351,3 @@ def test_a_full_disk_is_said_and_leaves_the_old_files_whole(tmp_path, what):
     assert str(tmp_path) in str(caught.value)
     assert "free some room there" in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch /tmp/should-never-appear",)
-
-
-def test_a_file_that_would_run_code_is_refused(tmp_path):
-    torch.save({"work": Evil()}, tmp_path / LAST)
-    with pytest.raises(CheckpointError, match=r"last\.pt"):
-        load_tensors(tmp_path / LAST)
-    assert not os.path.exists("/tmp/should-never-appear")
-
-
-def copy(straight, folder, change=None):
-    folder.mkdir(exist_ok=True)
-    card = json.loads((straight / CARD).read_text())
-    if change is not None:
-        change(card)
-    (folder / CARD).write_text(json.dumps(card))
-    (folder / BEST).write_bytes((straight / BEST).read_bytes())
-    return folder / BEST
-
-
-def test_a_trained_model_needs_nothing_but_its_two_files(straight, tmp_path, dataset):
-    model = TrainedModel(copy(straight, tmp_path))
-    assert not model.network.training
-    assert model.labels == {0: "background", 1: "lung", 2: "liver"}
-    assert model.class_names == ["lung", "liver"]
-    assert model.patch_size == (12, 12, 12)
-    assert model.preprocess.parameters() == Preprocess().parameters()
-    assert equal(dict(model.network.state_dict()), dict(load_tensors(straight / BEST)))
-    assert model.network(torch.zeros(1, 1, 4, 4, 4)).shape == (1, 3, 4, 4, 4)
-    model.require_labels({0: "background", 1: "lung", 2: "liver"})
-    with pytest.raises(CheckpointError, match="are not those of the model"):
-        model.require_labels({0: "background", 1: "liver", 2: "lung"})
-
-
-def test_weights_and_description_of_two_trainings_are_refused(straight, tmp_path):
-    path = copy(straight, tmp_path)
-    state = load_tensors(path)
-    torch.save({key: value + 1 for key, value in state.items()}, path)
-    with pytest.raises(CheckpointError, match=r"is not the file that model\.json describes"):
-        TrainedModel(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda card: card.pop("labels"),
-        lambda card: card.update(labels=None),
-        lambda card: card["preprocessing"].update(version=99),
-        lambda card: card.update(patch_size="large"),
-    ],
-)
-def test_a_description_that_is_none_is_refused(straight, tmp_path, change):
-    with pytest.raises(CheckpointError, match=r"model\.json is not the description of a trained model"):
-        TrainedModel(copy(straight, tmp_path, change))
-
-
-def test_a_definition_that_does_not_fit_its_weights_is_refused(straight, tmp_path):
-    path = copy(straight, tmp_path, lambda card: card["network"].update(features=7))
-    with pytest.raises(CheckpointError, match=r"model\.pt does not fit the network of model\.json"):
-        TrainedModel(path)
-
-
-@pytest.mark.parametrize("name", [BEST, CARD])
-def test_a_missing_file_says_how_to_get_one(straight, tmp_path, name):
-    path = copy(straight, tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"{name} is missing\); train one first"):
-        TrainedModel(path)
-
-
-@pytest.mark.parametrize(
-    ("definition", "said"),
-    [
-        ({"_target_": "subprocess.Popen", "args": "true"}, "not a network"),
-        ({"_target_": "torch.nn.Conv2d", "in_channels": "$__import__('os').getpid()"}, "expression"),
-        ({"_target_": "no.such.Network"}, "not a network"),
-    ],
-)
-def test_a_strangers_model_card_cannot_run_code(definition: dict, said: str, tmp_path: Path) -> None:
-    torch.save({}, tmp_path / "model.pt")
-    card = {
-        "network": definition,
-        "labels": {"0": "background", "1": "a"},
-        "preprocessing": Preprocess().parameters(),
-        "patch_size": [32, 32, 32],
-        "sha256": sha256_of(tmp_path / "model.pt"),
-    }
-    (tmp_path / "model.json").write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match=said):
-        TrainedModel(tmp_path / "model.pt")

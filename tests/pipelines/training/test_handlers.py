@@ -1,27 +1,15 @@
-"""Validation every few epochs and the progress that a person sees."""
+"""When a validation comes, and the progress that a person sees."""
 
 import logging
-import math
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
-from pipelines.data.loaders import volume_loader
-from pipelines.data.volume_dataset import VolumeDataset
-from pipelines.evaluation.validation import validate
-from pipelines.inference.evaluator import SegEvaluator
-from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.training.handlers import Progress, Validation, mean_loss
-from tests.pipelines.small import Oracle, write_ct
-from transforms.preprocess import Preprocess
-
-
-def evaluator(data):
-    preprocess = Preprocess()
-    loader = volume_loader(VolumeDataset(data, preprocess))
-    return SegEvaluator("cpu", loader, Oracle(3), preprocess, ["lung", "liver"], SlidingWindow((16, 16, 16)))
+from pipelines.training.handlers import Progress, Validation, keep_losses, mean_loss
+from tests.pipelines.evaluators import evaluator
+from tests.pipelines.small import write_ct
 
 
 def engine(*handlers):
@@ -58,32 +46,6 @@ def test_without_cases_there_is_nothing_to_validate():
     engine(Validation(1)).run([1.0])
 
 
-def test_a_validation_starts_its_list_anew_and_leaves_absent_classes_out(tmp_path):
-    validator = evaluator([write_ct(tmp_path, "a", classes=(2,))])
-    for _ in range(2):
-        summary = validate(validator)
-        assert len(validator.state.cases) == 1
-    assert summary["mean_dice"] == 1.0
-    assert math.isnan(validator.state.metrics["val_dice_lung"])
-
-
-def test_the_results_of_all_processes_are_put_together(tmp_path):
-    data = [write_ct(tmp_path, "b", classes=(2,)), write_ct(tmp_path, "a")]
-    alone = evaluator(data)
-    expected = validate(alone)
-    validator = evaluator(data)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/r", rank=0, world_size=1)
-    try:
-        assert validate(validator) == expected
-    finally:
-        torch.distributed.destroy_process_group()
-    assert [case["case"] for case in validator.state.cases] == ["a", "b"], (
-        "in an order that ranks do not change"
-    )
-    assert torch.equal(validator.state.confusion, alone.state.confusion)
-    assert int(alone.state.confusion.sum()) == 2 * 20 * 18 * 16
-
-
 def test_without_a_terminal_progress_is_a_line_per_epoch(tmp_path, caplog):
     validator = evaluator([write_ct(tmp_path, "a")])
     with caplog.at_level(logging.INFO, "pipelines.training.handlers"):
@@ -109,6 +71,24 @@ def test_an_error_passes_through_the_progress():
     Progress().attach(broken)
     with pytest.raises(ZeroDivisionError):
         broken.run([1])
+
+
+def test_the_losses_of_an_epoch_begin_anew_or_go_on_with_those_before():
+    kept, result = [], engine()
+    keep_losses(result)
+    keep_losses(result)
+    result.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: kept.append([float(x) for x in e.state.losses])
+    )
+    result.run([1.0, 3.0, 5.0], max_epochs=2)
+    assert kept == [[1.0, 3.0, 5.0]] * 2
+    later = engine(Progress())
+    later.add_event_handler(Events.EPOCH_COMPLETED, lambda e: kept.append([float(x) for x in e.state.losses]))
+    later.state.losses = [torch.tensor(7.0)]
+    later.load_state_dict({"iteration": 4, "epoch_length": 3, "max_epochs": 3})
+    later.run([1.0, 3.0, 5.0], max_epochs=3)
+    assert [len(losses) for losses in kept[2:]] == [3, 3]
+    assert kept[2][0] == 7.0
 
 
 def test_the_mean_loss_is_in_double_precision():

@@ -1,11 +1,14 @@
-"""Learning rate over the steps."""
+"""Learning rate over the steps, and the average of the weights."""
 
 import math
 
 import pytest
 import torch
+from ignite.engine import Events
 
-from pipelines.training.optimization import lr_schedule
+from pipelines.training.optimization import averaged, lr_schedule
+from tests.pipelines.small import Tiny
+from tests.pipelines.training.trainers import batches, trainer, weights
 
 
 def rates(steps, **options):
@@ -46,3 +49,20 @@ def test_a_training_shorter_than_its_warm_up_still_learns(total):
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match="'linear' is unknown; choose poly, cosine or constant"):
         rates(1, kind="linear", total_steps=3)
+
+
+def test_the_average_is_that_of_its_formula():
+    engine = trainer(batches(5, 2), epochs=4, ema=0.4, network=Tiny(3, dropout=0.0, norm="batch"))
+    steps = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: steps.append(weights(e).double()))
+    engine.run()
+    expected = steps[0]
+    for n, step in enumerate(steps[1:], start=1):
+        decay = min(0.4, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * step
+    found = torch.cat([p.flatten() for p in engine.average.parameters()])
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        buffers = [dict(n.named_buffers())[f"body.1.{name}"] for n in (engine.average.module, engine.network)]
+        assert torch.equal(*buffers), "running statistics are taken over, not averaged"
+    assert averaged(engine.network, None) is None

@@ -15,8 +15,6 @@ from PIL import Image
 
 from pipelines.tracking.runs import quoted
 from pipelines.training.run_logger import _image_key, model_name
-from pipelines.utils import provenance
-from pipelines.utils.provenance import uncommitted
 from tests import waiting
 from tests.pipelines import small
 
@@ -174,72 +172,6 @@ def test_mlflow_loads_the_model_and_predicts_the_same_labels(trained, run):
     assert expected.shape == small.SIZE
     for labels in found:
         np.testing.assert_array_equal(labels, expected)
-
-
-def test_folds_are_children_of_one_run_with_mean_and_spread(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(template, tmp_path / 'mlflow.db')}")
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    dataset = small.write_dataset(tmp_path / "data", training=5, validation=0)
-    data = "$pipelines.open_dataset(@dataset_dir, fold=@fold)"
-    given = {"tracked": True, "epochs": 1, "data": data, "workflow__pictures": 0}
-
-    def train(fold, **overrides):
-        small.run(small.config(tmp_path / f"fold{fold}", dataset, fold=fold, **given, **overrides))
-
-    def runs(kind):
-        (experiment,) = client.search_experiments(filter_string="name = 'small'")
-        return client.search_runs([experiment.experiment_id], f"tags.`segbundles.kind` = '{kind}'")
-
-    train(0)
-    (parent,) = runs("cross-validation")
-    assert parent.data.metrics["folds"] == 1
-    assert "best_val_mean_dice_std" not in parent.data.metrics
-    train(1)
-    train(2)
-    (parent,) = runs("cross-validation")
-    assert parent.info.status == "FINISHED"
-    children = runs("training")
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    assert sorted(run.data.tags["fold"] for run in children) == ["0", "1", "2"]
-    assert parent.data.metrics["folds"] == 3
-    for name in ("best_val_mean_dice", "best_val_dice_lung", "best_val_dice_liver"):
-        values = [run.data.metrics[name] for run in children]
-        expected = {
-            "": np.mean(values),
-            "_std": np.std(values, ddof=1),
-            "_min": min(values),
-            "_max": max(values),
-        }
-        for ending, value in expected.items():
-            assert parent.data.metrics[name + ending] == pytest.approx(value), name + ending
-    train(0, train__trainer__max_grad_norm=0.5)
-    assert len(runs("cross-validation")) == 2, "another config is another cross-validation"
-
-
-def test_uncommitted_changes_are_kept_and_can_be_applied(tmp_path, monkeypatch):
-    repository = tmp_path / "repository"
-    (repository / "pipelines").mkdir(parents=True)
-    file = repository / "pipelines" / "provenance.py"
-    shutil.copy(provenance.__file__, file)
-    git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e@example.org"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "m"]):
-        subprocess.run([*git, *words], check=True)
-    monkeypatch.setattr(provenance, "REPOSITORY", repository)
-    monkeypatch.setattr(provenance, "__file__", str(file))
-    assert uncommitted() == ""
-    changed = file.read_text().replace("import platform", "import platform  # für mich")
-    file.write_text(changed, encoding="utf-8")
-    (repository / "new.py").write_text("secret = 1\n")
-    diff = uncommitted()
-    assert "# untracked: new.py" in diff
-    assert "secret" not in diff
-    subprocess.run([*git, "checkout", "-q", "."], check=True)
-    (tmp_path / "diff").write_text(diff, encoding="utf-8")
-    subprocess.run([*git, "apply", str(tmp_path / "diff")], check=True)
-    assert file.read_text(encoding="utf-8") == changed
-    short = uncommitted(limit=200)
-    assert len(short) < 320
-    assert "# cut off here" in short
 
 
 def test_every_experiment_has_a_name_for_its_model(template, tmp_path):

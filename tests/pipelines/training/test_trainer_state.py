@@ -1,41 +1,13 @@
-"""What is carried on of a process, through a file that holds only tensors and plain types."""
+"""The state of a trainer in its checkpoint."""
 
-import random
 import shutil
 import sys
 
-import numpy as np
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 
-from pipelines.distributed.collectives import of_all_ranks, part_of_rank
-from pipelines.inference.trained_model import load_tensors
-from pipelines.training.seed import random_state, set_random_state
 from tests.pipelines import small
 from tests.pipelines.tracked_runs import patient
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_all_generators_go_on_from_a_file(tmp_path, seed):
-    def draw():
-        return random.random(), random.gauss(0, 1), np.random.standard_normal(), torch.rand(3).tolist()  # noqa: NPY002
-
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-    draw()  # half a pair of normal numbers is left over
-    torch.save(random_state(), tmp_path / "state.pt")
-    expected = [draw() for _ in range(5)]
-    draw()
-    set_random_state(load_tensors(tmp_path / "state.pt"))
-    assert [draw() for _ in range(5)] == expected
-
-
-def test_one_process_has_one_part():
-    assert of_all_ranks("a") == ["a"]
-    assert part_of_rank(["a"], 0) == "a"
-    assert part_of_rank(["a"], 1) is None
 
 
 def test_an_iteration_within_an_accumulation_window_tells_the_norm_of_the_step_before(

@@ -15,6 +15,7 @@ from monai.bundle import run as bundle_run
 
 from pipelines.evaluation.mlflow_run import EvaluationRun
 from pipelines.tracking.run import Tracking, TrackingError
+from pipelines.utils.mlflow_variables import tracking_uri
 from tests.conftest import REPOSITORY
 from tests.pipelines import small
 from tests.pipelines.tracked_runs import patient
@@ -201,3 +202,10 @@ def test_mlflow_run_and_the_training_in_it_are_one_run(client, tmp_path):
     card = json.loads((tmp_path / "out" / "models" / "model.json").read_text())
     assert (card["run_id"], card["experiment"]) == (run.info.run_id, "theirs")
     assert client.get_model_version_by_alias("theirs", "best").run_id == run.info.run_id
+
+
+def test_the_address_given_wins_over_the_variable_and_that_over_the_default(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert [tracking_uri("http://other"), tracking_uri()] == ["http://other", "http://server"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert tracking_uri() == "sqlite:///mlflow.db"

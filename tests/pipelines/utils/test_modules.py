@@ -1,4 +1,4 @@
-"""Compiling a network by its repeated blocks."""
+"""Networks behind their wrappers, and compiled by their repeated blocks."""
 
 import copy
 
@@ -11,6 +11,7 @@ from pipelines.training.losses import SegLoss
 from pipelines.training.optimization import averaged
 from pipelines.training.trainer import SegTrainer
 from pipelines.utils.modules import compile_regions, unwrapped
+from tests.pipelines.small import Tiny
 
 NETWORKS = {
     "r2unet": lambda: R2UNet(2, 1, 3, features=(4, 8, 12, 16, 20, 24)),
@@ -87,3 +88,18 @@ def test_a_network_that_names_no_regions_is_left_alone():
     network = torch.nn.Linear(2, 2)
     assert not compile_regions(network)
     assert network._compiled_call_impl is None
+
+
+def test_the_network_is_found_behind_every_wrapper(tmp_path):
+    network = Tiny(2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(copy.deepcopy(network))
+        wrapped = [network, torch.compile(network), parallel, torch.compile(parallel)]
+        for outer in wrapped:
+            assert isinstance(unwrapped(outer), Tiny)
+            assert list(unwrapped(outer).state_dict()) == list(network.state_dict())
+    finally:
+        torch.distributed.destroy_process_group()

@@ -21,7 +21,7 @@ from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.training.handlers import Progress, Validation
 from pipelines.utils import progress
 from pipelines.utils.progress import Steps, Voice
-from pipelines.utils.progress_times import SECONDS, Beyond, Intervals, duration, finish, intervals
+from pipelines.utils.progress_times import SECONDS, Beyond, Intervals
 from tests.e2e.commands import REPOSITORY
 from tests.pipelines import small
 from transforms.preprocess import Preprocess
@@ -260,33 +260,6 @@ def test_time_beyond_the_steps_counts():
         assert steps.line() == (
             "step 10 of 10, then validation for 50 s, 10.6 s per step, done at 13:02 (in 1 h 00 min) and 2 validations"
         )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (3590, "1 h 00 min"),
-        (7500, "2 h 05 min"),
-        (86400 * 3 + 4 * 3600, "3 d 4 h"),
-    ],
-)
-def test_lengths_of_time(seconds, text):
-    assert duration(seconds) == text
-    assert finish(seconds, datetime(2026, 1, 1)).endswith(f"(in {text})")
-
-
-def test_the_environment_sets_the_intervals(monkeypatch):
-    monkeypatch.delenv(SECONDS, raising=False)
-    assert intervals() == (20, 30)
-    monkeypatch.setenv(SECONDS, "2.5")
-    assert intervals() == (2.5, 2.5)
-    for wrong in ("often", "-1", "nan"):
-        monkeypatch.setenv(SECONDS, wrong)
-        with pytest.raises(ValueError, match=f"{SECONDS} is '{wrong}'; give the seconds"):
-            intervals()
 
 
 def test_only_the_first_rank_speaks(monkeypatch):

@@ -1,48 +1,17 @@
-"""Early stopping, and signals as requests."""
+"""What signals do."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipelines.training.early_stopping import EarlyStopping, StoppingError
 from pipelines.utils import signals as stopping
-from pipelines.utils.signals import StopRequest
-
-DICE = st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=20)
-
-
-def by_hand(dice, patience, min_delta):
-    """After how many validations a training ends that looks at them one by one; None if it does not."""
-    best, waiting = None, 0
-    for count, value in enumerate(dice, start=1):
-        better = value == value and (best is None or value - best > min_delta)
-        best, waiting = (value, 0) if better else (best, waiting + 1)
-        if waiting == patience:
-            return count
-    return None
-
-
-@given(DICE, st.integers(1, 5), st.sampled_from([0.0, 0.125]))
-def test_it_ends_where_a_count_by_hand_ends(dice, patience, min_delta):
-    dice = [round(value * 16) / 16 if value == value else value for value in dice]  # differences are exact
-    stopping = EarlyStopping(patience, min_delta)
-    reached = [count for count in range(len(dice) + 1) if stopping.reached(dice[:count])]
-    expected = by_hand(dice, patience, min_delta)
-    assert (reached[0] if reached else None) == expected
-    assert not EarlyStopping(None).reached(dice)
-
-
-@pytest.mark.parametrize("settings", [(0, 0.0), (-1, 0.0), (1, -0.1), (1, float("nan"))])
-def test_what_has_no_meaning_is_refused(settings):
-    with pytest.raises(StoppingError, match=r"patience is|min_delta is"):
-        EarlyStopping(*settings)
+from pipelines.utils.signals import SignalHandler, StopRequest, terminating
 
 
 class Ended(Exception):
@@ -81,6 +50,53 @@ def test_where_nothing_can_be_lost_the_first_ends(ends):
         request.at_once = True
         with pytest.raises(Ended):
             terminate()
+
+
+def test_a_handler_is_set_for_a_while_and_passes_on(ends):
+    heard = []
+    with SignalHandler(signal.SIGTERM, lambda number, frame: heard.append(number)) as handler:
+        terminate()
+        assert heard == [signal.SIGTERM]
+        with pytest.raises(Ended):
+            handler.pass_on()
+    assert signal.getsignal(signal.SIGTERM) is ends
+    with pytest.raises(SystemExit, match="143"), terminating():
+        terminate()
+    assert signal.getsignal(signal.SIGTERM) is ends
+
+
+def test_a_handler_that_ignores_leaves_the_signal_ignored(ends):
+    with SignalHandler(signal.SIGTERM, ends) as handler:
+        handler.ignore()
+        terminate()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    with StopRequest() as request, terminating() as handler:
+        terminate()
+    assert (request.number, handler.is_set) == (None, False)
+
+
+def test_outside_of_the_main_thread_nothing_is_set(ends):
+    found = []
+
+    def work():
+        with terminating() as handler, StopRequest():
+            found.append((handler.is_set, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(False, ends)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a signal has another exit status")
+def test_passing_on_to_the_system_ends_the_process():
+    program = (
+        "import signal\n"
+        "from pipelines.utils.signals import SignalHandler\n"
+        "with SignalHandler(signal.SIGTERM, lambda number, frame: handler.pass_on(frame)) as handler:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGTERM
 
 
 def test_what_is_ignored_stays_ignored():

@@ -19,7 +19,7 @@ from pipelines.training.losses import SegLoss
 from pipelines.training.trainer import NonFiniteLossError, SegTrainer, prepare_patches
 from tests.pipelines import small
 from tests.pipelines.small import NAMES, Tiny, write_ct
-from tests.pipelines.training.test_checkpoints import equal, without_times
+from tests.pipelines.training.states import equal, without_times
 from transforms.augmentation.on_device import AugmentationPlaceError, augments_on_device
 from transforms.augmentation.patch_augmentation import PatchAugmentation
 from transforms.preprocess import Preprocess

@@ -10,8 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from scipy import ndimage
 
 from tests import dicom_phantom as ph
-from tests.dicom_phantom import Phantom, assert_in_world, write_series
-from tests.transforms.dicom.test_scans import between
+from tests.dicom_phantom import Phantom, assert_in_world, between, write_series
 from transforms.dicom.alternation import require_one_scan
 from transforms.dicom.frame import Frame
 from transforms.dicom.series import read_series

@@ -10,8 +10,8 @@ from pydicom import Dataset
 
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
+from tests.dicom_label_files import disc, grid
 from tests.dicom_phantom import Phantom, write_series
-from tests.transforms.dicom.test_rtstruct import disc, grid
 from transforms.dicom.labels import read_dicom_label
 from transforms.io.readers import ImageError
 

@@ -13,45 +13,22 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import MetaTensor
-from pydicom.uid import EnhancedCTImageStorage, RLELossless
+from pydicom.uid import RLELossless
 
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
+from tests.dicom_label_files import Sources, grid, meta_tensor
 from tests.dicom_phantom import LPS, Phantom, write_series
-from transforms.dicom.labels import find_dicom_label, read_dicom_label
-from transforms.dicom.rtstruct_writer import write_rtstruct
+from tests.transforms.dicom.seg_frames import NAMES, SEGMENTS, by_segment
+from transforms.dicom.labels import read_dicom_label
 from transforms.dicom.seg import write_seg
 from transforms.dicom.series import scan_series
 from transforms.io.readers import Header, ImageError, read_header, read_label
 
-NAMES = {0: "background", 1: "left lung", 2: "Tumor", 3: "spinal_cord"}
-SEGMENTS = {1: "Left_Lung", 2: " tumor ", 3: "spinal-cord"}
 some = settings(max_examples=40)
 angles = st.tuples(*[st.floats(-40, 40)] * 3)
-
-
-@pytest.fixture
-def ct() -> Phantom:
-    return Phantom(shape=(13, 9, 7), axes=ph.rotation((11, -7, 23)))
-
-
-def grid(ct: Phantom) -> Header:
-    return Header(ct.shape, 1, ct.affine)
-
-
-def by_segment(ct, kind="BINARY", planes=2):
-    """Frames of all segments of the regions on the grid of a CT."""
-    array = lf.label_map(ct.shape, ct.affine)
-    frames = []
-    for segment in SEGMENTS:
-        level = 200 if kind == "FRACTIONAL" else 1
-        cut, cosines, spacing = lf.frames_of((array == segment) * level, ct.affine, planes)
-        frames += [(segment, position, frame) for position, frame in cut]
-    return array, frames, cosines, spacing
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -96,19 +73,6 @@ def test_any_orientation_axis_order_part_and_order_of_frames(tmp_path, data, deg
     read = read_dicom_label(path, grid(ct), NAMES)
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, expected)
-
-
-def test_read_label_gives_a_meta_tensor_on_the_grid(tmp_path, ct):
-    array, frames, cosines, spacing = by_segment(ct)
-    path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, frames, cosines, spacing)
-    label = read_label(path, grid(ct), NAMES)
-    assert label.dtype == torch.uint8
-    np.testing.assert_array_equal(label.numpy()[0], array)
-    np.testing.assert_array_equal(label.affine.numpy(), ct.affine)
-    with pytest.raises(ImageError, match=r"a\.dcm: .*needs the grid of its image and the names"):
-        read_label(path)
-    many = {**NAMES, **{index: f"class {index}" for index in range(4, 301)}}
-    assert read_label(path, grid(ct), many).dtype == torch.uint16
 
 
 def test_real_files_equal_their_nrrd_twin(shared_data):
@@ -182,19 +146,6 @@ def test_overlap_goes_to_the_higher_class_id_in_any_order_of_frames(tmp_path, ct
         caplog.clear()
 
 
-def test_names_that_the_dataset_lacks_are_noticed_once(tmp_path, ct, caplog):
-    array, frames, cosines, spacing = by_segment(ct)
-    path = lf.seg_file(
-        tmp_path / "a.dcm", {1: "Left lung", 2: "tumour bed", 3: "cord"}, frames, cosines, spacing
-    )
-    with caplog.at_level(logging.WARNING):
-        read = read_dicom_label(path, grid(ct), NAMES)
-    np.testing.assert_array_equal(read, array == 1)
-    assert len(caplog.records) == 1
-    assert "'tumour bed', 'cord' not named in dataset.json" in caplog.text
-    assert "no segment is named Tumor, spinal_cord" in caplog.text
-
-
 REFUSED = {
     "no name": (
         {1: "a", 2: "b", 3: "c"},
@@ -221,57 +172,6 @@ def test_refused_with_file_and_finding(tmp_path, ct, case):
     with pytest.raises(ImageError, match=message) as error:
         read_dicom_label(path, grid(ct), NAMES)
     assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_off_the_grid_is_refused_with_the_distance(tmp_path, ct, axis):
-    array, frames, cosines, spacing = by_segment(ct)
-    step = (LPS @ ct.affine)[:3, axis]
-    shifted = [(s, p + 0.3 * step, f) for s, p, f in frames]
-    path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, shifted, cosines, spacing)
-    distance = 0.3 * np.linalg.norm(step)
-    with pytest.raises(ImageError, match=rf"up to {distance:.3g} mm off"):
-        read_dicom_label(path, grid(ct), NAMES)
-    within = [(s, p + 0.04 * step, f) for s, p, f in frames]
-    path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, within, cosines, spacing)
-    np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
-
-
-def test_another_pixel_size_or_direction_is_refused(tmp_path, ct):
-    _, frames, cosines, spacing = by_segment(ct)
-    for change in (
-        (cosines, (spacing[0] * 2, spacing[1] * 2)),
-        ((ph.rotation((0, 0, 30)) @ cosines.reshape(2, 3).T).T.ravel(), spacing),
-    ):
-        path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, frames, *change)
-        with pytest.raises(ImageError, match=r"does not lie on the voxels of the CT: .* mm off"):
-            read_dicom_label(path, grid(ct), NAMES)
-
-
-def test_segments_outside_of_the_ct_are_refused_and_empty_borders_are_not(tmp_path, ct):
-    array, frames, cosines, spacing = by_segment(ct)
-    step = (LPS @ ct.affine)[:3, 2]
-    path = lf.seg_file(
-        tmp_path / "a.dcm", SEGMENTS, [(s, p + 2 * step, f) for s, p, f in frames], cosines, spacing
-    )
-    with pytest.raises(
-        ImageError, match=r"\d+ pixels of frame \d+ lie outside of the CT, .*7 planes .*index [78]"
-    ):
-        read_dicom_label(path, grid(ct), NAMES)
-    wide = [(s, p - (LPS @ ct.affine)[:3, 0], np.pad(f, ((0, 3), (1, 2)))) for s, p, f in frames]
-    path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, wide, cosines, spacing)
-    np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
-
-
-def test_one_place_shown_twice_is_refused_unless_it_is_the_same(tmp_path, ct):
-    array, frames, cosines, spacing = by_segment(ct)
-    first = next(frame for frame in frames if frame[2].any())
-    path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, [*frames, first], cosines, spacing)
-    np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
-    other = (first[0], first[1], 1 - first[2])
-    path = lf.seg_file(tmp_path / "a.dcm", SEGMENTS, [*frames, other], cosines, spacing)
-    with pytest.raises(ImageError, match="another frame shows it differently"):
-        read_dicom_label(path, grid(ct), NAMES)
 
 
 def test_label_map_values_without_a_segment_are_refused(tmp_path, ct):
@@ -351,29 +251,7 @@ def test_frame_of_reference(tmp_path, ct, caplog):
     assert "states another frame of reference" in caplog.text
 
 
-def test_folder_with_one_label_and_other_things(tmp_path, ct):
-    _, frames, cosines, spacing = by_segment(ct)
-    folder = tmp_path / "case"
-    write_series(folder, ct.slices())
-    (folder / "readme.txt").write_text("nothing")
-    with pytest.raises(ImageError, match="no DICOM SEG or RTSTRUCT in this folder"):
-        find_dicom_label(folder)
-    path = lf.seg_file(folder / "labels" / "a.dcm", SEGMENTS, frames, cosines, spacing)
-    assert find_dicom_label(folder) == path
-    lf.seg_file(folder / "b", SEGMENTS, frames, cosines, spacing)
-    with pytest.raises(ImageError, match=r"2 DICOM label maps .*\(b \(SEG\), labels/a\.dcm \(SEG\)\)"):
-        find_dicom_label(folder)
-    with pytest.raises(
-        ImageError, match=r"IM0000\.dcm: neither a DICOM SEG nor an RTSTRUCT \(CT Image Storage\)"
-    ):
-        find_dicom_label(folder / "IM0000.dcm")
-
-
 # --- writing --------------------------------------------------------------------------------------------------------
-
-
-def meta_tensor(array, affine):
-    return MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(affine))
 
 
 def tool_volume(path: Path, out: Path, segment: int | None = None) -> sitk.Image:
@@ -496,56 +374,6 @@ def test_tilted_and_oblique_sources(tmp_path, tilt, degrees, seed):
         )
 
 
-class Sources:
-    """What `write_seg` asks of a series: files and frames by slice, and the grid."""
-
-    def __init__(self, files, ct, sources=None):
-        self.files, self.shape, self.affine = files, ct.shape, ct.affine
-        self.sources = sources or tuple((file, 0) for file in files)
-
-
-def test_a_slice_without_a_file(tmp_path, ct):
-    files = write_series(tmp_path / "ct", ct.slices())
-    source = Sources(files, ct, tuple(None if i == 2 else (file, 0) for i, file in enumerate(files)))
-    array = lf.label_map(ct.shape, ct.affine)
-    path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
-    np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_enhanced_source(tmp_path, ct, shared):
-    file = tmp_path / "enhanced.dcm"
-    order = [3, 0, 6, 1, 5, 2, 4]  # slice of each frame
-    lps = LPS @ ct.affine
-    places = {
-        "PlaneOrientationSequence": [lf.item(ImageOrientationPatient=list(ct.axes[:, :2].T.ravel()))],
-        "PixelMeasuresSequence": [lf.item(PixelSpacing=[0.9, 0.8], SliceThickness=2.5)],
-    }
-    image = ct.slices()[0]
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData"):
-        delattr(image, keyword)
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
-    image.NumberOfFrames = 7
-    image.SharedFunctionalGroupsSequence = [lf.item(**(places if shared else {}))]
-    image.PerFrameFunctionalGroupsSequence = [
-        lf.item(
-            PlanePositionSequence=[lf.item(ImagePositionPatient=list((lps @ [0, 0, index, 1])[:3]))],
-            **({} if shared else places),
-        )
-        for index in order
-    ]
-    with pydicom.config.disable_value_validation():
-        image.save_as(file, enforce_file_format=True)
-    source = Sources((), ct, tuple((file, order.index(index)) for index in range(7)))
-    array = lf.label_map(ct.shape, ct.affine)
-    path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
-    np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES, image=file), array)
-    for groups in pydicom.dcmread(path).PerFrameFunctionalGroupsSequence:
-        frame = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
-        position = np.asarray(groups.PlanePositionSequence[0].ImagePositionPatient, float)
-        np.testing.assert_allclose(position, (lps @ [0, 0, order[frame - 1], 1])[:3], atol=1e-6)
-
-
 def test_probabilities_become_fractions(tmp_path, ct):
     write_series(tmp_path / "ct", ct.slices())
     series = scan_series(tmp_path / "ct")
@@ -596,19 +424,6 @@ def test_not_written(tmp_path, ct):
         assert not out.exists()
 
 
-def test_character_sets(tmp_path, ct):
-    """The patient's name in the CT's Latin-1, a class in Japanese: both have to be legible."""
-    slices = ph.changed(ct.slices(), None, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
-    write_series(tmp_path / "ct", slices)
-    series = scan_series(tmp_path / "ct")
-    names = {**NAMES, 1: "肝臓"}
-    label = meta_tensor(lf.label_map(ct.shape, ct.affine), series.affine)
-    dataset = pydicom.dcmread(write_seg(tmp_path / "a.dcm", label, series, names))
-    assert dataset.PatientName == "Müller^Jörg"
-    assert dataset.SegmentSequence[0].SegmentLabel == "肝臓"
-    np.testing.assert_array_equal(read_dicom_label(tmp_path / "a.dcm", grid(ct), names), label.numpy()[0])
-
-
 @pytest.mark.parametrize("name", ["seg/ct-3slice", "compressed_ct/CTImage.dcm", "compressed_ct/CT2_J2KR"])
 def test_written_for_real_series(shared_data, tmp_path, name):
     source = shared_data / "dicom" / name
@@ -622,29 +437,6 @@ def test_written_for_real_series(shared_data, tmp_path, name):
     header = read_header(folder)
     np.testing.assert_array_equal(read_label(path, header, NAMES, image=folder).numpy(), label.numpy())
     np.testing.assert_array_equal(carried(tool_volume(path, tmp_path / "dcmqi"), header), label.numpy()[0])
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("write", [write_seg, write_rtstruct])
-def test_patient_and_study_are_copied_letter_by_letter(tmp_path, ct, write):
-    """Also what is against the standard: archives put together what is equal."""
-    odd = {
-        "PatientSex": "Male",
-        "PatientBirthDate": "1960-01-01",
-        "StudyDate": "20 May",
-        "StudyTime": "25:00",
-        "PatientName": "Doe",
-        "PatientID": "x" * 70,
-        "StudyDescription": "a study",
-        "AccessionNumber": "7",
-        "PatientAge": "064Y",
-    }
-    write_series(tmp_path / "ct", ph.changed(ct.slices(), None, **odd))
-    series = scan_series(tmp_path / "ct")
-    label = meta_tensor(lf.label_map(ct.shape, ct.affine), series.affine)
-    dataset = pydicom.dcmread(write(tmp_path / "a.dcm", label, series, NAMES))
-    for keyword, value in odd.items():
-        assert str(dataset[keyword].value) == value
 
 
 @pytest.mark.parametrize("kind", ["LABELMAP", "FRACTIONAL"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from transforms.dicom.segment_codes import display_colour, segment_code
-from transforms.dicom.segment_names import plain_name
 
 KNOWN = {  # value of the type, side; from PS3.16 and the SNOMED CT browser
     "liver": ("10200004", None),
@@ -56,8 +55,3 @@ def test_colours_of_a_hundred_classes_differ():
     colours = [display_colour(index) for index in range(1, 118)]
     assert len(set(colours)) == len(colours)
     assert all(0 <= part <= 255 for colour in colours for part in colour)
-
-
-def test_plain_names():
-    assert plain_name("  Spinal_Cord ") == plain_name("spinal - cord") == plain_name("SPINAL  CORD")
-    assert plain_name("spinalcord") != plain_name("spinal cord")

@@ -8,7 +8,6 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.transforms import LoadImage, LoadImaged
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -22,7 +21,6 @@ from pydicom.uid import (
 
 from tests import dicom_phantom as ph
 from tests.dicom_phantom import Phantom, assert_in_world, some, write_series
-from transforms.dicom.image_reader import DicomSeriesReader
 from transforms.dicom.series import read_series, scan_series
 from transforms.io.readers import ImageError, read_header, read_image
 
@@ -164,35 +162,6 @@ def test_one_file_is_one_slice(folder):
     assert_in_world(image.numpy()[0], image.affine.numpy())
 
 
-@pytest.mark.parametrize("reader", [DicomSeriesReader, "transforms.DicomSeriesReader"])
-def test_monai_load_image(folder, reader):
-    phantom = Phantom(axes=ph.rotation((12, -7, 33)))
-    write_series(folder, phantom.slices(), seed=5)
-    image = LoadImaged("image", reader=reader, ensure_channel_first=True)({"image": folder})["image"]
-    assert tuple(image.shape) == (1, 12, 9, 7)
-    np.testing.assert_allclose(image.affine, phantom.affine, atol=1e-7)
-    assert_in_world(image.numpy()[0], image.affine.numpy())
-
-
-def test_monai_does_not_fall_back_on_its_own_readers(folder):
-    """LoadImage answers an error in read() by trying PydicomReader, which would return wrong voxels."""
-    write_series(folder, ph.without(Phantom().slices(), 3))
-    with pytest.raises(ImageError, match="missing"):
-        LoadImage(reader=DicomSeriesReader)(folder)
-
-
-def test_reader_suffix_and_number_of_paths(folder):
-    reader = DicomSeriesReader()
-    assert reader.verify_suffix(folder)
-    assert reader.verify_suffix([str(folder)])
-    assert not reader.verify_suffix([folder, folder])
-    assert not reader.verify_suffix(folder / "a.nii.gz")
-    with pytest.raises(ImageError, match="2 paths"):
-        reader.get_data(reader.read([folder, folder]))
-    with pytest.raises(ImageError, match="no such"):
-        reader.get_data(reader.read(folder / "a.nii.gz"))
-
-
 def test_real_series_equals_simpleitk(shared_data):
     source = shared_data / "dicom" / "seg" / "ct-3slice"
     array, affine = read_series(source)
@@ -214,9 +183,6 @@ def test_real_folders_of_several_objects(shared_data):
         scan_series(shared_data / "dicom")
     assert scan_series(shared_data / "dicom" / "rtstruct").shape == (512, 512, 2)  # beside RTSTRUCTs
     assert scan_series(shared_data / "dicom" / "seg").shape == (512, 512, 3)  # beside SEGs and a NRRD
-
-
-# --- all at once ----------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -282,22 +248,6 @@ def test_what_writers_need_to_know(folder):
     assert series.frame_of_reference_uid == slices[0].FrameOfReferenceUID
     assert series.description == "phantom"
     np.testing.assert_array_equal(read_series(series)[1], series.affine)
-
-
-def test_monai_reader_takes_the_choice(folder):
-    write_series(folder, ph.without(ph.second_series(Phantom().slices()), 3))
-    image = LoadImage(reader=DicomSeriesReader(series="phantom", allow=["missing-slices"]))(folder)
-    assert tuple(image.shape) == (12, 9, 7)
-    with pytest.raises(ImageError, match="missing-slices"):
-        LoadImage(reader=DicomSeriesReader(series="phantom"))(folder)
-    with pytest.raises(ImageError, match="2 volumes here"):
-        LoadImage(reader=DicomSeriesReader())(folder)
-
-
-def test_monai_reads_a_multi_frame_file(folder):
-    (path,) = write_series(folder, [ph.multi_frame(Phantom().slices())])
-    image = LoadImage(reader=DicomSeriesReader)(path)
-    assert_in_world(image.numpy(), image.affine.numpy())
 
 
 def test_the_demo_series_equals_its_nifti_twin(repository):

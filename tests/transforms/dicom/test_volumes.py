@@ -1,4 +1,4 @@
-"""Volumes told apart in a folder, listed and chosen."""
+"""Volumes told apart in a folder."""
 
 import logging
 import random
@@ -31,36 +31,6 @@ def test_slices_in_nested_folders_are_one_series(tmp_path, seed, depth):
     array, affine = read_series(tmp_path / "s")
     np.testing.assert_allclose(affine, phantom.affine, atol=1e-7)
     assert_in_world(array, affine)
-
-
-def test_listed_by_series_number_and_chosen_in_every_way(folder):
-    slices = ph.changed(Phantom().slices(), None, SeriesNumber=5)
-    both = ph.second_series(slices)
-    write_series(folder, ph.changed(both[7:], None, SeriesNumber=2) + both[:7], seed=3, depth=2)
-    volumes = find_volumes(folder)
-    assert [(v.number, v.description, v.count, v.size, v.orientation, v.modality) for v in volumes] == [
-        (1, "other kernel", 7, (12, 9), "axial", "CT"),
-        (2, "phantom", 7, (12, 9), "axial", "CT"),
-    ]
-    assert len(volumes[0].files) == 7
-    with pytest.raises(ImageError, match="choose with --series NUMBER") as error:
-        scan_series(folder)
-    assert len(lines(error)) == 2
-    for choice, number in (
-        ("1", 1),
-        (2, 2),
-        (volumes[0].uid, 1),
-        (volumes[1].uid, 2),
-        ("Phantom", 2),
-        ("kernel", 1),
-    ):
-        series = scan_series(folder, series=choice)
-        assert series.uid == volumes[number - 1].uid
-        assert set(series.files) == set(volumes[number - 1].files)
-    for wrong, finding in (("3", "no volume matches"), ("n", "2 volumes match"), ("", "no volume matches")):
-        with pytest.raises(ImageError, match=f"{finding} --series '{wrong}'") as error:
-            scan_series(folder, series=wrong)
-        assert len(lines(error)) == 2
 
 
 def test_the_numbers_do_not_depend_on_names(tmp_path):
@@ -143,19 +113,6 @@ def test_a_missing_slice_in_one_of_two_phases(folder):
     assert read_series(folder, series="2")[0].shape == (12, 9, 7)
 
 
-def test_a_localizer_or_an_odd_slice_is_left_out_by_choice(folder):
-    write_series(folder, ph.localizer(Phantom().slices()))
-    assert_in_world(*read_series(folder, series=1))
-    shutil.rmtree(folder)
-    slices = ph.other_size([*Phantom().slices(), *Phantom(shape=(12, 9, 9)).slices()[7:]], 8)
-    for image in slices:
-        image.SeriesInstanceUID, image.StudyInstanceUID, image.FrameOfReferenceUID = "1.2", "1.3", "1.4"
-    write_series(folder, slices)
-    array, affine = read_series(folder, series=1)
-    assert array.shape == (12, 9, 8)
-    assert_in_world(array, affine)
-
-
 def test_a_localizer_without_a_slope_does_not_matter_beside_the_chosen_series(folder):
     slices = ph.changed(ph.localizer(Phantom().slices()), 0, RescaleSlope=None, RescaleIntercept=None)
     write_series(folder, slices)
@@ -198,16 +155,6 @@ def test_other_objects_do_not_disturb_and_are_named(folder, caplog, add, what):
     assert array.shape == (12, 9, 7)
     assert_in_world(array, affine)
     assert re.search(f"passed over: {what}", caplog.text)
-
-
-def test_a_number_names_no_part_of_a_description(folder):
-    slices = ph.second_series(Phantom().slices())
-    for image in slices[7:]:
-        image.SeriesDescription, image.SeriesNumber = "T=10%", 3
-    write_series(folder, slices)
-    with pytest.raises(ImageError, match="no volume matches --series '10'"):
-        scan_series(folder, series="10")
-    assert scan_series(folder, series="t=10").description == "T=10%"
 
 
 def test_no_ct_at_all(folder):

@@ -2,60 +2,14 @@
 
 import bz2
 import gzip
-import random
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tests.transforms.io.test_readers import nifti
-from transforms.io.itk import voxel_files
-from transforms.io.readers import ImageError, read_header, read_image, read_label
-
-SHAPE = (7, 6, 5)
-VALUES = np.random.default_rng(0).normal(0, 300, SHAPE).astype(np.int16)
-# Large enough for Adler-32 (RFC 1950): the sum over a few small numbers is equal by chance now and then.
-CLASSES = np.random.default_rng(1).integers(0, 3, (40, 36, 30)).astype(np.uint8)
-META = (
-    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
-    "TransformMatrix = 0 1 0 -1 0 0 0 0 1\nOffset = 5 6 7\nElementSpacing = 1 2 3\nDimSize = 7 6 5\n"
-    "ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
-)
-NRRD = (
-    "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 7 6 5\n"
-    "space directions: (0,1,0) (-2,0,0) (0,0,3)\nkinds: domain domain domain\nendian: little\nencoding: raw\n"
-    "space origin: (5,6,7)\n\n"
-)
-AFFINE = [[0, 2, 0, -5], [-1, 0, 0, -6], [0, 0, 3, 7], [0, 0, 0, 1]]
-RAW = VALUES.tobytes(order="F")
-
-
-def write(path: Path, header: str, data: bytes = RAW, **changes: str) -> Path:
-    """Write a header, fields of it replaced (one that is None is left out), with voxels behind it."""
-    sign = " = " if header is META else ": "
-    lines = header.splitlines(keepends=True)
-    for key, value in changes.items():
-        key = key.replace("_", " ") if header is NRRD else key
-        index = next((i for i, line in enumerate(lines) if line.startswith(key + sign)), None)
-        if index is None:
-            index = len(lines) - 1  # before what ends the header
-            lines.insert(index, "")
-        lines[index] = "" if value is None else f"{key}{sign}{value}\n"
-    path.write_bytes("".join(lines).encode("latin-1") + data)
-    return path
-
-
-def assert_read(path: Path, values: np.ndarray = VALUES) -> None:
-    image, header = read_image(path), read_header(path)
-    np.testing.assert_array_equal(image.numpy()[0], values)
-    np.testing.assert_allclose(image.affine, AFFINE)
-    np.testing.assert_allclose(header.affine, AFFINE)
-    assert header.shape == SHAPE
-
-
-# --- what is valid stays readable -----------------------------------------------------------------------------------
+from tests.transforms.io.text_headers import AFFINE, META, NRRD, RAW, VALUES, assert_read, write
+from transforms.io.readers import ImageError, read_header, read_image
 
 
 def test_the_plain_headers_of_this_file(tmp_path):
@@ -120,35 +74,6 @@ def test_compressed_voxels_that_itk_cannot_read(tmp_path):
         assert_read(write(tmp_path / "a.mha", META, pack(RAW), CompressedData="True"))
 
 
-def test_voxels_in_other_files(tmp_path):
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "all.raw").write_bytes(RAW)
-    for index in range(5):
-        (tmp_path / f"s{index + 1:02d}.raw").write_bytes(VALUES[:, :, index].tobytes(order="F"))
-    listed = "\n".join(f"s{index + 1:02d}.raw" for index in range(5))
-    for name, stated in (
-        ("a.mhd", "below/all.raw"),
-        ("b.mhd", "s%02d.raw 1 5 1"),
-        ("c.mhd", f"LIST\n{listed}"),
-        ("d.mhd", f"LIST 2D\n{listed}"),
-        ("e.mhd", "LIST 3D\nbelow/all.raw"),  # ITK returns what memory happens to hold
-    ):
-        path = write(tmp_path / name, META, b"", ElementDataFile=stated)
-        assert_read(path)
-        assert len(voxel_files(path)) == (1 if "below" in stated else 5)
-        assert all(file.parent in (tmp_path, tmp_path / "below") for file in voxel_files(path))
-    assert voxel_files(write(tmp_path / "f.mha", META)) == (tmp_path / "f.mha",)
-    for name, stated in (
-        ("a.nhdr", "below/all.raw"),
-        ("b.nhdr", "s%02d.raw 1 5 1"),
-        ("c.nhdr", f"LIST\n{listed}"),
-        ("d.nhdr", f"LIST 2\n{listed}"),
-    ):
-        header = NRRD[:-1] + f"data file: {stated}\n"
-        (tmp_path / name).write_text(header)
-        assert_read(tmp_path / name)
-
-
 @pytest.mark.parametrize("place", [0, 3])
 def test_components_of_nrrd_on_either_side(tmp_path, place):
     sizes, kinds, directions = [7, 6, 5], ["domain"] * 3, ["(0,1,0)", "(-2,0,0)", "(0,0,3)"]
@@ -169,63 +94,6 @@ def test_components_of_nrrd_on_either_side(tmp_path, place):
     np.testing.assert_allclose(image.affine, AFFINE)
     assert read_header(path).channels == 2
 
-
-# --- damaged streams ------------------------------------------------------------------------------------------------
-
-
-def compressed(folder: Path, name: str, array: np.ndarray) -> tuple[Path, int]:
-    """A compressed file, and where its voxels begin in it."""
-    path = folder / name
-    if name.endswith(".nii.gz"):
-        return nifti(path, array), 10  # behind the header of gzip
-    if name == "b.nrrd":
-        kind = {"int16": "short", "uint8": "uchar"}[str(array.dtype)]
-        sizes = " ".join(map(str, array.shape))
-        write(path, NRRD, bz2.compress(array.tobytes(order="F")), encoding="bzip2", type=kind, sizes=sizes)
-    else:
-        sitk.WriteImage(sitk.GetImageFromArray(array.T), str(path), True)
-    raw = path.read_bytes()
-    return path, raw.index(b"LOCAL\n") + 6 if name == "a.mha" else raw.index(b"\n\n") + 2
-
-
-@pytest.mark.parametrize("name", ["a.mha", "a.nrrd", "b.nrrd", "a.nii.gz"])
-@pytest.mark.parametrize(("read", "array"), [(read_image, VALUES), (read_label, CLASSES)])
-def test_a_flipped_bit_or_a_cut_is_found_and_never_read_wrong(tmp_path, name, read, array):
-    path, start = compressed(tmp_path, name, array)
-    raw = path.read_bytes()
-    np.testing.assert_array_equal(read(path).numpy()[0], array)
-    chance = random.Random(7)
-    refused = 0
-    for number in range(60):
-        damaged = bytearray(raw)
-        if number % 3:
-            damaged[chance.randrange(start, len(raw))] ^= 1 << chance.randrange(8)
-        else:
-            damaged = damaged[: chance.randrange(start, len(raw))]
-        path.write_bytes(damaged)
-        try:
-            found = read(path).numpy()[0]
-        except ImageError:
-            refused += 1
-            continue
-        np.testing.assert_array_equal(found, array)
-    assert refused >= 55  # bits of a gzip header that mean nothing may flip
-
-
-@pytest.mark.parametrize("change", [-2, 2])
-@pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
-def test_a_whole_stream_of_another_length_is_refused(tmp_path, name, change):
-    """The checksum is right, but these are the voxels of another image."""
-    data = RAW[:change] if change < 0 else RAW + bytes(change)
-    if name == "a.mha":
-        path = write(tmp_path / name, META, zlib.compress(data), CompressedData="True")
-    else:
-        path = write(tmp_path / name, NRRD, gzip.compress(data), encoding="gzip")
-    with pytest.raises(ImageError, match=r"cut off: .* bytes where|more than the 420 bytes that the header"):
-        read_image(path)
-
-
-# --- headers that lie -----------------------------------------------------------------------------------------------
 
 WRONG_META = {
     "NDims": ["99", "4096", "-1", "0", "1", "5", "3.5", "", "three"],
@@ -291,34 +159,3 @@ def test_a_field_called_almost_right_does_not_count(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"TransformMatrix", b"transformmatrix"))
     with pytest.raises(ImageError, match="no TransformMatrix"):
         read_image(path)
-
-
-ELSEWHERE = [
-    "/etc/hostname",
-    "../secret.raw",
-    "below/../../secret.raw",
-    "C:\\secret.raw",
-    "\\\\host\\secret.raw",
-]
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-@pytest.mark.parametrize("form", ["{}", "LIST\n{}", "{}%d 1 5 1"])
-def test_a_header_shows_no_file_from_elsewhere(tmp_path, name, form):
-    folder = tmp_path / "data"
-    (folder / "below").mkdir(parents=True)
-    for secret in ["secret.raw", *(f"secret.raw{index}" for index in range(1, 6))]:
-        (tmp_path / secret).write_bytes(RAW)
-    for path, header, key in (("a.mhd", META, "ElementDataFile"), ("a.nhdr", NRRD, "data_file")):
-        stated = form.format(name)
-        write(folder / path, header, b"", **{key: stated})
-        for read in (read_header, read_image, read_label):
-            with pytest.raises(ImageError, match=rf"{path}: the header names the file of voxels"):
-                read(folder / path)
-
-
-def test_more_bytes_than_voxels_are_noticed(tmp_path, caplog):
-    assert_read(write(tmp_path / "a.mha", META, RAW + b"\n"))
-    assert not caplog.records
-    assert_read(write(tmp_path / "b.mha", META, RAW + RAW))
-    assert "420 more bytes follow the voxels" in caplog.text

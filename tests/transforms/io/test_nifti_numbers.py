@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.transforms.io.test_readers import nifti
+from tests.transforms.io.written import nifti
 from transforms.io.readers import ImageError, read_header, read_image, read_label
 
 ARRAY = np.arange(1, 61, dtype=np.int16).reshape(5, 4, 3)

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.file_systems import refuse_folder_sync
-from transforms.utils.files import remove_leftovers, replacing, sha256_of, sync_folder
+from transforms.utils import files as module
+from transforms.utils.files import (
+    new_folder,
+    put_in_place,
+    remove_leftovers,
+    replacing,
+    sha256_of,
+    sync_folder,
+)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -149,3 +157,67 @@ def test_nothing_is_synced_by_a_handle_that_only_reads(tmp_path, monkeypatch):
         os.umask(before)
     assert len(synced) == 1
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o444
+
+
+def refusing(monkeypatch, times, winerror):
+    """As Windows does while somebody has the file open; returns the attempts."""
+    real, attempts = Path.replace, []
+
+    def replace(source, target):
+        attempts.append(target)
+        if len(attempts) <= times:
+            error = PermissionError(13, "The process cannot access the file")
+            error.winerror = winerror
+            raise error
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    return attempts
+
+
+@pytest.mark.parametrize("winerror", [5, 32])
+def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, winerror):
+    attempts = refusing(monkeypatch, 3, winerror)
+    with replacing(tmp_path / "a.nii", synced=False) as part:
+        part.write_bytes(b"new")
+    assert (tmp_path / "a.nii").read_bytes() == b"new"
+    assert len(attempts) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
+
+
+def test_one_that_stays_open_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_RENAME_SECONDS", 0.1)
+    attempts = refusing(monkeypatch, 10**6, 32)
+    (tmp_path / "new").write_bytes(b"new")
+    with pytest.raises(PermissionError):
+        put_in_place(tmp_path / "new", tmp_path / "old")
+    assert len(attempts) > 1
+    assert (tmp_path / "new").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("winerror", [None, 183])
+def test_nothing_else_is_tried_twice(tmp_path, monkeypatch, winerror):
+    attempts = refusing(monkeypatch, 1, winerror)
+    with pytest.raises(PermissionError):
+        put_in_place(tmp_path / "new", tmp_path / "old")
+    assert len(attempts) == 1
+
+
+def test_a_folder_appears_as_a_whole_or_not_at_all(tmp_path):
+    with new_folder(tmp_path / ".part", tmp_path / "whole", "proof") as folder:
+        (folder / "proof").write_text("first")
+        assert not (tmp_path / "whole").exists()
+    assert (tmp_path / "whole" / "proof").read_text() == "first"
+    with pytest.raises(KeyError), new_folder(tmp_path / ".part", tmp_path / "other", "proof"):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_folder_of_a_quicker_process_stays(tmp_path):
+    for text in ("first", "second"):
+        with new_folder(tmp_path / ".part", tmp_path / "whole", "proof") as folder:
+            (folder / "proof").write_text(text)
+    assert (tmp_path / "whole" / "proof").read_text() == "first"
+    with pytest.raises(OSError, match="not empty"), new_folder(tmp_path / ".p", tmp_path / "whole", "else"):
+        (tmp_path / ".p" / "else").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]

@@ -131,8 +131,3 @@ def test_a_picture_is_one_panel(tmp_path, ct):
     assert panel.letters == ()
     draw_preview(tmp_path / "p.png", *given, {0: "background", 1: "cell"}, ct=ct)
     assert len(colour_at(np.asarray(Image.open(tmp_path / "p.png")), colour_of(1))) > 300
-
-
-def test_every_class_has_a_colour():
-    assert len({colour_of(value) for value in range(1, 17)}) == 16
-    assert colour_of(300) == colour_of(300 - 16)

@@ -1,36 +1,12 @@
-"""Slices of several scans, reconstructions or patients under one series UID: parted, chosen, or refused."""
+"""Scans and reconstructions under one series UID: told apart by what their slices say."""
 
-import itertools
-import logging
-
-import numpy as np
 import pytest
 from pydicom import Dataset
 
 from tests import dicom_phantom as ph
-from tests.dicom_phantom import Phantom, assert_in_world, write_series
-from transforms.dicom.series import find_volumes, read_series, scan_series
+from tests.dicom_phantom import Phantom, assert_in_world, between, number_of, write_series
+from transforms.dicom.series import find_volumes, read_series
 from transforms.io.readers import ImageError
-
-
-def between(slices, shift=500, **values):
-    """Two scans at half the slice distance between one another, the second `shift` HU brighter; in order of position."""
-    slices = ph.phases(slices, shift, **values) if values else ph.phases(slices, shift, ImageType=["A", "A"])
-    half = len(slices) // 2
-    for index in range(half, 2 * half):
-        slices = ph.moved(slices, index, (0, 0, 1.25))
-    return [image for pair in zip(slices[:half], slices[half:], strict=True) for image in pair]
-
-
-def number_of(folder, image):
-    """Number of the volume that a slice is in."""
-    (number,) = (
-        volume.number
-        for volume in find_volumes(folder)
-        if any(frame.text("SOPInstanceUID") == image.SOPInstanceUID for frame in volume.frames)
-    )
-    return number
-
 
 TOLD_APART = {
     "acquisition": {"AcquisitionNumber": [1, 2]},
@@ -129,44 +105,6 @@ def test_what_varies_within_one_scan(folder, keyword, values):
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        {"PatientID": ["ID-a", "ID-b"]},
-        {"PatientName": ["Doe^Jane", "Roe^Richard"]},
-        {"PatientBirthDate": ["19500101", "19610203"]},
-    ],
-    ids=lambda values: next(iter(values)),
-)
-@pytest.mark.parametrize("order", ["between", "after", "same place"])
-def test_two_patients_are_two_volumes(folder, values, order):
-    slices = ph.phases(Phantom().slices(), 300, **values)
-    if order == "after":
-        for index in range(7, 14):
-            slices = ph.moved(slices, index, (0, 0, 7 * 2.5))
-    elif order == "between":
-        slices = between(Phantom().slices(), **values)
-    write_series(folder, slices, seed=2)
-    volumes = find_volumes(folder)
-    assert [(volume.count, volume.phase[:14]) for volume in volumes] == [
-        (7, "patient 1 of 2"),
-        (7, "patient 2 of 2"),
-    ]
-    for value in next(iter(values.values())):
-        assert not any(value in str(volume) for volume in volumes), "who it is stays in the files"
-    with pytest.raises(ImageError, match="2 volumes here"):
-        read_series(folder)
-    assert_in_world(*read_series(folder, series=1))
-
-
-def test_slices_without_an_identity_belong_to_the_only_patient(folder):
-    write_series(folder, ph.changed(Phantom().slices(), 3, PatientID="17"))
-    assert_in_world(*read_series(folder))
-
-
-# --- phases at one place --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
     ("keyword", "first", "step", "label"),
     [
         ("TriggerTime", 310, 7, "trigger time 310 to 352 ms"),
@@ -224,93 +162,3 @@ def test_trigger_times_of_an_enhanced_ct(folder):
         "trigger time 500.0 to 506.0 ms",
     ]
     assert_in_world(*read_series(folder, series=1))
-
-
-# --- pieces with a gap ----------------------------------------------------------------------------------------------
-
-
-def with_gap(numbers=(1, 1, 1, 1, 2, 2, 2, 2), gap=10.0, keyword="AcquisitionNumber"):
-    slices = Phantom(shape=(12, 9, 14)).slices()[: len(numbers)]
-    steps = np.cumsum([0, *(1 + (gap / 2.5 - 1) * (a != b) for a, b in itertools.pairwise(numbers))])
-    world = Phantom(shape=(12, 9, 40)).slices()
-    result = [world[int(step)] for step in steps]
-    for image, number, like in zip(result, numbers, slices, strict=True):
-        setattr(image, keyword, str(number))
-        image.SeriesInstanceUID = like.SeriesInstanceUID
-    return result
-
-
-@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "ProtocolName", "KVP"])
-def test_pieces_with_a_gap_are_chosen_one_by_one(folder, keyword, caplog):
-    write_series(folder, with_gap(keyword=keyword), seed=1)
-    first, second = find_volumes(folder)
-    assert first.count == second.count == 4
-    with pytest.raises(ImageError, match=r"(?s)2 volumes here.*--allow missing-slices"):
-        scan_series(folder)
-    for number in (1, 2):
-        array, affine = read_series(folder, series=number)
-        assert array.shape == (12, 9, 4)
-        assert_in_world(array, affine)
-    assert not caplog.records, "nothing is invented"
-    for options in ({}, {"series": first.uid}):
-        series = scan_series(folder, allow=["missing-slices"], **options)
-        assert series.shape == (12, 9, 11), "as one, by interpolation"
-        assert series.sources.count(None) == 3
-    assert scan_series(folder, series=2, allow=["missing-slices"]).shape == (12, 9, 4)
-
-
-def test_pieces_of_other_slice_distances(folder):
-    fine = ph.changed(Phantom(shape=(12, 9, 6), spacing=(0.8, 0.9, 1.25)).slices(), None, AcquisitionNumber=1)
-    coarse = Phantom(shape=(12, 9, 6), spacing=(0.8, 0.9, 5), origin=(-31.5, 12.25, -100.75 + 7.5)).slices()
-    for image, like in zip(coarse, fine, strict=True):
-        image.AcquisitionNumber = 2
-        for keyword in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
-            setattr(image, keyword, getattr(like, keyword))
-        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{like.SOPInstanceUID}.1"
-    write_series(folder, [*fine, *coarse])
-    assert [volume.phase for volume in find_volumes(folder)] == ["acquisition 1", "acquisition 2"]
-    assert_in_world(*read_series(folder, series=2))
-
-
-def test_a_missing_slice_is_no_gap_between_pieces(folder):
-    """Acquisitions of one slice each, or a gap inside of one: as before."""
-    for numbers, gone in ((range(1, 8), 3), ([1, 1, 1, 1, 1, 2, 2], 2)):
-        slices = Phantom().slices()
-        for image, number in zip(slices, numbers, strict=True):
-            image.AcquisitionNumber = number
-        for path in folder.iterdir():
-            path.unlink()
-        write_series(folder, ph.without(slices, gone))
-        assert len(find_volumes(folder)) == 1
-        with pytest.raises(ImageError, match=r"1 slice\(s\) missing"):
-            scan_series(folder)
-
-
-# --- localizers -----------------------------------------------------------------------------------------------------
-
-
-def scout(**values):
-    image = ph.changed(
-        Phantom(shape=(12, 20, 1)).slices(), None, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    )
-    return ph.changed(image, None, **values)
-
-
-@pytest.mark.parametrize("kind", ["LOCALIZER", "SCANOSCOPE"])
-def test_a_localizer_alone_is_no_ct(folder, kind):
-    (path,) = write_series(folder, scout(ImageType=["ORIGINAL", "PRIMARY", kind]))
-    for where in (folder, path):
-        with pytest.raises(ImageError, match=r"nothing but localizers.*--series NUMBER"):
-            read_series(where)
-    assert read_series(folder, series=1)[0].shape == (12, 20, 1)
-
-
-def test_a_ct_beside_localizers_is_taken_with_a_notice(folder, caplog):
-    slices = [*ph.localizer(Phantom().slices()), *scout(SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4")]
-    write_series(folder, slices, seed=1)
-    with caplog.at_level(logging.WARNING):
-        assert_in_world(*read_series(folder))
-    assert "reading phantom; passed over: localizer (2)" in caplog.text
-    write_series(folder / "more", ph.second_series(Phantom().slices())[7:])
-    with pytest.raises(ImageError, match="2 volumes here"):
-        read_series(folder)

@@ -176,13 +176,6 @@ def test_class_ids_of_a_thousand_digits_are_said(tmp_path):
         load_dataset(tmp_path)
 
 
-def test_names_of_bytes_that_are_no_text_are_no_halves(tmp_path):
-    """As Python writes file names of other times; they can be opened."""
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps({"image": "\udce9.nii.gz"}))
-    assert read_json(path) == {"image": "\udce9.nii.gz"}
-
-
 def test_every_problem_of_many_cases_is_told_with_its_own_case(tmp_path):
     items = [{"image": f"it's {index}.nii.gz", "label": f"l{index}.nii.gz"} for index in range(300)]
     names = {"0": "background", "1": "lung"}

@@ -1,4 +1,4 @@
-"""A modality LUT whose numbers no CT has: refused, where it made infinite voxels or one value of all."""
+"""What is refused about a slice by itself."""
 
 import numpy as np
 import pytest

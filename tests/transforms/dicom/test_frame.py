@@ -1,4 +1,4 @@
-"""Enhanced and legacy converted enhanced CT: frames are slices."""
+"""Enhanced and legacy converted enhanced CT: frames are slices, whose `attributes.GROUPS` are shared or their own."""
 
 import copy
 import re

@@ -1,0 +1,150 @@
+"""What a dataset folder says of itself, in every spelling, and what is refused."""
+
+import pytest
+
+from pipelines.data.cases import DatasetError
+from pipelines.data.dataset_folder import load_dataset
+from pipelines.data.integrity import check_headers
+from tests.pipelines.data.dataset_files import LABELS, describe, ids, pair, write
+
+
+def test_msd(root):
+    training = [pair(root, f"case_{n}") for n in range(3)]
+    validation = [pair(root, "case_9")]
+    write(root / "imagesTs" / "case_7.nii.gz")
+    describe(root, name="Liver", labels=LABELS, modality={"0": "CT"}, training=training, validation=validation,
+             test=["./imagesTs/case_7.nii.gz"])  # fmt: skip
+    dataset = load_dataset(root)
+    assert (dataset.name, dataset.num_classes, dataset.channels) == ("Liver", 3, 1)
+    assert dataset.class_names == ["background", "liver", "spleen"]
+    assert (ids(dataset.training), ids(dataset.validation), ids(dataset.test)) == (
+        ["case_0", "case_1", "case_2"],
+        ["case_9"],
+        ["case_7"],
+    )
+    assert dataset.as_dicts("training")[1] == {
+        "image": str(root / "imagesTr" / "case_1.nii.gz"),
+        "label": str(root / "labelsTr" / "case_1.nii.gz"),
+        "case": "case_1",
+    }
+    assert "label" not in dataset.as_dicts("test")[0]
+    assert load_dataset(root / "dataset.json") == dataset
+    with pytest.raises(ValueError, match="no split 'train'"):
+        dataset.as_dicts("train")
+    check_headers(dataset)
+
+
+def test_nnunet(root):
+    for n in range(3):
+        pair(root, f"case_{n}", channel="_0000")
+    write(root / "imagesTs" / "case_8_0000.nii.gz")
+    write(root / "imagesTr" / "._case_0_0000.nii.gz")
+    describe(root, labels={"background": 0, "liver": 1, "spleen": 2}, channel_names={"0": "CT"}, numTraining=3,
+             file_ending=".nii.gz")  # fmt: skip
+    dataset = load_dataset(root)
+    assert sorted(ids(dataset.training + dataset.validation)) == ["case_0", "case_1", "case_2"]
+    assert len(dataset.validation) == 1
+    assert ids(dataset.test) == ["case_8"]
+    assert dataset.class_names == ["background", "liver", "spleen"]
+
+
+def test_nnunet_lists(root):
+    """The first edition leaves the channel out of the list, the second may name files by case."""
+    items = [pair(root, f"case_{n}", channel="_0000") for n in range(2)]
+    for item in items:
+        item["image"] = "./" + item["image"].replace("_0000", "")
+    dataset = load_dataset(describe(root, labels=LABELS, training=items))
+    assert sorted(ids(dataset.training + dataset.validation)) == ["case_0", "case_1"]
+    explicit = {
+        f"c{n}": {"images": [f"imagesTr/case_{n}_0000.nii.gz"], "label": f"labelsTr/case_{n}.nii.gz"}
+        for n in range(2)
+    }
+    dataset = load_dataset(describe(root, labels=LABELS, channel_names={"0": "CT"}, dataset=explicit))
+    assert sorted(ids(dataset.training + dataset.validation)) == ["c0", "c1"]
+
+
+def test_folders_without_description(root):
+    for n in range(3):
+        pair(root, f"case_{n}")
+    dataset = load_dataset(root)
+    assert dataset.labels == {0: "background", 1: "class_1", 2: "class_2"}
+    assert dataset.name == "data #1"
+    write(root / "labelsTr" / "case_1.nii.gz", values=5)
+    write(root / "labelsTr" / "case_2.nii.gz", values=60)
+    assert load_dataset(root).num_classes == 60
+
+
+def test_absolute_paths_and_ids_of_ones_own(root, tmp_path):
+    items = []
+    for n in range(2):
+        image = write(tmp_path / "elsewhere" / str(n) / "ct.nii.gz")
+        label = write(tmp_path / "elsewhere" / str(n) / "seg.nii.gz")
+        items.append({"image": str(image), "label": str(label)})
+    with pytest.raises(DatasetError, match=r"same case id .*\"case\": \"name\""):
+        load_dataset(describe(root, labels=LABELS, training=items))
+    for n, item in enumerate(items):
+        item["case"] = f"patient {n}"
+    dataset = load_dataset(describe(root, labels=LABELS, training=items))
+    assert sorted(ids(dataset.training + dataset.validation)) == ["patient 0", "patient 1"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, '"labels" is missing'),
+        ([], '"labels" is missing or no object'),
+        ({"0": "background"}, r"ids \[0\]; .*one class or more"),
+        ({"0": "background", "2": "a"}, r"ids \[0, 2\]; they must run from 0 .*Renumber"),
+        ({"1": "a", "2": "b"}, r"ids \[1, 2\]"),
+        ({"background": 0, "a": 1, "b": 3}, r"ids \[0, 1, 3\]"),
+        ({"background": 0, "whole": [1, 2], "core": [2]}, r"regions .*whole, core"),
+        ({"background": 0, "a": 1, "ignore": 2}, "ignore label"),
+        ({"0": "background", "1": "a", "2": "a"}, "same name"),
+        ({"0": "background", "1": 7}, "name for every id"),
+        ({"background": 0, "a": "x"}, "does not map class ids"),
+    ],
+)
+def test_labels_that_cannot_be_trained(root, labels, message):
+    describe(root, labels=labels, training=[pair(root, "a")])
+    with pytest.raises(DatasetError, match=message) as error:
+        load_dataset(root)
+    assert "dataset.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"labels": ', "not valid JSON .*line 1"),
+        ("[1, 2]", "must hold one JSON object"),
+        ('{"labels": {"0": "b", "1": "a"}, "training": []}', "training list is empty"),
+        ('{"labels": {"0": "b", "1": "a"}, "training": {}}', '"training" must be a list'),
+        ('{"labels": {"0": "b", "1": "a"}}', 'no "training" list'),
+        ('{"labels": {"0": "b", "0": "a"}}', "'0' stands twice"),
+        ('{"labels": {"0": "b", "1": "a"}, "training": [3]}', "neither a path nor an object"),
+        ('{"labels": {"0": "b", "1": "a"}, "training": ["x.nii.gz"]}', 'item 0 names no label; add "label"'),
+        ('{"labels": {"0": "b", "1": "a"}, "training": [{"label": "x"}]}', "names no image"),
+        (
+            '{"labels": {"0": "b", "1": "a"}, "training": [{"image": ["a", "b"], "label": "x"}]}',
+            "list of 2 files",
+        ),
+        ('{"labels": {"0": "b", "1": "a"}, "training": [{"image": [], "label": "x"}]}', "empty list"),
+    ],
+)
+def test_broken_json(root, text, message):
+    (root / "dataset.json").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(root)
+
+
+def test_further_channels_and_lone_files_in_folders(root):
+    pair(root, "a", channel="_0000")
+    write(root / "imagesTr" / "a_0001.nii.gz")
+    write(root / "imagesTr" / "b.nii.gz")
+    write(root / "labelsTr" / "c.nii.gz")
+    with pytest.raises(DatasetError, match="3 problems") as error:
+        load_dataset(root)
+    text = "\n".join(error.value.problems)
+    assert "case 'a'" in text
+    assert "further channel" in text
+    assert "b.nii.gz has no label" in text
+    assert "c.nii.gz has no image" in text
