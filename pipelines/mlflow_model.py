@@ -26,7 +26,7 @@ from pipelines.inference.trained_model import BEST, TrainedModel
 from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.utils.cores import use_cores
 from transforms.errors import UserError
-from transforms.preprocess import Prepared
+from transforms.preprocess import Prepared, PreparedCase
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Predictor:
             return [self.predict(each) for each in data]
         prepared, name = self._prepared(data)
         preprocess = self.trained.preprocess
-        item = {
+        item: PreparedCase = {
             "image": preprocess.normalise(prepared.codes, prepared.intensity)[None],
             "geometry": prepared.geometry.to_dict(),
             "padding": preprocess.padding_value(prepared.intensity),

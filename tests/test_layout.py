@@ -25,7 +25,7 @@ DOORS = {
     "transforms.dicom": ["transforms.errors", "transforms.utils", "transforms.label_values"],
     "transforms.io": ["transforms.errors", "transforms.utils", "transforms.label_values", "transforms.dicom"],
     "transforms.spatial": ["transforms.errors", "transforms.utils", "transforms.io"],
-    "transforms.augmentation": ["transforms.errors", "transforms.utils"],
+    "transforms.augmentation": ["transforms.errors", "transforms.utils", "transforms.intensity"],
     "transforms.visualization": ["transforms.errors", "transforms.utils", "transforms.label_values"],
     "transforms.preprocess": [
         "transforms.errors",

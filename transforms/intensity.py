@@ -6,12 +6,40 @@ through the same arithmetic: `encode` once per image, `decode` on whatever is cu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 
 from transforms.errors import SettingError
+
+
+class IntensityRecord(TypedDict, total=False):
+    """What `decode` and `padding` need to know of one image, per channel, in plain JSON types; nothing of a CT.
+
+    Attributes:
+        mean, deviation: of the voxels that are not the minimum.
+        padding: code of the minimum.
+    """
+
+    mean: list[float]
+    deviation: list[float]
+    padding: list[int]
+
+
+class CTWindowParameters(TypedDict):
+    """A `CTWindow` in plain JSON types."""
+
+    kind: Literal["ct_window"]
+    lower: float
+    upper: float
+
+
+class ZScoreParameters(TypedDict):
+    """A `ZScore` in plain JSON types."""
+
+    kind: Literal["z_score"]
+    step: float
+    limit: float
 
 
 class CTWindow:
@@ -31,7 +59,7 @@ class CTWindow:
         self.lower = float(lower)
         self.upper = float(upper)
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> CTWindowParameters:
         return {"kind": "ct_window", "lower": self.lower, "upper": self.upper}
 
     def clip(self, volume: torch.Tensor) -> torch.Tensor:
@@ -41,15 +69,15 @@ class CTWindow:
         """
         return volume.float().clamp(self.lower, self.upper)
 
-    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, IntensityRecord]:
         """(C, *spatial) HU to int16 codes of the same shape; nothing needs to be remembered."""
         return volume.clamp(self.lower, self.upper).round_().to(torch.int16), {}
 
-    def decode(self, codes: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, record: IntensityRecord) -> torch.Tensor:
         """Codes (C, *spatial) to float32 in [-1, 1]."""
         return codes.float().sub_(self.lower).mul_(2.0 / (self.upper - self.lower)).sub_(1.0)
 
-    def padding(self, record: Mapping[str, Any]) -> int:
+    def padding(self, record: IntensityRecord) -> int:
         return round(self.lower)
 
 
@@ -62,17 +90,17 @@ class ZScore:
     STEP = 1e-3
     LIMIT = 32.0
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> ZScoreParameters:
         return {"kind": "z_score", "step": self.STEP, "limit": self.LIMIT}
 
     def clip(self, volume: torch.Tensor) -> torch.Tensor:
         """(C, *spatial) of any real type as float32; without a window nothing is outside of it."""
         return volume.float()
 
-    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, IntensityRecord]:
         """(C, *spatial) to int16 codes and the mean and deviation of every channel."""
         codes = torch.empty(volume.shape, dtype=torch.int16)
-        record: dict[str, Any] = {"mean": [], "deviation": [], "padding": []}
+        record: IntensityRecord = {"mean": [], "deviation": [], "padding": []}
         for channel, values in enumerate(volume.double()):
             inside = values[values > values.min()]
             inside = inside if inside.numel() > 1 else values
@@ -85,9 +113,9 @@ class ZScore:
             record["padding"].append(int(codes[channel].min()))
         return codes, record
 
-    def decode(self, codes: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, record: IntensityRecord) -> torch.Tensor:
         """Codes (C, *spatial) to float32 deviations from the mean."""
         return codes.float().mul_(self.STEP)
 
-    def padding(self, record: Mapping[str, Any]) -> int:
+    def padding(self, record: IntensityRecord) -> int:
         return min(record["padding"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, final
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 
 from transforms.errors import ImageError, SettingError
 from transforms.hounsfield import warn_unless_hounsfield
-from transforms.intensity import CTWindow, ZScore
+from transforms.intensity import CTWindow, CTWindowParameters, IntensityRecord, ZScore, ZScoreParameters
 from transforms.io.grids import grid_difference
 from transforms.io.header import Header
 from transforms.io.readers import read_image, read_label
@@ -26,6 +26,7 @@ from transforms.spatial.geometry import (
     Box,
     Geometry,
     GeometryError,
+    GeometryRecord,
     cropped,
     cut,
     orient,
@@ -35,6 +36,9 @@ from transforms.spatial.geometry import (
 from transforms.spatial.resample import resample, resample_labels
 from transforms.spatial.restore import Restorer, slab_axis
 from transforms.spatial.shear import straighten, straighten_labels
+
+if TYPE_CHECKING:
+    from typing import NotRequired
 
 PathLike = str | os.PathLike
 VERSION = 2
@@ -52,7 +56,40 @@ class Prepared(NamedTuple):
 
     codes: np.ndarray
     geometry: Geometry
-    intensity: dict[str, Any]
+    intensity: IntensityRecord
+
+
+@final
+class PreparedCase(TypedDict):
+    """A case as a network gets it.
+
+    Attributes:
+        image: float32 (1, C, *grid).
+        label: integer classes (1, *file shape) on the grid of its file, of a case that has a label.
+        geometry: how the grid of the image lies on that of its file.
+        padding: what lies around the image, for the sliding window.
+        case: id.
+        path: of the image, where it is of a file.
+    """
+
+    image: torch.Tensor
+    label: NotRequired[MetaTensor]
+    geometry: GeometryRecord
+    padding: NotRequired[float]
+    case: str
+    path: NotRequired[str]
+
+
+class PreprocessParameters(TypedDict):
+    """A `Preprocess` in plain JSON types, see there."""
+
+    version: int
+    orientation: Literal["RAS"]
+    spacing: list[float | None] | float | None
+    intensity: CTWindowParameters | ZScoreParameters
+    crop_above: float | None
+    crop_margin: float
+    channels: int
 
 
 class Preprocess:
@@ -94,7 +131,7 @@ class Preprocess:
         self.channels = int(channels)
         self.version = VERSION
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> PreprocessParameters:
         """Everything that changes the prepared voxels, as plain JSON types."""
         spacing = list(self.spacing) if isinstance(self.spacing, tuple) else self.spacing
         return {
@@ -108,7 +145,7 @@ class Preprocess:
         }
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> Preprocess:
+    def from_parameters(cls, parameters: PreprocessParameters) -> Preprocess:
         """The definition that `parameters()` described.
 
         Raises:
@@ -216,15 +253,15 @@ class Preprocess:
         result = resample_labels(cut(oriented[None], geometry.crop)[0], geometry.grid).numpy()
         return result if dtype == torch.uint8 else result.astype(np.uint16)
 
-    def normalise(self, codes: np.ndarray | torch.Tensor, intensity: Mapping[str, Any]) -> torch.Tensor:
+    def normalise(self, codes: np.ndarray | torch.Tensor, intensity: IntensityRecord) -> torch.Tensor:
         """Codes of a patch or a volume to the float32 values that the network sees, same shape."""
         return self.intensity.decode(torch.as_tensor(codes), intensity)
 
-    def padding_code(self, intensity: Mapping[str, Any]) -> int:
+    def padding_code(self, intensity: IntensityRecord) -> int:
         """The code of what lies outside the image (air)."""
         return self.intensity.padding(intensity)
 
-    def padding_value(self, intensity: Mapping[str, Any]) -> float:
+    def padding_value(self, intensity: IntensityRecord) -> float:
         """What the network sees outside the image."""
         code = torch.tensor([self.padding_code(intensity)], dtype=torch.int16)
         return float(self.normalise(code, intensity)[0])

@@ -17,6 +17,10 @@ from pipelines.metrics.names import METRICS
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    # No more than types, and torch behind them takes a while.
+    from pipelines.metrics.result_files import Results
+    from pipelines.metrics.summary import CaseMetrics
+
 FOLDER = "results"
 FILE = f"{FOLDER}/cases.json"
 PICTURES = f"{FOLDER}/pictures"
@@ -89,7 +93,7 @@ def read_results(finder: RunFinder, run: Run) -> RunResults:
     classes = list(dict.fromkeys(name for _, found in parts for name in found["classes"]))
     cases: list[str] = []
     sources: dict[str, str] = {}
-    rows: list[Mapping[str, Any]] = []
+    rows: list[CaseMetrics] = []
     for source, found in parts:
         for case in found["cases"]:
             if case["case"] in sources:
@@ -128,7 +132,7 @@ def picture_of(finder: RunFinder, results: RunResults, case: str) -> bytes | Non
         return Path(finder.client.download_artifacts(source, path, folder)).read_bytes()
 
 
-def _content(finder: RunFinder, run: Run) -> dict[str, Any] | None:
+def _content(finder: RunFinder, run: Run) -> Results | None:
     try:
         if FILE not in {item.path for item in finder.client.list_artifacts(run.info.run_id, FOLDER)}:
             return None

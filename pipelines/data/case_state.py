@@ -9,15 +9,21 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, Reading, reading
 from pipelines.data.stored_case import StoreError
 from pipelines.utils.file_names import is_device
 from transforms.utils.files import (
     sha256_of,
 )
 from transforms.utils.walk import files_below
+
+
+class Options(Reading, total=False):
+    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too."""
+
+    names: dict[str, str]
 
 
 class CaseState(NamedTuple):
@@ -27,7 +33,7 @@ class CaseState(NamedTuple):
     image: str
     label: str | None
     entry: str
-    options: dict[str, Any]
+    options: Options
 
 
 def _is_dicom(label: str) -> bool:
@@ -38,13 +44,13 @@ def _is_dicom(label: str) -> bool:
     return image_suffix(label) == ""
 
 
-def case_state(item: Mapping[str, Any], names: Mapping[int, str] | None = None) -> CaseState:
+def case_state(item: CaseItem, names: Mapping[int, str] | None = None) -> CaseState:
     if "image" not in item:
         raise StoreError(f'a case without "image": {dict(item)}')
     image = os.path.abspath(item["image"])
     label = os.path.abspath(item["label"]) if item.get("label") else None
     case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(image)))
-    options = reading(item)
+    options: Options = {**reading(item)}
     if label is not None and names is not None and _is_dicom(label):
         options["names"] = {str(k): v for k, v in names.items()}  # of a DICOM label they decide the class ids
     stated = f"\n{json.dumps(options, sort_keys=True)}" if options else ""

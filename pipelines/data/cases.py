@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from pipelines.utils.threads import in_threads
 from transforms.errors import FAILED, SettingError, UserError
@@ -16,6 +16,9 @@ from transforms.label_values import check_label_values
 from transforms.utils.walk import files_below
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values"]
+
+if TYPE_CHECKING:
+    from typing import NotRequired
 
 SPLITS = ("training", "validation", "test")
 _SHOWN = 20
@@ -46,6 +49,48 @@ class DatasetError(UserError, ValueError):
         return f"{self.where}: {len(self.problems)} problems:{shown}{more}"
 
 
+class Reading(TypedDict, total=False):
+    """How an image is to be read beside its path, see :func:`transforms.io.readers.read_image`.
+
+    Attributes
+    ----------
+    series : str or int
+        Which series of a DICOM folder.
+    allow : list of str
+        Irregularities of a DICOM series that are accepted.
+    """
+
+    series: str | int
+    allow: list[str]
+
+
+class CaseItem(Reading):
+    """A case as an item of a MONAI data list.
+
+    Attributes
+    ----------
+    case : str
+        Its id.
+    image, label : str
+        Paths; a case without a label has none.
+    problem : str
+        Why the image cannot be read, where that is clear beforehand.
+    """
+
+    case: str
+    image: str
+    label: NotRequired[str]
+    problem: NotRequired[str]
+
+
+@final
+class UnreadableCase(TypedDict):
+    """A case that cannot be read, and why."""
+
+    case: str
+    problem: str
+
+
 @dataclass(frozen=True)
 class Case:
     """One image with its label.
@@ -74,10 +119,14 @@ class Case:
     allow: tuple[str, ...] = ()
 
     @property
-    def reading(self) -> dict[str, Any]:
-        """How the image is to be read beside its path: "series" and "allow", each only where it is set."""
-        stated = {"series": self.series, "allow": list(self.allow)}
-        return {key: value for key, value in stated.items() if value}
+    def reading(self) -> Reading:
+        """How the image is to be read beside its path; each only where it is set."""
+        found: Reading = {}
+        if self.series:
+            found["series"] = self.series
+        if self.allow:
+            found["allow"] = list(self.allow)
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,14 +175,11 @@ class Dataset:
             raise SettingError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
         return getattr(self, split)
 
-    def as_dicts(self, split: str) -> list[dict[str, Any]]:
-        """Return a MONAI data list: "image", "label" (absent where a test case has none) and "case".
-
-        Items of DICOM folders also hold "series" (str) and "allow" (list of str) where dataset.json states them.
-        """
+    def as_dicts(self, split: str) -> list[CaseItem]:
+        """Return a MONAI data list; items of DICOM folders say how they are read where dataset.json does."""
         items = []
         for case in self.cases(split):
-            item: dict[str, Any] = {"image": str(case.image), "case": case.id, **case.reading}
+            item: CaseItem = {"image": str(case.image), "case": case.id, **case.reading}
             if case.label is not None:
                 item["label"] = str(case.label)
             items.append(item)
@@ -175,6 +221,11 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
     return json.dumps(fields)
 
 
-def reading(item: Mapping[str, Any]) -> dict[str, Any]:
-    """How the image of an item is to be read beside its path: "series" and "allow", each only where it is set."""
-    return {key: item[key] for key in ("series", "allow") if item.get(key)}
+def reading(item: Reading) -> Reading:
+    """How the image of an item is to be read beside its path; each only where it is set."""
+    found: Reading = {}
+    if item.get("series"):
+        found["series"] = item["series"]
+    if item.get("allow"):
+        found["allow"] = item["allow"]
+    return found

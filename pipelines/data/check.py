@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import nibabel as nib
 import pydicom
 
-from pipelines.data.cases import SPLITS, DatasetError
+from pipelines.data.cases import SPLITS, CaseItem, DatasetError, Reading, reading
 from pipelines.data.cohort import may_be_ct, missing_foreground
 from pipelines.data.dataset_folder import describe, load_dataset
 from pipelines.data.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
@@ -83,6 +83,25 @@ class DatasetCheck:
         return [case for case in self.cases if case.problems]
 
 
+class _Listed(NamedTuple):
+    """A case before it is looked at: its split, and whether its dataset says that it is a CT."""
+
+    item: CaseItem
+    split: str = ""
+    ct: bool = True
+
+
+class _Described(NamedTuple):
+    """What the description of a dataset says, and what is wrong with it, in all and by case."""
+
+    cases: list[_Listed]
+    labels: dict[int, str]
+    channels: int | None
+    problems: list[str]
+    notices: list[str]
+    of_cases: dict[str, list[str]]
+
+
 def check_input(
     path: Path,
     json_file: str | None = None,
@@ -120,18 +139,21 @@ def check(
         voxels: read every image and label map once, as a prediction or a training will, and count the classes;
             without it only headers are read, and what lies behind them may still be refused later.
     """
-    asked = {key: value for key, value in (("series", series), ("allow", allowed(allow))) if value}
+    asked: Reading = {"allow": allowed(allow)}
+    if series:
+        asked["series"] = series
     if is_dataset(path):
-        items, labels, channels, problems, notices, of_cases = _dataset(path)
+        described = _dataset(path)
     else:
-        labels, channels, problems, notices, of_cases = {}, None, [], [], {}
+        described = _Described([], {}, None, [], [], {})
         try:
-            items = [dict(case, split="") for case in find_inputs(path, series=series, allow=allow)]
+            described.cases.extend(_Listed(item) for item in find_inputs(path, series=series, allow=allow))
         except InputError as error:
-            items, problems = [], [str(error)]
+            described.problems.append(str(error))
+    listed, labels = described.cases, described.labels
 
-    def one(item: dict[str, Any]) -> CaseCheck:
-        case, grid = _image(item, {**asked, **_own(item)}, of_cases, channels, voxels)
+    def one(each: _Listed) -> CaseCheck:
+        case, grid = _image(each, {**asked, **reading(each.item)}, described, voxels)
         if voxels and grid is not None:
             _classes(case, labels, grid)
         return case
@@ -139,32 +161,24 @@ def check(
     # Few at a time: whole volumes are in memory.
     workers = max(2, min(_MOST_AT_ONCE, available_cores()))
     cases = []
-    with Steps(len(items), "case", "reading" if voxels else "checking", leave=False, delay=2.0) as steps:
+    with Steps(len(listed), "case", "reading" if voxels else "checking", leave=False, delay=2.0) as steps:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
         try:
-            for case in pool.map(one, items):
+            for case in pool.map(one, listed):
                 cases.append(case)
                 steps.step()
         finally:
             pool.shutdown(cancel_futures=True)
-    if voxels:
-        notices += _foreground(cases, labels)
-    return DatasetCheck(str(path), cases, problems, notices)
+    foreground = _foreground(cases, labels) if voxels else []
+    return DatasetCheck(str(path), cases, described.problems, described.notices + foreground)
 
 
-def _own(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: item[key] for key in ("series", "allow") if item.get(key)}
-
-
-def _dataset(
-    path: Path,
-) -> tuple[list[dict[str, Any]], dict[int, str], int | None, list[str], list[str], dict[str, list[str]]]:
-    """Cases, classes, channels, problems and notices of the description, and problems by case."""
+def _dataset(path: Path) -> _Described:
     problems: list[str] = []
     try:
         _, dataset, described = describe(path, problems)
     except DatasetError as error:
-        return [], {}, None, list(error.problems), [], {}
+        return _Described([], {}, None, list(error.problems), [], {})
     of_cases: dict[str, list[str]] = {}
     general = []
     known = {repr(item.case.id): item.case.id for item in described}
@@ -181,21 +195,18 @@ def _dataset(
             load_dataset(path, check=False, validation_fraction=0.2)
         except DatasetError as error:
             notices = [f"for a training: {problem}" for problem in error.problems]
-    more = {"ct": may_be_ct(dataset)}
-    items = [{**case, **more, "split": split} for split in SPLITS for case in dataset.as_dicts(split)]
-    return items, dataset.labels, dataset.channels, general, notices, of_cases
+    ct = may_be_ct(dataset)
+    cases = [_Listed(item, split, ct) for split in SPLITS for item in dataset.as_dicts(split)]
+    return _Described(cases, dataset.labels, dataset.channels, general, notices, of_cases)
 
 
 def _image(
-    item: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    of_cases: Mapping[str, Sequence[str]],
-    channels: int | None,
-    voxels: bool,
+    listed: _Listed, asked: Reading, described: _Described, voxels: bool
 ) -> tuple[CaseCheck, Header | None]:
     """What is known of a case, and the grid of its image where that can be read."""
-    found = CaseCheck(item["case"], item["split"], item["image"], item.get("label") or "")
-    found.problems = list(of_cases.get(found.case, ()))
+    item, channels = listed.item, described.channels
+    found = CaseCheck(item["case"], listed.split, item["image"], item.get("label") or "")
+    found.problems = list(described.of_cases.get(found.case, ()))
     found.kind = _kind(item["image"])
     found.label_kind = _kind(found.label, label=True) if found.label else ""
     if item.get("problem"):
@@ -206,7 +217,7 @@ def _image(
         with warnings_of("transforms", this_thread=True) as found.notices:
             if is_dicom(item["image"]):
                 series = scan_series(item["image"], **asked)
-                header = check_spacing(item["image"], Header(series.shape, 1, series.affine))
+                header = check_spacing(Path(item["image"]), Header(series.shape, 1, series.affine))
                 found.series, found.files = series.description, len(series.files)
                 if voxels and not found.problems:
                     array = read_series(series)[0]
@@ -218,7 +229,7 @@ def _image(
                 header = read_header(item["image"], channels=channels)
                 if voxels and not found.problems:
                     array = image_array(item["image"], channels=channels)[0]
-            if array is not None and item.get("ct", True) and len(header.shape) == 3:
+            if array is not None and listed.ct and len(header.shape) == 3:
                 warn_unless_hounsfield(array.reshape(header.channels, *header.shape), item["image"])
     except (ImageError, OSError) as error:
         if not found.problems:

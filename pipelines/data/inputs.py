@@ -8,13 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
-from pipelines.data.cases import SPLITS
+from pipelines.data.cases import SPLITS, CaseItem, Reading
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.missing_files import may_be_an_image, reason_lost
 from pipelines.utils.cores import available_cores
@@ -47,9 +46,8 @@ def find_inputs(
     allow: Sequence[str] | str | None = None,
     output: str | os.PathLike | None = None,
     labels: Mapping[int, str] | None = None,
-) -> list[dict[str, Any]]:
-    """The cases at `path`: "image" (path) and "case" (id); "label" of a dataset's case that has one; "series" and
-    "allow" where they were asked for; "problem" (text) where it is clear that the image cannot be read.
+) -> list[CaseItem]:
+    """The cases at `path`; those of a dataset with their labels.
 
     - A `dataset.json`, or a folder with one (or with `imagesTr` and `labelsTr`): its cases, with labels.
     - A file: one case.
@@ -92,7 +90,7 @@ def find_inputs(
         # Broken images are found one by one when they are read, so that they do not stop the others.
         dataset = load_dataset(path, check=False, validation_fraction=0)
         wanted = SPLITS if split is None else (split,)
-        cases: list[dict[str, Any]] = [dict(case) for name in wanted for case in dataset.as_dicts(name)]
+        cases = [case for name in wanted for case in dataset.as_dicts(name)]
         if not cases:
             raise InputError(f"{path} has no cases{'' if split is None else f' in its {split} split'}")
         if labels is not None and dataset.labels != dict(labels):
@@ -102,7 +100,8 @@ def find_inputs(
                 dataset.labels,
                 dict(labels),
             )
-            cases = [{key: value for key, value in case.items() if key != "label"} for case in cases]
+            for case in cases:
+                case.pop("label", None)
     elif split is not None:
         raise InputError(f"{path} is no dataset, so it has no split '{split}'; give a dataset.json")
     elif path.is_file():
@@ -114,8 +113,12 @@ def find_inputs(
     if twice:
         first, second = [case["image"] for case in cases if case["case"].casefold() == twice[0]][:2]
         raise InputError(f"{first} and {second} are both called '{case_id(Path(first))}'; rename one of them")
-    extra = {"series": series or None, "allow": allow}
-    return [case | {key: value for key, value in extra.items() if value} for case in cases]
+    asked: Reading = {}
+    if series:
+        asked["series"] = series
+    if allow:
+        asked["allow"] = allow
+    return [{**case, **asked} for case in cases]
 
 
 def is_dataset(path: Path) -> bool:
@@ -160,7 +163,7 @@ def case_id(path: Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def _folder(path: Path, series: str | int | None, output: Path | None) -> list[dict[str, Any]]:
+def _folder(path: Path, series: str | int | None, output: Path | None) -> list[CaseItem]:
     skip = os.path.realpath(output) if output is not None else None
     try:
         entries = [e for e in sorted(path.iterdir()) if e.name[0] != "." and os.path.realpath(e) != skip]
@@ -171,7 +174,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     cases = [_lost(e) or _case(e) for e in files if names_image(e)]
     others = [e for e in files if not image_suffix(e) and e.name.upper() not in _SKIPPED]
     strange = [e for e in entries if image_suffix(e) and e not in files]
-    cases += [_case(e) | {"problem": why} for e in strange if (why := _unreadable(e))]
+    cases += [_case(e, why) for e in strange if (why := _unreadable(e))]
     # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
     if any(holds_dicom(e) for e in others) or (others and not cases and not folders):
         if cases:
@@ -201,18 +204,18 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
     for folder in folders:
         images = [file for file in inside[folder] if names_image(file)]
         if folder in crowded:
-            cases.append(_case(folder) | {"problem": crowded[folder]})
+            cases.append(_case(folder, crowded[folder]))
         elif folder in shared:
             others_of = sorted(other.name for other in shared[folder] if other != folder)
             cases.append(
-                _case(folder)
-                | {
-                    "problem": f"{folder}: a series lies partly here and partly in {', '.join(others_of)}; put the "
-                    "slices of one series into one folder"
-                }
+                _case(
+                    folder,
+                    f"{folder}: a series lies partly here and partly in {', '.join(others_of)}; put the slices of one "
+                    "series into one folder",
+                )
             )
         elif shut := next((at for at in closed if at == folder or folder in at.parents), None):
-            cases.append(_case(folder) | {"problem": f"{shut}: cannot be listed ({closed[shut].strerror})"})
+            cases.append(_case(folder, f"{shut}: cannot be listed ({closed[shut].strerror})"))
         elif folder in scouts and not any(_lost(file) or _is_volume(file) for file in inside[folder]):
             logger.warning("%s: passed over, nothing but localizers beside the CT of this study", folder)
         elif not slices[folder] and not images and any(_lost(file) for file in inside[folder]):
@@ -223,20 +226,18 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[d
             cases.append(_case(folder))
         elif len(images) == 1:
             case = _lost(images[0]) or _case(images[0])
-            cases.append(case | {"case": readable(folder.name)})
+            cases.append({**case, "case": readable(folder.name)})
         elif images:
             shown = ", ".join(str(image.relative_to(folder)) for image in images[:3])
             cases.append(
-                _case(folder)
-                | {
-                    "problem": f"{folder}: {len(images)} image files in one case ({shown}); keep one, or put all "
-                    "images side by side into one folder"
-                }
+                _case(
+                    folder,
+                    f"{folder}: {len(images)} image files in one case ({shown}); keep one, or put all images side by "
+                    "side into one folder",
+                )
             )
         elif not images_here:
-            cases.append(
-                _case(folder) | {"problem": f"{folder} is empty: neither DICOM slices nor an image file"}
-            )
+            cases.append(_case(folder, f"{folder} is empty: neither DICOM slices nor an image file"))
     if not cases:
         raise InputError(f"{path} is empty; {_WHAT}")
     return cases
@@ -251,14 +252,18 @@ def _unreadable(path: Path) -> str:
     return ""
 
 
-def _case(path: Path) -> dict[str, Any]:
-    return {"image": str(path), "case": case_id(path)}
+def _case(path: Path, problem: str = "") -> CaseItem:
+    """The case at a path, and why its image cannot be read where that is known."""
+    found: CaseItem = {"image": str(path), "case": case_id(path)}
+    if problem:
+        found["problem"] = problem
+    return found
 
 
-def _lost(path: Path) -> dict[str, Any] | None:
+def _lost(path: Path) -> CaseItem | None:
     """The case that fails of a file that ought to be an image; None for one that is a case, or none, as it stands."""
     if may_be_an_image(path):
-        return _case(path) | {"problem": f"{path}: {reason_lost(path)}"}
+        return _case(path, f"{path}: {reason_lost(path)}")
     if path.name.lower().endswith(DICOM_ENDINGS) and not holds_dicom(path):
         return _case(path)  # empty or without a preamble: for the reader to judge
     return None
@@ -282,7 +287,7 @@ def _listed(folder: Path, skip: str | None, unlisted: list[OSError], crowded: di
     return [file for file in found if file.name.upper() not in _SKIPPED]
 
 
-def _require_slices(path: Path, images: Sequence[Mapping[str, Any]], others: Sequence[Path]) -> None:
+def _require_slices(path: Path, images: Sequence[CaseItem], others: Sequence[Path]) -> None:
     """Pass over image files beside a DICOM series: pictures of it, conversions, results.
 
     Raises:

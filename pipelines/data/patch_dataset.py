@@ -13,11 +13,18 @@ import torch
 from torch.utils.data import Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
+from pipelines.data.cases import CaseItem
 from pipelines.data.patch_store import PatchStore
 from pipelines.data.stored_case import StoredCase
 from pipelines.distributed.process_group import is_distributed
 from pipelines.utils.ranks import rank
-from transforms.augmentation.on_device import augments_on_device, collate_deferred
+from transforms.augmentation.on_device import (
+    DeferredItem,
+    PatchBatch,
+    PatchItem,
+    augments_on_device,
+    collate_deferred,
+)
 from transforms.errors import SettingError
 
 __all__ = ["PatchDataset", "PatchSampler"]
@@ -97,7 +104,7 @@ class PatchDataset(Dataset):
 
     def __init__(
         self,
-        data: Sequence[Mapping[str, Any]] | PatchStore,
+        data: Sequence[CaseItem] | PatchStore,
         patch_size: Sequence[int],
         num_patches: int,
         preprocess: Any = None,
@@ -105,7 +112,7 @@ class PatchDataset(Dataset):
         foreground: float = 1 / 3,
         class_weights: Mapping[int, float] | None = None,
         labels: Iterable[int] | Mapping[int, str] | None = None,
-        transform: Callable[[dict[str, Any]], Any] | None = None,
+        transform: Callable[[PatchItem], Any] | None = None,
         seed: int = 0,
         num_workers: int | None = None,
         progress: bool = True,
@@ -145,7 +152,7 @@ class PatchDataset(Dataset):
     def __len__(self) -> int:
         return self.num_patches
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Any:
         index = int(index)
         if index < 0:
             raise IndexError(f"a patch's index is epoch * num_patches + i and not negative, got {index}")
@@ -161,10 +168,11 @@ class PatchDataset(Dataset):
         start = self._start(case, random, self.is_foreground(index))
         item = self._read(case, start, size)
         if self.on_device:
-            return {**item, "intensity": case.intensity, "variation": transform.draw()}
+            deferred: DeferredItem = {**item, "intensity": case.intensity, "variation": transform.draw()}
+            return deferred
         return item if transform is None else transform(item)
 
-    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, items: Sequence[Any]) -> PatchBatch:
         """A batch of items; those still to be augmented come flat and with "deferred", see `DeferredPatches`."""
         if self.on_device:
             return collate_deferred(items, self.preprocess.normalise)
@@ -207,7 +215,7 @@ class PatchDataset(Dataset):
             return (*size, 1)
         raise SettingError(f"patch_size {self.patch_size} has 3 axes, but case {case.id} is a 2D image.")
 
-    def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
+    def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> PatchItem:
         """The item of a patch at `start`, of `size` voxels around the same centre."""
         patch = self._volume_size(case, self.patch_size)
         outer = self._volume_size(case, size)
@@ -226,7 +234,7 @@ class PatchDataset(Dataset):
         image = (
             torch.from_numpy(codes) if self.on_device else self.preprocess.normalise(codes, case.intensity)
         )
-        item: dict[str, Any] = {"image": image.reshape(case.shape[0], *size)}
+        item: PatchItem = {"image": image.reshape(case.shape[0], *size), "case": case.id}
         if case.has_label:
             label = case.read_label(inside)
             if label.shape != outer:
@@ -236,7 +244,6 @@ class PatchDataset(Dataset):
             if label.dtype == np.uint16:
                 label = label.astype(np.int32)
             item["label"] = torch.from_numpy(label).reshape(1, *size)
-        item["case"] = case.id
         return item
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import psutil
 
 from pipelines.data.case_state import CaseState, case_state, text_digest
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, reading
 from pipelines.data.cohort import missing_foreground
 from pipelines.data.patch_build import (
     FORMAT,
@@ -103,7 +103,7 @@ class PatchStore:
         self,
         root: str | os.PathLike[str],
         preprocess: Any,
-        data: Sequence[Mapping[str, Any]],
+        data: Sequence[CaseItem],
         labels: Iterable[int] | Mapping[int, str] | None = None,
         num_workers: int | None = None,
         progress: bool = True,
@@ -119,7 +119,7 @@ class PatchStore:
         parameters = {"format": FORMAT, "labels": self.labels, "preprocess": preprocess.parameters()}
         self.parameters = json.loads(json.dumps(parameters, sort_keys=True))
         self.folder = self.root / text_digest(json.dumps(parameters, sort_keys=True))[:16]
-        self._data: Sequence[Mapping[str, Any]] | None = data
+        self._data: Sequence[CaseItem] | None = data
         # one flat array instead of 100,000 objects: forked workers share it, no reference count dirties it
         self._entries: np.ndarray = np.empty(0, "S1")
         self._cases: OrderedDict[int, StoredCase] = OrderedDict()

@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import blosc2
 import numpy as np
 
 from transforms.errors import UserError
+from transforms.intensity import IntensityRecord
+from transforms.spatial.geometry import GeometryRecord
+
+if TYPE_CHECKING:
+    from typing import NotRequired
+
+    from pipelines.data.case_state import Options
 
 
 class StoreError(UserError, ValueError):
     """The patch store cannot be built or read; the message lists every case concerned."""
+
+
+class Meta(TypedDict):
+    """What `meta.json` says of a case in a store; class ids are text there, for they are keys in JSON.
+
+    Attributes
+    ----------
+    format : int
+        Of the entry.
+    case : str
+        Case id.
+    image, label : str
+        Paths of the files that it was made from.
+    sha256 : dict
+        "image", and "label" of a case with one, to the digest of the file's content.
+    options : dict
+        How the files were read.
+    shape : list of int
+        (C, *grid) of the image.
+    classes : dict
+        Label value to number of voxels.
+    positions : dict
+        Label value to the first and the number of its positions in `positions.npy`.
+    geometry, intensity : dict
+        What `Preprocess` recorded.
+    notices : list of str
+        What was noticed when the image was read and prepared.
+    """
+
+    format: int
+    case: str
+    image: str
+    label: str | None
+    sha256: dict[str, str]
+    options: NotRequired[Options]
+    shape: list[int]
+    classes: dict[str, int]
+    positions: dict[str, tuple[int, int]]
+    geometry: GeometryRecord
+    intensity: IntensityRecord
+    notices: NotRequired[list[str]]
 
 
 class StoredCase:
@@ -34,16 +82,18 @@ class StoredCase:
         What was noticed when the image was read and prepared.
     """
 
-    def __init__(self, path: Path, meta: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, meta: Meta) -> None:
         self.path = path
         self.id: str = meta["case"]
         self.shape: tuple[int, ...] = tuple(meta["shape"])
         self.classes: dict[int, int] = {int(k): v for k, v in meta["classes"].items()}
-        self.geometry: dict[str, Any] = meta["geometry"]
-        self.intensity: dict[str, Any] = meta["intensity"]
+        self.geometry: GeometryRecord = meta["geometry"]
+        self.intensity: IntensityRecord = meta["intensity"]
         self.sha256: dict[str, str] = meta["sha256"]
         self.notices: list[str] = meta.get("notices", [])
-        self._positions: dict[int, tuple[int, int]] = {int(k): tuple(v) for k, v in meta["positions"].items()}
+        self._positions: dict[int, tuple[int, int]] = {
+            int(k): (first, count) for k, (first, count) in meta["positions"].items()
+        }
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:
@@ -112,7 +162,7 @@ class StoredCase:
         return np.load(self.path / "positions.npy", mmap_mode="r")
 
 
-def read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Path) -> Meta:
     try:
         return json.loads((path / "meta.json").read_bytes())
     except FileNotFoundError:

@@ -11,12 +11,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pipelines.config.errors import problem
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, UnreadableCase, reading
 from pipelines.data.patch_store import PatchStore
 from pipelines.utils.ranks import rank
 from transforms.io.header import Header
 from transforms.io.readers import read_label
-from transforms.preprocess import Preprocess
+from transforms.preprocess import PreparedCase, Preprocess
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,11 @@ logger = logging.getLogger(__name__)
 class VolumeDataset(Dataset):
     """Preprocessed images with, where there is one, the label map on the grid of its file.
 
-    An item holds "image": float32 (1, C, *grid), "geometry": plain dict, "case": id, "path": the image's
-    path, and "label": MetaTensor (1, *file shape) of integer classes when the case has a label. With
-    `problems_as_items` set, a case that cannot be read is an item of "case" and "problem" (why), not an error.
+    An item is a `PreparedCase`. With `problems_as_items` set, a case that cannot be read is an `UnreadableCase`, not
+    an error.
 
     Args:
-        data: cases: "image", optionally "label" (paths), "case" (id), "series" and "allow" (how to read DICOM).
+        data: the cases.
         preprocess: the definition of preprocessing.
         root: folder of a patch store; given, images come preprocessed out of it (built at once if missing).
         labels: class ids and names of the dataset. Other values are an error, see `PatchStore`, and DICOM labels
@@ -39,7 +38,7 @@ class VolumeDataset(Dataset):
 
     def __init__(
         self,
-        data: Sequence[Mapping[str, Any]],
+        data: Sequence[CaseItem],
         preprocess: Preprocess,
         root: str | os.PathLike[str] | None = None,
         labels: Mapping[int, str] | None = None,
@@ -58,7 +57,7 @@ class VolumeDataset(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> PreparedCase | UnreadableCase:
         try:
             return self._item(index)
         except Exception as error:  # whatever is wrong with one case must not cost the others
@@ -67,7 +66,7 @@ class VolumeDataset(Dataset):
             item = self.data[index]
             return {"case": item["case"], "problem": problem(error, item["image"])}
 
-    def _item(self, index: int) -> dict[str, Any]:
+    def _item(self, index: int) -> PreparedCase:
         item = self.data[index]
         if self.store is not None:
             case = self.store.case(index)
@@ -79,7 +78,7 @@ class VolumeDataset(Dataset):
         else:
             prepared = self.preprocess.image(item["image"], **reading(item))
             codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
-        result: dict[str, Any] = {
+        result: PreparedCase = {
             "image": self.preprocess.normalise(codes, intensity)[None],
             "geometry": geometry,
             "padding": self.preprocess.padding_value(intensity),

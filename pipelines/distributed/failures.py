@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import torch
 
@@ -41,6 +41,14 @@ class OtherRankError(UserError, RuntimeError):
 
 class RankLostError(UserError, RuntimeError):
     """Another process of this training ended without a word."""
+
+
+class Failure(TypedDict):
+    """What a rank tells the others: who failed, where, and why."""
+
+    rank: int
+    host: str
+    error: str
 
 
 class Watch:
@@ -107,7 +115,7 @@ class Watch:
                 "another process of this training ended without a word, killed or short of memory (torchrun says "
                 "which); the same command goes on after the last checkpoint"
             ).with_traceback(error.__traceback__)
-        own = {
+        own: Failure = {
             "rank": self.rank,
             "host": socket.gethostname(),
             "error": f"{type(error).__name__}: {error}"[:4000],
@@ -119,11 +127,11 @@ class Watch:
                 return self._others(first)
         return error
 
-    def _others(self, failure: dict[str, Any]) -> OtherRankError:
+    def _others(self, failure: Failure) -> OtherRankError:
         where = f"rank {failure['rank']} of {self.world} on {failure['host']}"
         return OtherRankError(f"{where} failed: {failure['error']}")
 
-    def _failure(self, wait: float = 0.0) -> dict[str, Any] | None:
+    def _failure(self, wait: float = 0.0) -> Failure | None:
         """The first error that a rank has told, None if there is none within so many seconds."""
         end = time.monotonic() + wait
         while True:

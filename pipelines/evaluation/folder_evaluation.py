@@ -20,7 +20,7 @@ from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from pipelines.metrics.overlap import SegmentationError, confusion_matrix, overlap_metrics
 from pipelines.metrics.result_files import results
-from pipelines.metrics.summary import summarise
+from pipelines.metrics.summary import CaseMetrics, summarise
 from pipelines.metrics.summary import table as summary_table
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from pipelines.utils.progress import Steps
@@ -78,7 +78,7 @@ def evaluate(
         {index: name for index, name in enumerate(["background", *names.values()])},
         PICTURE_LIMIT if output is not None and images is not None else 0,
     )
-    cases: list[dict[str, Any]] = []
+    cases: list[CaseMetrics] = []
     failures: dict[str, str] = {}
     with Steps(len(pairs.found), "case") as steps:
         for pair in pairs.found:
@@ -115,8 +115,8 @@ def evaluate(
 
 def compare(
     pair: Pair, names: Mapping[int, str], tolerance: float, pictures: CasePictures | None = None
-) -> dict[str, Any]:
-    """The metrics of one case, as `pipelines.metrics.overlap` gives them, with "case".
+) -> CaseMetrics:
+    """The metrics of one case.
 
     Args:
         names: class id to name, background left out.
@@ -135,9 +135,11 @@ def compare(
     affine = reference.affine.cpu().numpy()
     counted = [torch.from_numpy(x) for x in classes]
     confusion = confusion_matrix(counted[0], counted[1], len(names) + 1)
-    record: dict[str, Any] = {"case": pair.case}
-    record |= overlap_metrics(confusion, class_names, voxel_ml(affine, classes[0].ndim))
-    record |= surface_metrics(classes[0], classes[1], class_names, affine, tolerance)
+    record: CaseMetrics = {
+        "case": pair.case,
+        **overlap_metrics(confusion, class_names, voxel_ml(affine, classes[0].ndim)),
+        **surface_metrics(classes[0], classes[1], class_names, affine, tolerance),
+    }
     if pictures is not None and pair.image is not None:
         maps = [MetaTensor(torch.from_numpy(x)[None], affine=reference.affine) for x in classes]
         pictures.add(record, pair.image, *maps)

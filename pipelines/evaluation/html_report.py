@@ -12,11 +12,22 @@ from typing import Any
 import numpy as np
 
 from pipelines.metrics.names import METRICS
-from pipelines.metrics.summary import ABSENT, FALSE_POSITIVE, MISSED, outcome
+from pipelines.metrics.result_files import Results
+from pipelines.metrics.summary import (
+    ABSENT,
+    FALSE_POSITIVE,
+    MISSED,
+    CaseMetrics,
+    Summary,
+    outcome,
+    statistics_of,
+    value_of,
+)
 from transforms.utils.files import replacing
 
 # The columns that come first.
 _FIRST = ("dice", "nsd", "hd95_mm", "msd_mm", "volume_error_ml")
+_PLOTTED = ("dice", "nsd", "hd95_mm", "volume_error_ml")
 PICTURES = 12
 """Pictures on the page, of the worst cases."""
 ROWS = 5000
@@ -63,7 +74,7 @@ for (const head of document.querySelectorAll("table.sortable th")) head.firstChi
 
 def write_report(
     path: Path,
-    results: Mapping[str, Any],
+    results: Results,
     title: str,
     facts: Mapping[str, str] | None = None,
     pictures: Mapping[str, Path] | None = None,
@@ -71,7 +82,7 @@ def write_report(
     """Write the page: summary, box plots per class, the worst cases with pictures, and a table of all.
 
     Args:
-        results: see `pipelines.metrics.result_files.results`.
+        results: what the page shows.
         title: of the page.
         facts: what was evaluated and how, shown under the title.
         pictures: case to a PNG file; the page holds those of the `PICTURES` worst cases.
@@ -85,11 +96,7 @@ def write_report(
         '<p class="soft">Not for clinical use.</p>',
         *_summary(results["summary"], metrics),
         "<h2>Spread over the cases</h2>",
-        *(
-            _plot(results, metric)
-            for metric in ("dice", "nsd", "hd95_mm", "volume_error_ml")
-            if metric in metrics
-        ),
+        *(_plot(results, metric) for metric in _PLOTTED if metric in metrics),
         *_worst(results, metrics, pictures or {}),
         *_table(results, metrics),
         f"<script>{_SCRIPT}</script></body></html>\n",
@@ -98,20 +105,20 @@ def write_report(
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
-def worst_first(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def worst_first(cases: Sequence[CaseMetrics]) -> list[CaseMetrics]:
     """Cases by their mean Dice over the classes, those without any structure last."""
     return sorted(cases, key=badness)
 
 
-def badness(case: Mapping[str, Any]) -> tuple[float, str]:
+def badness(case: CaseMetrics) -> tuple[float, str]:
     """What `worst_first` sorts by: the mean Dice of a case (infinite without one), then its name."""
     values = [v for v in case["dice"].values() if v is not None and not math.isnan(v)]
     return (sum(values) / len(values) if values else math.inf), str(case["case"])
 
 
-def _summary(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+def _summary(summary: Summary, metrics: Sequence[str]) -> list[str]:
     counted = summary["missed"] is not None
-    interval = (summary.get("mean_ci95") or {}).get("dice")
+    interval = summary["mean_ci95"].get("dice") if "mean_ci95" in summary else None
     text = f"Mean Dice over the classes: <b>{_number('dice', summary['mean_dice'])}</b>"
     if interval:
         text += f" (95% confidence interval {_number('dice', interval[0])} to {_number('dice', interval[1])})"
@@ -125,11 +132,12 @@ def _summary(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     head += [METRICS[m].heading for m in metrics]
     rows = []
     for name, row in summary["classes"].items():
-        cells = [escape(name), str(row["dice"]["n"])]
+        cells = [escape(name), str(statistics_of(row, "dice")["n"])]
         if counted:
             cells += [_count(row["missed"]), _count(row["false_positives"]), str(row["absent"])]
         for metric in metrics:
-            cell, found = _number(metric, row[metric]["mean"]), row[metric]
+            found = statistics_of(row, metric)
+            cell = _number(metric, found["mean"])
             if found["n"]:
                 low, high = found.get("ci95") or (None, None)
                 tip = f"median {_number(metric, found['median'])}, {_number(metric, found['min'])} to "
@@ -140,13 +148,13 @@ def _summary(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
                         f'<br><small class="soft">{_number(metric, low)} to {_number(metric, high)}</small>'
                     )
                 cell = f'<span title="{escape(tip)}">{cell}</span>'
-                if found["n"] != row["dice"]["n"]:
+                if found["n"] != statistics_of(row, "dice")["n"]:
                     cell += f'<br><small class="bad">of {found["n"]} cases</small>'
             cells.append(cell)
         rows.append(cells)
     last = ["mean of the classes", ""]
     if counted:
-        last += [str(summary[key]) for key in ("missed", "false_positives", "absent")]
+        last += [str(n) for n in (summary["missed"], summary["false_positives"], summary["absent"])]
     last += [_number(metric, summary["mean"][metric]) for metric in metrics]
     note = (
         "Means over the cases that have a value, under them the 95% confidence interval (bootstrap over cases). A missed"
@@ -156,12 +164,10 @@ def _summary(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     return [f"<h2>Summary</h2><p>{text}</p>", _grid(head, [*rows, last]), f'<p class="soft">{note}</p>']
 
 
-def _plot(results: Mapping[str, Any], metric: str) -> str:
+def _plot(results: Results, metric: str) -> str:
     """Box plots of a metric, a line per class: quartiles, whiskers to 1.5 times their range (Tukey), every case a dot."""
     columns = {
-        name: [
-            (c["case"], c[metric][name]) for c in results["cases"] if c.get(metric, {}).get(name) is not None
-        ]
+        name: [(c["case"], v) for c in results["cases"] if not math.isnan(v := value_of(c, metric, name))]
         for name in results["classes"]
     }
     values = [value for column in columns.values() for _, value in column]
@@ -226,7 +232,7 @@ def _ticks(low: float, high: float) -> list[float]:
     ]
 
 
-def _worst(results: Mapping[str, Any], metrics: Sequence[str], pictures: Mapping[str, Path]) -> list[str]:
+def _worst(results: Results, metrics: Sequence[str], pictures: Mapping[str, Path]) -> list[str]:
     cases = [case for case in worst_first(results["cases"]) if badness(case)[0] < math.inf]
     shown = [case for case in cases if case["case"] in pictures][:PICTURES] or cases[:PICTURES]
     parts = ["<h2>Worst cases</h2>"]
@@ -236,13 +242,13 @@ def _worst(results: Mapping[str, Any], metrics: Sequence[str], pictures: Mapping
         )
     for case in shown:
         parts.append(f"<h3>{escape(case['case'])}: mean Dice {_number('dice', badness(case)[0])}</h3>")
-        names = [name for name in results["classes"] if case["dice"].get(name) is not None]
-        names.sort(key=lambda name: case["dice"][name])
+        dice = {name: value_of(case, "dice", name) for name in results["classes"]}
+        names = sorted((name for name in dice if not math.isnan(dice[name])), key=lambda name: dice[name])
         said = []
         for name in names[:8]:
             what = outcome(case, name) if "reference_voxels" in case else ""
             mark = f' <span class="bad">{what}</span>' if what in (MISSED, FALSE_POSITIVE) else ""
-            said.append(f"{escape(name)} {_number('dice', case['dice'][name])}{mark}")
+            said.append(f"{escape(name)} {_number('dice', dice[name])}{mark}")
         more = f", and {len(names) - 8} better ones" if len(names) > 8 else ""
         parts.append("<p>" + ", ".join(said) + more + "</p>")
         if case["case"] in pictures:
@@ -251,7 +257,7 @@ def _worst(results: Mapping[str, Any], metrics: Sequence[str], pictures: Mapping
     return parts
 
 
-def _table(results: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+def _table(results: Results, metrics: Sequence[str]) -> list[str]:
     rows = []
     for case in worst_first(results["cases"]):
         for name in results["classes"]:
@@ -259,7 +265,7 @@ def _table(results: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
             if what == ABSENT:
                 continue
             mark = f'<span class="bad">{what}</span>' if what in (MISSED, FALSE_POSITIVE) else what
-            numbers = [_number(metric, case.get(metric, {}).get(name)) for metric in metrics]
+            numbers = [_number(metric, value_of(case, metric, name)) for metric in metrics]
             rows.append([escape(case["case"]), escape(name), *numbers, mark])
     note = (
         "Worst cases first; a click on a heading sorts. Structures that are absent in both maps are left out."
@@ -292,5 +298,5 @@ def _number(metric: str, value: float | None) -> str:
     return f"{value:.{METRICS[metric].digits}f}"
 
 
-def _count(number: int) -> str:
+def _count(number: int | None) -> str:
     return f'<span class="bad">{number}</span>' if number else "0"

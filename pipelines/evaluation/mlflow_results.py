@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipelines.metrics.result_files import Measured, Results
+from pipelines.metrics.summary import CaseMetrics, value_of
 from pipelines.tracking.run import Tracking
 
 FOLDER = "results"
@@ -19,14 +21,14 @@ FOLDER = "results"
 
 def log_results(
     tracking: Tracking,
-    record: Mapping[str, Any],
+    record: Results,
     pictures: Mapping[str, bytes],
     confusion: np.ndarray | None = None,
 ) -> None:
     """Store the results of a set of cases with a run, under `results/`, in place of earlier ones.
 
     Args:
-        record: see `pipelines.metrics.result_files.results`.
+        record: the results.
         pictures: PNG by case id.
         confusion: int64 (classes, classes) voxels, row = reference, background first; None draws none.
     """
@@ -46,19 +48,13 @@ def log_results(
             tracking.artifact(path, f"{FOLDER}/pictures")
 
 
-def case_table(record: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The cases of a record as columns: case, class and one column per metric; NaN where there is no value."""
-    metrics = sorted(
-        {
-            key
-            for case in record["cases"]
-            for key, value in case.items()
-            if key != "case" and isinstance(value, Mapping)
-        }
-    )
+def case_table(measured: Measured) -> dict[str, list[Any]]:
+    """The cases as columns: case, class and one column per metric; None where there is no value."""
+    cases: Sequence[Mapping[str, Any]] = measured["cases"]
+    metrics = sorted({key for case in cases for key, value in case.items() if isinstance(value, Mapping)})
     columns: dict[str, list[Any]] = {"case": [], "class": [], **{metric: [] for metric in metrics}}
-    for case in record["cases"]:
-        for name in record["classes"]:
+    for case in cases:
+        for name in measured["classes"]:
             columns["case"].append(case["case"])
             columns["class"].append(name)
             for metric in metrics:
@@ -96,16 +92,16 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
     figure.savefig(path, format="png")
 
 
-def draw_dice(path: Path, cases: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+def draw_dice(path: Path, cases: Sequence[CaseMetrics], names: Sequence[str]) -> None:
     """Write a box plot of Dice per class as PNG, every case a point; absent structures have none.
 
     Args:
-        cases: records with "dice", class name to value (NaN or None: absent).
+        cases: with their Dice.
         names: of the foreground classes.
     """
     values = []
     for name in names:
-        found = np.array([np.nan if c["dice"][name] is None else c["dice"][name] for c in cases], float)
+        found = np.array([value_of(case, "dice", name) for case in cases], float)
         values.append(found[~np.isnan(found)])
     figure, axes = _axes(8.0, min(30.0, max(2.5, 1.2 + 0.32 * len(names))))
     places = np.arange(1, len(names) + 1)

@@ -17,7 +17,7 @@ from pipelines.evaluation.mlflow_results import FOLDER, case_table, log_results
 from pipelines.evaluation.results import METRICS_CSV, REPORT, SUMMARY_CSV
 from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.result_files import results
-from pipelines.metrics.summary import figures
+from pipelines.metrics.summary import CaseMetrics, Summary, figures
 from pipelines.tracking.client import connect, first_line
 from pipelines.tracking.run import Tracking
 from pipelines.tracking.runs import KEY, PENDING
@@ -123,9 +123,10 @@ class EvaluationRun:
             "data.digest": self.data.digest(),
             "data.split": self.split,
         }
-        if not self.named and (training is not None or card.get("experiment")):
-            # MLflow may be away, or the experiment renamed since.
-            self.tracking.experiment = training.experiment if training is not None else card["experiment"]
+        # MLflow may be away, or the experiment renamed since.
+        experiment = training.experiment if training is not None else card.get("experiment")
+        if not self.named and experiment:
+            self.tracking.experiment = experiment
         single = "members" not in card
         if training is not None and single and self.tracking.experiment == training.experiment:
             tags["mlflow.parentRunId"] = training.run_id
@@ -138,8 +139,8 @@ class EvaluationRun:
     def end(
         self,
         folder: Path,
-        cases: Sequence[Mapping[str, Any]],
-        summary: Mapping[str, Any],
+        cases: Sequence[CaseMetrics],
+        summary: Summary,
         pictures: Mapping[str, Path],
         confusion: np.ndarray | None = None,
     ) -> None:

@@ -11,17 +11,18 @@ from typing import Any
 from monai.data import MetaTensor
 
 from pipelines.config.executed import ExecutedConfig
-from pipelines.data.cases import Dataset
+from pipelines.data.cases import CaseItem, Dataset
 from pipelines.evaluation.mlflow_run import EvaluationRun
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from pipelines.evaluation.validation import validate
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.trained_model import TrainedModel
-from pipelines.metrics.summary import table
+from pipelines.metrics.summary import CaseMetrics, Summary, table
 from pipelines.utils.ranks import rank
 from transforms.errors import FAILED, UserError
 from transforms.intensity import CTWindow
 from transforms.io.writers import write_label
+from transforms.preprocess import PreparedCase
 from transforms.utils.files import require_folder
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class EvaluationError(UserError, ValueError):
     exit_status = FAILED
 
 
-def labelled(data: Dataset, split: str) -> list[dict[str, str]]:
+def labelled(data: Dataset, split: str) -> list[CaseItem]:
     """The cases of a split that have a label.
 
     Raises:
@@ -108,8 +109,8 @@ class Evaluation:
         if save_predictions:
             evaluator.on_prediction = self._save
 
-    def run(self) -> dict[str, Any]:
-        """Evaluate; returns the summary, see `pipelines.metrics.summary.summarise`.
+    def run(self) -> Summary:
+        """Evaluate; returns the summary.
 
         Raises:
             EvaluationError: at the end, naming every case that failed and why; the others' results are written.
@@ -163,9 +164,9 @@ class Evaluation:
             )
         return facts
 
-    def _save(self, item: Mapping[str, Any], labels: MetaTensor) -> None:
+    def _save(self, item: PreparedCase, labels: MetaTensor) -> None:
         path = self.output_dir / "predictions" / f"{item['case']}.nii.gz"
         write_label(path, labels, like=item["path"])
 
-    def _draw(self, item: Mapping[str, Any], labels: MetaTensor, record: Mapping[str, Any]) -> None:
+    def _draw(self, item: PreparedCase, labels: MetaTensor, record: CaseMetrics) -> None:
         self.pictures.add(record, self._images[item["case"]], labels, item["label"])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.data.cases import CaseItem
 from pipelines.data.inputs import InputError, find_inputs
 from pipelines.data.missing_files import may_be_an_image
 from pipelines.utils.file_names import readable
@@ -30,7 +31,7 @@ class Pair(NamedTuple):
     case: str
     prediction: Path
     reference: Path
-    image: Mapping[str, Any] | None = None
+    image: CaseItem | None = None
 
 
 class Pairs(NamedTuple):
@@ -229,13 +230,13 @@ def _only_segmentation(folder: Path) -> Path | None:
     return folder if files and not images else None
 
 
-def _images(images: str | os.PathLike | None, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+def _images(images: str | os.PathLike | None, names: Sequence[str]) -> dict[str, CaseItem]:
     if images is None:
         return {}
     found = find_inputs(images)
     if len(found) == 1 and len(names) == 1:
         return {names[0]: found[0]}
-    by_name: dict[str, Mapping[str, Any]] = {}
+    by_name: dict[str, CaseItem] = {}
     for item in found:
         name = str(item["case"])
         by_name.setdefault(name[:-5] if name.endswith("_0000") else name, item)

@@ -7,16 +7,16 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, reading
 from pipelines.evaluation.html_report import badness, write_report
 from pipelines.metrics.result_files import results, write_csv, write_json, write_summary_csv
+from pipelines.metrics.summary import CaseMetrics, Summary
 from transforms.errors import ImageError
 from transforms.io.grids import turn_between
 from transforms.io.header import Header
@@ -51,8 +51,8 @@ class CasePictures:
 
     def add(
         self,
-        record: Mapping[str, Any],
-        image: Mapping[str, Any],
+        record: CaseMetrics,
+        image: CaseItem,
         prediction: MetaTensor,
         reference: MetaTensor,
     ) -> None:
@@ -60,7 +60,7 @@ class CasePictures:
 
         Args:
             record: its metrics.
-            image: "image", the path, and how it is read, as in a case of `Dataset.as_dicts`.
+            image: the case that they are of; its image is read.
             prediction, reference: (1, ...) classes on one grid; its axes may have another order than the image's.
         """
         path = self.path(record["case"])
@@ -94,7 +94,7 @@ class CasePictures:
     def path(self, case: str) -> Path:
         return self.folder / f"{case}.png"
 
-    def worst(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
+    def worst(self, cases: Sequence[CaseMetrics]) -> dict[str, Path]:
         """The pictures to keep, by case, of all processes' cases; the others are removed."""
         drawn = [c["case"] for c in sorted(cases, key=badness) if self.path(c["case"]).is_file()]
         for case in drawn[max(0, self.limit) :]:
@@ -104,9 +104,9 @@ class CasePictures:
 
 def write_results(
     folder: str | os.PathLike,
-    cases: Sequence[Mapping[str, Any]],
+    cases: Sequence[CaseMetrics],
     class_names: Sequence[str],
-    summary: Mapping[str, Any],
+    summary: Summary,
     split: str,
     title: str,
     facts: Mapping[str, str] | None = None,

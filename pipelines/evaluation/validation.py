@@ -10,11 +10,11 @@ from ignite.engine import Events
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import is_distributed, share_buffers
 from pipelines.metrics.names import metric_names
-from pipelines.metrics.summary import summarise
+from pipelines.metrics.summary import CaseMetrics, Summary, statistics_of, summarise
 from pipelines.utils.progress import Steps
 
 
-def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> dict[str, Any]:
+def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> Summary:
     """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
 
     `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>", see
@@ -25,7 +25,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
         label: what the progress calls it.
 
     Returns:
-        The summary, see `pipelines.metrics.summary.summarise`.
+        The summary.
     """
     evaluator.reset()
     share_buffers(evaluator.network)
@@ -36,7 +36,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
             evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: steps.step()),
         ):
             evaluator.run(epoch)
-    cases: list[dict[str, Any]] = evaluator.state.cases
+    cases: list[CaseMetrics] = evaluator.state.cases
     if is_distributed():
         with Steps(None, "waiting for the cases of the other processes"):
             gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
@@ -48,7 +48,8 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
     summary = summarise(cases, evaluator.class_names, intervals)
     keys = metric_names(evaluator.class_names)
     evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
-        f"val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+        f"val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
+        for name, row in summary["classes"].items()
     }
     return summary
 

@@ -13,8 +13,9 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.config.errors import problem, user_error
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, reading
 from pipelines.data.inputs import is_dicom
+from pipelines.inference.case_reports import CaseReport, Failure
 from transforms.dicom.rehearsal import require_writable
 from transforms.dicom.series import scan_series
 from transforms.errors import ImageError
@@ -44,7 +45,7 @@ class OutputPlan:
     preview: bool
     ct: bool
 
-    def names(self, case: Mapping[str, Any]) -> list[str]:
+    def names(self, case: CaseItem) -> list[str]:
         """File names of a case's results; its report `<case>.json` comes on top."""
         flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
         names = [
@@ -56,7 +57,7 @@ class OutputPlan:
             names.append(f"{case['case']}_preview.png")
         return names
 
-    def refusal(self, case: Mapping[str, Any]) -> str:
+    def refusal(self, case: CaseItem) -> str:
         """Why a case cannot be written as asked for, "" where it can."""
         wanted = [name for name in self.formats if name != "nii.gz"]
         if wanted and not is_dicom(case["image"]):
@@ -67,7 +68,7 @@ class OutputPlan:
         return ""
 
 
-def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
+def unwritable(outputs: OutputPlan, case: CaseItem) -> dict[str, str]:
     """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
 
     Raises:
@@ -94,10 +95,10 @@ def unwritable(outputs: OutputPlan, case: Mapping[str, Any]) -> dict[str, str]:
 def write_files(
     outputs: OutputPlan,
     folder: Path,
-    case: Mapping[str, Any],
+    case: CaseItem,
     labels: MetaTensor,
     probabilities: torch.Tensor | None,
-    report: Mapping[str, Any],
+    report: CaseReport,
     left_out: Mapping[str, str],
 ) -> list[Exception]:
     """Make the files of a case in a folder, the label map first; returns why some could not be made.
@@ -156,9 +157,9 @@ def write_files(
     return failures
 
 
-def failed(case: Mapping[str, Any], failures: Sequence[Exception]) -> dict[str, str]:
+def failed(case: CaseItem, failures: Sequence[Exception]) -> Failure:
     """What a report says of files that could not be made."""
-    found = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
+    found: Failure = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
     strange = [error for error in failures if user_error(error) is None]
     if strange:
         found["traceback"] = "\n".join("".join(traceback.format_exception(error)) for error in strange)

@@ -8,40 +8,134 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from pipelines.data.cases import Reading
+from pipelines.metrics.summary import Scores
+from pipelines.metrics.volumes import Volume
 from pipelines.utils.json_files import JsonError, read_json
 from transforms.io.image_files import image_files
 from transforms.utils.files import replacing
 from transforms.utils.image_paths import MOST_FILES
 from transforms.utils.walk import files_below
 
+if TYPE_CHECKING:
+    from typing import NotRequired
+
 FORMAT_VERSION = 1
 
 
-def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
+class Fingerprint(TypedDict):
+    """What shows that a file or folder is still the same, see `fingerprint`."""
+
+    path: str
+    files: int
+    digest: str
+
+
+class ReportedInput(Reading):
+    """The image of a case; of one that could not be read the path alone."""
+
+    path: str
+    files: NotRequired[int]
+    digest: NotRequired[str]
+
+
+class Request(TypedDict):
+    """All that decides what the results of a case are.
+
+    Attributes:
+        input: the image, and how it is read.
+        reference: the label that it is compared with.
+        models: SHA-256 of the weights of each.
+        labels: class id as text to name.
+        settings: see `pipelines.inference.prediction_settings.settings_of`.
+    """
+
+    input: ReportedInput
+    reference: Fingerprint | None
+    models: list[str]
+    labels: dict[str, str]
+    settings: dict[str, Any]
+
+
+class Failure(TypedDict):
+    """Why a case failed; with a traceback where it is not the user's to mend."""
+
+    error: str
+    traceback: NotRequired[str]
+
+
+class CaseReport(TypedDict):
+    """What `<case>.json` says of the prediction of a case.
+
+    Attributes:
+        segbundles: `FORMAT_VERSION`.
+        case: id.
+        run: of the process that wrote it.
+        notices: what the reader noticed.
+        versions: of the software.
+        computed: what "auto" has become.
+        volumes: of the structures by name.
+        metrics: of a case with a label.
+        seconds: what took how long.
+        finished: when.
+        outputs: name to size in bytes of each file that was written.
+        error, traceback: see `Failure`.
+        input, reference, models, labels, settings: see `Request`.
+    """
+
+    segbundles: NotRequired[int]
+    case: str
+    status: Literal["done", "failed"]
+    run: str
+    notices: list[str]
+    input: ReportedInput
+    versions: dict[str, str]
+    computed: dict[str, str]
+    reference: NotRequired[Fingerprint | None]
+    models: NotRequired[list[str]]
+    labels: NotRequired[dict[str, str]]
+    settings: NotRequired[dict[str, Any]]
+    volumes: NotRequired[dict[str, Volume]]
+    metrics: NotRequired[Scores | None]
+    seconds: NotRequired[dict[str, float]]
+    finished: NotRequired[str]
+    outputs: NotRequired[dict[str, int]]
+    error: NotRequired[str]
+    traceback: NotRequired[str]
+
+
+def read_reports(folder: Path) -> dict[str, CaseReport]:
     """The reports of earlier predictions in a folder, by case; other files are passed over."""
     names = sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
     found = [read_report(path) for path in names]
     return {str(report["case"]): report for report in found if report is not None}
 
 
-def read_report(path: Path) -> dict[str, Any] | None:
+def read_report(path: Path) -> CaseReport | None:
     """The report of a case; None where the file is missing or something else."""
     try:
         report = read_json(path)
     except (OSError, JsonError):
         return None
-    return report if isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION else None
+    ours = isinstance(report, dict) and report.get("segbundles") == FORMAT_VERSION
+    return cast(CaseReport, report) if ours else None
 
 
-def write_report_file(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def write_report(folder: Path, report: CaseReport) -> CaseReport:
+    """Write the report of a case in a folder; returns what was written."""
+    whole: CaseReport = {"segbundles": FORMAT_VERSION, **report}
+    write_json_file(folder / f"{report['case']}.json", whole)
+    return whole
+
+
+def write_json_file(path: Path, content: Mapping[str, object]) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    return dict(content)
 
 
-def fingerprint(path: str | os.PathLike, without: Path | None = None) -> dict[str, Any]:
+def fingerprint(path: str | os.PathLike, without: Path | None = None) -> Fingerprint:
     """What shows that an input is still the same: path, number of files, digest over names, sizes and times.
 
     Args:
@@ -69,9 +163,7 @@ def _row(path: Path, root: Path) -> tuple[str, int, int]:
     return path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns
 
 
-def is_done(
-    report: Mapping[str, Any] | None, wanted: Mapping[str, Any], folder: Path, names: Iterable[str]
-) -> bool:
+def is_done(report: CaseReport | None, wanted: Request, folder: Path, names: Iterable[str]) -> bool:
     """Whether a report says that a case was predicted just as wanted and its files are still there."""
     if report is None or report["status"] != "done":
         return False

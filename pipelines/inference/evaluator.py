@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,25 +14,27 @@ from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.config.errors import problem
+from pipelines.data.cases import UnreadableCase
 from pipelines.inference.precision import autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from transforms.errors import SettingError
-from transforms.preprocess import Preprocess, require_same_grid
+from transforms.preprocess import PreparedCase, Preprocess, require_same_grid
 from transforms.spatial.geometry import Geometry, voxel_ml
 from transforms.spatial.restore import Restorer, slab_axis
+
+if TYPE_CHECKING:
+    # No more than types, and scipy.stats behind them takes a while.
+    from pipelines.metrics.summary import CaseMetrics, Scores
 
 
 class SegEvaluator(SupervisedEvaluator):
     """Sliding-window prediction of whole cases, and their metrics on the grid of each case's own file.
 
-    The data loader gives one case at a time: "image" (1, C, *grid) float32, "label" (1, *file shape)
-    integer classes, "geometry" (see `transforms.spatial.geometry.Geometry.to_dict`), "case", and optionally "padding"
-    (what lies around the image, for the sliding window).
+    The data loader gives one case at a time, see `transforms.preprocess.PreparedCase`.
 
-    After a run `state.cases` holds one record per case ({"case": id, "dice": {class name: value}, ...}, see
-    `pipelines.metrics.overlap.overlap_metrics`) and `state.confusion` the voxels of all cases, int64 (classes, classes),
+    After a run `state.cases` holds the `pipelines.metrics.summary.CaseMetrics` of each case and `state.confusion` the voxels of all cases, int64 (classes, classes),
     row = reference, column = predicted. A class that neither the reference nor the prediction of a case has is
     NaN there and left out of means. With `go_on` set, a case that fails does not stop the others: `state.failures`
     says why, by case.
@@ -60,9 +62,9 @@ class SegEvaluator(SupervisedEvaluator):
         class_names: Sequence[str],
         inferer: Inferer,
         precision: str = "fp32",
-        on_prediction: Callable[[Mapping[str, Any], MetaTensor], None] | None = None,
+        on_prediction: Callable[[PreparedCase, MetaTensor], None] | None = None,
         surface_tolerance: float | Mapping[str, float] | None = None,
-        on_score: Callable[[Mapping[str, Any], MetaTensor, Mapping[str, Any]], None] | None = None,
+        on_score: Callable[[PreparedCase, MetaTensor, CaseMetrics], None] | None = None,
         val_handlers: Sequence | None = None,
         **kwargs: Any,
     ) -> None:
@@ -98,7 +100,7 @@ class SegEvaluator(SupervisedEvaluator):
         self.reset()
         super().run(global_epoch)
 
-    def predict(self, item: Mapping[str, Any]) -> MetaTensor:
+    def predict(self, item: PreparedCase) -> MetaTensor:
         """Classes (1, *file shape) of one case on the grid of its file.
 
         Raises:
@@ -108,7 +110,7 @@ class SegEvaluator(SupervisedEvaluator):
         """
         return self._restored(item, probabilities=False)[0]
 
-    def predict_with_probabilities(self, item: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
+    def predict_with_probabilities(self, item: PreparedCase) -> tuple[MetaTensor, MetaTensor]:
         """Classes (1, *file shape) and probabilities float32 (classes, *file shape) of one case.
 
         The probabilities take the number of classes times the volume of the file. Raises as `predict` does.
@@ -117,10 +119,8 @@ class SegEvaluator(SupervisedEvaluator):
         assert maps is not None
         return labels, maps
 
-    def score(self, item: Mapping[str, Any], labels: MetaTensor) -> dict[str, dict[str, float]]:
-        """The metrics of a predicted case against its "label": {metric: {class name: value}}.
-
-        See `pipelines.metrics.overlap`, `overlap_metrics` and, with a tolerance, `surface_metrics`.
+    def score(self, item: PreparedCase, labels: MetaTensor) -> Scores:
+        """The metrics of a predicted case against its "label"; with a tolerance, those of surfaces too.
 
         Raises:
             ImageError: the label does not lie on the grid of the image's file.
@@ -129,23 +129,22 @@ class SegEvaluator(SupervisedEvaluator):
         self._require_same_grid(item)
         return self._compared(labels, item["label"])[1]
 
-    def _require_same_grid(self, item: Mapping[str, Any]) -> None:
+    def _require_same_grid(self, item: PreparedCase) -> None:
         geometry = Geometry.from_dict(item["geometry"])
         require_same_grid(f"the label of case {item['case']}", item["label"], geometry)
 
-    def _compared(
-        self, labels: MetaTensor, reference: MetaTensor
-    ) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
+    def _compared(self, labels: MetaTensor, reference: MetaTensor) -> tuple[torch.Tensor, Scores]:
         prediction, truth = (x.as_tensor().cpu()[0] for x in (labels, reference))
         confusion = confusion_matrix(prediction, truth, len(self.class_names) + 1)
         affine = reference.affine.cpu().numpy()
-        scores = overlap_metrics(confusion, self.class_names, voxel_ml(affine, truth.ndim))
-        if self.surface_tolerance is not None:
-            pair = prediction.numpy(), truth.numpy()
-            scores |= surface_metrics(*pair, self.class_names, affine, self.surface_tolerance)
-        return confusion, scores
+        overlap = overlap_metrics(confusion, self.class_names, voxel_ml(affine, truth.ndim))
+        if self.surface_tolerance is None:
+            return confusion, {**overlap}
+        pair = prediction.numpy(), truth.numpy()
+        surfaces = surface_metrics(*pair, self.class_names, affine, self.surface_tolerance)
+        return confusion, {**overlap, **surfaces}
 
-    def _restored(self, item: Mapping[str, Any], probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
+    def _restored(self, item: PreparedCase, probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
         geometry = Geometry.from_dict(item["geometry"])
         classes = len(self.class_names) + 1
         restorer = Restorer(geometry, classes, slab_axis(geometry), probabilities)
@@ -163,26 +162,26 @@ class SegEvaluator(SupervisedEvaluator):
         maps = MetaTensor(restorer.probabilities(), affine=affine) if probabilities else None
         return MetaTensor(restorer.labels(), affine=affine), maps
 
-    def _rows(self, item: Mapping[str, Any], axis: int, normalise: bool) -> Iterator[torch.Tensor]:
+    def _rows(self, item: PreparedCase, axis: int, normalise: bool) -> Iterator[torch.Tensor]:
         if isinstance(self.inferer, SlidingWindow):
             # Around a volume smaller than the window the network sees what it saw in training.
             cval = item.get("padding")
             return self.inferer.rows(item["image"], self.network, axis, normalise, cval=cval)
         return iter(self.inferer(item["image"].to(self.state.device), self.network))
 
-    def _iteration(self, engine: SegEvaluator, batchdata: Mapping[str, Any]) -> dict:  # type: ignore[override]
-        if not self.go_on:
-            return self._evaluate(engine, batchdata)
+    def _iteration(self, engine: SegEvaluator, batchdata: PreparedCase | UnreadableCase) -> dict:  # type: ignore[override]
+        if "problem" in batchdata:  # it could not be read, see `VolumeDataset`
+            engine.state.failures[batchdata["case"]] = batchdata["problem"]
+            return {}
         try:
-            if "problem" in batchdata:  # it could not be read, see `VolumeDataset`
-                engine.state.failures[batchdata["case"]] = batchdata["problem"]
-                return {}
             return self._evaluate(engine, batchdata)
         except Exception as error:  # whatever is wrong with one case must not cost the others
+            if not self.go_on:
+                raise
             engine.state.failures[batchdata["case"]] = problem(error, batchdata["case"])
             return {}
 
-    def _evaluate(self, engine: SegEvaluator, batchdata: Mapping[str, Any]) -> dict:
+    def _evaluate(self, engine: SegEvaluator, batchdata: PreparedCase) -> dict:
         labels = self.predict(batchdata)
         if self.on_prediction is not None:
             self.on_prediction(batchdata, labels)
@@ -191,7 +190,7 @@ class SegEvaluator(SupervisedEvaluator):
         if "label" in batchdata:
             self._require_same_grid(batchdata)
             confusion, scores = self._compared(labels, batchdata["label"])
-            record = {"case": batchdata["case"], **scores}
+            record: CaseMetrics = {"case": batchdata["case"], **scores}
             if self.on_score is not None:
                 self.on_score(batchdata, labels, record)
             engine.state.confusion += confusion

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
+from pipelines.inference.case_reports import CaseReport
+from pipelines.metrics.volumes import Volume
 from transforms.utils.files import replacing
 
 _STYLE = """
@@ -21,7 +22,7 @@ a { color: #8bf; } .failed { color: #f88; white-space: pre-line; } .notice { col
 """
 
 
-def write_gallery(path: Path, reports: Iterable[Mapping[str, Any]]) -> None:
+def write_gallery(path: Path, reports: Iterable[CaseReport]) -> None:
     """Write the page; pictures are those beside it, and nothing is loaded from elsewhere."""
     reports = list(reports)
     done = [report for report in reports if report["status"] == "done"]
@@ -50,13 +51,13 @@ def write_gallery(path: Path, reports: Iterable[Mapping[str, Any]]) -> None:
         temporary.write_text("\n".join(page), encoding="utf-8")
 
 
-def _amount(found: Mapping[str, Any] | None) -> str:
+def _amount(found: Volume | None) -> str:
     if found is None:
         return ""
     return f"{found['voxels']}" if found["ml"] is None else f"{found['ml']:.4g}"
 
 
-def _section(report: Mapping[str, Any]) -> str:
+def _section(report: CaseReport) -> str:
     parts = [f'<h2 id="{escape(quote(report["case"]))}">{escape(report["case"])}</h2>']
     if report["status"] != "done":
         parts.append(f'<p class="failed">{escape(str(report.get("error", "failed")))}</p>')

@@ -13,13 +13,20 @@ import os
 import pydoc
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
 from pipelines.utils.json_files import JsonError, read_json
 from transforms.errors import UserError
-from transforms.intensity import ZScore
+from transforms.intensity import CTWindowParameters, ZScore, ZScoreParameters
+from transforms.preprocess import PreprocessParameters
+
+if TYPE_CHECKING:
+    from typing import NotRequired
+
+    # No more than a type, and scipy.stats behind it takes a while.
+    from pipelines.metrics.summary import CaseMetrics
 
 VARIABLE = "SEGBUNDLES_NETWORKS"
 """Environment variable: networks besides this project's that a description may name, dotted names with commas."""
@@ -41,11 +48,40 @@ _BEGINNINGS = ("encoder_weights",)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+class Card(TypedDict):
+    """What weights need around them, and where they come from.
+
+    Attributes:
+        network: its definition, `_target_` and arguments, as in a MONAI bundle.
+        labels: class id as text to name.
+        patch_size: voxels of the sliding window.
+        run_id, experiment: of the training, in MLflow.
+        validation: Dice of the cases by which the weights were chosen.
+    """
+
+    format: int
+    network: dict[str, Any]
+    labels: dict[str, str]
+    preprocessing: PreprocessParameters
+    patch_size: list[int]
+    run_id: NotRequired[str | None]
+    experiment: NotRequired[str | None]
+    epoch: NotRequired[int]
+    validation: NotRequired[list[CaseMetrics]]
+
+
+class ModelCard(Card):
+    """The card of certain weights, by the SHA-256 of their file; of an ensemble, over those of its members."""
+
+    sha256: str
+    members: NotRequired[list[str]]
+
+
 class CardError(UserError, ValueError):
     """A description is none, or beyond the bounds; the message is the end of a sentence that names the file."""
 
 
-def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_card(path: str | os.PathLike[str]) -> ModelCard:
     """Read and check a description; returns it without whatever nobody here knows.
 
     Raises:
@@ -58,7 +94,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CardError(f"{path} is not the description of a trained model: {error}") from None
 
 
-def read_content(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_content(path: str | os.PathLike[str]) -> dict[str, object]:
     """Read the JSON object of a description without looking into it.
 
     Raises:
@@ -72,27 +108,26 @@ def read_content(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(_mapping(content, "it"))
 
 
-def checked(content: Mapping[str, Any]) -> dict[str, Any]:
+def checked(content: Mapping[str, object]) -> ModelCard:
     """Check the content of a description; returns it without whatever nobody here knows.
 
     Raises:
         CardError: see `read_card`.
     """
-    card = content
     missing = [
-        key for key in ("labels", "patch_size", "preprocessing", "network", "sha256") if key not in card
+        key for key in ("labels", "patch_size", "preprocessing", "network", "sha256") if key not in content
     ]
     if missing:
         raise CardError(f"'{missing[0]}' is missing")
-    if card.get("format", FORMAT) != FORMAT:
-        raise CardError(f"its format {_shown(card['format'])} is not the {FORMAT} of this code")
-    found: dict[str, Any] = {
+    if content.get("format", FORMAT) != FORMAT:
+        raise CardError(f"its format {_shown(content['format'])} is not the {FORMAT} of this code")
+    found: ModelCard = {
         "format": FORMAT,
-        "network": _plain(_mapping(card["network"], "network"), "network"),
-        "labels": _labels(card["labels"]),
-        "preprocessing": _preprocessing(card["preprocessing"]),
-        "patch_size": _patch_size(card["patch_size"]),
-        "sha256": _matching(card["sha256"], "sha256", "[0-9a-f]{64}"),
+        "network": _plain(_mapping(content["network"], "network"), "network"),
+        "labels": _labels(content["labels"]),
+        "preprocessing": _preprocessing(content["preprocessing"]),
+        "patch_size": _patch_size(content["patch_size"]),
+        "sha256": _matching(content["sha256"], "sha256", "[0-9a-f]{64}"),
     }
     voxels = math.prod(found["patch_size"])
     if voxels * len(found["labels"]) > LOGITS:
@@ -100,19 +135,19 @@ def checked(content: Mapping[str, Any]) -> dict[str, Any]:
     spacing = found["preprocessing"]["spacing"]
     if isinstance(spacing, list) and len(spacing) < len(found["patch_size"]):
         raise CardError(f"spacing {spacing} has fewer axes than patch_size {found['patch_size']}")
-    if card.get("run_id") is not None:
-        found["run_id"] = _matching(card["run_id"], "run_id", "[A-Za-z0-9_-]{1,100}")
-    if card.get("experiment") is not None:
-        found["experiment"] = _text(card["experiment"], "experiment", 500)
-    if card.get("epoch") is not None:
-        found["epoch"] = _whole(card["epoch"], "epoch", 0, 10**9)
-    if card.get("validation") is not None:
-        found["validation"] = _validation(card["validation"])
+    if content.get("run_id") is not None:
+        found["run_id"] = _matching(content["run_id"], "run_id", "[A-Za-z0-9_-]{1,100}")
+    if content.get("experiment") is not None:
+        found["experiment"] = _text(content["experiment"], "experiment", 500)
+    if content.get("epoch") is not None:
+        found["epoch"] = _whole(content["epoch"], "epoch", 0, 10**9)
+    if content.get("validation") is not None:
+        found["validation"] = _validation(content["validation"])
     _require_own_sizes(found)
     return found
 
 
-def build_network(card: Mapping[str, Any], file_size: int, trusted: Iterable[str] = ()) -> torch.nn.Module:
+def build_network(card: ModelCard, file_size: int, trusted: Iterable[str] = ()) -> torch.nn.Module:
     """The network that a checked description defines, with arbitrary weights.
 
     Args:
@@ -172,7 +207,7 @@ def _named_by_the_user() -> set[str]:
 # -- values ------------------------------------------------------------------------------------------------
 
 
-def _plain(definition: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _plain(definition: Mapping[str, object], where: str) -> dict[str, Any]:
     """A network's definition: one `_target_` and arguments that are plain values."""
     target = _text(definition.get("_target_"), f"{where}#_target_", _LETTERS)
     if definition.get("_disabled_", False) is not False:
@@ -210,14 +245,14 @@ def _argument(value: Any, where: str, most: float, depth: int = 0) -> Any:
     }
 
 
-def _keys(found: Mapping[str, Any], where: str) -> None:
+def _keys(found: Mapping[str, object], where: str) -> None:
     """Raise CardError for a key that MONAI or Python gives a meaning of its own, such as `_target_`."""
     for key in found:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", key):
             raise CardError(f"{where} holds {_shown(key)}, so it is no plain value")
 
 
-def _require_own_sizes(card: Mapping[str, Any]) -> None:
+def _require_own_sizes(card: ModelCard) -> None:
     """The arguments that this project's networks share with the rest of the description must agree with it."""
     definition = card["network"]
     if not definition["_target_"].startswith("networks."):
@@ -255,7 +290,7 @@ def _patch_size(content: Any) -> list[int]:
     return size
 
 
-def _preprocessing(content: Any) -> dict[str, Any]:
+def _preprocessing(content: Any) -> PreprocessParameters:
     """The parameters of `pipelines.Preprocess`, whose version it checks itself."""
     found = _mapping(content, "preprocessing")
     known = ("version", "orientation", "spacing", "intensity", "crop_above", "crop_margin", "channels")
@@ -283,7 +318,7 @@ def _preprocessing(content: Any) -> dict[str, Any]:
     }
 
 
-def _intensity(content: Any) -> dict[str, Any]:
+def _intensity(content: Any) -> CTWindowParameters | ZScoreParameters:
     where = "preprocessing#intensity"
     found = _mapping(content, where)
     if found == ZScore().parameters():
@@ -296,10 +331,10 @@ def _intensity(content: Any) -> dict[str, Any]:
     return {"kind": "ct_window", "lower": lower, "upper": upper}
 
 
-def _validation(content: Any) -> list[dict[str, Any]]:
+def _validation(content: Any) -> list[CaseMetrics]:
     if not isinstance(content, list):
         raise CardError("validation is no list of cases")
-    cases = []
+    cases: list[CaseMetrics] = []
     for item in content:
         case = _mapping(item, "validation")
         dice = _mapping(case.get("dice"), "validation#dice")

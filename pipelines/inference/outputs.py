@@ -10,16 +10,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.data import MetaTensor
 
+from pipelines.data.cases import CaseItem
 from pipelines.data.inputs import InputError, named
 from pipelines.inference.case_files import FORMATS, OutputPlan, failed, write_files
-from pipelines.inference.case_reports import FORMAT_VERSION, read_report, read_reports, write_report_file
-from pipelines.metrics.result_files import with_nan, write_csv, write_json
-from pipelines.metrics.summary import summarise
+from pipelines.inference.case_reports import (
+    CaseReport,
+    read_report,
+    read_reports,
+    write_json_file,
+    write_report,
+)
+from pipelines.metrics.result_files import write_csv, write_json
+from pipelines.metrics.summary import CaseMetrics, Summary, summarise
 from pipelines.metrics.volumes import write_volumes
 from transforms.errors import UserError
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
@@ -69,7 +75,7 @@ class Outputs(OutputPlan):
         if unknown:
             raise InputError(f"the format '{unknown[0]}' is unknown; choose from {', '.join(FORMATS)}")
 
-    def require_room(self, cases: Sequence[Mapping[str, Any]], overwrite: bool) -> dict[str, dict[str, Any]]:
+    def require_room(self, cases: Sequence[CaseItem], overwrite: bool) -> dict[str, CaseReport]:
         """Check before anything is predicted that results can be written and that no file of the user is replaced.
 
         Returns:
@@ -105,9 +111,7 @@ class Outputs(OutputPlan):
             raise InputError(str(error)) from error
         return reports
 
-    def _require_own_files(
-        self, cases: Sequence[Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def _require_own_files(self, cases: Sequence[CaseItem], reports: Mapping[str, CaseReport]) -> None:
         ours = {name for report in reports.values() for name in report["outputs"]}
         ours |= {f"{case}.json" for case in reports}
         if reports or (self.folder / UNFINISHED).is_dir():
@@ -117,9 +121,11 @@ class Outputs(OutputPlan):
             if case["case"] not in interrupted:
                 for name in (*self.names(case), f"{case['case']}.json"):
                     self._require_ours(name, ours)
-            known = reports.get(case["case"], {})
+            known = reports.get(case["case"])
+            if known is None or not known.get("outputs"):
+                continue
             source, now = known.get("input", {}).get("path"), os.path.abspath(case["image"])
-            if known.get("outputs") and source != now:
+            if source != now:
                 raise InputError(
                     f"{self.folder} holds the result of {source} as case '{case['case']}', and {now} would replace it; "
                     "choose another --output, or replace it with --overwrite"
@@ -146,12 +152,12 @@ class Outputs(OutputPlan):
 
     def write(
         self,
-        case: Mapping[str, Any],
+        case: CaseItem,
         labels: MetaTensor,
         probabilities: torch.Tensor | None,
-        report: Mapping[str, Any],
+        report: CaseReport,
         unwritable: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
+    ) -> CaseReport:
         """Write the files of a case, its report last; returns the report.
 
         All is made under other names first, so that at any moment a result is whole or not there, and results
@@ -169,24 +175,32 @@ class Outputs(OutputPlan):
             written = [name for name in self.names(case) if (part / name).is_file()]
             sizes = {name: (part / name).stat().st_size for name in written}
             seconds = {**report.get("seconds", {}), "write": round(time.perf_counter() - started, 3)}
-            whole = {**report, "labels": self.named_labels(), "outputs": sizes, "seconds": seconds}
+            whole: CaseReport = {
+                **report,
+                "labels": self.named_labels(),
+                "outputs": sizes,
+                "seconds": seconds,
+            }
             if failures:
-                whole |= {"status": "failed", **failed(case, failures)}
+                whole = {**whole, "status": "failed", **failed(case, failures)}
                 whole["error"] += f" Kept: {', '.join(written)}." if written else ""
-                earlier = (read_report(self.folder / f"{case['case']}.json") or {}).get("outputs", {})
+                earlier = self.earlier_files(case["case"])
                 older = {name: size for name, size in earlier.items() if name not in sizes}
                 whole["outputs"] = {**older, **sizes}
                 if older:
                     whole["notices"] = [*whole.get("notices", ()), f"of an earlier run: {', '.join(older)}"]
-            write_report_file(part / "labels.json", self.named_labels())
-            return write_report_file(part / f"{case['case']}.json", {"segbundles": FORMAT_VERSION, **whole})
+            write_json_file(part / "labels.json", self.named_labels())
+            return write_report(part, whole)
 
-    def write_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
+    def write_report(self, report: CaseReport) -> CaseReport:
         """Write only `<case>.json`; returns what was written."""
         with self._placing(report["case"]) as part:
-            return write_report_file(
-                part / f"{report['case']}.json", {"segbundles": FORMAT_VERSION, **report}
-            )
+            return write_report(part, report)
+
+    def earlier_files(self, case: str) -> dict[str, int]:
+        """Names and sizes of the files that an earlier prediction of a case has left."""
+        report = read_report(self.folder / f"{case}.json")
+        return report.get("outputs", {}) if report is not None else {}
 
     @contextlib.contextmanager
     def _placing(self, owner: str) -> Iterator[Path]:
@@ -230,20 +244,22 @@ class Outputs(OutputPlan):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
-    def summarise(self) -> dict[str, Any] | None:
+    def summarise(self) -> Summary | None:
         """Write the tables over all cases in the folder; returns the summary of their metrics where there are any."""
         reports = read_reports(self.folder)
         done = [report for report in reports.values() if report["status"] == "done"]
         names = [name for value, name in self.labels.items() if value != 0]
-        scored = [
-            {"case": r["case"], **with_nan(r["metrics"])}
-            for r in done
-            if r.get("metrics") and set(r["metrics"]["dice"]) == set(names)
+        scored: list[CaseMetrics] = [
+            {"case": report["case"], **metrics}
+            for report in done
+            if (metrics := report.get("metrics")) and set(metrics["dice"]) == set(names)
         ]
         summary = summarise(scored, names, intervals=True) if scored else None
         with self._placing("-summary") as part:
             if done:
-                write_volumes(part / "volumes.csv", done)
+                write_volumes(
+                    part / "volumes.csv", [{"case": r["case"], "volumes": r["volumes"]} for r in done]
+                )
             if summary is not None:
                 write_csv(part / "metrics.csv", scored, names)
                 write_json(part / "metrics.json", scored, names, summary, split="prediction")

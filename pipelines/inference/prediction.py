@@ -19,10 +19,17 @@ from tqdm import tqdm
 
 from pipelines.config.errors import user_error
 from pipelines.config.executed import ExecutedConfig
-from pipelines.data.cases import reading
+from pipelines.data.cases import CaseItem, reading
 from pipelines.distributed.collectives import ranks
 from pipelines.inference.case_files import unwritable
-from pipelines.inference.case_reports import fingerprint, is_done, read_report, read_reports
+from pipelines.inference.case_reports import (
+    CaseReport,
+    Request,
+    fingerprint,
+    is_done,
+    read_report,
+    read_reports,
+)
 from pipelines.inference.claims import Claims
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.outputs import UNFINISHED, OutputError, Outputs
@@ -30,7 +37,7 @@ from pipelines.inference.postprocess import Postprocess
 from pipelines.inference.prediction_settings import settings_of
 from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.result_files import without_nan
-from pipelines.metrics.summary import table
+from pipelines.metrics.summary import Scores, table
 from pipelines.metrics.volumes import measure
 from pipelines.utils.logs import warnings_of
 from pipelines.utils.progress import Steps
@@ -38,6 +45,7 @@ from pipelines.utils.provenance import versions
 from pipelines.utils.signals import terminating
 from transforms.errors import FAILED, ImageError, UserError
 from transforms.intensity import CTWindow
+from transforms.preprocess import PreparedCase
 from transforms.utils.threads import ahead
 
 logger = logging.getLogger(__name__)
@@ -56,11 +64,18 @@ class TakenError(Exception):
 class Loaded(NamedTuple):
     """A case as the network gets it, what its report compares, what the reader noticed, and what cannot be written."""
 
-    item: dict[str, Any]
-    wanted: dict[str, Any]
+    item: PreparedCase
+    wanted: Request
     notices: list[str]
     seconds: float
     unwritable: dict[str, str]
+
+
+class Predicted(NamedTuple):
+    """The report of a case that was tried, and its first file; "" where it failed."""
+
+    report: CaseReport
+    written: str
 
 
 class Prediction:
@@ -120,12 +135,12 @@ class Prediction:
             InputError: before anything is predicted, when a file of the user would be replaced.
             PredictionError: at the end, naming every case that failed and why.
         """
-        cases: list[dict[str, Any]] = self.dataset.data
+        cases: list[CaseItem] = self.dataset.data
         with ranks() as here, terminating():
             todo, done, self.run_id = here.first(lambda: (*self._plan(cases), uuid.uuid4().hex))
             own = todo[here.rank :: here.world]
-            records: list[dict[str, Any]] = []
-            everyone: list[dict[str, Any]] | None = None
+            records: list[Predicted] = []
+            everyone: list[Predicted] | None = None
             try:
                 loads = ahead(self._load, own, self.read_ahead)
                 # A line for each case is printed anyway, by every process; of the progress only the first speaks.
@@ -156,7 +171,8 @@ class Prediction:
                 # Also when this process is ended from outside or another one died: nothing is lost in silence.
                 failures = ""
                 if here.rank == 0:
-                    failures = self._finish(cases, todo, done, everyone)
+                    reports = None if everyone is None else [each.report for each in everyone]
+                    failures = self._finish(cases, todo, done, reports)
                 if sys.exc_info()[0] is not None and failures:
                     print(failures, file=sys.stderr)
         if failures:
@@ -164,9 +180,9 @@ class Prediction:
         if everyone is None:
             # Rank 0 says why. For failed cases it alone exits with 1, or torchrun might stop it before it does.
             sys.exit(1)
-        return [Path(r["written"]) for r in records if r["written"]]
+        return [Path(each.written) for each in records if each.written]
 
-    def _plan(self, cases: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
+    def _plan(self, cases: Sequence[CaseItem]) -> tuple[list[int], list[str]]:
         """Indices of the cases to do, and names of those that are done."""
         reports = self.outputs.require_room(cases, self.overwrite)
         self._seen = {name: str(report.get("run")) for name, report in reports.items()}
@@ -183,7 +199,7 @@ class Prediction:
                 steps.step()
         return todo, done
 
-    def _wanted(self, case: Mapping[str, Any]) -> dict[str, Any]:
+    def _wanted(self, case: CaseItem) -> Request:
         folder = self.outputs.folder
         return {
             "input": {**fingerprint(case["image"], folder), **reading(case)},
@@ -215,8 +231,8 @@ class Prediction:
                 )
         return Loaded(item, wanted, notices, time.perf_counter() - started, lacking)
 
-    def _claimed(self, index: int, load: Callable[[], Loaded]) -> dict[str, Any]:
-        """The report of one case, which this process claims meanwhile.
+    def _claimed(self, index: int, load: Callable[[], Loaded]) -> Predicted:
+        """Predict one case, which this process claims meanwhile.
 
         Raises:
             TakenError: another prediction is doing it.
@@ -229,8 +245,8 @@ class Prediction:
         finally:
             self.claims.release(case["case"])
 
-    def _done_meanwhile(self, case: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The report of a case that another prediction has finished since this one began; None where none has."""
+    def _done_meanwhile(self, case: CaseItem) -> Predicted | None:
+        """A case that another prediction has finished since this one began; None where none has."""
         report = read_report(self.outputs.folder / f"{case['case']}.json")
         if report is None or report["status"] != "done" or report.get("run") == self._seen.get(case["case"]):
             return None
@@ -239,24 +255,29 @@ class Prediction:
         except (ImageError, OSError):  # said when it is read
             return None
         if same:
-            return {**report, "written": str(self.outputs.folder / next(iter(report["outputs"]), ""))}
+            return Predicted(report, self._first_file(report))
         problem = (
             f"{case['image']}: another prediction with other settings writes to {self.outputs.folder} at the same time;"
             " choose another --output"
         )
-        return {**report, "status": "failed", "error": problem, "written": ""}
+        return Predicted({**report, "status": "failed", "error": problem}, "")
 
-    def _case(self, case: Mapping[str, Any], load: Callable[[], Loaded]) -> dict[str, Any]:
-        """Predict one case; returns its report, of a failed one too."""
-        report: dict[str, Any] = {"case": case["case"], "status": "failed", "run": self.run_id, "notices": []}
-        report |= {
+    def _first_file(self, report: CaseReport) -> str:
+        return str(self.outputs.folder / next(iter(report["outputs"]), ""))
+
+    def _case(self, case: CaseItem, load: Callable[[], Loaded]) -> Predicted:
+        report: CaseReport = {
+            "case": case["case"],
+            "status": "failed",
+            "run": self.run_id,
+            "notices": [],
             "input": {"path": os.path.abspath(case["image"])},
             "versions": versions("segbundles", "torch", "monai", "numpy"),
             "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision},
         }
         try:
             loaded = load()
-            report |= {**loaded.wanted, "notices": loaded.notices}
+            report = {**report, **loaded.wanted, "notices": loaded.notices}
             started = time.perf_counter()
             labels, probabilities = self._predict(loaded.item)
             labels = self.postprocess(labels, self.outputs.labels)
@@ -264,25 +285,23 @@ class Prediction:
             report["volumes"] = measure(labels, self.outputs.labels)
             report["metrics"] = self._metrics(case, loaded.item, labels)
             report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
-            report |= {"status": "done", "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            report["status"] = "done"
+            report["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             whole = self.outputs.write(case, labels, probabilities, report, loaded.unwritable)
-            return {**whole, "written": str(self.outputs.folder / next(iter(whole["outputs"]), ""))}
+            return Predicted(whole, self._first_file(whole))
         except TakenError:
             raise
         except Exception as error:  # whatever is wrong with one case must not cost the others
             known = user_error(error)
-            report |= {
-                "status": "failed",
-                "error": str(known) if known else f"{case['image']}: {type(error).__name__}: {error}",
-            }
+            report["status"] = "failed"
+            report["error"] = str(known) if known else f"{case['image']}: {type(error).__name__}: {error}"
             if known is None:
                 report["traceback"] = traceback.format_exc()
-            return {**self._failed(report), "written": ""}
+            return Predicted(self._failed(report), "")
 
-    def _failed(self, report: dict[str, Any]) -> dict[str, Any]:
+    def _failed(self, report: CaseReport) -> CaseReport:
         """Write the report of a failed case; results that lie there from before stay and are named in it."""
-        earlier = (read_report(self.outputs.folder / f"{report['case']}.json") or {}).get("outputs", {})
-        report |= {"outputs": earlier}
+        earlier = report["outputs"] = self.outputs.earlier_files(report["case"])
         if earlier:
             report["notices"] = [*report["notices"], f"of an earlier run: {', '.join(earlier)}"]
         try:
@@ -291,15 +310,13 @@ class Prediction:
             also = "" if str(error) == report["error"] else f" And its report: {error}"
             return {**report, "error": f"{report['error']}{also}"}
 
-    def _predict(self, item: Mapping[str, Any]) -> tuple[MetaTensor, torch.Tensor | None]:
+    def _predict(self, item: PreparedCase) -> tuple[MetaTensor, torch.Tensor | None]:
         """Classes (1, *file shape), and probabilities (classes, *file shape) where they are wanted."""
         if self.outputs.probabilities:
             return self.evaluator.predict_with_probabilities(item)
         return self.evaluator.predict(item), None
 
-    def _metrics(
-        self, case: Mapping[str, Any], item: Mapping[str, Any], labels: MetaTensor
-    ) -> dict[str, Any] | None:
+    def _metrics(self, case: CaseItem, item: PreparedCase, labels: MetaTensor) -> Scores | None:
         if "label" not in item:
             return None
         try:
@@ -311,20 +328,20 @@ class Prediction:
 
     def _finish(
         self,
-        cases: Sequence[Mapping[str, Any]],
+        cases: Sequence[CaseItem],
         todo: Sequence[int],
         done: Sequence[str],
-        records: Sequence[Mapping[str, Any]] | None,
+        reports: Sequence[CaseReport] | None,
     ) -> str:
         """Write the tables over all cases and say what happened; returns the list of failures, "" for none.
 
         Args:
-            records: of all processes; None where they cannot be asked any more, only their reports.
+            reports: of all processes; None where they cannot be asked any more, only their files read.
         """
-        if records is None:
-            reports = read_reports(self.outputs.folder)
-            found = [reports.get(cases[index]["case"], {}) for index in todo]
-            records = [report for report in found if report.get("run") == self.run_id]
+        if reports is None:
+            written = read_reports(self.outputs.folder)
+            found = [written[name] for index in todo if (name := cases[index]["case"]) in written]
+            reports = [report for report in found if report.get("run") == self.run_id]
         summary, unwritten = None, ""
         try:
             with self.claims.held("-summary"):
@@ -332,10 +349,10 @@ class Prediction:
         except OutputError as error:
             unwritten = f"tables over all cases: {error}"
         self.outputs.tidy()
-        failed = [record for record in records if record["status"] != "done"]
-        seen = {record["case"] for record in records}
+        failed = [report for report in reports if report["status"] != "done"]
+        seen = {report["case"] for report in reports}
         missing = [cases[index]["case"] for index in todo if cases[index]["case"] not in seen]
-        parts = [f"{len(records) - len(failed)} of {len(cases)} cases segmented"]
+        parts = [f"{len(reports) - len(failed)} of {len(cases)} cases segmented"]
         parts += [f"{len(done)} done before"] if done else []
         parts += [f"{len(failed)} failed"] if failed else []
         parts += [f"{len(missing)} not reached"] if missing else []
@@ -345,18 +362,19 @@ class Prediction:
         if not failed and not missing:
             return unwritten
         lines = [f"{len(failed) + len(missing)} of {len(cases)} cases failed:"]
-        for record in failed:
-            trace = " (traceback in its report)" if record.get("traceback") else ""
-            reason = str(record["error"]).replace("\n", "\n    ")
-            lines.append(f"  {record['case']}: {reason}{trace}")
+        for report in failed:
+            trace = " (traceback in its report)" if report.get("traceback") else ""
+            reason = report["error"].replace("\n", "\n    ")
+            lines.append(f"  {report['case']}: {reason}{trace}")
         lines += [
             f"  {case}: not done, because its process ended; run the same command again" for case in missing
         ]
         return "\n".join([*lines, *([f"  {unwritten}"] if unwritten else [])])
 
 
-def _say(record: Mapping[str, Any]) -> None:
-    if record["status"] == "done":
-        tqdm.write(f"{record['input']['path']} -> {record['written']}", file=sys.stdout)
+def _say(predicted: Predicted) -> None:
+    report = predicted.report
+    if report["status"] == "done":
+        tqdm.write(f"{report['input']['path']} -> {predicted.written}", file=sys.stdout)
     else:
-        tqdm.write(f"failed: {record['case']} (why, is listed at the end)", file=sys.stderr)
+        tqdm.write(f"failed: {report['case']} (why, is listed at the end)", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipelines.inference.model_card import CardError, build_network, checked, read_content
+from pipelines.inference.model_card import CardError, ModelCard, build_network, checked, read_content
 from transforms.errors import UserError
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of
@@ -58,7 +58,7 @@ class TrainedModel:
                     "with: python -m monai.bundle run training --config_file bundles/r2unet/train.json"
                 )
         try:
-            self.card: dict[str, Any] = checked(_card_of(path, beside))
+            self.card: ModelCard = checked(_card_of(path, beside))
             self.labels = {int(value): name for value, name in self.card["labels"].items()}
             self.patch_size = tuple(self.card["patch_size"])
             self.preprocess = Preprocess.from_parameters(self.card["preprocessing"])
@@ -93,12 +93,12 @@ class TrainedModel:
             )
 
 
-def _card_of(path: Path, beside: Path) -> dict[str, Any]:
+def _card_of(path: Path, beside: Path) -> dict[str, object]:
     """The description beside weights, or the one that a killed training left waiting to take its place."""
     return _waiting_card(path, beside) or read_content(beside)
 
 
-def _waiting_card(path: Path, beside: Path) -> dict[str, Any] | None:
+def _waiting_card(path: Path, beside: Path) -> dict[str, object] | None:
     """The description that belongs to the weights in place but is not in its own place yet; mostly None."""
     with contextlib.suppress(FileNotFoundError, CardError):
         card = read_content(_next(beside))

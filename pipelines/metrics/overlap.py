@@ -6,8 +6,8 @@ Names and conventions are in docs/evaluation.md. Overlap is counted once per cas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import torch
 
@@ -15,6 +15,21 @@ from transforms.errors import FAILED, UserError
 
 FORMAT = 1
 _BLOCK = 1 << 20
+
+
+class OverlapScores(TypedDict, total=False):
+    """What `overlap_metrics` finds in a case, by the names of the classes.
+
+    A value that is not defined is NaN; read back from JSON, which has no NaN, it is None.
+    """
+
+    dice: Mapping[str, float | None]
+    iou: Mapping[str, float | None]
+    sensitivity: Mapping[str, float | None]
+    precision: Mapping[str, float | None]
+    volume_error_ml: Mapping[str, float | None]
+    reference_voxels: Mapping[str, int]
+    prediction_voxels: Mapping[str, int]
 
 
 class SegmentationError(UserError, ValueError):
@@ -77,7 +92,7 @@ def case_dice(prediction: torch.Tensor, reference: torch.Tensor, num_classes: in
 
 def overlap_metrics(
     confusion: torch.Tensor, class_names: Sequence[str], voxel_ml: float | None
-) -> dict[str, dict[str, float]]:
+) -> OverlapScores:
     """Overlap of every foreground class of one case, from its confusion matrix.
 
     With TP, FP and FN counted in voxels: dice 2TP / (2TP + FP + FN), iou TP / (TP + FP + FN), sensitivity
@@ -89,26 +104,29 @@ def overlap_metrics(
         voxel_ml: millilitres of a voxel; None (a 2D picture) leaves the volume error NaN.
 
     Returns:
-        Name of the metric to {class: value}; and "reference_voxels" and "prediction_voxels" likewise.
+        All of `OverlapScores`.
 
     Examples:
         >>> found = overlap_metrics(torch.tensor([[90, 2], [1, 7]]), ["lesion"], voxel_ml=0.5)
         >>> found["sensitivity"], found["volume_error_ml"]
         ({'lesion': 0.875}, {'lesion': 0.5})
     """
+
+    def of_classes(values: torch.Tensor) -> dict[str, float]:
+        return dict(zip(class_names, values.tolist(), strict=True))
+
+    def in_voxels(values: torch.Tensor) -> dict[str, int]:
+        return dict(zip(class_names, (int(n) for n in values), strict=True))
+
     counts = confusion.double().cpu()
     hit, reference, predicted = (x[1:] for x in (counts.diagonal(), counts.sum(1), counts.sum(0)))
     error = (predicted - reference) * (math.nan if voxel_ml is None else voxel_ml)
-    values = {
-        "dice": 2 * hit / (reference + predicted),
-        "iou": hit / (reference + predicted - hit),
-        "sensitivity": hit / reference,
-        "precision": hit / predicted,
-        "volume_error_ml": torch.where(reference + predicted > 0, error, math.nan),
+    return {
+        "dice": of_classes(2 * hit / (reference + predicted)),
+        "iou": of_classes(hit / (reference + predicted - hit)),
+        "sensitivity": of_classes(hit / reference),
+        "precision": of_classes(hit / predicted),
+        "volume_error_ml": of_classes(torch.where(reference + predicted > 0, error, math.nan)),
+        "reference_voxels": in_voxels(reference),
+        "prediction_voxels": in_voxels(predicted),
     }
-    found: dict[str, dict[str, Any]] = {
-        name: dict(zip(class_names, v.tolist(), strict=True)) for name, v in values.items()
-    }
-    for name, voxels in (("reference_voxels", reference), ("prediction_voxels", predicted)):
-        found[name] = dict(zip(class_names, (int(n) for n in voxels), strict=True))
-    return found

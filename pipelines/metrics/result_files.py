@@ -8,12 +8,28 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import FORMAT
-from pipelines.metrics.summary import outcome, summarise
+from pipelines.metrics.summary import CaseMetrics, Summary, outcome, statistics_of, summarise, value_of
 from transforms.utils.files import replacing
+
+
+class Measured(TypedDict):
+    """Cases, and the names of the classes that were measured in them."""
+
+    classes: list[str]
+    cases: list[CaseMetrics]
+
+
+class Results(Measured):
+    """The results of a set of cases as plain JSON, which has None for NaN."""
+
+    format: int
+    split: str
+    summary: Summary
+
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -53,7 +69,7 @@ def csv_table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Iterable[An
         yield lambda row: writer.writerow(guarded(row))
 
 
-def write_csv(path: Path, cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> None:
+def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> None:
     """One line per case and class with all its metrics; what has no value is empty.
 
     "outcome" tells present, missed, false positive and absent apart, where the records hold voxel counts.
@@ -69,47 +85,58 @@ def write_csv(path: Path, cases: Sequence[Mapping[str, Any]], class_names: Seque
     with csv_table(path, ["case", "class", *metrics, *extra]) as write:
         for case in cases:
             for name in class_names:
-                row = [_text(case.get(metric, {}).get(name)) for metric in metrics]
+                row = [_text(value_of(case, metric, name)) for metric in metrics]
                 if counted:
-                    row += [outcome(case, name), *(str(case[key][name]) for key in extra[1:])]
+                    voxels = case["reference_voxels"][name], case["prediction_voxels"][name]
+                    row += [outcome(case, name), *map(str, voxels)]
                 write([case["case"], name, *row])
 
 
-def write_summary_csv(path: Path, summary: Mapping[str, Any]) -> None:
+def write_summary_csv(path: Path, summary: Summary) -> None:
     """One line per class and metric: mean, its interval, median, min, max, std, n and the counts."""
-    keys = ("n", "mean", "median", "min", "max", "std")
-    counts = ("absent", "missed", "false_positives", "false_positive_ml")
-    with csv_table(path, ["class", "metric", *keys, "ci95_low", "ci95_high", *counts]) as write:
+    head = (
+        *("class", "metric", "n", "mean", "median", "min", "max", "std", "ci95_low", "ci95_high"),
+        *("absent", "missed", "false_positives", "false_positive_ml"),
+    )
+    with csv_table(path, head) as write:
         for name, row in summary["classes"].items():
             for metric in summary["mean"]:
-                low, high = row[metric].get("ci95") or (math.nan, math.nan)
-                values = [_text(row[metric][key]) for key in keys] + [_text(low), _text(high)]
-                write([name, metric, *values, *(_text(row[key]) for key in counts)])
+                found = statistics_of(row, metric)
+                spread = found["mean"], found["median"], found["min"], found["max"], found["std"]
+                sure = found.get("ci95") or (math.nan, math.nan)
+                counts = row["absent"], row["missed"], row["false_positives"], row["false_positive_ml"]
+                numbers = map(_text, (found["n"], *spread, *sure, *counts))
+                write([name, metric, *numbers])
 
 
 def results(
-    cases: Sequence[Mapping[str, Any]],
+    cases: Sequence[CaseMetrics],
     class_names: Sequence[str],
-    summary: Mapping[str, Any] | None = None,
+    summary: Summary | None = None,
     split: str = "validation",
-) -> dict[str, Any]:
-    """The results of a set of cases as plain JSON: format, split, classes, cases, summary; NaN becomes None.
+) -> Results:
+    """The results of a set of cases as plain JSON.
 
     Examples:
         >>> found = results([{"case": "a", "dice": {"liver": float("nan")}}], ["liver"])
         >>> found["classes"], found["cases"]
         (['liver'], [{'case': 'a', 'dice': {'liver': None}}])
     """
-    found = summarise(cases, class_names) if summary is None else summary
-    content = {"format": FORMAT, "split": split, "classes": list(class_names)}
-    return without_nan(content | {"cases": list(cases), "summary": found})
+    content: Results = {
+        "format": FORMAT,
+        "split": split,
+        "classes": list(class_names),
+        "cases": list(cases),
+        "summary": summarise(cases, class_names) if summary is None else summary,
+    }
+    return without_nan(content)
 
 
 def write_json(
     path: Path,
-    cases: Sequence[Mapping[str, Any]],
+    cases: Sequence[CaseMetrics],
     class_names: Sequence[str],
-    summary: Mapping[str, Any] | None = None,
+    summary: Summary | None = None,
     split: str = "validation",
 ) -> None:
     """Write `results`."""
@@ -130,19 +157,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def with_nan(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Metrics of a case as they were before `without_nan`.
-
-    Examples:
-        >>> with_nan({"dice": {"liver": 0.9, "lesion": None}})
-        {'dice': {'liver': 0.9, 'lesion': nan}}
-    """
-    return {
-        metric: {name: math.nan if value is None else value for name, value in values.items()}
-        for metric, values in metrics.items()
-    }
 
 
 def _text(value: float | None) -> str:

@@ -3,18 +3,105 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
 from pipelines.metrics.names import METRICS, metric_names
+from pipelines.metrics.overlap import OverlapScores
 from pipelines.metrics.statistics import class_mean, interval
+from pipelines.metrics.surfaces import SurfaceScores
+
+if TYPE_CHECKING:
+    from typing import NotRequired
+
+
+class Scores(OverlapScores, SurfaceScores, total=False):
+    """The metrics of one case that were measured."""
+
+
+class CaseMetrics(Scores):
+    """The metrics of one case, and its id."""
+
+    case: str
+
+
+class Statistics(TypedDict):
+    """A metric of a class over the cases that have a value; without any all but `n` are NaN (in JSON None)."""
+
+    mean: float
+    median: float
+    min: float
+    max: float
+    std: float
+    n: int
+    ci95: NotRequired[list[float] | None]
+    """95% confidence interval [low, high] of the mean; None where too few cases have a value."""
+
+
+class _Counts(TypedDict):
+    absent: int
+    missed: int | None
+    false_positives: int | None
+    false_positive_ml: float | None
+
+
+class ClassSummary(_Counts):
+    """A class over all cases: in how many something is amiss, and by the names of the metrics their statistics.
+
+    `absent`, `missed` and `false_positives` are numbers of cases, `false_positive_ml` the volumes of the false
+    positives together. Where the records hold no voxel counts, all but the first are None.
+    """
+
+
+class _Intervals(TypedDict, total=False):
+    mean_ci95: dict[str, list[float] | None]
+
+
+class Summary(_Intervals):
+    """All cases together, as `summarise` gives them.
+
+    Attributes:
+        cases: their number.
+        mean_dice: the mean over the classes of the classes' means; NaN where no class has a value.
+        mean: that of each metric.
+        mean_ci95: 95% confidence interval [low, high] of each, where they were asked for.
+        absent, missed, false_positives: numbers of structures in cases, see `ClassSummary`.
+        classes: by name.
+    """
+
+    cases: int
+    mean_dice: float
+    mean: dict[str, float]
+    absent: int | None
+    missed: int | None
+    false_positives: int | None
+    classes: dict[str, ClassSummary]
+
 
 PRESENT, MISSED, FALSE_POSITIVE, ABSENT = "present", "missed", "false positive", "absent"
 
 
-def outcome(case: Mapping[str, Any], name: str) -> str:
+def values_of(case: CaseMetrics, metric: str) -> Mapping[str, float | None]:
+    """A metric of a case by the names of the classes; nothing where it was not measured."""
+    measured: Mapping[str, Any] = case
+    return measured.get(metric) or {}
+
+
+def value_of(case: CaseMetrics, metric: str, name: str) -> float:
+    """A metric of a class in a case; NaN where it has no value or was not measured."""
+    value = values_of(case, metric).get(name)
+    return math.nan if value is None else value
+
+
+def statistics_of(row: ClassSummary, metric: str) -> Statistics:
+    """The statistics of one of the metrics that were measured."""
+    measured: Mapping[str, Any] = row
+    return measured[metric]
+
+
+def outcome(case: CaseMetrics, name: str) -> str:
     """What became of a structure in a case: present, missed, false positive or absent.
 
     Examples:
@@ -28,25 +115,15 @@ def outcome(case: Mapping[str, Any], name: str) -> str:
     return FALSE_POSITIVE if predicted else ABSENT
 
 
-def summarise(
-    cases: Sequence[Mapping[str, Any]], class_names: Sequence[str], intervals: bool = False
-) -> dict[str, Any]:
+def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], intervals: bool = False) -> Summary:
     """All cases together, per class and overall.
 
     NaN does not count in a mean; how often a structure was absent, missed or predicted where there is none is
     counted beside it. The means over the classes are means of the classes' means.
 
     Args:
-        cases: records with "case" and some of `pipelines.metrics.names.METRICS`, see `overlap_metrics`.
+        cases: what was measured in each.
         intervals: also 95% confidence intervals of the means, see `pipelines.metrics.statistics.interval`.
-
-    Returns:
-        "cases": their number. "mean_dice": the mean over the classes; NaN where no class has a value.
-        "mean": {metric: mean over the classes}. "mean_ci95": {metric: [low, high]}, with `intervals`.
-        "absent", "missed", "false_positives": numbers of structures in cases.
-        "classes": class to {metric: {"mean", "median", "min", "max", "std", "n"[, "ci95"]}}, "absent", "missed",
-        "false_positives" (None where the records hold no voxel counts) and "false_positive_ml", the volumes of
-        the false positives together.
 
     Examples:
         >>> cases = [{"case": "a", "dice": {"liver": 0.9}}, {"case": "b", "dice": {"liver": 0.8}}]
@@ -55,29 +132,35 @@ def summarise(
     """
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     # Without any case there is still a mean Dice, of nothing.
-    columns = {
-        metric: np.array(
-            [[case.get(metric, {}).get(name, math.nan) for name in class_names] for case in cases]
+    shape = len(cases), len(class_names)
+    columns: dict[str, np.ndarray] = {
+        metric: np.array([[value_of(case, metric, name) for name in class_names] for case in cases]).reshape(
+            shape
         )
         for metric in metrics or ["dice"]
     }
-    columns = {metric: values.reshape(len(cases), len(class_names)) for metric, values in columns.items()}
-    classes: dict[str, dict[str, Any]] = {}
+    classes: dict[str, ClassSummary] = {}
     for index, name in enumerate(class_names):
-        row: dict[str, Any] = {m: _statistics(v[:, index], intervals) for m, v in columns.items()}
-        classes[name] = row | _counts(cases, name)
-    summary: dict[str, Any] = {"cases": len(cases)}
+        statistics = {m: _statistics(values[:, index], intervals) for m, values in columns.items()}
+        classes[name] = cast(ClassSummary, {**statistics, **_counts(cases, name)})
     mean = {metric: float(class_mean(values)) for metric, values in columns.items()}
-    summary |= {"mean_dice": mean.get("dice", math.nan), "mean": mean}
+    counts = classes.values()
+    sure: _Intervals = {}
     if intervals:
-        summary["mean_ci95"] = {metric: interval(values) for metric, values in columns.items()}
-    for count in ("absent", "missed", "false_positives"):
-        numbers = [row[count] for row in classes.values()]
-        summary[count] = None if None in numbers else sum(numbers)
-    return summary | {"classes": classes}
+        sure["mean_ci95"] = {metric: interval(values) for metric, values in columns.items()}
+    return {
+        "cases": len(cases),
+        "mean_dice": mean.get("dice", math.nan),
+        "mean": mean,
+        **sure,
+        "absent": sum(row["absent"] for row in counts),
+        "missed": _sum(row["missed"] for row in counts),
+        "false_positives": _sum(row["false_positives"] for row in counts),
+        "classes": classes,
+    }
 
 
-def figures(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
     """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, NaN left out.
 
     A class is called there as `pipelines.metrics.names` has it.
@@ -90,14 +173,16 @@ def figures(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     keys = metric_names(list(summary["classes"]))
     values = {f"{prefix}mean_{metric}": value for metric, value in summary["mean"].items()}
     for name, row in summary["classes"].items():
-        values |= {f"{prefix}{metric}_{keys[name]}": row[metric]["mean"] for metric in summary["mean"]}
-    for count in ("missed", "false_positives"):
-        if summary[count] is not None:
-            values[f"{prefix}{count}"] = float(summary[count])
+        values |= {
+            f"{prefix}{metric}_{keys[name]}": statistics_of(row, metric)["mean"] for metric in summary["mean"]
+        }
+    for key, count in (("missed", summary["missed"]), ("false_positives", summary["false_positives"])):
+        if count is not None:
+            values[f"{prefix}{key}"] = float(count)
     return {key: value for key, value in values.items() if not math.isnan(value)}
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def table(summary: Summary) -> str:
     """The summary as a short plain-text table, one line per class.
 
     Examples:
@@ -112,50 +197,57 @@ def table(summary: Mapping[str, Any]) -> str:
     head = f"{'class':<{width}}  Dice mean  median     min  cases" + "".join(f"  {m:>9}" for m in shown)
     lines = [head + ("  missed  false positive" if counted else "")]
     for name, row in summary["classes"].items():
-        dice = row["dice"]
+        dice = statistics_of(row, "dice")
         line = (
             f"{name:<{width}}  {dice['mean']:9.4f}  {dice['median']:6.4f}  {dice['min']:6.4f}  {dice['n']:5d}"
         )
-        line += "".join(f"  {row[m]['mean']:{max(9, len(m))}.{METRICS[m].digits}f}" for m in shown)
+        line += "".join(
+            f"  {statistics_of(row, m)['mean']:{max(9, len(m))}.{METRICS[m].digits}f}" for m in shown
+        )
         lines.append(line + (f"  {row['missed']:6d}  {row['false_positives']:14d}" if counted else ""))
     last = f"{'mean':<{width}}  {summary['mean_dice']:9.4f}"
     if shown:
         last += " " * 23 + "".join(
             f"  {summary['mean'][m]:{max(9, len(m))}.{METRICS[m].digits}f}" for m in shown
         )
-    sure = summary.get("mean_ci95", {}).get("dice")
+    sure = summary["mean_ci95"]["dice"] if "mean_ci95" in summary else None
     lines.append(last.rstrip())
     if sure is not None:
         lines.append(f"95% confidence interval of the mean Dice: {sure[0]:.4f} to {sure[1]:.4f}")
     return "\n".join(lines)
 
 
-def _statistics(values: np.ndarray, intervals: bool) -> dict[str, Any]:
+def _statistics(values: np.ndarray, intervals: bool) -> Statistics:
     values = values[~np.isnan(values)]
-    if not len(values):
-        empty: dict[str, Any] = {key: math.nan for key in ("mean", "median", "min", "max", "std")}
-        return empty | {"n": 0} | ({"ci95": None} if intervals else {})
-    found: dict[str, Any] = {
-        "mean": float(values.mean()),
-        "median": float(np.median(values)),
-        "min": float(values.min()),
-        "max": float(values.max()),
+    some = len(values) > 0
+    found: Statistics = {
+        "mean": float(values.mean()) if some else math.nan,
+        "median": float(np.median(values)) if some else math.nan,
+        "min": float(values.min()) if some else math.nan,
+        "max": float(values.max()) if some else math.nan,
         "std": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
         "n": len(values),
     }
-    return found | ({"ci95": interval(values[:, None])} if intervals else {})
+    if intervals:
+        found["ci95"] = interval(values[:, None])
+    return found
 
 
-def _counts(cases: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+def _counts(cases: Sequence[CaseMetrics], name: str) -> _Counts:
     if not all("reference_voxels" in case for case in cases):
-        dice = [case.get("dice", {}).get(name, math.nan) for case in cases]
-        counts: dict[str, Any] = {"absent": sum(map(math.isnan, dice)), "missed": None}
-        return counts | {"false_positives": None, "false_positive_ml": None}
+        absent = sum(math.isnan(value_of(case, "dice", name)) for case in cases)
+        return {"absent": absent, "missed": None, "false_positives": None, "false_positive_ml": None}
     found = [outcome(case, name) for case in cases]
     false = [case for case, what in zip(cases, found, strict=True) if what == FALSE_POSITIVE]
     return {
         "absent": found.count(ABSENT),
         "missed": found.count(MISSED),
         "false_positives": len(false),
-        "false_positive_ml": float(sum(case["volume_error_ml"][name] for case in false)),
+        "false_positive_ml": float(sum(value_of(case, "volume_error_ml", name) for case in false)),
     }
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """The sum; None where one of them is not known."""
+    known = list(numbers)
+    return None if None in known else sum(number for number in known if number is not None)

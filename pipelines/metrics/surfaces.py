@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -179,13 +179,21 @@ def _lengths(matrix: np.ndarray) -> np.ndarray:
     return lengths
 
 
+class SurfaceScores(TypedDict, total=False):
+    """What `surface_metrics` finds in a case, by the names of the classes; what is not defined as in `OverlapScores`."""
+
+    hd95_mm: Mapping[str, float | None]
+    msd_mm: Mapping[str, float | None]
+    nsd: Mapping[str, float | None]
+
+
 def surface_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
     class_names: Sequence[str],
     affine: np.ndarray,
     tolerance: float | Mapping[str, float],
-) -> dict[str, dict[str, float]]:
+) -> SurfaceScores:
     """Distances between the surfaces of every foreground class of one case, see `pipelines.metrics.surfaces`.
 
     Args:
@@ -194,7 +202,7 @@ def surface_metrics(
         tolerance: mm within which a surface counts as right in nsd; one number, or one per class.
 
     Returns:
-        "hd95_mm", "msd_mm" and "nsd", each {class: value}. Where only one of the two maps holds the structure
+        All of `SurfaceScores`. Where only one of the two maps holds the structure
         there is no distance (NaN) and nsd is 0; where neither does, all are NaN.
 
     Examples:
@@ -204,7 +212,9 @@ def surface_metrics(
         {'hd95_mm': {'lesion': 0.0}, 'msd_mm': {'lesion': 0.0}, 'nsd': {'lesion': 1.0}}
     """
     boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
-    found: dict[str, dict[str, float]] = {"hd95_mm": {}, "msd_mm": {}, "nsd": {}}
+    hd95: dict[str, float] = {}
+    mean: dict[str, float] = {}
+    nsd: dict[str, float] = {}
     for value, name in enumerate(class_names, start=1):
         limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
         held = [box[value] for box in boxes if value in box]
@@ -214,12 +224,10 @@ def surface_metrics(
                 for parts in zip(*held, strict=True)
             )
             distances = surface_distances(prediction[box] == value, reference[box] == value, affine)
-            row = (distances.hd95, distances.mean, distances.dice(limit))
+            hd95[name], mean[name], nsd[name] = distances.hd95, distances.mean, distances.dice(limit)
         else:
-            row = (math.nan, math.nan, math.nan)
-        for metric, number in zip(found.values(), row, strict=True):
-            metric[name] = number
-    return found
+            hd95[name] = mean[name] = nsd[name] = math.nan
+    return {"hd95_mm": hd95, "msd_mm": mean, "nsd": nsd}
 
 
 def require_tolerance(

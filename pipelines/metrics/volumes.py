@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from monai.data import MetaTensor
 
@@ -13,11 +13,25 @@ from transforms.label_values import value_counts
 from transforms.spatial.geometry import voxel_ml
 
 
-def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+class Volume(TypedDict):
+    """How large a structure is; a 2D picture has no ml."""
+
+    voxels: int
+    ml: float | None
+
+
+class CaseVolumes(TypedDict):
+    """The structures of a case by name."""
+
+    case: str
+    volumes: dict[str, Volume]
+
+
+def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
     """Voxels and ml of every foreground class of a label map (1, *shape), absent ones included.
 
     Returns:
-        Class name to {"voxels": int, "ml": float, or None for a 2D picture}.
+        By the name of the class.
 
     Examples:
         >>> import torch
@@ -35,11 +49,8 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, dict[str,
     }
 
 
-def write_volumes(path: Path, cases: Iterable[Mapping[str, Any]]) -> None:
+def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
     """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
-
-    Args:
-        cases: records with "case" and "volumes", see `measure`.
 
     Examples:
         >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])

@@ -10,11 +10,11 @@ Every call says `synchronous`: with MLFLOW_ENABLE_ASYNC_LOGGING MLflow would ans
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from pipelines.tracking.client import TrackingError, first_line, refused_for_good, terminate
 from pipelines.tracking.journal import Journal, milliseconds
+from pipelines.tracking.records import Head, Record
 from pipelines.tracking.refused import INCOMPLETE, as_tag, named
 from pipelines.tracking.registry import is_below, not_there, register
 from pipelines.tracking.run_opening import PARENT, Opening, is_written_by
@@ -58,7 +58,7 @@ class Delivery:
         head = journal.head()
         if head is None:
             raise TrackingError(f"{journal.folder} has no first record")
-        self.head = head if uri is None else {**head, "uri": uri}
+        self.head: Head = head if uri is None else {**head, "uri": uri}
         progress = journal.progress()
         self.run_id: str | None = progress.get("run_id")
         self.ended: bool = progress.get("ended", False)
@@ -119,7 +119,7 @@ class Delivery:
             Exception: what MLflow and its libraries raise while the store cannot be reached; what came before
                 is delivered and noted.
         """
-        batch: list[dict[str, Any]] = []
+        batch: list[Record] = []
         values, end = 0, self._offset
         for record, behind in self.journal.records(self._offset):
             if record.get("op") == "metrics":
@@ -175,7 +175,7 @@ class Delivery:
             incomplete=self._incomplete,
         )
 
-    def _deliver(self, record: Mapping[str, Any]) -> bool:
+    def _deliver(self, record: Record) -> bool:
         """Carry out one record; False where MLflow refuses it."""
         way = getattr(self, f"_op_{record.get('op')}", None)
         try:
@@ -199,7 +199,7 @@ class Delivery:
             return False
         return True
 
-    def _refuse(self, record: Mapping[str, Any], reason: str) -> None:
+    def _refuse(self, record: Record, reason: str) -> None:
         self.journal.refuse({**record, "run_id": self.run_id}, reason)
         if not self._warned:
             self._lost = not self._exists()
@@ -224,7 +224,7 @@ class Delivery:
 
     # Metrics.
 
-    def _metrics(self, records: list[dict[str, Any]]) -> None:
+    def _metrics(self, records: list[Record]) -> None:
         from mlflow.entities import Metric
 
         if self._lost:
@@ -250,7 +250,7 @@ class Delivery:
                 raise
             if len(metrics) == 1 or self._lost:
                 for m in metrics:
-                    record = {
+                    record: Record = {
                         "op": "metrics",
                         "time": m.timestamp,
                         "step": m.step,
@@ -271,7 +271,7 @@ class Delivery:
             self._there[name] = {metric.step for metric in history}
         return self._there[name]
 
-    def _op_system(self, record: Mapping[str, Any]) -> None:
+    def _op_system(self, record: Record) -> None:
         """Metrics of the machine: their step is the second of the run, which a run that goes on goes on counting."""
         from mlflow.entities import Metric
 
@@ -282,20 +282,20 @@ class Delivery:
 
     # Everything else, one method an operation.
 
-    def _op_run(self, record: Mapping[str, Any]) -> None:
+    def _op_run(self, record: Record) -> None:
         self.open()
 
-    def _op_params(self, record: Mapping[str, Any]) -> None:
+    def _op_params(self, record: Record) -> None:
         for key, value in log_params(self.client, self.run_id, record["values"]).items():
             self._deliver({"op": "param", "key": key, "value": value})
 
-    def _op_param(self, record: Mapping[str, Any]) -> None:
+    def _op_param(self, record: Record) -> None:
         self.client.log_param(self.run_id, record["key"], record["value"], synchronous=True)
 
-    def _op_tags(self, record: Mapping[str, Any]) -> None:
+    def _op_tags(self, record: Record) -> None:
         set_tags(self.client, self.run_id, record["values"])
 
-    def _op_file(self, record: Mapping[str, Any]) -> None:
+    def _op_file(self, record: Record) -> None:
         whole = record.get("whole")
         if whole is not None:
             # New files among old ones would be a model that nobody can load.
@@ -304,7 +304,7 @@ class Delivery:
         if record.get("table"):
             list_table(self.client, self.run_id, record["name"])
 
-    def _op_image(self, record: Mapping[str, Any]) -> None:
+    def _op_image(self, record: Record) -> None:
         if self._goes_on and step_of_picture(record["name"]) in self._pictures_there():
             return
         log_picture(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
@@ -316,10 +316,10 @@ class Delivery:
             self._pictures = {step_of_picture(file.path) for file in files if file.path.endswith(".webp")}
         return self._pictures
 
-    def _op_inputs(self, record: Mapping[str, Any]) -> None:
+    def _op_inputs(self, record: Record) -> None:
         log_datasets(self.client, self.run_id, record["datasets"])
 
-    def _op_register(self, record: Mapping[str, Any]) -> None:
+    def _op_register(self, record: Record) -> None:
         folder, files = record["folder"], record.get("files") or {}
         self._require_whole(
             folder, f"a part of {folder} did not arrive, so it is no version, and the alias stays"
@@ -339,7 +339,7 @@ class Delivery:
         ):
             raise TrackingError(reason)
 
-    def _op_end(self, record: Mapping[str, Any]) -> None:
+    def _op_end(self, record: Record) -> None:
         if self._lost:
             self.ended = True
             return
@@ -352,10 +352,11 @@ class Delivery:
         self._settle(record["time"])
 
     def _settle(self, time_ms: int) -> None:
-        if self.head.get("parent"):
-            parent = self.client.get_run(self.run_id).data.tags.get(PARENT)
-            if parent is not None:
-                settle_parent(self.client, parent, list(self.head["parent"].get("spread", ())), time_ms)
+        parent = self.head.get("parent")
+        if parent:
+            run_id = self.client.get_run(self.run_id).data.tags.get(PARENT)
+            if run_id is not None:
+                settle_parent(self.client, run_id, parent.get("spread", []), time_ms)
 
     def _remove_doubles(self) -> None:
         """A server that answered too late made a run of ours that nobody waited for any more."""

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.tracking.client import TrackingError, connect, first_line, timed_out, wait_longer
 from pipelines.tracking.delivery import Delivery
 from pipelines.tracking.journal import Journal, journals, sqlite_file
+from pipelines.tracking.records import Head
 from pipelines.tracking.runs import PENDING, close_gone
 from pipelines.utils.passwords import hidden
 from pipelines.utils.processes import alive
@@ -215,7 +216,7 @@ class Shipping:
         experiment = self._client.get_run(self.run_id).info.experiment_id
         close_gone(self._client, experiment, self._delivery.head["work"], but=self.run_id or "")
 
-    def _first_parts(self, head: dict[str, Any]) -> None:
+    def _first_parts(self, head: Head) -> None:
         """Deliver what earlier processes of a run that goes on have left, since it comes before."""
         wanted = head.get("continue")
         if wanted is None:
@@ -233,7 +234,7 @@ class Shipping:
                 raise Busy(f"{journal.folder} is being delivered")
             self._one_other(journal, goes_on=True)
 
-    def _is_ours(self, head: dict[str, Any]) -> bool:
+    def _is_ours(self, head: Head) -> bool:
         """Whether a journal is for the same store, as far as its address without a password tells."""
         return hidden(str(head.get("uri"))) == hidden(self.uri)
 

@@ -27,11 +27,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
+from pipelines.tracking.records import Delivered, Head, Record
 from pipelines.tracking.refused import FILE as REFUSED
 from pipelines.tracking.refused import Refused
 from pipelines.utils.locks import Lock
@@ -81,7 +82,7 @@ class Journal:
         self._writing = threading.Lock()
 
     @classmethod
-    def create(cls, root: Path, head: Mapping[str, Any]) -> Journal:
+    def create(cls, root: Path, head: Head) -> Journal:
         """A new journal of this process, locked by it, that begins with `head`.
 
         Raises:
@@ -109,7 +110,7 @@ class Journal:
 
     # Writing: by the process that made it.
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Record | Head) -> None:
         """Write a record; a full disk is warned of once, and the record is tried again with the next."""
         line = json.dumps(record, default=str).encode() + b"\n"
         with self._writing:
@@ -145,7 +146,7 @@ class Journal:
         """Bytes that the disk did not take."""
         return len(self._waiting)
 
-    def give_up(self, end: Mapping[str, Any]) -> None:
+    def give_up(self, end: Record) -> None:
         """Put on disk what there is room for, and of the rest how much it is; the process is about to end.
 
         Args:
@@ -168,7 +169,7 @@ class Journal:
         if count:
             self.refuse({"op": "records", "count": count, "lost": True}, "the disk was full to the end")
 
-    def end(self) -> dict[str, Any] | None:
+    def end(self) -> Record | None:
         """The record of the run's end where the journal itself had no room for it."""
         try:
             return json.loads((self.folder / END).read_text(encoding="utf-8"))
@@ -236,13 +237,13 @@ class Journal:
             except OSError:
                 return len(self._waiting)
 
-    def head(self) -> dict[str, Any] | None:
+    def head(self) -> Head | None:
         """The first record; None where a process ended before it was written."""
         for record, _ in self.records(0):
-            return record
+            return cast(Head, record)
         return None
 
-    def records(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+    def records(self, start: int) -> Iterator[tuple[Record, int]]:
         """Whole records from a byte on, each with the byte behind it.
 
         A last line that a killed process left torn is not there; a damaged one in the middle is left out. What a
@@ -264,7 +265,7 @@ class Journal:
                     logger.warning("a damaged line of %s is left out", self.folder / JOURNAL)
                     continue
                 if isinstance(record, dict):
-                    yield record, end
+                    yield cast(Record, record), end
 
     def _lines(self, stream: BinaryIO, start: int) -> Iterator[bytes]:
         with self._writing:
@@ -281,7 +282,7 @@ class Journal:
             yield line
         yield from (torn + waiting[max(0, start - size) :]).splitlines(True)
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> Delivered:
         """What `set_progress` wrote last: "offset" and what belongs to it."""
         try:
             return json.loads((self.folder / DELIVERED).read_text(encoding="utf-8"))
@@ -294,11 +295,11 @@ class Journal:
         with contextlib.suppress(OSError), replacing(self.folder / DELIVERED, synced=False) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
 
-    def refuse(self, record: Mapping[str, Any], reason: str) -> None:
+    def refuse(self, record: Record, reason: str) -> None:
         """Put a record aside that MLflow will never take, or that is lost: then "lost" is true in it."""
         self._refused.add(record, reason)
 
-    def missing(self) -> list[dict[str, Any]]:
+    def missing(self) -> list[Record]:
         """What was put aside, each record with its reason under "refused"."""
         return self._refused.all()
 
@@ -323,7 +324,7 @@ class Journal:
         finally:
             self.release()
 
-    def drop_file(self, record: Mapping[str, Any]) -> None:
+    def drop_file(self, record: Record) -> None:
         """Remove the file of a record that is delivered for good."""
         if "file" in record:
             shutil.rmtree((self.folder / record["file"]).parent, ignore_errors=True)

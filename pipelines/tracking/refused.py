@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from pipelines.tracking.records import Record
 from pipelines.utils.passwords import hidden
 
 FILE = "refused.jsonl"
@@ -29,10 +30,10 @@ class Refused:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
-        self._unwritten: list[dict[str, Any]] = []
+        self._unwritten: list[Record] = []
         self._writing = threading.Lock()
 
-    def add(self, record: Mapping[str, Any], reason: str) -> None:
+    def add(self, record: Record, reason: str) -> None:
         """Put a record aside; "lost" is true in one that cannot be tried again."""
         with self._writing:
             self._unwritten.append({**record, "refused": reason})
@@ -56,7 +57,7 @@ class Refused:
             with contextlib.suppress(OSError):
                 os.truncate(self.path, before)
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> list[Record]:
         """All that was put aside, in this order, with the reason of each under "refused"."""
         with self._writing:
             try:
@@ -66,16 +67,16 @@ class Refused:
             return [record for record in map(record_of, lines) if record is not None] + list(self._unwritten)
 
 
-def record_of(line: bytes) -> dict[str, Any] | None:
+def record_of(line: bytes) -> Record | None:
     """The record in a line; None where it is torn or damaged."""
     try:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return cast(Record, found) if isinstance(found, dict) else None
 
 
-def named(record: Mapping[str, Any]) -> str:
+def named(record: Record) -> str:
     """What a record is about, for a person."""
     if "name" in record:
         return f"the version of {record['name']}" if record.get("op") == "register" else str(record["name"])
@@ -86,7 +87,7 @@ def named(record: Mapping[str, Any]) -> str:
     return str(record.get("key") or record.get("op"))
 
 
-def told(records: Iterable[Mapping[str, Any]]) -> str:
+def told(records: Iterable[Record]) -> str:
     """All of them by name, in one line for each reason; a record that is there several times is told once."""
     reasons: dict[str, dict[str, None]] = {}
     for record in records:
@@ -94,13 +95,13 @@ def told(records: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
 
 
-def as_tag(records: Iterable[Mapping[str, Any]]) -> str:
+def as_tag(records: Iterable[Record]) -> str:
     """`told`, cut to what a tag of MLflow's takes."""
     text = told(records)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... and more"
 
 
-def incomplete(records: Iterable[Mapping[str, Any]], run: str, folder: Path) -> Iterator[str]:
+def incomplete(records: Iterable[Record], run: str, folder: Path) -> Iterator[str]:
     """Sentences that say all that a run lacks, and what can be done about it.
 
     Args:
@@ -122,7 +123,7 @@ def incomplete(records: Iterable[Mapping[str, Any]], run: str, folder: Path) -> 
         )
 
 
-def _line(records: list[Mapping[str, Any]]) -> str:
+def _line(records: list[Record]) -> str:
     return "; ".join(told(records).split("\n"))
 
 

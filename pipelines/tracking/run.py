@@ -25,6 +25,7 @@ from pipelines.metrics.names import Keys
 from pipelines.tracking.client import TrackingError
 from pipelines.tracking.delivery_thread import Shipping
 from pipelines.tracking.journal import Journal, milliseconds, usable_folder
+from pipelines.tracking.records import Parent, Record
 from pipelines.tracking.refused import incomplete, undelivered
 from pipelines.tracking.run_files import RunFiles, table_json
 from pipelines.tracking.run_head import LONGEST_TAG, absolute, first_record
@@ -116,7 +117,7 @@ class Tracking:
     def start(
         self,
         continue_run: str | None = None,
-        parent: Mapping[str, Any] | None = None,
+        parent: Parent | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str | None:
         """Open a new run, or go on with the one named; returns its id (None when not enabled).
@@ -178,22 +179,20 @@ class Tracking:
             except (TypeError, ValueError):
                 self._warn("the metric %s is no number but %r; it is left out", name, value)
         if numbers:
-            record = {"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers}
-            self._journal.append(record)
+            self._say({"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers})
 
     def params(self, values: Mapping[str, str]) -> None:
         """Parameters of the run, cut to the length that MLflow takes.
 
         A parameter keeps the value that it had first; another one is in the tag `changed.<name>`.
         """
-        self._say(
-            op="params",
-            values={self._param_keys.of(key): hidden(str(value))[:6000] for key, value in values.items()},
-        )
+        named = {self._param_keys.of(key): hidden(str(value))[:6000] for key, value in values.items()}
+        self._say({"op": "params", "values": named})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tags of the run, cut to 5000 characters."""
-        self._say(op="tags", values={key: hidden(str(value))[:LONGEST_TAG] for key, value in values.items()})
+        cut = {key: hidden(str(value))[:LONGEST_TAG] for key, value in values.items()}
+        self._say({"op": "tags", "values": cut})
 
     def artifact(self, path: str | os.PathLike, folder: str | None = None) -> None:
         """Store a file, as it is now, with the run.
@@ -258,7 +257,7 @@ class Tracking:
             datasets: each with "name", "digest", "source_type", "source" (text, may be JSON), "schema" and
                 "profile" (JSON), and "context", such as training or validation.
         """
-        self._say(op="inputs", datasets=[dict(dataset) for dataset in datasets])
+        self._say({"op": "inputs", "datasets": [dict(dataset) for dataset in datasets]})
 
     def register(self, name: str, folder: str, value: float, alias: str = "best") -> None:
         """Make the run's artifact folder a version of a registered model.
@@ -274,12 +273,13 @@ class Tracking:
         if self._files is None or self._journal is None:
             return
         files = self._files.below(folder)
-        record = {"op": "register", "name": name, "folder": folder, "value": float(value), "alias": alias}
+        record: Record = {"op": "register", "name": name, "folder": folder, "value": float(value)}
+        record["alias"] = alias
         if None in files.values():
             reason = f"a part of {folder} could not be kept, so it is no version, and the alias stays"
             self._journal.refuse({**record, "lost": True}, reason)
         else:
-            self._say(**record, files=files)
+            self._say({**record, "files": {each: size for each, size in files.items() if size is not None}})
 
     # Waiting and the end.
 
@@ -307,9 +307,9 @@ class Tracking:
             return
         if self._system is not None:
             self._system.stop()
-        end = {"op": "end", "status": status, "time": milliseconds()}
+        end: Record = {"op": "end", "status": status, "time": milliseconds()}
         if not self._ended:
-            self._say(**end)
+            self._say(end)
             self._ended = True
         self._journal.secure()
         if status == "KILLED":
@@ -374,17 +374,17 @@ class Tracking:
 
     # Within.
 
-    def _say(self, **record: Any) -> None:
+    def _say(self, record: Record) -> None:
         if self._journal is not None:
             self._journal.append(record)
 
     def _system_values(self, values: Mapping[str, float]) -> None:
         numbers = {self._metric_keys.of(name): value for name, value in values.items()}
-        self._say(op="system", time=milliseconds(), values=numbers)
+        self._say({"op": "system", "time": milliseconds(), "values": numbers})
 
-    def _text(self, text: str, name: str, **more: Any) -> None:
+    def _text(self, text: str, name: str, table: bool = False) -> None:
         if self._files is not None:
-            self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), **more)
+            self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), table=table)
 
     def _warn(self, text: str, *values: Any) -> None:
         if not self._warned:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.tracking.journal import Journal
+from pipelines.tracking.records import Record
 from pipelines.tracking.registry import is_below
 from transforms.errors import SettingError
 
@@ -32,7 +33,7 @@ class RunFiles:
         self._sizes: dict[str, int | None] = {}
         self._warned = False
 
-    def keep(self, path: str | os.PathLike, name: str, **more: Any) -> None:
+    def keep(self, path: str | os.PathLike, name: str) -> None:
         """Keep a file of the user's under a name in the run.
 
         Raises:
@@ -45,9 +46,9 @@ class RunFiles:
         except OSError as error:
             self.lose(name, error)
             return
-        self._say(file, name, **more)
+        self._say(file, name)
 
-    def write(self, name: str, write: Callable[[Path], Any], op: str = "file", **more: Any) -> None:
+    def write(self, name: str, write: Callable[[Path], Any], op: str = "file", table: bool = False) -> None:
         """Have `write` make a new file that gets a name in the run."""
         path = None
         try:
@@ -58,7 +59,7 @@ class RunFiles:
                 shutil.rmtree(path.parent, ignore_errors=True)
             self.lose(name, error, op)
             return
-        self._say(path.relative_to(self.journal.folder).as_posix(), name, op=op, **more)
+        self._say(path.relative_to(self.journal.folder).as_posix(), name, op, table=table)
 
     def keep_whole(self, root: Path, folder: str) -> None:
         """Keep all files below a folder of the disk, or none of them: they are of no use one without another.
@@ -100,9 +101,14 @@ class RunFiles:
         found = {name: size for name, size in self._sizes.items() if is_below(name, folder)}
         return {name.removeprefix(f"{folder}/"): size for name, size in found.items()}
 
-    def _say(self, file: str, name: str, op: str = "file", **more: Any) -> None:
+    def _say(self, file: str, name: str, op: str = "file", whole: str = "", table: bool = False) -> None:
         self._sizes[name] = (self.journal.folder / file).stat().st_size
-        self.journal.append({"op": op, "file": file, "name": name, **more})
+        record: Record = {"op": op, "file": file, "name": name}
+        if whole:
+            record["whole"] = whole
+        if table:
+            record["table"] = True
+        self.journal.append(record)
 
 
 def table_json(name: str, columns: Mapping[str, Sequence[Any]]) -> str:

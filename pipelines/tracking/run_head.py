@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from pipelines.tracking.journal import milliseconds, sqlite_file
+from pipelines.tracking.records import Head, Parent
 from pipelines.tracking.runs import WORK
 from pipelines.utils.mlflow_variables import RUN_ID, run_context
 from pipelines.utils.passwords import hidden
@@ -29,9 +29,9 @@ def first_record(
     run_name: str | None,
     key: str,
     continue_run: str | None,
-    parent: Mapping[str, Any] | None,
+    parent: Parent | None,
     tags: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Head:
     """The record, with what this process and MLflow's variables add to what was asked for.
 
     Args:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from pipelines.tracking.client import TrackingError, first_line, refused_for_good
+from pipelines.tracking.records import Head
 from pipelines.tracking.runs import (
     KEY,
     PENDING,
@@ -22,7 +22,7 @@ from pipelines.tracking.runs import (
 )
 from pipelines.tracking.writes import set_tags
 from pipelines.utils.mlflow_variables import EXPERIMENT_ID, EXPERIMENT_NAME, RUN_ID
-from pipelines.utils.processes import alive
+from pipelines.utils.processes import Process, alive
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Opening:
         experiment: name of the run's experiment, where MLflow was asked for it.
     """
 
-    def __init__(self, client: Any, head: Mapping[str, Any], strict: bool) -> None:
+    def __init__(self, client: Any, head: Head, strict: bool) -> None:
         self.client = client
         self.head = head
         self.strict = strict
@@ -61,9 +61,10 @@ class Opening:
         tags = dict(head["tags"])
         if str(tags.get(PARENT, "")).startswith(PENDING):
             tags[PARENT] = find_run(client, experiment, tags[PARENT]) or tags[PARENT]
-        if head.get("parent"):
+        parent = head.get("parent")
+        if parent:
             user = tags.get("mlflow.user", "unknown")
-            tags[PARENT] = parent_id(client, head["uri"], experiment, head["parent"], user)
+            tags[PARENT] = parent_id(client, head["uri"], experiment, parent, user)
             client.update_run(tags[PARENT], status="RUNNING")
         key, wanted = head["key"], head.get("continue")
         if wanted:
@@ -157,6 +158,6 @@ class Opening:
         return None
 
 
-def is_written_by(head: Mapping[str, Any], process: Mapping[str, Any]) -> bool:
+def is_written_by(head: Head, process: Process) -> bool:
     """Whether a journal was written by a process, see `pipelines.utils.processes.identity`."""
     return process == json.loads(head["process"])

@@ -8,14 +8,15 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipelines.tracking.client import TrackingError, terminate
 from pipelines.tracking.journal import sqlite_file
+from pipelines.tracking.records import Parent
 from pipelines.utils.locks import waiting_for
-from pipelines.utils.processes import gone
+from pipelines.utils.processes import Process, gone
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def runs_with(client: Any, experiment: str, tag: str, value: str) -> list[Any]:
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def parent_id(client: Any, uri: str, experiment: str, parent: Mapping[str, Any], user: str) -> str:
+def parent_id(client: Any, uri: str, experiment: str, parent: Parent, user: str) -> str:
     """The one parent run of a key in an experiment, made where absent.
 
     Processes of one machine take turns. MLflow itself cannot refuse a second run of a key: of two that two
@@ -151,13 +152,13 @@ def close_dead(client: Any, run_id: str) -> None:
     logger.info("the MLflow run %s was left open by a process that has ended; it is closed as KILLED", run_id)
 
 
-def process_of(run: Any) -> dict[str, Any]:
+def process_of(run: Any) -> Process:
     """The `identity` of the process that wrote a run last; empty where the run does not say."""
     try:
         found = json.loads(run.data.tags.get(PROCESS, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return cast(Process, found) if isinstance(found, dict) else {}
 
 
 def _artifact_root(uri: str) -> str | None:

@@ -10,11 +10,11 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 
-from pipelines.inference.model_card import CardError, read_content
+from pipelines.inference.model_card import Card, CardError, read_content
 from pipelines.inference.trained_model import (
     BEST,
     CARD,
@@ -24,7 +24,9 @@ from pipelines.inference.trained_model import (
     _waiting_card,
     load_tensors,
 )
+from pipelines.training.seed import RandomState
 from pipelines.training.starts import Starts
+from pipelines.training.trainer_state import TrainerState
 from pipelines.utils.locks import Lock, NoLocksError
 from transforms.errors import UserError
 from transforms.utils.files import put_in_place, remove_leftovers, replacing, sha256_of, sync_folder, way_out
@@ -34,7 +36,7 @@ logger = logging.getLogger(__name__)
 LAST, EARLIER = "last.pt", "earlier.pt"
 FORMAT = 2
 _MOVING = ".moving"
-_STATE: dict[str, Any] = {
+KINDS: dict[str, Any] = {
     **{
         "work": dict,
         "finished": bool,
@@ -45,6 +47,56 @@ _STATE: dict[str, Any] = {
     **dict.fromkeys(("epochs", "epoch", "epoch_length", "iteration", "inside", "patches"), int),
     **{"history": ("epoch",), "ranks": ("random", "losses")},
 }
+
+
+class RankState(TypedDict):
+    """What each process of a training carries on for itself.
+
+    Attributes:
+        random: its random number generators.
+        losses: of its iterations in this epoch.
+    """
+
+    random: RandomState
+    losses: torch.Tensor
+
+
+class Progress(TypedDict):
+    """How far a training is.
+
+    Attributes:
+        work: what makes the training the one it is, see `pipelines.training.resume.training_identity`.
+        finished: whether it has come to its end, early or not.
+        stopped_early: whether validations that were no better ended it.
+        best: mean Dice of the validation that its model is from; minus infinity before the first.
+        run_id: of its run in MLflow.
+        epochs: asked for.
+        epoch: how many are whole.
+        epoch_length: iterations of an epoch.
+        iteration: how many are done, in all epochs.
+        inside: how many of them in an epoch that is not whole.
+        patches: of all processes, in that epoch.
+        history: what each epoch measured, and its number as "epoch".
+        ranks: of each process.
+    """
+
+    work: dict[str, str]
+    finished: bool
+    stopped_early: bool
+    best: float
+    run_id: str | None
+    epochs: int
+    epoch: int
+    epoch_length: int
+    iteration: int
+    inside: int
+    patches: int
+    history: list[dict[str, float]]
+    ranks: list[RankState]
+
+
+class TrainingState(Progress, TrainerState):
+    """All that a training needs to go on: what a checkpoint holds."""
 
 
 class CheckpointNotWrittenError(UserError, RuntimeError):
@@ -113,7 +165,7 @@ class Checkpoints:
         for moving in sorted((self.folder / "previous").glob(f"*{_MOVING}")):
             self._move_to(moving)
 
-    def latest(self) -> dict[str, Any] | None:
+    def latest(self) -> TrainingState | None:
         """The last state that can be read, the one of `earlier.pt` with a warning; None where there is none.
 
         Raises:
@@ -160,7 +212,7 @@ class Checkpoints:
         names = (LAST, EARLIER, "unreadable.pt", BEST, CARD)
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state: TrainingState) -> None:
         """Write a state to `last.pt`; the one before becomes `earlier.pt`.
 
         Raises:
@@ -175,7 +227,7 @@ class Checkpoints:
             _write_tensors({"format": FORMAT, **state}, temporary)
         self.starts.has_checkpoint()
 
-    def save_model(self, weights: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> Path:
+    def save_model(self, weights: Mapping[str, torch.Tensor], card: Card) -> Path:
         """Write `model.pt` and `model.json`, which carries the sha256 of the weights it belongs to.
 
         Both are first written whole under other names. From then on `repair` and `TrainedModel` find a whole
@@ -237,7 +289,7 @@ def _write_tensors(value: Any, path: Path) -> None:
         raise cause from error
 
 
-def load_state(path: str | os.PathLike) -> dict[str, Any]:
+def load_state(path: str | os.PathLike) -> TrainingState:
     """Load a state that `Checkpoints.save` wrote, after checking its checksums, which torch.load does not.
 
     Raises:
@@ -259,22 +311,23 @@ def load_state(path: str | os.PathLike) -> dict[str, Any]:
     if state.get("format") != FORMAT:
         if state.get("finished"):
             # Nobody goes on with it, so the next training may begin.
-            return {"finished": True, "stopped_early": False, "epochs": sys.maxsize, "work": {}}
+            ended = {"finished": True, "stopped_early": False, "epochs": sys.maxsize, "work": {}}
+            return cast(TrainingState, ended)
         raise CheckpointError(
             f"{path} was written by another version of this program; finish that training with that version, or "
             "begin anew with --resume new"
         )
-    for name, kind in _STATE.items():
+    for name, kind in KINDS.items():
         if name in state and not _is(state[name], kind):
             raise CheckpointError(
                 f"{path} is not the state of a training ({name} cannot be that); move it away"
             )
-    return state
+    return cast(TrainingState, state)
 
 
-def require_whole(state: Mapping[str, Any], folder: str | os.PathLike) -> None:
+def require_whole(state: TrainingState, folder: str | os.PathLike) -> None:
     """Raise CheckpointError unless a state holds all that a training needs to go on."""
-    missing = [name for name in _STATE if name not in state]
+    missing = [name for name in Progress.__annotations__ if name not in state]
     if missing:
         raise CheckpointError(
             f"the checkpoint in {folder} is not the state of a training ({missing[0]} is missing); move it away"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from pipelines.config.executed import ExecutedConfig
 from pipelines.config.knobs import Knob, knobs_of
 from pipelines.data.cases import Dataset
+from pipelines.tracking.records import Parent
 
 SPREAD = ("best_val_mean_dice", "best_val_dice_")
 
 
-def parent_of(config: ExecutedConfig, data: Dataset) -> dict[str, Any]:
+def parent_of(config: ExecutedConfig, data: Dataset) -> Parent:
     """The parent run of a fold, as `Tracking.start` takes it: the same for every fold of one config and dataset.
 
     Its mean and spread over the finished folds (Dice of the best validation, over the classes and per class) are

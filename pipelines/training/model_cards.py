@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.inference.evaluator import SegEvaluator
-from pipelines.inference.model_card import CardError, checked
+from pipelines.inference.model_card import Card, CardError, checked
 from pipelines.inference.trained_model import CARD, CheckpointError
 from pipelines.tracking.run import Tracking
 from transforms.preprocess import Preprocess
@@ -22,9 +20,9 @@ def model_card(
     tracking: Tracking,
     evaluator: SegEvaluator | None,
     epoch: int,
-) -> dict[str, Any]:
+) -> Card:
     """The content of `model.json` after an epoch, but for the checksum of the weights."""
-    card: dict[str, Any] = {
+    card: Card = {
         "format": 1,
         "network": config.resolved("network_def"),
         "labels": {str(value): name for value, name in data.labels.items()},
@@ -42,7 +40,7 @@ def model_card(
     return card
 
 
-def require_openable(card: Mapping[str, Any]) -> None:
+def require_openable(card: Card) -> None:
     """Check, before days of training, that `TrainedModel` will accept what they end in.
 
     Raises:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from pipelines.distributed.collectives import part_of_rank
+from pipelines.training.checkpoints import TrainingState
 from pipelines.training.resume import ResumeError
 from pipelines.training.trainer import SegTrainer
 from pipelines.training.trainer_state import place_schedule, restore_trainer
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def restore(
     trainer: SegTrainer,
-    state: Mapping[str, Any],
+    state: TrainingState,
     changed: bool,
     patches_per_iteration: int,
     folder: str | os.PathLike,
@@ -28,7 +27,7 @@ def restore(
     """Put a trainer back to the place of a checkpoint.
 
     Args:
-        state: of the checkpoint, see `pipelines.training.workflow`.
+        state: of the checkpoint.
         changed: whether the settings are others now: with another length of an epoch it goes on at the same place
             among the epoch's patches, at the start of an accumulation window.
         patches_per_iteration: of all processes, as of now.

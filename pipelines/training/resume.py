@@ -11,6 +11,7 @@ from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchDataset
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import DistributedError, is_distributed
+from pipelines.training.checkpoints import TrainingState
 from pipelines.utils.provenance import code_version
 from pipelines.utils.ranks import local_rank, world_size
 from transforms.errors import UserError
@@ -72,11 +73,11 @@ def differences(
 
 
 def can_resume(
-    state: Mapping[str, Any] | None,
+    state: TrainingState | None,
     work: Mapping[str, str],
     epochs: int,
     mode: str,
-    stops: Callable[[Mapping[str, Any]], bool],
+    stops: Callable[[TrainingState], bool],
     folder: str | os.PathLike,
 ) -> bool:
     """Whether the training goes on from a state, or begins anew.

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.utils.enums import CommonKeys as Keys
@@ -25,8 +24,8 @@ from pipelines.inference.model_card import read_card
 from pipelines.inference.precision import AUTO, choose_precision
 from pipelines.inference.trained_model import CARD
 from pipelines.metrics.names import metric_names
-from pipelines.metrics.result_files import results
-from pipelines.metrics.summary import summarise
+from pipelines.metrics.result_files import Measured, Results, results
+from pipelines.metrics.summary import Summary, statistics_of, summarise
 from pipelines.mlflow_model import write_model
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST
@@ -80,7 +79,7 @@ class Record:
         self._validation = Stopwatch()
         self._snapshots: Snapshots | None = None
         self._pictures: dict[str, bytes] = {}
-        self._best: dict[str, Any] | None = None
+        self._best: Results | None = None
         self._fold = config.knobs().get("fold")
 
     def begin(
@@ -248,19 +247,20 @@ class Record:
         values = {"best_val_mean_dice": summary["mean_dice"], "best_epoch": float(engine.state.epoch)}
         keys = metric_names(evaluator.class_names)
         values |= {
-            f"best_val_dice_{keys[name]}": row["dice"]["mean"] for name, row in summary["classes"].items()
+            f"best_val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
+            for name, row in summary["classes"].items()
         }
         self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
         self._best = results(evaluator.state.cases, evaluator.class_names, summary)
         with self.tracking.losing(f"results of epoch {engine.state.epoch}"):
             log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
 
-    def end(self, trainer: SegTrainer, folder: Path, summary: Mapping[str, Any]) -> None:
+    def end(self, trainer: SegTrainer, folder: Path, summary: Summary | None) -> None:
         """Store the model, the last checkpoint and the table of the best cases, and wait for MLflow.
 
         Args:
             folder: where `model.pt`, `model.json` and `last.pt` lie.
-            summary: of the best validation; empty without one.
+            summary: of the best validation; None without one.
         """
         if self.tracking.run_id is None:
             return
@@ -269,15 +269,15 @@ class Record:
         card = read_card(folder / CARD)
         if "validation" in card:
             # A training that went on after its best validation has no more of it than the model's card.
-            best = self._best or {"classes": self.data.class_names[1:], "cases": card["validation"]}
-            self.tracking.table("results/table.json", case_table(best))
+            kept: Measured = {"classes": self.data.class_names[1:], "cases": card["validation"]}
+            self.tracking.table("results/table.json", case_table(self._best or kept))
         with self.tracking.losing("model"), tempfile.TemporaryDirectory() as name:
             sources = invocation()["config_files"]
             root = write_model(
                 Path(name) / "model", folder, Path(sources[0]).parent if sources else None, self.config.raw
             )
             self.tracking.artifacts(root, "model")
-        if summary and summary["mean_dice"] == summary["mean_dice"]:
+        if summary is not None and summary["mean_dice"] == summary["mean_dice"]:
             name = model_name(self.tracking.experiment)
             self.tracking.register(name, "model", summary["mean_dice"], alias="best")
         self.tracking.flush()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from pipelines.training.checkpoints import CheckpointNotWrittenError, Checkpoints
+from pipelines.inference.model_card import Card
+from pipelines.training.checkpoints import CheckpointNotWrittenError, Checkpoints, TrainingState
 from pipelines.utils.modules import plain_network
 from transforms.errors import SettingError
 
@@ -52,7 +52,7 @@ class Saver:
         self.seconds = float("inf") if minutes is None else 60.0 * minutes
         self.before = before
         self.enabled = enabled
-        self._model: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
+        self._model: tuple[dict[str, torch.Tensor], Card] | None = None
         self._written = time.monotonic()
 
     def start(self) -> None:
@@ -64,12 +64,12 @@ class Saver:
         # The time of ranks that write nothing would run on: for them it would always be due.
         return self.enabled and time.monotonic() - self._written >= self.seconds
 
-    def keep_model(self, network: torch.nn.Module, card: Mapping[str, Any]) -> None:
+    def keep_model(self, network: torch.nn.Module, card: Card) -> None:
         """Have these weights as the best ones; `write`, called before they change, puts them on the disk."""
         weights = plain_network(network).state_dict()
-        self._model = {name: value.detach().cpu() for name, value in weights.items()}, dict(card)
+        self._model = {name: value.detach().cpu() for name, value in weights.items()}, card
 
-    def write(self, state: Mapping[str, Any], required: bool = False) -> None:
+    def write(self, state: TrainingState, required: bool = False) -> None:
         """Write what there is to write.
 
         Args:

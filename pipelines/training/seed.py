@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+
+
+class RandomState(TypedDict):
+    """Where all random number generators of a process stand, as tensors and plain types.
+
+    Attributes:
+        torch: on the CPU.
+        cuda: on each GPU.
+        numpy, python: what `numpy.random.get_state` and `random.getstate` give, their words as tensors.
+    """
+
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+    numpy: list[Any]
+    python: list[Any]
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
@@ -32,7 +46,7 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> RandomState:
     """The state of all random number generators of this process: torch on CPU and GPUs, numpy, Python.
 
     Loader workers have none to carry on: what they draw follows from seed, epoch and index.
@@ -48,7 +62,7 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
+def set_random_state(state: RandomState) -> None:
     """Put back what `random_state` gave; GPUs only where there are as many as before."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():

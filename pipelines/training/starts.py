@@ -16,12 +16,28 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from pipelines.utils.locks import Lock
-from pipelines.utils.processes import alive, identity
+from pipelines.utils.processes import Process, alive, identity
 
 _BEGUN, _FINISHED = "begun", "finished"
+
+
+class Note(TypedDict, total=False):
+    """What the lock file says; nothing where no start has to know anything.
+
+    Attributes:
+        what: whether a run has begun, or all is done.
+        work: digest of what makes the training the one it is.
+        run_id: of the run that has begun.
+        process: that has done all.
+    """
+
+    what: str
+    work: str
+    run_id: str | None
+    process: Process
 
 
 class Starts:
@@ -34,7 +50,7 @@ class Starts:
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
         self._begun = False
-        self._before: dict[str, Any] = {}
+        self._before: Note = {}
 
     def run_begun(self, work: Mapping[str, str]) -> str | None:
         """The run that an earlier process opened for this work before it was killed without a checkpoint."""
@@ -76,14 +92,14 @@ class Starts:
         """Whoever started it knows now that the training is finished."""
         self._write(None)
 
-    def _note(self) -> dict[str, Any]:
+    def _note(self) -> Note:
         try:
             found = json.loads(self._lock.note() or b"{}")
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return cast(Note, found) if isinstance(found, dict) else {}
 
-    def _write(self, note: Mapping[str, Any] | None) -> None:
+    def _write(self, note: Note | None) -> None:
         # Without a note a start does what it would do after no kill at all.
         with contextlib.suppress(OSError):
             self._lock.write_note(b"" if note is None else json.dumps(note).encode())

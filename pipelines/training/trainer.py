@@ -7,7 +7,7 @@ name on any device, clip, accumulate, average weights, and stop on a loss that i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from pipelines.inference.precision import AUTO, autocast, common_precision
 from pipelines.training.handlers import keep_losses
 from pipelines.training.thread_tuning import ThreadTuner
 from pipelines.utils.modules import compile_regions, unwrapped
+from transforms.augmentation.on_device import PatchBatch
 from transforms.errors import UserError
 
 
@@ -31,19 +32,20 @@ class NonFiniteLossError(UserError, RuntimeError):
 
 
 def prepare_patches(
-    batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    batch: PatchBatch, device: torch.device, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image and label of a batch on the device, as plain tensors (a compiled model refuses MetaTensor).
 
     Patches whose augmentation was left to the device are augmented there, see `transforms.augmentation.on_device`.
     """
     pair = []
-    for key in (Keys.IMAGE, Keys.LABEL):
-        value = batch[key]
+    for value in (batch["image"], batch["label"]):
         value = value.as_tensor() if isinstance(value, MetaTensor) else value
         pair.append(value.to(device, non_blocking=non_blocking, **kwargs))
     if "deferred" in batch:
-        return batch["deferred"].apply(*pair)
+        images, labels = batch["deferred"].apply(pair[0], pair[1])
+        assert labels is not None
+        return images, labels
     return pair[0], pair[1]
 
 
@@ -128,11 +130,11 @@ class SegTrainer(SupervisedTrainer):
         self._unchecked: list[tuple[int, torch.Tensor, Any]] = []
         keep_losses(self)
 
-    def _iteration(self, engine: SegTrainer, batchdata: dict[str, Any]) -> dict:  # type: ignore[override]
+    def _iteration(self, engine: SegTrainer, batchdata: PatchBatch) -> dict:  # type: ignore[override]
         with self.threads.step():
             return self._step_on(engine, batchdata)
 
-    def _step_on(self, engine: SegTrainer, batchdata: dict[str, Any]) -> dict:
+    def _step_on(self, engine: SegTrainer, batchdata: PatchBatch) -> dict:
         inputs, targets = engine.prepare_batch(
             batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
         )
@@ -187,7 +189,7 @@ class SegTrainer(SupervisedTrainer):
         if self.average is not None and not skipped:
             self.average.update_parameters(unwrapped(engine.network))  # type: ignore[operator]
 
-    def _require_finite(self, engine: Engine, loss: torch.Tensor, batch: Mapping[str, Any]) -> None:
+    def _require_finite(self, engine: Engine, loss: torch.Tensor, batch: PatchBatch) -> None:
         self._unchecked.append((engine.state.iteration, loss, batch.get("case", "unknown")))
         end = engine.state.iteration % (engine.state.epoch_length or 1) == 0
         if len(self._unchecked) < self.check_interval and not end:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from pipelines.training.trainer import SegTrainer
 from pipelines.utils.modules import unwrapped
 
+StateDict = dict[str, Any]
+"""What `state_dict()` of one of torch's objects gives."""
 
-def trainer_state(trainer: SegTrainer) -> dict[str, Any]:
+
+class TrainerState(TypedDict):
+    """What of a trainer has to be carried on, as tensors and plain types; None for what it does not have."""
+
+    network: StateDict
+    optimizer: StateDict
+    lr_scheduler: StateDict | None
+    grad_scaler: StateDict
+    average: StateDict | None
+    grad_norm: torch.Tensor | None
+
+
+def trainer_state(trainer: SegTrainer) -> TrainerState:
     """Weights, average, optimiser, schedule, loss scale and the last step's norm; the same on every rank."""
     schedule = trainer.lr_scheduler.state_dict() if trainer.lr_scheduler is not None else None
     if schedule is not None:
@@ -28,7 +41,7 @@ def trainer_state(trainer: SegTrainer) -> dict[str, Any]:
     }
 
 
-def restore_trainer(trainer: SegTrainer, state: Mapping[str, Any], settings: bool = True) -> None:
+def restore_trainer(trainer: SegTrainer, state: TrainerState, settings: bool = True) -> None:
     """Put back what `trainer_state` gave.
 
     A schedule by the number of steps (`LambdaLR`, as `lr_schedule` makes) is set to its place in the present
@@ -72,7 +85,7 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _restore_schedule(
-    schedule: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], settings: bool
+    schedule: Any, optimizer: torch.optim.Optimizer, state: StateDict, settings: bool
 ) -> None:
     lambdas = isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
     if not settings:

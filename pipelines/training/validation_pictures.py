@@ -16,8 +16,9 @@ from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
 from pipelines.distributed.collectives import of_all_ranks
+from pipelines.metrics.summary import CaseMetrics
 from transforms.intensity import CTWindow
-from transforms.preprocess import Preprocess
+from transforms.preprocess import PreparedCase, Preprocess
 from transforms.spatial.geometry import Geometry
 from transforms.visualization.overlay import draw_overlay, overlay_place
 
@@ -67,7 +68,7 @@ class Snapshots:
         return dict(sorted(item for part in of_all_ranks(pictures) for item in part.items()))
 
     def _drawn(
-        self, case: str, item: Mapping[str, Any], prediction: MetaTensor, scores: Mapping[str, Any]
+        self, case: str, item: PreparedCase, prediction: MetaTensor, scores: CaseMetrics
     ) -> np.ndarray:
         geometry, reference = Geometry.from_dict(item["geometry"]), item["label"]
         if case not in self._places:

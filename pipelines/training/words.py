@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.data.dataset_folder import DEMO
 from pipelines.inference.model_card import read_card
 from pipelines.inference.trained_model import BEST, CARD
-from pipelines.metrics.summary import summarise, table
+from pipelines.metrics.summary import Summary, summarise, table
 from pipelines.utils.mlflow_variables import DEFAULT_URI
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import invocation
@@ -18,8 +18,8 @@ from pipelines.utils.terminal import quoted
 
 def results(
     folder: Path, classes: Sequence[str], knobs: Mapping[str, Any], uri: str
-) -> tuple[dict[str, Any], list[str]]:
-    """The summary of the model in a folder, empty without a validation, and the lines that tell it.
+) -> tuple[Summary | None, list[str]]:
+    """The summary of the model in a folder, None without a validation, and the lines that tell it.
 
     Args:
         classes: names of the foreground classes.
@@ -30,14 +30,10 @@ def results(
         CardError: `model.json` describes no model.
     """
     card = read_card(folder / CARD)
-    summary: dict[str, Any] = {}
+    summary = None
     lines = [""]
     if "validation" in card:
-        cases = [
-            {"case": c["case"], "dice": {k: float("nan") if v is None else v for k, v in c["dice"].items()}}
-            for c in card["validation"]
-        ]
-        summary = summarise(cases, classes)
+        summary = summarise(card["validation"], classes)
         lines += [f"best validation, epoch {card['epoch']}:", table(summary)]
     return summary, [*lines, "", f"model: {folder / BEST}", *_next_commands(folder, knobs, uri), ""]
 

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -19,9 +18,11 @@ from pipelines.distributed.failures import failing_together
 from pipelines.distributed.process_group import barrier, is_distributed
 from pipelines.evaluation.validation import validation_dice
 from pipelines.inference.evaluator import SegEvaluator
+from pipelines.inference.model_card import Card
 from pipelines.inference.trained_model import BEST
+from pipelines.metrics.summary import Summary
 from pipelines.tracking.run import Tracking
-from pipelines.training.checkpoints import LAST, Checkpoints, require_whole
+from pipelines.training.checkpoints import LAST, Checkpoints, RankState, TrainingState, require_whole
 from pipelines.training.early_stopping import EarlyStopping, StoppingError
 from pipelines.training.model_cards import model_card, require_openable
 from pipelines.training.restoring import restore
@@ -35,7 +36,7 @@ from pipelines.training.resume import (
 )
 from pipelines.training.run_logger import Record
 from pipelines.training.saving import Saver
-from pipelines.training.seed import random_state, set_random_state
+from pipelines.training.seed import RandomState, random_state, set_random_state
 from pipelines.training.trainer import SegTrainer
 from pipelines.training.trainer_state import trainer_state
 from pipelines.training.words import finished, results
@@ -112,21 +113,21 @@ class Training:
             raise StoppingError("patience needs validation cases, and the dataset has none; leave it out")
         self.best = float("-inf")
         self.stopped_early = False
-        self._history: list[dict[str, Any]] = []
+        self._history: list[dict[str, float]] = []
         self._skip = 0
         self._first = rank() == 0
         self._saver = Saver(self.checkpoints, checkpoint_minutes, tracking.drain, enabled=self._first)
         self._request = StopRequest()
-        self._parts: list[Any] = []
-        self._random: Mapping[str, Any] | None = None
-        self._ranks: list[Any] | None = None
+        self._parts: list[RankState] = []
+        self._random: RandomState | None = None
+        self._ranks: list[RankState] | None = None
         require_openable(self._card(0))
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Summary | None:
         """Train to the end.
 
         Returns:
-            The summary of the best validation, see `pipelines.metrics.summary.summarise`; empty without validation.
+            The summary of the best validation; None without validation, and on all ranks but the first.
         """
         with contextlib.ExitStack() as stack:
             if self._first:
@@ -175,7 +176,7 @@ class Training:
         if state is not None and epochs != state["epochs"]:
             self.tracking.tags({"segbundles.epochs": f"{epochs}, before it went on {state['epochs']}"})
 
-    def _run_to_go_on_with(self, state: Mapping[str, Any] | None) -> str | None:
+    def _run_to_go_on_with(self, state: TrainingState | None) -> str | None:
         """The run of the checkpoint, or the one that was killed before its first checkpoint; None for a new one."""
         if state is not None or not self._first:
             return state["run_id"] if state is not None else None
@@ -188,30 +189,26 @@ class Training:
         if self.mode == NEW or not self.checkpoints.starts.was_finished():
             return False
         state, epochs = self._latest(), self.trainer.state.max_epochs or 0
-        return (
-            state is not None
-            and state["finished"]
-            and not differences(state["work"], self.work)
-            and (epochs == state["epochs"])
-            and self.checkpoints.has_model()
-        )
+        if state is None or not state["finished"] or differences(state["work"], self.work):
+            return False
+        return epochs == state["epochs"] and self.checkpoints.has_model()
 
-    def _tell_finished(self) -> dict[str, Any]:
+    def _tell_finished(self) -> Summary | None:
         if not self._first:
-            return {}
+            return None
         summary, lines = self._results()
         print("\n".join([finished(self.checkpoints.folder), *lines]))
         self.checkpoints.starts.told()
         return summary
 
-    def _latest(self) -> dict[str, Any] | None:
+    def _latest(self) -> TrainingState | None:
         """The state of the last checkpoint, with all that is needed to go on, or what little an older version left."""
         state = self.checkpoints.latest()
         if state is not None and "format" in state:
             require_whole(state, self.checkpoints.folder)
         return state
 
-    def _earlier(self) -> tuple[dict[str, Any] | None, bool]:
+    def _earlier(self) -> tuple[TrainingState | None, bool]:
         """The state to go on from, None to begin anew, and whether its best model is there."""
         state = self._latest() if self.mode != NEW else None
         epochs = self.trainer.state.max_epochs or 0
@@ -220,7 +217,7 @@ class Training:
             return None, False
         return state, self.checkpoints.has_model()
 
-    def _restore(self, state: Mapping[str, Any], changed: bool, whole: bool) -> None:
+    def _restore(self, state: TrainingState, changed: bool, whole: bool) -> None:
         folder = self.checkpoints.folder
         self._skip = restore(self.trainer, state, changed, self._patches_per_iteration(), folder)
         self._parts = list(state["ranks"])
@@ -326,7 +323,7 @@ class Training:
         if self.stopped_early:
             engine.terminate()
 
-    def _has_to_stop(self, history: Sequence[Mapping[str, Any]]) -> bool:
+    def _has_to_stop(self, history: Sequence[Mapping[str, float]]) -> bool:
         return self.stopping.reached(row["val_mean_dice"] for row in history if "val_mean_dice" in row)
 
     def _stop(self, number: int) -> None:
@@ -341,11 +338,11 @@ class Training:
         batch: int = getattr(self.trainer.data_loader, "batch_size", None) or 1
         return batch * world_size()
 
-    def _of_this_rank(self, losses: list[torch.Tensor]) -> dict[str, Any]:
+    def _of_this_rank(self, losses: list[torch.Tensor]) -> RankState:
         stacked = torch.stack(losses).cpu() if losses else torch.zeros(0)
         return {"random": random_state(), "losses": stacked}
 
-    def _state(self, done: int, ranks: list[Any], finished: bool = False) -> dict[str, Any]:
+    def _state(self, done: int, ranks: list[RankState], finished: bool = False) -> TrainingState:
         """Everything to go on from, with `done` whole epochs and what `ranks` says of each process."""
         length = self.trainer.state.epoch_length or 0
         inside = self.trainer.state.iteration - done * length
@@ -353,7 +350,7 @@ class Training:
             "work": self.work,
             "finished": finished,
             "stopped_early": self.stopped_early,
-            "epochs": self.trainer.state.max_epochs,
+            "epochs": self.trainer.state.max_epochs or 0,
             "epoch": done,
             "epoch_length": length,
             "iteration": self.trainer.state.iteration,
@@ -366,12 +363,12 @@ class Training:
             **trainer_state(self.trainer),
         }
 
-    def _card(self, epoch: int) -> dict[str, Any]:
+    def _card(self, epoch: int) -> Card:
         return model_card(self.config, self.data, self.preprocess, self.tracking, self.evaluator, epoch)
 
-    def _end(self) -> dict[str, Any]:
+    def _end(self) -> Summary | None:
         if not self._first:
-            return {}
+            return None
         folder = self.checkpoints.folder
         if not self.checkpoints.has_model():
             # Lost since, or of a training without validation that was told to end where it stood.
@@ -387,7 +384,7 @@ class Training:
         print("\n".join(lines))
         return summary
 
-    def _results(self) -> tuple[dict[str, Any], list[str]]:
+    def _results(self) -> tuple[Summary | None, list[str]]:
         return results(
             self.checkpoints.folder, self.data.class_names[1:], self.config.knobs(), self.tracking.uri
         )

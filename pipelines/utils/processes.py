@@ -5,15 +5,35 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import psutil
 
 
-def identity() -> dict[str, Any]:
-    """What tells this process from every other one, on other machines and after a reboot too."""
+class Process(TypedDict, total=False):
+    """What tells a process from every other one, on other machines and after a reboot too.
+
+    Attributes:
+        host, machine, boot: name, id, and id of the start of its machine.
+        space: namespace of process ids, for two containers of one host count their processes apart.
+        pid: its number there.
+        started: when it began, in units that no change of the clock moves.
+    """
+
+    host: str
+    machine: str
+    boot: str
+    space: str
+    pid: int
+    started: float | None
+
+
+_PLACE: tuple[Literal["host", "machine", "space"], ...] = ("host", "machine", "space")
+
+
+def identity() -> Process:
+    """This process."""
     return {
         "host": platform.node(),
         "machine": _text("/etc/machine-id"),
@@ -32,26 +52,25 @@ def user_name() -> str:
         return "unknown"
 
 
-def gone(process: Mapping[str, Any]) -> bool:
+def gone(process: Process) -> bool:
     """Whether the process of an `identity()` has certainly ended.
 
     A process of another host or another container cannot be seen from here, so it counts as alive.
     """
     here = identity()
-    if any(process.get(key) != here[key] for key in ("host", "machine", "space")):
+    if any(process.get(key) != here[key] for key in _PLACE):
         return False
     return process.get("boot") != here["boot"] or not _runs(process)
 
 
-def alive(process: Mapping[str, Any]) -> bool:
+def alive(process: Process) -> bool:
     """Whether the process of an `identity()` is certainly running now, on this machine."""
     here = identity()
-    return all(process.get(key) == here[key] for key in ("host", "machine", "space", "boot")) and _runs(
-        process
-    )
+    same = all(process.get(key) == here[key] for key in _PLACE) and process.get("boot") == here["boot"]
+    return same and _runs(process)
 
 
-def _runs(process: Mapping[str, Any]) -> bool:
+def _runs(process: Process) -> bool:
     started = _started(int(process.get("pid", -1)))
     return started is not None and started == process.get("started")
 

@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch.utils.data import default_collate
 
 from transforms.augmentation.variation import Variation
 from transforms.errors import SettingError
+from transforms.intensity import IntensityRecord
+
+if TYPE_CHECKING:
+    from typing import NotRequired
 
 __all__ = ["AugmentationPlaceError", "DeferredPatches", "augments_on_device", "collate_deferred"]
 
 PLACES = ("auto", "device", "workers")
+
+
+class PatchItem(TypedDict):
+    """A patch before its augmentation.
+
+    Attributes:
+        image: float32 (C, *size), or int16 codes where the device will augment it.
+        label: classes (1, *size), of a case with a label.
+        case: id of the case that it is cut from.
+    """
+
+    image: torch.Tensor
+    label: NotRequired[torch.Tensor]
+    case: str
+
+
+class DeferredItem(PatchItem):
+    """A patch that the device will augment, with what it needs for it: see `DeferredPatches`."""
+
+    intensity: IntensityRecord
+    variation: Variation
+
+
+class PatchBatch(TypedDict):
+    """Patches as a loader gives them: images (B, C, *size), labels (B, 1, *size), cases.
+
+    With "deferred" they are still to be augmented, and images and labels are flat: see `DeferredPatches`.
+    """
+
+    image: torch.Tensor
+    label: NotRequired[torch.Tensor]
+    case: list[str]
+    deferred: NotRequired[DeferredPatches]
 
 
 class AugmentationPlaceError(SettingError):
@@ -37,9 +74,9 @@ class DeferredPatches:
     """
 
     sources: tuple[tuple[int, ...], ...]
-    intensities: tuple[Mapping[str, Any], ...]
+    intensities: tuple[IntensityRecord, ...]
     variations: tuple[Variation, ...]
-    normalise: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
+    normalise: Callable[[torch.Tensor, IntensityRecord], torch.Tensor]
 
     def apply(
         self, codes: torch.Tensor, labels: torch.Tensor | None
@@ -70,22 +107,22 @@ class DeferredPatches:
 
 
 def collate_deferred(
-    items: Sequence[Mapping[str, Any]],
-    normalise: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor],
-) -> dict[str, Any]:
-    """A batch of items that have "variation" and "intensity": "image" and "label" flat, "case", "deferred"."""
-    batch: dict[str, Any] = {
-        key: torch.cat([item[key].reshape(-1) for item in items])
-        for key in ("image", "label")
-        if key in items[0]
+    items: Sequence[DeferredItem],
+    normalise: Callable[[torch.Tensor, IntensityRecord], torch.Tensor],
+) -> PatchBatch:
+    """A batch of patches that are still to be augmented."""
+    batch: PatchBatch = {
+        "image": torch.cat([item["image"].reshape(-1) for item in items]),
+        "case": default_collate([item["case"] for item in items]),
+        "deferred": DeferredPatches(
+            tuple(tuple(item["image"].shape) for item in items),
+            tuple(item["intensity"] for item in items),
+            tuple(item["variation"] for item in items),
+            normalise,
+        ),
     }
-    batch["case"] = default_collate([item["case"] for item in items])
-    batch["deferred"] = DeferredPatches(
-        tuple(tuple(item["image"].shape) for item in items),
-        tuple(item["intensity"] for item in items),
-        tuple(item["variation"] for item in items),
-        normalise,
-    )
+    if "label" in items[0]:
+        batch["label"] = torch.cat([item["label"].reshape(-1) for item in items])
     return batch
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +21,9 @@ import torch
 from transforms.errors import UserError
 from transforms.io.grids import turned_affine
 from transforms.io.header import spacing_of
+
+if TYPE_CHECKING:
+    from typing import NotRequired
 
 Box = tuple[tuple[int, int], ...]
 
@@ -34,6 +37,19 @@ LARGEST_GRID = 1 << 30
 
 class GeometryError(UserError, ValueError):
     """A grid that cannot be mapped with certainty."""
+
+
+class GeometryRecord(TypedDict):
+    """A `Geometry` in plain JSON types."""
+
+    shape: Sequence[int]
+    affine: Sequence[Sequence[float]]
+    axes: Sequence[int]
+    flips: Sequence[bool]
+    crop: Sequence[Sequence[int]]
+    grid: Sequence[int]
+    shear: NotRequired[Sequence[Sequence[float]] | None]
+    straight: NotRequired[Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -109,11 +125,11 @@ class Geometry:
         """Millimetres between the centres of neighbouring voxels of the prepared grid."""
         return tuple(spacing_of(self.prepared_affine, self.spatial_dims))
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_dict(self) -> GeometryRecord:
+        return cast(GeometryRecord, asdict(self))
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Geometry:
+    def from_dict(cls, record: GeometryRecord) -> Geometry:
         shear, straight = record.get("shear"), record.get("straight")
         return cls(
             shape=tuple(record["shape"]),

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.cli.options import DONE, FAILED, USAGE, add_reading
+from pipelines.cli.options import add_reading
+from transforms.errors import DONE, FAILED, USAGE
 
 
 def test_a_series_and_what_may_be_irregular_about_it():

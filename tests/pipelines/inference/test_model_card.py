@@ -15,7 +15,7 @@ from pipelines.inference.model_card import CardError, read_card
 from pipelines.inference.trained_model import CheckpointError, TrainedModel, load_tensors
 from pipelines.mlflow_model import Predictor
 from pipelines.packaging import assemble
-from pipelines.training.checkpoints import Checkpoints, load_state
+from pipelines.training.checkpoints import KINDS, Checkpoints, Progress, load_state, require_whole
 from tests.pipelines import small
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of
@@ -369,6 +369,19 @@ def test_a_state_of_other_kinds_of_values_is_not_gone_on_with(tmp_path, change):
         CheckpointError, match=rf"last\.pt is not the state of a training \({next(iter(change))} "
     ):
         load_state(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("name", Progress.__annotations__)
+def test_a_state_without_one_of_its_parts_is_not_gone_on_with(tmp_path, name):
+    whole = dict.fromkeys(Progress.__annotations__)
+    require_whole(whole, tmp_path)
+    del whole[name]
+    with pytest.raises(CheckpointError, match=rf"not the state of a training \({name} is missing\)"):
+        require_whole(whole, tmp_path)
+
+
+def test_every_part_of_a_state_has_a_kind():
+    assert set(KINDS) == set(Progress.__annotations__)
 
 
 def test_torchscript_is_no_file_of_weights(model, tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.data.inputs import InputError, find_inputs
 from pipelines.data.loaders import volume_loader
 from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.case_reports import CaseReport
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.outputs import UNFINISHED
 from pipelines.inference.postprocess import Postprocess, PostprocessError
@@ -46,6 +47,7 @@ def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
     labels = json.loads((out / "labels.json").read_text())
     assert labels == {"0": "background", "1": "lung", "2": "liver"}
     found = report(out, "a")
+    assert set(found) == set(CaseReport.__annotations__) - {"error", "traceback"}
     assert found["status"] == "done"
     assert found["input"]["path"] == cases[0]["image"]
     assert found["labels"] == labels
@@ -73,6 +75,7 @@ def test_a_broken_case_does_not_stop_the_others(tmp_path, capsys):
         *("a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz", "labels.json", "volumes.csv")
     ]
     failed = report(out, "b")
+    assert set(failed) < set(CaseReport.__annotations__)
     assert failed["status"] == "failed"
     assert "b.nii.gz" in failed["error"]
     assert "traceback" not in failed

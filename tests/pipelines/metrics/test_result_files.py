@@ -12,7 +12,6 @@ from pipelines.metrics.overlap import overlap_metrics
 from pipelines.metrics.result_files import (
     guarded,
     results,
-    with_nan,
     without_nan,
     write_csv,
     write_json,
@@ -58,7 +57,7 @@ def test_csv_holds_every_case_and_class(tmp_path):
     write_csv(tmp_path / "metrics.csv", cases, NAMES)
     with (tmp_path / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0])[2:10] == list(METRICS)
+    assert list(rows[0])[2 : 2 + len(METRICS)] == list(METRICS)
     assert float(rows[1]["hd95_mm"]) == pytest.approx(cases[0]["hd95_mm"]["cyst"], abs=1e-6)
     missed = next(row for row in rows if row["outcome"] == MISSED)
     assert (missed["case"], missed["class"], missed["dice"]) == ("c2", "liver", "0.000000")
@@ -95,6 +94,8 @@ def test_json_is_what_comparisons_read(tmp_path):
         assert all(set(case[metric]) == set(NAMES) for metric in METRICS)
 
 
-def test_nan_comes_back_from_json():
-    metrics = {key: value for key, value in CASES[0].items() if key != "case"}
-    np.testing.assert_equal(with_nan(json.loads(json.dumps(without_nan(metrics)))), metrics)
+def test_cases_read_back_from_json_count_as_those_measured():
+    for cases in (CASES, full_cases()):
+        read = json.loads(json.dumps(without_nan(cases)))
+        found, expected = (summarise(part, NAMES, intervals=True) for part in (read, cases))
+        np.testing.assert_equal(found, expected)

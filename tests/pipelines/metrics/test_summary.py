@@ -17,9 +17,17 @@ from pipelines.metrics.summary import (
     outcome,
     summarise,
     table,
+    value_of,
 )
 from pipelines.metrics.surfaces import surface_metrics
 from tests.pipelines.metrics.scored import CASES, NAMES, full_cases, scored
+
+
+def test_what_has_no_value_is_nan_in_every_form():
+    case = {"case": "a", "dice": {"liver": 0.5, "cyst": None, "stone": math.nan}}
+    assert value_of(case, "dice", "liver") == 0.5
+    assert all(math.isnan(value_of(case, "dice", name)) for name in ("cyst", "stone", "unknown"))
+    assert math.isnan(value_of(case, "hd95_mm", "liver"))
 
 
 def test_what_is_absent_missed_or_too_much_is_told_apart():
