@@ -123,6 +123,11 @@ class R2UNet(nn.Module):
     Raises:
         NetworkError: for arguments that do not fit together, and in `forward` for a size that does not fit the
             strides; the message names the next size that does.
+
+    Examples:
+        >>> network = R2UNet(spatial_dims=3, in_channels=1, out_channels=3, features=(4, 8, 16))
+        >>> network(torch.zeros(1, 1, 16, 16, 8)).shape
+        torch.Size([1, 3, 16, 16, 8])
     """
 
     __constants__ = ("num_heads",)

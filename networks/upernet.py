@@ -255,6 +255,11 @@ class UPerNet(nn.Module):
 
     Raises:
         NetworkError: for arguments that do not fit together, or weights that do not fit the encoder.
+
+    Examples:
+        >>> network = UPerNet(spatial_dims=2, in_channels=1, out_channels=3, encoder="resnet18", fpn_channels=16)
+        >>> network.eval()(torch.zeros(1, 1, 64, 96)).shape
+        torch.Size([1, 3, 64, 96])
     """
 
     __constants__ = ("num_heads", "refine")

@@ -64,6 +64,14 @@ class PatchAugmentation(Randomizable, Transform):
 
     .. [1] F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image
        segmentation", Nature Methods 18, 2021, supplementary note 4.
+
+    Examples:
+        >>> import torch
+        >>> augment = PatchAugmentation(patch_size=(16, 16, 16), flip_axes=(1, 2)).set_random_state(seed=0)
+        >>> size = augment.source_size()  # with the margin that rotations need
+        >>> item = augment({"image": torch.zeros(1, *size), "label": torch.zeros(1, *size, dtype=torch.uint8)})
+        >>> item["image"].shape, item["label"].dtype
+        (torch.Size([1, 16, 16, 16]), torch.uint8)
     """
 
     PROBABILITY = {  # noqa: RUF012
