@@ -13,11 +13,13 @@ import numpy as np
 
 from pipelines.comparison.run_finder import KIND, RunError, RunFinder, described
 from pipelines.metrics.names import METRICS
-from pipelines.metrics.result_files import Results
-from pipelines.metrics.summary import CaseMetrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+    # No more than types, and torch behind them takes a while.
+    from pipelines.metrics.result_files import Results
+    from pipelines.metrics.summary import CaseMetrics
 
 FOLDER = "results"
 FILE = f"{FOLDER}/cases.json"

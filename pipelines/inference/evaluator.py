@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from pipelines.data.cases import UnreadableCase
 from pipelines.inference.precision import autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
-from pipelines.metrics.summary import CaseMetrics, Scores
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from transforms.errors import SettingError
 from transforms.preprocess import PreparedCase, Preprocess, require_same_grid
 from transforms.spatial.geometry import Geometry, voxel_ml
 from transforms.spatial.restore import Restorer, slab_axis
+
+if TYPE_CHECKING:
+    # No more than types, and scipy.stats behind them takes a while.
+    from pipelines.metrics.summary import CaseMetrics, Scores
 
 
 class SegEvaluator(SupervisedEvaluator):

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from pipelines.metrics.summary import CaseMetrics
 from pipelines.utils.json_files import JsonError, read_json
 from transforms.errors import UserError
 from transforms.intensity import CTWindowParameters, ZScore, ZScoreParameters
@@ -25,6 +24,9 @@ from transforms.preprocess import PreprocessParameters
 
 if TYPE_CHECKING:
     from typing import NotRequired
+
+    # No more than a type, and scipy.stats behind it takes a while.
+    from pipelines.metrics.summary import CaseMetrics
 
 VARIABLE = "SEGBUNDLES_NETWORKS"
 """Environment variable: networks besides this project's that a description may name, dotted names with commas."""
