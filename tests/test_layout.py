@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("networks", "transforms", "pipelines")
+from docs.import_map import MODULES, PACKAGES, REPOSITORY, imports_of, room
+
 TESTS = REPOSITORY / "tests"
 
 # What a room may import besides itself. A room that is not named here fails the test.
@@ -93,41 +93,6 @@ TESTED_IN = {
     "transforms.dicom.attributes": "transforms/dicom/test_frame.py",
     "transforms.utils.image_paths": "pipelines/test_hostile_inputs.py",
 }
-
-
-def modules() -> dict[str, Path]:
-    """Dotted name to file, for every module of the three packages."""
-    found = {}
-    for package in PACKAGES:
-        for path in (REPOSITORY / package).rglob("*.py"):
-            parts = path.relative_to(REPOSITORY).with_suffix("").parts
-            found[".".join(part for part in parts if part != "__init__")] = path
-    return found
-
-
-MODULES = modules()
-
-
-def imports_of(name: str) -> set[str]:
-    """Modules of ours that a module imports, at its head or inside a function."""
-    path = MODULES[name]
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            up = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*up, *([node.module] if node.module else [])])
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                found.add(inner if inner in MODULES else base)
-    return {module for module in found if module.split(".")[0] in PACKAGES}
-
-
-def room(name: str) -> str:
-    parts = name.split(".")
-    return parts[0] if parts[0] == "networks" else ".".join(parts[:2])
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

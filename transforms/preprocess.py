@@ -105,6 +105,15 @@ class Preprocess:
             patient and the table), so that air costs nothing. None keeps the whole image.
         crop_margin: millimetres kept around that box.
         channels: number of channels every image must have.
+
+    Examples:
+        >>> preprocess = Preprocess(spacing=2.0, window=(-1000, 1000))
+        >>> values = torch.linspace(-1000, 1000, 512).reshape(1, 8, 8, 8)
+        >>> prepared = preprocess.volume(MetaTensor(values, affine=torch.eye(4)))  # voxels of 1 mm
+        >>> preprocess.normalise(prepared.codes, prepared.intensity).shape
+        torch.Size([1, 4, 4, 4])
+        >>> preprocess.restore(torch.zeros(2, 4, 4, 4), prepared.geometry).shape
+        torch.Size([1, 8, 8, 8])
     """
 
     def __init__(

@@ -71,6 +71,12 @@ def find_inputs(
     Raises:
         InputError: there is nothing at `path`, `allow` holds an unknown name, or two images would write the same result.
         DatasetError: the dataset's description is broken.
+
+    Examples:
+        >>> import nibabel as nib, numpy as np
+        >>> nib.save(nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)), "patient_1.nii.gz")
+        >>> find_inputs("patient_1.nii.gz")
+        [{'image': 'patient_1.nii.gz', 'case': 'patient_1'}]
     """
     if not path:
         raise InputError("name the CT to segment: --input FILE_OR_DICOM_FOLDER")

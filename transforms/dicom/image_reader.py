@@ -25,6 +25,12 @@ class DicomSeriesReader(ImageReader):
 
     Args:
         series, allow: as `transforms.dicom.series.scan_series`.
+
+    Examples:
+        >>> from monai.transforms import LoadImage
+        >>> from pydicom.data import get_testdata_file
+        >>> LoadImage(reader=DicomSeriesReader)(get_testdata_file("CT_small.dcm")).shape
+        torch.Size([128, 128, 1])
     """
 
     def __init__(self, series: str | int | None = None, allow: Collection[str] = ()) -> None:

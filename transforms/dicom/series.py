@@ -93,6 +93,12 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
     Raises:
         ImageError: for anything that is not certain; the message names a file, the finding, and what to do.
             Several volumes without a choice are listed by number.
+
+    Examples:
+        >>> from pydicom.data import get_testdata_file
+        >>> found = scan_series(get_testdata_file("CT_small.dcm"))
+        >>> found.shape, len(found.frames)
+        ((128, 128, 1), 1)
     """
     folder, allow = Path(folder), checked_names(allow)
     frames = choose_volume(folder, series, joined=bool(allow & {MISSING, UNEVEN})).frames
@@ -134,6 +140,12 @@ def read_series(
     Raises:
         ImageError: as `scan_series`, and for pixel data that are cut off, cannot be decoded, or
             alternate as those of two scans do.
+
+    Examples:
+        >>> from pydicom.data import get_testdata_file
+        >>> array, affine = read_series(get_testdata_file("CT_small.dcm"))
+        >>> array.shape, str(array.dtype), affine.shape
+        ((128, 128, 1), 'int16', (4, 4))
     """
     found = folder if isinstance(folder, Series) else scan_series(folder, series, allow)
     _warn_of_values(found)

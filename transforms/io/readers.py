@@ -92,6 +92,13 @@ def read_image(
     Raises:
         ImageError: the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN
             or infinity.
+
+    Examples:
+        >>> import nibabel as nib, numpy as np
+        >>> nib.save(nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.diag([1, 1, 2, 1])), "ct.nii.gz")
+        >>> image = read_image("ct.nii.gz")
+        >>> image.shape, image.dtype, image.affine.diag().tolist()
+        (torch.Size([1, 5, 4, 3]), torch.int16, [1.0, 1.0, 2.0, 1.0])
     """
     return read_original(path, channels=channels, series=series, allow=allow).image
 

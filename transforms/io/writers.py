@@ -46,6 +46,13 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | 
 
     Raises:
         ImageError: values, shape, affine or file ending cannot be stored truly.
+
+    Examples:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> label = MetaTensor(torch.ones(1, 5, 4, 3, dtype=torch.uint8), affine=torch.eye(4, dtype=torch.float64))
+        >>> write_label("results/label.nii.gz", label).name
+        'label.nii.gz'
     """
     path = Path(path)
     array = _whole_numbers(path, label)
