@@ -126,6 +126,15 @@ def test_a_file_has_at_most_400_lines(name: str) -> None:
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
 
 
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("transforms")))
+def test_docstrings_are_in_google_style(name: str) -> None:
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert (
+        re.findall(r"^ *(?:Parameters|Attributes|Returns|Yields|Raises|Notes)\n *-+$", text, re.MULTILINE)
+        == []
+    )
+
+
 def test_the_workflow_shows_few_entries() -> None:
     entries = [path.name for path in (REPOSITORY / "pipelines").iterdir() if path.name != "__pycache__"]
     assert len(entries) <= 16, entries

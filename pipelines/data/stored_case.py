@@ -17,7 +17,7 @@ from transforms.spatial.geometry import GeometryRecord
 if TYPE_CHECKING:
     from typing import NotRequired
 
-    from pipelines.data.case_state import Options
+    from pipelines.data.cases import Options
 
 
 class StoreError(UserError, ValueError):
