@@ -1,4 +1,7 @@
-"""DICOM CT, SEG and RTSTRUCT. The names below are imported when first asked for, since pydicom takes its time."""
+"""CT series, SEG, RTSTRUCT: read, checked, written.
+
+The names below are imported when first asked for, since pydicom takes its time.
+"""
 
 from __future__ import annotations
 
