@@ -1,22 +1,8 @@
 """CT series, SEG, RTSTRUCT: read, checked, written.
 
-The names below are imported when first asked for, since pydicom takes its time.
+The names in `__init__.pyi` are imported when first asked for, since pydicom takes its time.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from transforms.dicom.series import Series, Volume, find_volumes, read_series, scan_series
-
-__all__ = ["Series", "Volume", "find_volumes", "read_series", "scan_series"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'transforms.dicom' has no attribute '{name}'")
-    value = getattr(import_module("transforms.dicom.series"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
