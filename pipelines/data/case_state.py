@@ -11,19 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.data.cases import CaseItem, Reading, reading
-from pipelines.data.stored_case import StoreError
+from pipelines.data.cases import CaseItem, reading
+from pipelines.data.stored_case import Options, StoreError
 from pipelines.utils.file_names import is_device
 from transforms.utils.files import (
     sha256_of,
 )
 from transforms.utils.walk import files_below
-
-
-class Options(Reading, total=False):
-    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too."""
-
-    names: dict[str, str]
 
 
 class CaseState(NamedTuple):
