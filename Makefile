@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BUNDLE ?= r2unet
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test test-all lint format ui bundles pictures screenshots clean
+.PHONY: train test test-all lint format ui bundles map pictures screenshots clean
 
 train: $(VENV)/.runtime  ## Train a bundle on the demo CT (BUNDLE=r2unet or upernet)
 	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file bundles/$(BUNDLE)/train.json
@@ -35,6 +35,9 @@ ui: $(VENV)/.runtime  ## MLflow's UI on the runs of this folder
 
 bundles: $(VENV)/.development  ## The standard MONAI bundles as zips in dist/
 	$(BIN)/python -m pipelines.packaging
+
+map:  ## The map of docs/architecture.md, out of the imports
+	$(PYTHON) -m docs.make_architecture
 
 pictures: $(VENV)/.runtime  ## The pictures of README and docs, out of a trained model
 	$(BIN)/python docs/make_pictures.py

@@ -12,13 +12,13 @@ import json
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.measure import PRECISIONS, measure, run_apart
 from networks import UPerNet
+from networks.convolution import make_conv
 from networks.encoders import ResNetEncoder
-from networks.layers import GROUP_NORM, make_conv
+from networks.layers import GROUP_NORM, resize
 from networks.upernet import PyramidPooling
 
 CLASSES = 3
@@ -57,7 +57,6 @@ class PSPNet(nn.Module):
         norm: str | tuple | None = GROUP_NORM,
     ) -> None:
         super().__init__()
-        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         self.encoder = dilate(
             ResNetEncoder(encoder, spatial_dims, in_channels, norm, strides=(2, 2, 2, 1, 1))
         )
@@ -67,7 +66,7 @@ class PSPNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, out_channels, *spatial)``."""
         y = self.classify(self.pooling(self.encoder(x)[-1]))
-        return F.interpolate(y, size=x.shape[2:], mode=self.mode, align_corners=False)
+        return resize(y, x)
 
 
 def networks_for(encoder: str) -> dict[str, Callable[[], nn.Module]]:

@@ -27,13 +27,12 @@ from .errors import NetworkError, WeightsNotFoundError
 from .layers import (
     GROUP_NORM,
     RELU,
+    NormAct,
+    Recomputed,
     as_strides,
     check_dims,
-    make_act,
     make_norm,
-    norm_act,
-    run_checkpointed,
-    total_strides,
+    outer_act,
 )
 
 __all__ = ["ENCODERS", "MatchReport", "ResNetEncoder", "load_encoder_weights"]
@@ -81,18 +80,15 @@ class BasicBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = make_conv(spatial_dims, in_channels, width, 3, stride)
-        self.bn1 = make_norm(norm, spatial_dims, width)
+        self.bn1 = NormAct(norm, act, spatial_dims, width)
         self.conv2 = make_conv(spatial_dims, width, width, 3)
-        self.bn2 = make_norm(norm, spatial_dims, width)
-        self.act = make_act(act)
+        self.bn2 = NormAct(norm, act, spatial_dims, width)
+        self.act = outer_act(act)
         self.downsample = _shortcut(spatial_dims, in_channels, width, stride, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():
-            h = norm_act(self.bn1, self.act, self.conv1(x))
-            return norm_act(self.bn2, self.act, self.conv2(h), self.downsample(x))
         h = self.act(self.bn1(self.conv1(x)))
-        return self.act(self.bn2(self.conv2(h)) + self.downsample(x))
+        return self.act(self.bn2(self.conv2(h), self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
@@ -114,22 +110,18 @@ class Bottleneck(nn.Module):
         inner = width * spec.group_width // 64 * spec.groups
         channels = width * self.expansion
         self.conv1 = make_conv(spatial_dims, in_channels, inner, 1)
-        self.bn1 = make_norm(norm, spatial_dims, inner)
+        self.bn1 = NormAct(norm, act, spatial_dims, inner)
         self.conv2 = make_conv(spatial_dims, inner, inner, 3, stride, groups=spec.groups)
-        self.bn2 = make_norm(norm, spatial_dims, inner)
+        self.bn2 = NormAct(norm, act, spatial_dims, inner)
         self.conv3 = make_conv(spatial_dims, inner, channels, 1)
-        self.bn3 = make_norm(norm, spatial_dims, channels)
-        self.act = make_act(act)
+        self.bn3 = NormAct(norm, act, spatial_dims, channels)
+        self.act = outer_act(act)
         self.downsample = _shortcut(spatial_dims, in_channels, channels, stride, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():
-            h = norm_act(self.bn1, self.act, self.conv1(x))
-            h = norm_act(self.bn2, self.act, self.conv2(h))
-            return norm_act(self.bn3, self.act, self.conv3(h), self.downsample(x))
         h = self.act(self.bn1(self.conv1(x)))
         h = self.act(self.bn2(self.conv2(h)))
-        return self.act(self.bn3(self.conv3(h)) + self.downsample(x))
+        return self.act(self.bn3(self.conv3(h), self.downsample(x)))
 
 
 def _shortcut(
@@ -140,6 +132,21 @@ def _shortcut(
     return nn.Sequential(
         make_conv(spatial_dims, in_channels, channels, 1, stride), make_norm(norm, spatial_dims, channels)
     )
+
+
+class _Stage(Recomputed, nn.Sequential):
+    """The blocks of one resolution."""
+
+    __constants__ = ("checkpointing",)
+
+    def __init__(self, blocks: Sequence[nn.Module], checkpointing: bool) -> None:
+        super().__init__(*blocks)
+        self.checkpointing = checkpointing
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self:
+            x = block(x)
+        return x
 
 
 class ResNetEncoder(nn.Module):
@@ -162,8 +169,6 @@ class ResNetEncoder(nn.Module):
         NetworkError: for an unknown name or strides that do not fit.
     """
 
-    __constants__ = ("checkpointing",)
-
     def __init__(
         self,
         name: str,
@@ -180,7 +185,6 @@ class ResNetEncoder(nn.Module):
             raise NetworkError(f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}.")
         self.name = name
         self.spatial_dims = spatial_dims
-        self.checkpointing = checkpointing
         spec = ENCODERS[name]
         block = Bottleneck if spec.bottleneck else BasicBlock
         where = "first convolution, max pooling, stages 2 to 4"
@@ -188,11 +192,10 @@ class ResNetEncoder(nn.Module):
         self.first_stride: tuple[int, ...] = level_strides[0]
         widths = [spec.stem * 2**i for i in range(4)]
         self.channels: list[int] = [width * block.expansion for width in widths]
-        self.reductions: list[tuple[int, ...]] = [total_strides(level_strides[: i + 2]) for i in range(4)]
 
         self.conv1 = make_conv(spatial_dims, in_channels, spec.stem, 7, level_strides[0])
-        self.bn1 = make_norm(norm, spatial_dims, spec.stem)
-        self.act = make_act(act)
+        self.bn1 = NormAct(norm, act, spatial_dims, spec.stem)
+        self.act = outer_act(act)
         self.maxpool = Pool[Pool.MAX, spatial_dims](kernel_size=3, stride=level_strides[1], padding=1)
         channels = spec.stem
         stages = []
@@ -203,7 +206,7 @@ class ResNetEncoder(nn.Module):
                 step = stride if i == 0 else (1,) * spatial_dims
                 blocks.append(block(spatial_dims, channels, width, step, spec, norm, act))
                 channels = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
+            stages.append(_Stage(blocks, checkpointing))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -212,23 +215,11 @@ class ResNetEncoder(nn.Module):
                 nn.init.normal_(module.weight, std=std)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = self.conv1(x)
-        x = norm_act(self.bn1, self.act, x) if not torch.jit.is_scripting() else self.act(self.bn1(x))
-        x = self.maxpool(x)
-        if self.checkpointing and self.training and not torch.jit.is_scripting():
-            return self._checkpointed(x)
-        c2 = self.layer1(x)
+        x = self.act(self.bn1(self.conv1(x)))
+        c2 = self.layer1(self.maxpool(x))
         c3 = self.layer2(c2)
         c4 = self.layer3(c3)
         return [c2, c3, c4, self.layer4(c4)]
-
-    @torch.jit.unused
-    def _checkpointed(self, x: torch.Tensor) -> list[torch.Tensor]:
-        features = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = run_checkpointed(stage, x)
-            features.append(x)
-        return features
 
 
 @dataclass(frozen=True)
@@ -308,7 +299,8 @@ def load_encoder_weights(
         if how:
             adapted[name] = how
 
-    weights_here = {n: p.numel() for n, p in encoder.named_parameters()}
+    tensors = encoder.state_dict(keep_vars=True)
+    weights_here = {n: t.numel() for n, t in tensors.items() if isinstance(t, nn.Parameter)}
     fraction = sum(n for name, n in weights_here.items() if name in matched) / sum(weights_here.values())
     report = MatchReport(
         matched=tuple(matched),

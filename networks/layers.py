@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.networks.layers.factories import Act, Dropout, Norm, split_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -90,8 +92,53 @@ def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
     return Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout > 0 else nn.Identity()
 
 
+class NormAct(nn.Module):
+    """``act(norm(x) + skip)``, as one step where `norm_act` has one; TorchScript goes its way here and nowhere else.
+
+    A state dict names the norm's tensors as if it stood here by itself (``bn1.weight``), as torchvision does.
+
+    Args:
+        norm: MONAI norm, see `make_norm`.
+        act: MONAI activation; one with parameters is left to the `outer_act` of the module around.
+        spatial_dims: 2 or 3.
+        channels: channels of the map.
+    """
+
+    def __init__(
+        self, norm: str | tuple | None, act: str | tuple | None, spatial_dims: int, channels: int
+    ) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, spatial_dims, channels)
+        activation = make_act(act)
+        self.act = nn.Identity() if _learns(activation) else activation
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            return norm_act(self.norm, self.act, x, skip)
+        y = self.norm(x)
+        return self.act(y if skip is None else y + skip)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.norm.state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            state_dict[f"{prefix}norm.{name[len(prefix) :]}"] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def outer_act(act: str | tuple | None) -> nn.Module:
+    """What comes after a `NormAct`: an activation with parameters, which the layers of a block share; else nothing."""
+    activation = make_act(act)
+    return activation if _learns(activation) else nn.Identity()
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
 class ConvNormAct(nn.Sequential):
-    """Convolution (no bias), norm, activation."""
+    """Convolution (no bias), norm, activation: ``(B, in_channels, *spatial)`` to ``(B, out_channels, *spatial / stride)``."""
 
     def __init__(
         self,
@@ -105,17 +152,15 @@ class ConvNormAct(nn.Sequential):
     ) -> None:
         super().__init__(
             make_conv(spatial_dims, in_channels, out_channels, kernel_size, stride),
-            make_norm(norm, spatial_dims, out_channels),
-            make_act(act),
+            NormAct(norm, act, spatial_dims, out_channels),
+            outer_act(act),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(B, in_channels, *spatial)`` to ``(B, out_channels, *spatial / stride)``."""
-        if not torch.jit.is_scripting():
-            return norm_act(self[1], self[2], self[0](x))
-        for module in self:
-            x = module(x)
-        return x
+
+def resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A map ``(B, C, *spatial)`` interpolated linearly to the size of another."""
+    mode = "trilinear" if x.dim() == 5 else "bilinear"
+    return F.interpolate(x, size=like.shape[2:], mode=mode, align_corners=False)
 
 
 def keeps_statistics(norm: nn.Module) -> bool:
@@ -170,6 +215,25 @@ def check_dims(spatial_dims: int) -> None:
         raise NetworkError(f"spatial_dims is 2 or 3; got {spatial_dims}.")
 
 
+class Recomputed(nn.Module):
+    """A module that keeps its activations for the backward pass or, with `checkpointing`, computes them once more.
+
+    The map is in `compute`; arXiv 1604.06174.
+    """
+
+    checkpointing: bool
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Two conditions: TorchScript leaves out what is under the first alone.
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if self.checkpointing and self.training:
+                return _run_checkpointed(self, x)
+        return self.compute(x)
+
+
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Let batch norms normalise by the batch without updating their running statistics."""
@@ -184,15 +248,12 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
             n.momentum, n.num_batches_tracked = momentum, tracked
 
 
-def run_checkpointed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """``module(x)``, its activations recomputed in the backward pass instead of stored (arXiv 1604.06174).
-
-    The second pass leaves running statistics alone: otherwise each batch would count twice in them.
-    """
+def _run_checkpointed(module: Recomputed, x: torch.Tensor) -> torch.Tensor:
+    """The second pass leaves running statistics alone: otherwise each batch would count twice in them."""
     if not any(isinstance(m, _BatchNorm) for m in module.modules()):
-        return checkpoint(module, x, use_reentrant=False)
+        return checkpoint(module.compute, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _frozen_statistics(module)
 
-    return checkpoint(module, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(module.compute, x, use_reentrant=False, context_fn=contexts)

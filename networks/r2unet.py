@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from monai.networks.layers.factories import Conv, Pool
 from torch import nn
 
@@ -22,7 +21,7 @@ from .layers import (
     as_strides,
     check_dims,
     head_count,
-    run_checkpointed,
+    resize,
     total_strides,
 )
 from .recurrent import RecurrentResidualUnit
@@ -38,7 +37,7 @@ class _UpStage(nn.Module):
     is learned as one kernel. The function is the same; neither the concatenation nor ``u`` is stored.
     """
 
-    __constants__ = ("interpolates", "checkpointing")
+    __constants__ = ("interpolates",)
 
     def __init__(
         self,
@@ -48,12 +47,9 @@ class _UpStage(nn.Module):
         stride: tuple[int, ...],
         upsample: str,
         unit: RecurrentResidualUnit,
-        checkpointing: bool,
     ) -> None:
         super().__init__()
         self.interpolates = upsample == "nontrainable"
-        self.checkpointing = checkpointing
-        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         if self.interpolates:
             up = make_conv(spatial_dims, in_channels, channels, kernel_size=1)
         else:
@@ -67,21 +63,12 @@ class _UpStage(nn.Module):
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         x = self.up(x)
         if self.interpolates:
-            x = F.interpolate(x, size=skip.shape[2:], mode=self.mode, align_corners=False)
-        x = x + self.lateral(skip)
-        if self.checkpointing and self.training and not torch.jit.is_scripting():
-            return self._checkpointed(x)
-        return self.unit(x)
-
-    @torch.jit.unused
-    def _checkpointed(self, x: torch.Tensor) -> torch.Tensor:
-        return run_checkpointed(self.unit, x)
+            x = resize(x, skip)
+        return self.unit(x + self.lateral(skip))
 
 
 class _DownStage(nn.Module):
     """One encoder level: max pooling (none at the first), 1x1 projection, recurrent unit."""
-
-    __constants__ = ("checkpointing",)
 
     def __init__(
         self,
@@ -90,10 +77,8 @@ class _DownStage(nn.Module):
         channels: int,
         stride: tuple[int, ...],
         unit: RecurrentResidualUnit,
-        checkpointing: bool,
     ) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
         pooled = max(stride) > 1
         self.pool = (
             Pool[Pool.MAX, spatial_dims](kernel_size=stride, stride=stride) if pooled else nn.Identity()
@@ -102,14 +87,7 @@ class _DownStage(nn.Module):
         self.unit = unit
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.project(self.pool(x))
-        if self.checkpointing and self.training and not torch.jit.is_scripting():
-            return self._checkpointed(x)
-        return self.unit(x)
-
-    @torch.jit.unused
-    def _checkpointed(self, x: torch.Tensor) -> torch.Tensor:
-        return run_checkpointed(self.unit, x)
+        return self.unit(self.project(self.pool(x)))
 
 
 class R2UNet(nn.Module):
@@ -145,6 +123,11 @@ class R2UNet(nn.Module):
     Raises:
         NetworkError: for arguments that do not fit together, and in `forward` for a size that does not fit the
             strides; the message names the next size that does.
+
+    Examples:
+        >>> network = R2UNet(spatial_dims=3, in_channels=1, out_channels=3, features=(4, 8, 16))
+        >>> network(torch.zeros(1, 1, 16, 16, 8)).shape
+        torch.Size([1, 3, 16, 16, 8])
     """
 
     __constants__ = ("num_heads",)
@@ -178,18 +161,26 @@ class R2UNet(nn.Module):
         )
         self.size_divisor = list(total_strides(level_strides))
         self.num_heads = head_count(deep_supervision, len(features) - 1)
-        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
 
         def unit(channels: int) -> RecurrentResidualUnit:
             return RecurrentResidualUnit(
-                spatial_dims, channels, num_steps, residual, recurrence, norm, act, dropout, layer_scale
+                spatial_dims,
+                channels,
+                num_steps,
+                residual,
+                recurrence,
+                norm,
+                act,
+                dropout,
+                layer_scale,
+                checkpointing,
             )
 
         def down(source: int, channels: int, stride: tuple[int, ...]) -> _DownStage:
-            return _DownStage(spatial_dims, source, channels, stride, unit(channels), checkpointing)
+            return _DownStage(spatial_dims, source, channels, stride, unit(channels))
 
         def up(source: int, channels: int, stride: tuple[int, ...]) -> _UpStage:
-            return _UpStage(spatial_dims, source, channels, stride, upsample, unit(channels), checkpointing)
+            return _UpStage(spatial_dims, source, channels, stride, upsample, unit(channels))
 
         self.stem = down(in_channels, features[0], (1,) * spatial_dims)
         levels = list(zip(features[:-1], features[1:], level_strides, strict=True))
@@ -234,7 +225,7 @@ class R2UNet(nn.Module):
         for i, head in enumerate(self.heads):
             y = head(outputs[-1 - i])
             if i > 0:
-                y = F.interpolate(y, size=x.shape[2:], mode=self.mode, align_corners=False)
+                y = resize(y, x)
             logits.append(y)
         return torch.stack(logits, dim=1)
 

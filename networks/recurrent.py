@@ -13,11 +13,11 @@ from .errors import NetworkError
 from .layers import (
     GROUP_NORM,
     RELU,
+    NormAct,
+    Recomputed,
     keeps_statistics,
-    make_act,
     make_dropout,
-    make_norm,
-    norm_act,
+    outer_act,
 )
 
 
@@ -71,11 +71,11 @@ class RecurrentConv(nn.Module):
         self.tied = recurrence == "tied" or num_steps == 0
         self.conv = make_conv(spatial_dims, channels, channels)
         self.recurrent = nn.Identity() if self.tied else make_conv(spatial_dims, channels, channels)
-        self.norm = make_norm(norm, spatial_dims, channels)
+        self.norm = NormAct(norm, act, spatial_dims, channels)
         self.shared_norm = not keeps_statistics(self.norm)
         copies = 0 if self.shared_norm else num_steps
-        self.step_norms = nn.ModuleList([make_norm(norm, spatial_dims, channels) for _ in range(copies)])
-        self.act = make_act(act)
+        self.step_norms = nn.ModuleList([NormAct(norm, act, spatial_dims, channels) for _ in range(copies)])
+        self.act = outer_act(act)
         self.dropout = make_dropout(dropout, spatial_dims)
 
     def recur(self, h: torch.Tensor) -> torch.Tensor:
@@ -83,26 +83,21 @@ class RecurrentConv(nn.Module):
             return self.conv(h)
         return self.recurrent(h)
 
-    def activated(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():
-            return norm_act(self.norm, self.act, x)
-        return self.act(self.norm(x))
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, C, *spatial)`` to the same shape."""
         wx = self.conv(x)
-        h = self.activated(wx)
+        h = self.act(self.norm(wx))
         if self.shared_norm:
             for _ in range(self.num_steps):
                 # No convolution's backward pass needs its own output, so the sum can take its place.
-                h = self.activated(self.recur(h).add_(wx))
+                h = self.act(self.norm(self.recur(h).add_(wx)))
         else:
             for norm in self.step_norms:
                 h = self.act(norm(wx + self.recur(h)))
         return self.dropout(h)
 
 
-class RecurrentResidualUnit(nn.Module):
+class RecurrentResidualUnit(Recomputed):
     r"""Two recurrent layers in sequence and the residual sum around them.
 
     .. math:: x_{l+1} = x_l + \gamma \, F(x_l)
@@ -121,9 +116,10 @@ class RecurrentResidualUnit(nn.Module):
         act: MONAI activation.
         dropout: probability of dropping a channel after each layer.
         layer_scale: initial value of :math:`\gamma`; ``None`` fixes it at 1.
+        checkpointing: recompute the unit in the backward pass.
     """
 
-    __constants__ = ("residual", "scaled")
+    __constants__ = ("residual", "scaled", "checkpointing")
 
     def __init__(
         self,
@@ -136,8 +132,10 @@ class RecurrentResidualUnit(nn.Module):
         act: str | tuple | None = RELU,
         dropout: float = 0.0,
         layer_scale: float | None = 0.1,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.residual = residual
         self.scaled = residual and layer_scale is not None
         self.layers = nn.Sequential(
@@ -149,7 +147,7 @@ class RecurrentResidualUnit(nn.Module):
         if self.scaled:
             self.scale = nn.Parameter(torch.full((1, channels, *(1,) * spatial_dims), layer_scale or 0.0))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, C, *spatial)`` to the same shape."""
         h = self.layers(x)
         if self.scaled:

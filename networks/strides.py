@@ -27,6 +27,12 @@ def strides_for(
 
     Returns:
         ``count`` lists with a stride per axis, the ``strides`` of `R2UNet` and `UPerNet`.
+
+    Examples:
+        Slices of 3 mm in pixels of 1 mm: the third axis is halved later than the others.
+
+        >>> strides_for((96, 96, 32), spacing=(1.0, 1.0, 3.0), count=3)
+        [[2, 2, 1], [2, 2, 2], [2, 2, 2]]
     """
     size = [int(n) for n in patch_size]
     given = [spacing] * len(size) if spacing is None or isinstance(spacing, int | float) else list(spacing)

@@ -8,11 +8,11 @@ top-down pathway that of Lin et al., "Feature Pyramid Networks for Object Detect
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.networks.layers.factories import Norm, split_args
 from torch import nn
 
@@ -26,9 +26,10 @@ from .layers import (
     check_dims,
     head_count,
     make_dropout,
+    resize,
 )
 
-__all__ = ["PyramidPooling", "Refinement", "UPerHead", "UPerNet"]
+__all__ = ["PyramidPooling", "Refinement", "UPerDecoder", "UPerNet"]
 
 
 def adaptive_average(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -86,7 +87,6 @@ class PyramidPooling(nn.Module):
                 f"pool_scales needs one or more positive numbers of bins; got {tuple(pool_scales)}."
             )
         self.pool_scales: list[int] = list(pool_scales)
-        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         name = "" if norm is None else str(split_args(norm)[0]).upper()
         single = norm if name in (Norm.GROUP, Norm.LAYER) else None
         self.branches = nn.ModuleList(
@@ -104,11 +104,11 @@ class PyramidPooling(nn.Module):
         maps = [x]
         for i, branch in enumerate(self.branches):
             y = branch(adaptive_average(x, self.pool_scales[i]))
-            maps.append(F.interpolate(y, size=x.shape[2:], mode=self.mode, align_corners=False))
+            maps.append(resize(y, x))
         return self.fuse(torch.cat(maps, dim=1))
 
 
-class UPerHead(nn.Module):
+class UPerDecoder(nn.Module):
     """Pyramid pooling, top-down pathway and fusion (arXiv 1807.10221, figure 4).
 
     Input: encoder maps from fine to coarse. Output: the fused map at the resolution of the finest, then the
@@ -117,7 +117,7 @@ class UPerHead(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the encoder maps, fine to coarse.
-        channels: width of the head.
+        channels: width of the decoder.
         pool_scales: see `PyramidPooling`.
         norm: MONAI norm.
         act: MONAI activation.
@@ -133,7 +133,6 @@ class UPerHead(nn.Module):
         act: str | tuple | None = RELU,
     ) -> None:
         super().__init__()
-        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         self.pooling = PyramidPooling(spatial_dims, in_channels[-1], channels, pool_scales, norm, act)
         finer = in_channels[:-1]
         self.laterals = nn.ModuleList(
@@ -152,22 +151,14 @@ class UPerHead(nn.Module):
         pyramid.append(top)
         for k in range(len(pyramid) - 1):
             i = len(pyramid) - 2 - k
-            pyramid[i] = pyramid[i] + self.resize(pyramid[i + 1], pyramid[i])
+            pyramid[i] = pyramid[i] + resize(pyramid[i + 1], pyramid[i])
         for i, smooth in enumerate(self.smooth):
             pyramid[i] = smooth(pyramid[i])
         merged = [pyramid[0]]
         for y in pyramid[1:]:
-            merged.append(self.resize(y, pyramid[0]))
+            merged.append(resize(y, pyramid[0]))
         pyramid.insert(0, self.fuse(torch.cat(merged, dim=1)))
         return pyramid
-
-    @torch.jit.unused
-    def regions(self) -> list[nn.Module]:
-        """The blocks that repeat, for compiling them one by one."""
-        return [m for m in self.modules() if isinstance(m, BasicBlock | Bottleneck | ConvNormAct)]
-
-    def resize(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(x, size=like.shape[2:], mode=self.mode, align_corners=False)
 
 
 class Refinement(nn.Module):
@@ -199,7 +190,6 @@ class Refinement(nn.Module):
     ) -> None:
         super().__init__()
         half, full = self.widths
-        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         self.image_full = ConvNormAct(spatial_dims, in_channels, full, 3, norm=norm, act=act)
         self.image_half = ConvNormAct(spatial_dims, full, half, 3, stride, norm, act)
         self.reduce_half = make_conv(spatial_dims, channels, half, 1)
@@ -211,16 +201,30 @@ class Refinement(nn.Module):
         """Fused map and image ``(B, in_channels, *spatial)`` to ``(B, 8, *spatial)``."""
         full = self.image_full(image)
         half = self.image_half(full)
-        up = F.interpolate(self.reduce_half(fused), size=half.shape[2:], mode=self.mode, align_corners=False)
-        half = self.merge_half(half + up)
-        up = F.interpolate(self.reduce_full(half), size=full.shape[2:], mode=self.mode, align_corners=False)
-        return self.merge_full(full + up)
+        half = self.merge_half(half + resize(self.reduce_half(fused), half))
+        return self.merge_full(full + resize(self.reduce_full(half), full))
+
+
+# State dicts, and so checkpoints of every version, have other names for two parts of `UPerNet`.
+IN_FILES = {"decoder.": "head.", "heads.": "classifiers."}
+
+
+def _as_in_files(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    _rename(state_dict, {prefix + name: prefix + kept for name, kept in IN_FILES.items()})
+
+
+def _rename(state_dict: dict[str, Any], prefixes: Mapping[str, str]) -> None:
+    """Replace the beginnings of names, their order kept."""
+    for name in list(state_dict):
+        tensor = state_dict.pop(name)
+        before = next((p for p in prefixes if name.startswith(p)), "")
+        state_dict[prefixes.get(before, "") + name.removeprefix(before)] = tensor
 
 
 class UPerNet(nn.Module):
     """Unified perceptual parsing network (arXiv 1807.10221) in 2D and 3D.
 
-    A ResNet or ResNeXt without dilation gives maps at strides 4, 8, 16 and 32; `UPerHead` merges them at stride
+    A ResNet or ResNeXt without dilation gives maps at strides 4, 8, 16 and 32; `UPerDecoder` merges them at stride
     4; a 1x1 convolution gives logits, which are interpolated to the size of the input, or with ``refine`` come
     from a `Refinement` at full resolution.
 
@@ -239,10 +243,10 @@ class UPerNet(nn.Module):
             `networks.encoders.load_encoder_weights`; ``encoder_report`` then tells what matched.
         pool_scales: bins per axis of the pyramid pooling; by default (1, 2, 3, 6) in 2D and (1, 2, 3) in 3D,
             where the deepest map of a usual patch has three voxels a side.
-        fpn_channels: width of the head; by default 256 in 2D and 64 in 3D.
-        norm: MONAI norm name or (name, arguments), of encoder and head. The groups of group norm adapt.
+        fpn_channels: width of the decoder; by default 256 in 2D and 64 in 3D.
+        norm: MONAI norm name or (name, arguments), of encoder and decoder. The groups of group norm adapt.
         act: MONAI activation.
-        dropout: probability of dropping a channel before the classifier.
+        dropout: probability of dropping a channel before the heads.
         strides: five entries, of the encoder's first convolution, max pooling and stages 2 to 4; each an int or
             one per axis. Thick slices along the last axis: ``((2, 2, 1), (2, 2, 1), 2, 2, 2)``.
         refine: end at stride 1 instead of 4.
@@ -251,6 +255,11 @@ class UPerNet(nn.Module):
 
     Raises:
         NetworkError: for arguments that do not fit together, or weights that do not fit the encoder.
+
+    Examples:
+        >>> network = UPerNet(spatial_dims=2, in_channels=1, out_channels=3, encoder="resnet18", fpn_channels=16)
+        >>> network.eval()(torch.zeros(1, 1, 64, 96)).shape
+        torch.Size([1, 3, 64, 96])
     """
 
     __constants__ = ("num_heads", "refine")
@@ -276,23 +285,23 @@ class UPerNet(nn.Module):
         check_dims(spatial_dims)
         channels = fpn_channels or (256 if spatial_dims == 2 else 64)
         scales = pool_scales or ((1, 2, 3, 6) if spatial_dims == 2 else (1, 2, 3))
-        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         self.refine = refine
         self.num_heads = head_count(deep_supervision, 4)
         self.encoder = ResNetEncoder(encoder, spatial_dims, in_channels, norm, act, strides, checkpointing)
-        self.head = UPerHead(spatial_dims, self.encoder.channels, channels, scales, norm, act)
+        self.decoder = UPerDecoder(spatial_dims, self.encoder.channels, channels, scales, norm, act)
         width = channels
         if refine:
             stride = self.encoder.first_stride
             self.refinement = Refinement(spatial_dims, in_channels, channels, stride, norm, act)
             width = Refinement.widths[1]
         self.dropout = make_dropout(dropout, spatial_dims)
-        self.classifiers = nn.ModuleList(
+        self.heads = nn.ModuleList(
             [
                 make_conv(spatial_dims, channels if i else width, out_channels, 1, bias=True)
                 for i in range(self.num_heads)
             ]
         )
+        self.register_state_dict_post_hook(_as_in_files)
         self.reset_parameters()
         self.encoder_report = (
             str(load_encoder_weights(self.encoder, encoder_weights)) if encoder_weights else ""
@@ -300,11 +309,11 @@ class UPerNet(nn.Module):
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:
-        """He initialisation of the head's convolutions; the encoder has its own."""
+        """He initialisation of the other convolutions; the encoder has its own."""
         for name, module in self.named_modules():
             if name.startswith("encoder.") or not isinstance(module, nn.Conv2d | nn.Conv3d):
                 continue
-            linear = name.startswith("classifiers.") or ".reduce_" in name
+            linear = name.startswith("heads.") or ".reduce_" in name
             gain = 1.0 if linear else 2.0
             nn.init.normal_(module.weight, std=math.sqrt(gain / module.weight[0].numel()))
             if module.bias is not None:
@@ -312,23 +321,24 @@ class UPerNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, out_channels, *spatial)``, or all heads stacked on axis 1 when training with them."""
-        maps = self.head(self.encoder(x))
+        maps = self.decoder(self.encoder(x))
         fused = maps[0]
         if self.refine:
             fused = self.refinement(fused, x)
-        main = self.resize(self.classifiers[0](self.dropout(fused)), x)
+        main = resize(self.heads[0](self.dropout(fused)), x)
         if self.num_heads == 1 or not self.training:
             return main
         logits = [main]
-        for i, classify in enumerate(self.classifiers):
+        for i, head in enumerate(self.heads):
             if i > 0:
-                logits.append(self.resize(classify(self.dropout(maps[i + 1])), x))
+                logits.append(resize(head(self.dropout(maps[i + 1])), x))
         return torch.stack(logits, dim=1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        _rename(state_dict, {prefix + kept: prefix + name for name, kept in IN_FILES.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.jit.unused
     def regions(self) -> list[nn.Module]:
         """The blocks that repeat, for compiling them one by one."""
         return [m for m in self.modules() if isinstance(m, BasicBlock | Bottleneck | ConvNormAct)]
-
-    def resize(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(x, size=like.shape[2:], mode=self.mode, align_corners=False)

@@ -192,11 +192,3 @@ def grid(ct: Phantom) -> Header:
 
 def meta_tensor(array, affine):
     return MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(affine))
-
-
-class Sources:
-    """What writers of labels ask of a series: files and frames by slice, and the grid."""
-
-    def __init__(self, files, ct, sources=None):
-        self.files, self.shape, self.affine = files, ct.shape, ct.affine
-        self.sources = sources or tuple((file, 0) for file in files)

@@ -4,7 +4,7 @@ The field is a function of millimetres (RAS+), so that a reader is right exactly
 places where its affine puts them, are those of the field: no second reader is needed to compare with.
 
 A series is a list of pydicom data sets, one a slice, in the order of their positions. What is to be wrong with it is
-done to that list by the small functions below (or by hand), and :func:`write_series` writes it.
+done to that list by the small functions below (or by hand), and `write_series` writes it.
 """
 
 from __future__ import annotations
@@ -77,24 +77,15 @@ def rotation(degrees: Sequence[float]) -> np.ndarray:
 class Phantom:
     """Geometry and encoding of a series.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Columns, rows, slices.
-    spacing : tuple of float
-        mm between columns, rows and slices (the last along the normal).
-    axes : numpy.ndarray
-        3x3, columns: direction of growing column, row and slice index in LPS+.
-    origin : tuple of float
-        First voxel in LPS+ mm.
-    slopes, intercepts : sequence of float
-        Modality LUT, repeated over the slices.
-    tilt : float
-        Gantry tilt in degrees: slices shift along the columns as they go on.
-    bits : int
-        BitsStored.
-    signed : bool
-        PixelRepresentation.
+    Attributes:
+        shape: columns, rows, slices.
+        spacing: mm between columns, rows and slices (the last along the normal).
+        axes: 3x3, columns: direction of growing column, row and slice index in LPS+.
+        origin: first voxel in LPS+ mm.
+        slopes, intercepts: modality LUT, repeated over the slices.
+        tilt: gantry tilt in degrees: slices shift along the columns as they go on.
+        bits: BitsStored.
+        signed: PixelRepresentation.
     """
 
     shape: tuple[int, int, int] = (12, 9, 7)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("networks", "transforms", "pipelines")
+from docs.import_map import MODULES, PACKAGES, REPOSITORY, imports_of, room
+
 TESTS = REPOSITORY / "tests"
 
 # What a room may import besides itself. A room that is not named here fails the test.
@@ -95,41 +95,6 @@ TESTED_IN = {
 }
 
 
-def modules() -> dict[str, Path]:
-    """Dotted name to file, for every module of the three packages."""
-    found = {}
-    for package in PACKAGES:
-        for path in (REPOSITORY / package).rglob("*.py"):
-            parts = path.relative_to(REPOSITORY).with_suffix("").parts
-            found[".".join(part for part in parts if part != "__init__")] = path
-    return found
-
-
-MODULES = modules()
-
-
-def imports_of(name: str) -> set[str]:
-    """Modules of ours that a module imports, at its head or inside a function."""
-    path = MODULES[name]
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            up = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*up, *([node.module] if node.module else [])])
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                found.add(inner if inner in MODULES else base)
-    return {module for module in found if module.split(".")[0] in PACKAGES}
-
-
-def room(name: str) -> str:
-    parts = name.split(".")
-    return parts[0] if parts[0] == "networks" else ".".join(parts[:2])
-
-
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_imports_only_what_its_room_may(name: str) -> None:
     if name in (*PACKAGES, "pipelines.__main__"):
@@ -159,6 +124,15 @@ def test_no_circle_of_imports() -> None:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_file_has_at_most_400_lines(name: str) -> None:
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("transforms")))
+def test_docstrings_are_in_google_style(name: str) -> None:
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert (
+        re.findall(r"^ *(?:Parameters|Attributes|Returns|Yields|Raises|Notes)\n *-+$", text, re.MULTILINE)
+        == []
+    )
 
 
 def test_the_workflow_shows_few_entries() -> None:

@@ -36,12 +36,9 @@ _OFFSETS = {1024: "HU + 1024, as scanners store them", 32768: "HU + 32768"}
 def warn_unless_hounsfield(volume: np.ndarray, name: str) -> None:
     """Log a warning that names the image where its values cannot be HU.
 
-    Parameters
-    ----------
-    volume : numpy.ndarray
-        (C, *spatial) of any real type.
-    name : str
-        For the message.
+    Args:
+        volume: (C, *spatial) of any real type.
+        name: for the message.
     """
     reason = not_hounsfield(volume)
     if reason:

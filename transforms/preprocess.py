@@ -20,7 +20,7 @@ from transforms.hounsfield import warn_unless_hounsfield
 from transforms.intensity import CTWindow, CTWindowParameters, IntensityRecord, ZScore, ZScoreParameters
 from transforms.io.grids import grid_difference
 from transforms.io.header import Header
-from transforms.io.readers import read_image, read_label
+from transforms.io.readers import Original, read_label, read_original
 from transforms.label_values import check_label_values, counts_of
 from transforms.spatial.geometry import (
     Box,
@@ -70,6 +70,7 @@ class PreparedCase(TypedDict):
         padding: what lies around the image, for the sliding window.
         case: id.
         path: of the image, where it is of a file.
+        original: the image as it was read, where it is asked for.
     """
 
     image: torch.Tensor
@@ -78,6 +79,7 @@ class PreparedCase(TypedDict):
     padding: NotRequired[float]
     case: str
     path: NotRequired[str]
+    original: NotRequired[Original]
 
 
 class PreprocessParameters(TypedDict):
@@ -103,6 +105,15 @@ class Preprocess:
             patient and the table), so that air costs nothing. None keeps the whole image.
         crop_margin: millimetres kept around that box.
         channels: number of channels every image must have.
+
+    Examples:
+        >>> preprocess = Preprocess(spacing=2.0, window=(-1000, 1000))
+        >>> values = torch.linspace(-1000, 1000, 512).reshape(1, 8, 8, 8)
+        >>> prepared = preprocess.volume(MetaTensor(values, affine=torch.eye(4)))  # voxels of 1 mm
+        >>> preprocess.normalise(prepared.codes, prepared.intensity).shape
+        torch.Size([1, 4, 4, 4])
+        >>> preprocess.restore(torch.zeros(2, 4, 4, 4), prepared.geometry).shape
+        torch.Size([1, 8, 8, 8])
     """
 
     def __init__(
@@ -169,8 +180,11 @@ class Preprocess:
         Raises:
             ImageError: the file cannot be read with certainty; the message names it.
         """
-        volume = read_image(Path(path), channels=self.channels, series=series, allow=allow)
-        return self.volume(volume, os.fspath(path))
+        return self.volume(self.read(path, series, allow).image, os.fspath(path))
+
+    def read(self, path: PathLike, series: str | int | None = None, allow: Sequence[str] = ()) -> Original:
+        """Read an image as it is, as `image` does before it brings it to the network's grid."""
+        return read_original(Path(path), channels=self.channels, series=series, allow=allow)
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
         """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""

@@ -1,0 +1,1 @@
+"""python -m pipelines: predict, check, evaluate, compare, sync."""

@@ -1,0 +1,1 @@
+"""What a bundle's config says, and its checks."""

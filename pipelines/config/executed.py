@@ -27,8 +27,9 @@ class ExecutedConfig:
 
     @cached_property
     def raw(self) -> dict[str, Any]:
-        """The merged config as written, with its references and expressions, but without passwords."""
-        return without_passwords({key: value for key, value in self.parser.get().items() if key != "_meta_"})
+        """The merged config as written, with its references and expressions, but without passwords and comments."""
+        config = {key: value for key, value in self.parser.get().items() if key != "_meta_"}
+        return without_passwords(_without_comments(config))
 
     def resolved(self, key: str) -> Any:
         """The value of an id with its references and expressions evaluated, components left as dicts."""
@@ -50,9 +51,9 @@ class ExecutedConfig:
         found: dict[str, str] = {}
         for key, value in self.raw.items():
             for name, leaf in leaves(key, value):
-                found[name] = leaf if isinstance(leaf, str) else json.dumps(leaf, default=str)
+                found[name] = as_text(leaf)
         for key, value in self.knobs().items():
-            found[key] = value if isinstance(value, str) else json.dumps(value, default=str)
+            found[key] = as_text(value)
         return without_passwords(found)
 
     def digest(self, without: tuple[str, ...] = ()) -> str:
@@ -86,6 +87,18 @@ def _is_knob(value: Any) -> bool:
     return not isinstance(value, Mapping) and not (
         isinstance(value, str) and value.startswith(("$", "@", "%"))
     )
+
+
+def as_text(leaf: Any) -> str:
+    """A leaf as `ExecutedConfig.flat` has it: text as it is, everything else as JSON."""
+    return leaf if isinstance(leaf, str) else json.dumps(leaf, default=str)
+
+
+def _without_comments(value: Any) -> Any:
+    """A part of a config without `_desc_`, MONAI's key for comments, and keys that begin with it, of which one place can have several."""
+    if isinstance(value, Mapping):
+        return {k: _without_comments(v) for k, v in value.items() if not str(k).startswith("_desc_")}
+    return [_without_comments(item) for item in value] if isinstance(value, list) else value
 
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

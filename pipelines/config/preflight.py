@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-import pydoc
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from monai.bundle.config_item import ComponentLocator
-
+from pipelines.config.components import EVALUATED, find_component, keywords
 from pipelines.config.errors import ConfigError, one_sentence
 from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, parts
 from pipelines.config.knobs import Knob, knobs_of
@@ -82,7 +79,7 @@ def _wrong_words(config: ExecutedConfig) -> Iterator[str]:
 def _wrong_keywords(raw: Any, where: str = "") -> Iterator[str]:
     if isinstance(raw, Mapping):
         target = raw.get("_target_")
-        if isinstance(target, str) and not target.startswith(("$", "@", "%")):
+        if isinstance(target, str) and not target.startswith(EVALUATED):
             yield from _check_component(raw, target, where)
         for key, value in raw.items():
             yield from _wrong_keywords(value, f"{where}#{key}" if where else str(key))
@@ -92,13 +89,11 @@ def _wrong_keywords(raw: Any, where: str = "") -> Iterator[str]:
 
 
 def _check_component(raw: Mapping[str, Any], target: str, where: str) -> Iterator[str]:
-    module = None if "." in target else ComponentLocator().get_component_module_name(target)
-    module = module[0] if isinstance(module, list) else module
-    found = pydoc.locate(f"{module}.{target}" if module else target)
-    if found is None:
+    component = find_component(target)
+    if component is None:
         yield f"'{where}' names '{target}', which does not exist"
         return
-    accepted = _keywords(found)
+    accepted = keywords(component)
     if accepted is None:
         return
     for key in raw:
@@ -106,26 +101,3 @@ def _check_component(raw: Mapping[str, Any], target: str, where: str) -> Iterato
             close = difflib.get_close_matches(key, sorted(accepted), n=1)
             hint = f", did you mean '{close[0]}'?" if close else ""
             yield f"'{where}#{key}': {target} takes no '{key}'{hint}"
-
-
-def _keywords(target: Any) -> set[str] | None:
-    """The keyword arguments that a class or function takes; None if that cannot be said.
-
-    A constructor with **kwargs hands them on to the next class, as in `SegTrainer`.
-    """
-    owners = inspect.getmro(target) if inspect.isclass(target) else (target,)
-    accepted: set[str] = set()
-    for owner in owners:
-        function = vars(owner).get("__init__") if inspect.isclass(owner) else owner
-        if function is None:
-            continue
-        if owner is object:
-            return None
-        try:
-            parameters = inspect.signature(function).parameters.values()
-        except (TypeError, ValueError):
-            return None
-        accepted |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return accepted - {"self"}
-    return None

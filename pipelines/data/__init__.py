@@ -1,0 +1,1 @@
+"""Datasets, cases, folds; patch store and loaders."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.data.cases import CaseItem, reading
-from pipelines.data.stored_case import Options, StoreError
+from pipelines.data.cases import CaseItem, Options, reading
+from pipelines.data.stored_case import StoreError
 from pipelines.utils.file_names import is_device
 from transforms.utils.files import (
     sha256_of,

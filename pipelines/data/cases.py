@@ -64,6 +64,12 @@ class Reading(TypedDict, total=False):
     allow: list[str]
 
 
+class Options(Reading, total=False):
+    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too."""
+
+    names: dict[str, str]
+
+
 class CaseItem(Reading):
     """A case as an item of a MONAI data list.
 

@@ -49,6 +49,17 @@ def load_dataset(
     ------
     DatasetError
         Listing all that is wrong.
+
+    Examples:
+        >>> import json, nibabel as nib, numpy as np
+        >>> from pathlib import Path
+        >>> for name in ("ct.nii", "label.nii"):
+        ...     nib.save(nib.Nifti1Image(np.eye(4, dtype=np.uint8)[..., None], np.eye(4)), name)
+        >>> case = {"image": "ct.nii", "label": "label.nii"}
+        >>> content = {"labels": {"0": "background", "1": "lung"}, "training": [case]}
+        >>> _ = Path("dataset.json").write_text(json.dumps(content))
+        >>> load_dataset(".", validation_fraction=0).class_names
+        ['background', 'lung']
     """
     problems: list[str] = []
     where, dataset, items = describe(root, problems)

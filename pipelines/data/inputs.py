@@ -6,33 +6,37 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from pydicom import Dataset, dcmread
-from pydicom.filereader import read_partial
-from pydicom.tag import Tag
+from typing import NamedTuple
 
 from pipelines.data.cases import SPLITS, CaseItem, Reading
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.missing_files import may_be_an_image, reason_lost
-from pipelines.utils.cores import available_cores
 from pipelines.utils.file_names import readable
 from pipelines.utils.progress import Steps
-from transforms.dicom.files import DICOM_ENDINGS, open_file
-from transforms.dicom.headers import holds_dicom
+from transforms.dicom.files import DICOM_ENDINGS
+from transforms.dicom.headers import frames_of, holds_dicom
 from transforms.dicom.stack import checked_names
-from transforms.dicom.volumes import is_scout
+from transforms.dicom.volumes import is_localizer
 from transforms.errors import ImageError, UserError
 from transforms.io.header import PICTURE_SUFFIXES, image_suffix, names_image
 from transforms.utils.image_paths import bounded, check_path
+from transforms.utils.threads import parallel
 from transforms.utils.walk import files_below, leads_nowhere
 
 logger = logging.getLogger(__name__)
 
-_SERIES = Tag("SeriesInstanceUID")
 _SKIPPED = {"DICOMDIR", "THUMBS.DB"}
 _WHAT = "give a NIfTI/NRRD file, a folder of DICOM slices, a folder of either, or a dataset.json"
+
+
+class _DicomFile(NamedTuple):
+    """What tells DICOM files from one another before they are read; texts are empty where the header is damaged."""
+
+    modality: str
+    study: str
+    series: str
+    localizer: bool
 
 
 class InputError(UserError, ValueError):
@@ -67,6 +71,12 @@ def find_inputs(
     Raises:
         InputError: there is nothing at `path`, `allow` holds an unknown name, or two images would write the same result.
         DatasetError: the dataset's description is broken.
+
+    Examples:
+        >>> import nibabel as nib, numpy as np
+        >>> nib.save(nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)), "patient_1.nii.gz")
+        >>> find_inputs("patient_1.nii.gz")
+        [{'image': 'patient_1.nii.gz', 'case': 'patient_1'}]
     """
     if not path:
         raise InputError("name the CT to segment: --input FILE_OR_DICOM_FOLDER")
@@ -178,7 +188,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[C
     unlisted: list[OSError] = []
     crowded: dict[Path, str] = {}
     inside = {folder: _listed(folder, skip, unlisted, crowded) for folder in folders}
-    slices = {folder: [f for f in files if holds_dicom(f)] for folder, files in inside.items()}
+    slices = {folder: _dicom_files(files) for folder, files in inside.items()}
     shared = _sharing(slices)
     whole = [folder for folder in folders if slices[folder]]
     if (
@@ -287,8 +297,7 @@ def _require_slices(path: Path, images: Sequence[CaseItem], others: Sequence[Pat
     Raises:
         InputError: there are more of them than DICOM files, so that it may be a cohort with a stray one.
     """
-    kinds = [_header(file).get("Modality") for file in others if holds_dicom(file)]
-    files = sum(kind not in ("SEG", "RTSTRUCT") for kind in kinds)
+    files = sum(file.modality not in ("SEG", "RTSTRUCT") for file in _dicom_files(others))
     first = Path(images[0]["image"]).name
     if len(images) > files:
         raise InputError(
@@ -303,49 +312,43 @@ def _require_slices(path: Path, images: Sequence[CaseItem], others: Sequence[Pat
     )
 
 
-def _scouts(slices: Mapping[Path, Sequence[Path]]) -> set[Path]:
+def _dicom_files(files: Sequence[Path]) -> list[_DicomFile]:
+    """What the DICOM files among others are."""
+    return [found for found in parallel(_dicom_file, files) if found is not None]
+
+
+def _dicom_file(path: Path) -> _DicomFile | None:
+    try:
+        frames = frames_of(path)
+    except ImageError:
+        return _DicomFile("", "", "", False) if holds_dicom(path) else None  # the reader will name the file
+    if not frames:
+        return None
+    modality, study, series = (
+        frames[0].text(keyword) for keyword in ("Modality", "StudyInstanceUID", "SeriesInstanceUID")
+    )
+    return _DicomFile(modality, study, series, is_localizer(frames[0]))
+
+
+def _scouts(slices: Mapping[Path, Sequence[_DicomFile]]) -> set[Path]:
     """The folders with nothing but localizers of a study whose other images lie in other folders."""
     found: dict[Path, str] = {}
     studies: set[str] = set()
     for folder, files in slices.items():
-        study = _study_of(_header(files[0])) if files else ""
-        if files and all(is_scout(_image_type(_header(file))) for file in files):
+        study = files[0].study if files else ""
+        if files and all(file.localizer for file in files):
             found[folder] = study
         else:
             studies.add(study)
     return {folder for folder, study in found.items() if study and study in studies}
 
 
-def _header(path: Path) -> Dataset:
-    """What tells files apart before they are read; nothing where the header is damaged."""
-    tags = ["ImageType", "StudyInstanceUID", "Modality"]
-    try:
-        with open_file(path) as stream:
-            header = dcmread(stream, specific_tags=tags, stop_before_pixels=True, force=True)
-            header.decode()
-            return header
-    except Exception:  # a parser of damaged bytes raises whatever it likes; the reader will name the file
-        return Dataset()
-
-
-def _study_of(header: Dataset) -> str:
-    return str(header.get("StudyInstanceUID") or "")
-
-
-def _image_type(header: Dataset) -> list[str]:
-    kind = header.get("ImageType") or []
-    return [kind] if isinstance(kind, str) else list(kind)
-
-
-def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
-    """The folders that hold a part of a series of which another folder holds the rest, each with its group."""
-    if sum(bool(files) for files in slices.values()) < 2:
-        return {}
+def _sharing(slices: Mapping[Path, Sequence[_DicomFile]]) -> dict[Path, set[Path]]:
+    """The folders that hold a part of a CT series of which another folder holds the rest, each with its group."""
     homes: dict[str, set[Path]] = defaultdict(set)
     for folder, files in slices.items():
-        with ThreadPoolExecutor(min(8, 2 * available_cores())) as pool:
-            for uid in set(pool.map(_series_of, files)) - {""}:
-                homes[uid].add(folder)
+        for uid in {file.series for file in files if file.modality == "CT"} - {""}:
+            homes[uid].add(folder)
     groups: dict[Path, set[Path]] = {}
     for parts in homes.values():
         if len(parts) > 1:
@@ -355,18 +358,6 @@ def _sharing(slices: dict[Path, list[Path]]) -> dict[Path, set[Path]]:
     return groups
 
 
-def _series_of(path: Path) -> str:
-    """SeriesInstanceUID (0020,000E) of an image, "" where there is none or the header is damaged."""
-    try:
-        with open_file(path) as stream:
-            header = read_partial(
-                stream, lambda tag, vr, length: tag > _SERIES, specific_tags=[_SERIES, Tag("Modality")]
-            )
-        return str(header.get("SeriesInstanceUID", "")) if header.get("Modality") == "CT" else ""
-    except Exception:  # a parser of damaged bytes raises whatever it likes; the reader will name the file
-        return ""
-
-
-def _one_study(slices: dict[Path, list[Path]]) -> bool:
-    studies = {_study_of(_header(files[0])) for files in slices.values() if files}
+def _one_study(slices: Mapping[Path, Sequence[_DicomFile]]) -> bool:
+    studies = {files[0].study for files in slices.values() if files}
     return len(studies) == 1 and "" not in studies

@@ -23,7 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 def shard(items: Sequence[Any]) -> list[Any]:
-    """The part of `items` that this process of a distributed run works on."""
+    """The part of `items` that this process of a distributed run works on.
+
+    Examples:
+        >>> shard(["case_1", "case_2"])  # not distributed: all of them
+        ['case_1', 'case_2']
+    """
     if is_distributed():
         return list(items)[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
     return list(items)
@@ -87,7 +92,12 @@ def loader_workers(requested: int | str) -> int:
 
 
 def steps_per_epoch(num_patches: int, batch_size: int, accumulation: int = 1) -> int:
-    """Optimiser steps of one epoch, the same on every rank."""
+    """Optimiser steps of one epoch, the same on every rank.
+
+    Examples:
+        >>> steps_per_epoch(num_patches=100, batch_size=4, accumulation=2)
+        13
+    """
     share = num_patches // world_size()
     iterations = -(-share // batch_size)
     return -(-iterations // accumulation)

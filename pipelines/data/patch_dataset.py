@@ -268,6 +268,12 @@ class PatchSampler(DistributedSampler):
     -----
     If the number of patches does not divide by the number of ranks, the remainder of each epoch is left out:
     the ranks must do equally many steps.
+
+    Examples:
+        >>> sampler = PatchSampler(6, rank=1, world=2)
+        >>> sampler.set_epoch(0)
+        >>> list(sampler)
+        [1, 3, 5]
     """
 
     def __init__(self, dataset: Sized | int, rank: int | None = None, world: int | None = None) -> None:

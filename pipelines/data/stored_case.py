@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypedDict
 import blosc2
 import numpy as np
 
-from pipelines.data.cases import Reading
 from transforms.errors import UserError
 from transforms.intensity import IntensityRecord
 from transforms.spatial.geometry import GeometryRecord
@@ -18,15 +17,11 @@ from transforms.spatial.geometry import GeometryRecord
 if TYPE_CHECKING:
     from typing import NotRequired
 
+    from pipelines.data.cases import Options
+
 
 class StoreError(UserError, ValueError):
     """The patch store cannot be built or read; the message lists every case concerned."""
-
-
-class Options(Reading, total=False):
-    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too."""
-
-    names: dict[str, str]
 
 
 class Meta(TypedDict):

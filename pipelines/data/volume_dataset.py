@@ -15,7 +15,7 @@ from pipelines.data.cases import CaseItem, UnreadableCase, reading
 from pipelines.data.patch_store import PatchStore
 from pipelines.utils.ranks import rank
 from transforms.io.header import Header
-from transforms.io.readers import read_label
+from transforms.io.readers import Original, read_label
 from transforms.preprocess import PreparedCase, Preprocess
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class VolumeDataset(Dataset):
     """Preprocessed images with, where there is one, the label map on the grid of its file.
 
     An item is a `PreparedCase`. With `problems_as_items` set, a case that cannot be read is an `UnreadableCase`, not
-    an error.
+    an error. With `keep_originals` set, an item also holds the image as it was read.
 
     Args:
         data: the cases.
@@ -48,6 +48,7 @@ class VolumeDataset(Dataset):
         self.preprocess = preprocess
         self.labels = labels
         self.problems_as_items = False
+        self.keep_originals = False
         self.store: PatchStore | None = None
         if root is not None and self.data:
             self.store = PatchStore(root, preprocess, self.data, labels, num_workers).build()
@@ -68,6 +69,9 @@ class VolumeDataset(Dataset):
 
     def _item(self, index: int) -> PreparedCase:
         item = self.data[index]
+        original: Original | None = None
+        if self.store is None or self.keep_originals:
+            original = self.preprocess.read(item["image"], **reading(item))
         if self.store is not None:
             case = self.store.case(index)
             codes, geometry, intensity = (
@@ -76,8 +80,11 @@ class VolumeDataset(Dataset):
                 case.intensity,
             )
         else:
-            prepared = self.preprocess.image(item["image"], **reading(item))
+            assert original is not None
+            prepared = self.preprocess.volume(original.image, item["image"])
             codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
+        if not self.keep_originals:
+            original = None  # its voxels need not be in memory beside the normalised ones
         result: PreparedCase = {
             "image": self.preprocess.normalise(codes, intensity)[None],
             "geometry": geometry,
@@ -85,6 +92,8 @@ class VolumeDataset(Dataset):
             "case": item["case"],
             "path": item["image"],
         }
+        if original is not None:
+            result["original"] = original
         if item.get("label"):
             grid = Header(tuple(geometry["shape"]), 1, np.asarray(geometry["affine"]))
             result["label"] = read_label(item["label"], grid, self.labels, image=item["image"])

@@ -26,7 +26,12 @@ class DistributedError(UserError, RuntimeError):
 
 
 def rank_device() -> torch.device:
-    """The GPU of this process, or the CPU where there is none."""
+    """The GPU of this process, or the CPU where there is none.
+
+    Examples:
+        >>> rank_device().type in ("cpu", "cuda")
+        True
+    """
     if torch.cuda.is_available():
         return torch.device("cuda", local_rank())
     return torch.device("cpu")

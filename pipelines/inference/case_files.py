@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,13 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.config.errors import problem, user_error
-from pipelines.data.cases import CaseItem, reading
+from pipelines.data.cases import CaseItem
 from pipelines.data.inputs import is_dicom
 from pipelines.inference.case_reports import CaseReport, Failure
 from transforms.dicom.rehearsal import require_writable
-from transforms.dicom.series import scan_series
+from transforms.dicom.series import Series
 from transforms.errors import ImageError
 from transforms.io.header import PICTURE_SUFFIXES, image_suffix
-from transforms.io.readers import read_image
 from transforms.io.writers import forms_like, write_label
 
 FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
@@ -68,22 +67,24 @@ class OutputPlan:
         return ""
 
 
-def unwritable(outputs: OutputPlan, case: CaseItem) -> dict[str, str]:
+def unwritable(outputs: OutputPlan, case: CaseItem, series: Series | None) -> dict[str, str]:
     """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
+
+    Args:
+        series: what the image was read from; None for one that is not DICOM.
 
     Raises:
         ImageError: none of the formats asked for can be written.
     """
     found: dict[str, str] = {}
     writers = _dicom_writers(outputs)
-    if not is_dicom(case["image"]):
+    if series is None:
         found = dict.fromkeys(writers, outputs.refusal(case))
-    elif writers:
-        source = scan_series(case["image"], **reading(case))
+    else:
         for name, write in writers.items():
             try:
                 require_writable(
-                    outputs.folder / f"{case['case']}{FORMATS[name]}", source, _classes(outputs), write
+                    outputs.folder / f"{case['case']}{FORMATS[name]}", series, _classes(outputs), write
                 )
             except ImageError as error:
                 found[name] = str(error)
@@ -96,6 +97,8 @@ def write_files(
     outputs: OutputPlan,
     folder: Path,
     case: CaseItem,
+    series: Series | None,
+    image: MetaTensor | None,
     labels: MetaTensor,
     probabilities: torch.Tensor | None,
     report: CaseReport,
@@ -104,6 +107,8 @@ def write_files(
     """Make the files of a case in a folder, the label map first; returns why some could not be made.
 
     Args:
+        series: what the image was read from; None for one that is not DICOM.
+        image: as it was read, where a preview is wanted.
         labels: (1, *file shape).
         probabilities: (classes, *file shape), where they are wanted.
         report: its volumes are shown in the picture.
@@ -112,8 +117,6 @@ def write_files(
     Raises:
         OSError: no room, or no right to write.
     """
-    asked = reading(case)
-    series = cache(lambda: scan_series(case["image"], **asked))
 
     def label_map() -> None:
         target = folder / outputs.names(case)[outputs.formats.index("nii.gz")]
@@ -122,7 +125,7 @@ def write_files(
     def dicom(name: str, write: Callable[..., Any]) -> None:
         if name in left_out:
             raise ImageError(left_out[name])
-        write(folder / f"{case['case']}{FORMATS[name]}", labels, series(), _classes(outputs))
+        write(folder / f"{case['case']}{FORMATS[name]}", labels, series, _classes(outputs))
 
     def maps() -> None:
         from transforms.io.writers import write_probabilities
@@ -135,9 +138,7 @@ def write_files(
     def picture() -> None:
         from transforms.visualization.preview import draw_preview
 
-        image = read_image(case["image"], **asked)
-        if image.shape[1:] != labels.shape[1:]:
-            raise ImageError(f"{case['image']} changed while it was segmented; run it again.")
+        assert image is not None
         volumes = {name: found["ml"] for name, found in report["volumes"].items()}
         target = folder / f"{case['case']}_preview.png"
         draw_preview(target, image, labels, outputs.labels, volumes, title=case["case"], ct=outputs.ct)

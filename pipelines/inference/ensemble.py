@@ -14,7 +14,12 @@ PathLike = str | os.PathLike
 
 
 class Ensemble(torch.nn.Module):
-    """The mean of the logits of several networks with the same classes, in float32."""
+    """The mean of the logits of several networks with the same classes, in float32.
+
+    Examples:
+        >>> Ensemble([torch.nn.Identity(), torch.nn.Conv2d(1, 1, 1)])(torch.zeros(1, 1, 8, 8)).shape
+        torch.Size([1, 1, 8, 8])
+    """
 
     def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
         super().__init__()

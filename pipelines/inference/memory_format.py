@@ -47,6 +47,11 @@ def place(
 
     Raises:
         SettingError: `channels_last` is something else.
+
+    Examples:
+        >>> network = place(nn.Conv3d(4, 8, 3), "cpu", channels_last=True)
+        >>> lies_channels_last(network)
+        True
     """
     network = network.to(device)
     if isinstance(channels_last, str):

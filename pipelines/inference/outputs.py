@@ -27,6 +27,7 @@ from pipelines.inference.case_reports import (
 from pipelines.metrics.result_files import write_csv, write_json
 from pipelines.metrics.summary import CaseMetrics, Summary, summarise
 from pipelines.metrics.volumes import write_volumes
+from transforms.dicom.series import Series
 from transforms.errors import UserError
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
 
@@ -153,6 +154,8 @@ class Outputs(OutputPlan):
     def write(
         self,
         case: CaseItem,
+        series: Series | None,
+        image: MetaTensor | None,
         labels: MetaTensor,
         probabilities: torch.Tensor | None,
         report: CaseReport,
@@ -165,13 +168,17 @@ class Outputs(OutputPlan):
         made, the others are kept, and the report says that the case failed.
 
         Args:
+            series: what the image was read from; None for one that is not DICOM.
+            image: as it was read, where a preview is wanted.
             labels: (1, *file shape).
             probabilities: (classes, *file shape), where they are wanted.
             unwritable: formats to leave out, and why.
         """
         started = time.perf_counter()
         with self._placing(case["case"]) as part:
-            failures = write_files(self, part, case, labels, probabilities, report, unwritable or {})
+            failures = write_files(
+                self, part, case, series, image, labels, probabilities, report, unwritable or {}
+            )
             written = [name for name in self.names(case) if (part / name).is_file()]
             sizes = {name: (part / name).stat().st_size for name in written}
             seconds = {**report.get("seconds", {}), "write": round(time.perf_counter() - started, 3)}

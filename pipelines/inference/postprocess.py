@@ -37,6 +37,11 @@ class Postprocess:
         fill_holes: class names whose holes are filled; "all" for every class.
         min_volume_ml: class name (or "all") to the smallest volume of a component in ml; one number for every
             class.
+
+    Examples:
+        >>> labels = MetaTensor(torch.tensor([[[1, 1, 0, 0], [1, 1, 0, 1]]], dtype=torch.uint8))
+        >>> Postprocess(largest_component=["liver"])(labels, {0: "background", 1: "liver"}).tolist()
+        [[[1, 1, 0, 0], [1, 1, 0, 0]]]
     """
 
     def __init__(

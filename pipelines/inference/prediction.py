@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from monai.data import MetaTensor
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from pipelines.config.errors import user_error
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import CaseItem, reading
+from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.distributed.collectives import ranks
 from pipelines.inference.case_files import unwritable
 from pipelines.inference.case_reports import (
@@ -43,6 +44,7 @@ from pipelines.utils.logs import warnings_of
 from pipelines.utils.progress import Steps
 from pipelines.utils.provenance import versions
 from pipelines.utils.signals import terminating
+from transforms.dicom.series import Series
 from transforms.errors import FAILED, ImageError, UserError
 from transforms.intensity import CTWindow
 from transforms.preprocess import PreparedCase
@@ -62,9 +64,21 @@ class TakenError(Exception):
 
 
 class Loaded(NamedTuple):
-    """A case as the network gets it, what its report compares, what the reader noticed, and what cannot be written."""
+    """A case that is ready to be predicted.
+
+    Attributes:
+        item: as the network gets it.
+        series: the DICOM series that it was read from; None for any other image.
+        image: as it was read, for the preview; None where none is wanted, so that its voxels need no memory.
+        wanted: what its report compares.
+        notices: what the reader noticed.
+        seconds: how long all this took.
+        unwritable: formats that cannot be written, and why.
+    """
 
     item: PreparedCase
+    series: Series | None
+    image: MetaTensor | None
     wanted: Request
     notices: list[str]
     seconds: float
@@ -124,7 +138,8 @@ class Prediction:
         self.settings = settings_of(evaluator, self.postprocess, config)
         self.run_id = ""
         self.read_ahead = evaluator.state.device.type == "cuda" if read_ahead is None else read_ahead
-        self.dataset: Any = evaluator.data_loader.dataset  # type: ignore[union-attr]
+        self.dataset = cast(VolumeDataset, evaluator.data_loader.dataset)  # type: ignore[union-attr]
+        self.dataset.keep_originals = True
         self.claims = Claims(self.outputs.folder / UNFINISHED / "claims")
         self._seen: dict[str, str] = {}
 
@@ -223,13 +238,15 @@ class Prediction:
             if case.get("problem"):
                 raise ImageError(case["problem"])
             wanted = self._wanted(case)
-            item = self.dataset[index]
-            lacking = unwritable(self.outputs, case)
+            item = cast(PreparedCase, self.dataset[index])
+            image, series = item.pop("original")
+            lacking = unwritable(self.outputs, case, series)
             for reason in lacking.values():
                 logger.warning(
                     "%s: predicted all the same, what else was asked for is written", reason.rstrip(".")
                 )
-        return Loaded(item, wanted, notices, time.perf_counter() - started, lacking)
+        kept = image if self.outputs.preview else None
+        return Loaded(item, series, kept, wanted, notices, time.perf_counter() - started, lacking)
 
     def _claimed(self, index: int, load: Callable[[], Loaded]) -> Predicted:
         """Predict one case, which this process claims meanwhile.
@@ -287,7 +304,9 @@ class Prediction:
             report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
             report["status"] = "done"
             report["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            whole = self.outputs.write(case, labels, probabilities, report, loaded.unwritable)
+            whole = self.outputs.write(
+                case, loaded.series, loaded.image, labels, probabilities, report, loaded.unwritable
+            )
             return Predicted(whole, self._first_file(whole))
         except TakenError:
             raise

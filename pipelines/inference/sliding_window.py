@@ -51,6 +51,12 @@ class SlidingWindow(Inferer):
 
     Raises:
         SettingError: an argument is out of its range.
+
+    Examples:
+        >>> window = SlidingWindow(roi_size=(16, 16, 16), overlap=0.5)
+        >>> network = torch.nn.Conv3d(1, 3, kernel_size=1)
+        >>> window(torch.zeros(1, 1, 40, 30, 20), network).shape
+        torch.Size([1, 3, 40, 30, 20])
     """
 
     def __init__(

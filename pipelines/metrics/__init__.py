@@ -1,0 +1,1 @@
+"""Overlap, surfaces, volumes, statistics and tables."""

@@ -62,7 +62,12 @@ METRICS = {
 
 
 def allowed(name: str, longest: int = LONGEST) -> str:
-    """A name with `_` in place of each character that MLflow does not take, cut to a length."""
+    """A name with `_` in place of each character that MLflow does not take, cut to a length.
+
+    Examples:
+        >>> allowed("GTV (1)")
+        'GTV _1_'
+    """
     return "".join(c if _is_allowed(c) else "_" for c in name)[:longest]
 
 
@@ -75,6 +80,10 @@ def metric_names(classes: Sequence[str]) -> dict[str, str]:
 
     Args:
         classes: names of the classes, each once.
+
+    Examples:
+        >>> metric_names(["left lung", "lesion (old)"])
+        {'left lung': 'left lung', 'lesion (old)': 'lesion _old_'}
     """
     plain = {name: _as_path(allowed(name, _LONGEST_CLASS)) for name in classes}
     counted = Counter(plain.values())
@@ -84,13 +93,24 @@ def metric_names(classes: Sequence[str]) -> dict[str, str]:
 
 
 def spelled(name: str, longest: int = _LONGEST_CLASS) -> str:
-    """A name in which each character that MLflow does not take has its own name in HTML instead, or its number."""
+    """A name in which each character that MLflow does not take has its own name in HTML instead, or its number.
+
+    Examples:
+        >>> spelled("GTV (1)")
+        'GTV _lpar_1_rpar_'
+    """
     text = _as_path("".join(c if _is_allowed(c) else f"_{_entities().get(c, f'x{ord(c):x}')}_" for c in name))
     return text if len(text) <= longest else f"{text[: longest - 9]} {_digest(name)}"
 
 
 class Keys:
-    """The keys of one run for whatever names it is given; two names never share one."""
+    """The keys of one run for whatever names it is given; two names never share one.
+
+    Examples:
+        >>> keys = Keys()
+        >>> keys.of("GTV (1)"), keys.of("GTV [1]")
+        ('GTV _1_', 'GTV _lsqb_1_rsqb_')
+    """
 
     def __init__(self) -> None:
         self._keys: dict[str, str] = {}

@@ -43,6 +43,11 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
 
     Raises:
         SegmentationError: the two differ in shape or hold a class outside 0..num_classes-1.
+
+    Examples:
+        >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), num_classes=2)
+        tensor([[1, 1],
+                [0, 2]])
     """
     if prediction.shape != reference.shape:
         raise SegmentationError(
@@ -76,6 +81,10 @@ def case_dice(prediction: torch.Tensor, reference: torch.Tensor, num_classes: in
     """Dice coefficient 2|A and B| / (|A| + |B|) of every class, shape (num_classes,), float64.
 
     A class that neither map holds has no Dice: NaN. Dice, Ecology 26(3), 1945.
+
+    Examples:
+        >>> case_dice(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), num_classes=3)
+        tensor([0.6667, 0.8000,    nan], dtype=torch.float64)
     """
     counts = confusion_matrix(torch.as_tensor(prediction), torch.as_tensor(reference), num_classes).double()
     return 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))
@@ -96,6 +105,11 @@ def overlap_metrics(
 
     Returns:
         All of `OverlapScores`.
+
+    Examples:
+        >>> found = overlap_metrics(torch.tensor([[90, 2], [1, 7]]), ["lesion"], voxel_ml=0.5)
+        >>> found["sensitivity"], found["volume_error_ml"]
+        ({'lesion': 0.875}, {'lesion': 0.5})
     """
 
     def of_classes(values: torch.Tensor) -> dict[str, float]:

@@ -38,6 +38,10 @@ def guarded(row: Iterable[Any]) -> list[Any]:
     """The cells of a CSV line; text that a spreadsheet would run as a formula gets an apostrophe before it.
 
     Names of cases are names of files, which others have given. Numbers stay as they are. OWASP, CSV injection.
+
+    Examples:
+        >>> guarded(["=SUM(A1)", "case_1", 0.9])
+        ["'=SUM(A1)", 'case_1', 0.9]
     """
     return [f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell for cell in row]
 
@@ -69,6 +73,11 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[st
     """One line per case and class with all its metrics; what has no value is empty.
 
     "outcome" tells present, missed, false positive and absent apart, where the records hold voxel counts.
+
+    Examples:
+        >>> write_csv(Path("metrics.csv"), [{"case": "a", "dice": {"liver": 0.9}}], ["liver"])
+        >>> Path("metrics.csv").read_text().splitlines()
+        ['case,class,dice', 'a,liver,0.900000']
     """
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     counted = all("reference_voxels" in case for case in cases)
@@ -106,7 +115,13 @@ def results(
     summary: Summary | None = None,
     split: str = "validation",
 ) -> Results:
-    """The results of a set of cases as plain JSON."""
+    """The results of a set of cases as plain JSON.
+
+    Examples:
+        >>> found = results([{"case": "a", "dice": {"liver": float("nan")}}], ["liver"])
+        >>> found["classes"], found["cases"]
+        (['liver'], [{'case': 'a', 'dice': {'liver': None}}])
+    """
     content: Results = {
         "format": FORMAT,
         "split": split,
@@ -131,7 +146,12 @@ def write_json(
 
 
 def without_nan(value: Any) -> Any:
-    """Plain JSON: NaN and infinity, which JSON does not have, become None."""
+    """Plain JSON: NaN and infinity, which JSON does not have, become None.
+
+    Examples:
+        >>> without_nan({"dice": {"liver": 0.9, "lesion": float("nan")}})
+        {'dice': {'liver': 0.9, 'lesion': None}}
+    """
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

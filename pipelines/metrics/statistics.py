@@ -61,6 +61,11 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
 
     Raises:
         SettingError: the two differ in shape.
+
+    Examples:
+        >>> found = paired(np.array([0.7, 0.8, np.nan]), np.array([0.8, 0.9, 0.9]))
+        >>> found.pairs, round(found.difference, 3), found.only_other
+        (2, 0.1, 1)
     """
     baseline, other = np.asarray(baseline, float), np.asarray(other, float)
     if baseline.shape != other.shape or baseline.ndim != 1:
@@ -90,7 +95,12 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
 
 
 def bootstrap_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean, by resampling cases; (NaN, NaN) below two values."""
+    """95% interval of the mean, by resampling cases; (NaN, NaN) below two values.
+
+    Examples:
+        >>> bootstrap_interval(np.array([0.5, 0.5, 0.5]))
+        (0.5, 0.5)
+    """
     differences = np.asarray(differences, float)
     if len(differences) < 2:
         return np.nan, np.nan
@@ -106,6 +116,10 @@ def signed_rank(differences: np.ndarray) -> float:
     Pairs without a difference are left out of the ranks, as in F. Wilcoxon, Individual comparisons by ranking
     methods, Biometrics Bulletin 1(6), 1945; when all are, p is 1. Exact up to 50 differences without ties, and
     up to 13 with ties; else by the normal approximation.
+
+    Examples:
+        >>> signed_rank(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+        0.03125
     """
     differences = np.asarray(differences, float)
     if len(differences) < SMALLEST_TEST:
@@ -121,6 +135,10 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
     S. Holm, A simple sequentially rejective multiple test procedure, Scand J Statist 6(2), 1979. NaN is no test:
     it stays NaN and does not count.
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+        [0.03, 0.06, 0.06]
     """
     p = np.asarray(p, float)
     adjusted = np.full(p.shape, np.nan)
@@ -136,7 +154,12 @@ def _mean(values: np.ndarray) -> float:
 
 
 def class_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the classes of the means over the cases: (..., cases, classes) to (...)."""
+    """Mean over the classes of the means over the cases: (..., cases, classes) to (...).
+
+    Examples:
+        >>> float(class_mean(np.array([[0.8, 0.6], [1.0, np.nan]])))  # of 0.9 and 0.6
+        0.75
+    """
     known = ~np.isnan(values)
     count = known.sum(-2)
     with np.errstate(invalid="ignore"):
@@ -149,6 +172,10 @@ def interval(values: np.ndarray) -> list[float] | None:
 
     Always with the same samples. The classes of a case are not independent of each other, so that cases are drawn
     whole. None where fewer than two cases have a value.
+
+    Examples:
+        >>> interval(np.array([[0.5], [0.5], [0.5]]))
+        [0.5, 0.5]
     """
     values = values[~np.isnan(values).all(1)]
     if len(values) < 2:

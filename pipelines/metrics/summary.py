@@ -102,7 +102,13 @@ def statistics_of(row: ClassSummary, metric: str) -> Statistics:
 
 
 def outcome(case: CaseMetrics, name: str) -> str:
-    """What became of a structure in a case: present, missed, false positive or absent."""
+    """What became of a structure in a case: present, missed, false positive or absent.
+
+    Examples:
+        >>> case = {"case": "a", "reference_voxels": {"lesion": 40}, "prediction_voxels": {"lesion": 0}}
+        >>> outcome(case, "lesion")
+        'missed'
+    """
     reference, predicted = case["reference_voxels"][name] > 0, case["prediction_voxels"][name] > 0
     if reference:
         return PRESENT if predicted else MISSED
@@ -118,6 +124,11 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
     Args:
         cases: what was measured in each.
         intervals: also 95% confidence intervals of the means, see `pipelines.metrics.statistics.interval`.
+
+    Examples:
+        >>> cases = [{"case": "a", "dice": {"liver": 0.9}}, {"case": "b", "dice": {"liver": 0.8}}]
+        >>> round(summarise(cases, ["liver"])["mean_dice"], 3)
+        0.85
     """
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     # Without any case there is still a mean Dice, of nothing.
@@ -153,6 +164,11 @@ def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
     """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, NaN left out.
 
     A class is called there as `pipelines.metrics.names` has it.
+
+    Examples:
+        >>> summary = summarise([{"case": "a", "dice": {"liver": 0.9}}], ["liver"])
+        >>> figures(summary)
+        {'mean_dice': 0.9, 'dice_liver': 0.9}
     """
     keys = metric_names(list(summary["classes"]))
     values = {f"{prefix}mean_{metric}": value for metric, value in summary["mean"].items()}
@@ -167,7 +183,14 @@ def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
 
 
 def table(summary: Summary) -> str:
-    """The summary as a short plain-text table, one line per class."""
+    """The summary as a short plain-text table, one line per class.
+
+    Examples:
+        >>> print(table(summarise([{"case": "a", "dice": {"liver": 0.9}}], ["liver"])))
+        class  Dice mean  median     min  cases
+        liver     0.9000  0.9000  0.9000      1
+        mean      0.9000
+    """
     width = max([5, *(len(name) for name in summary["classes"])])
     shown = [m for m in ("iou", "hd95_mm", "msd_mm", "nsd", "volume_error_ml") if m in summary["mean"]]
     counted = summary["missed"] is not None

@@ -84,6 +84,13 @@ def surface_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.
 
     Raises:
         SegmentationError: the masks differ in shape or are neither 2D nor 3D.
+
+    Examples:
+        >>> reference = np.zeros((20, 20), bool)
+        >>> reference[5:10, 5:10] = True
+        >>> found = surface_distances(np.roll(reference, 2, axis=0), reference, np.diag([3.0, 3.0, 1.0, 1.0]))
+        >>> float(found[0].max())  # two pixels of 3 mm
+        6.0
     """
     if prediction.shape != reference.shape or prediction.ndim not in (2, 3):
         raise SegmentationError(
@@ -197,6 +204,12 @@ def surface_metrics(
     Returns:
         All of `SurfaceScores`. Where only one of the two maps holds the structure
         there is no distance (NaN) and nsd is 0; where neither does, all are NaN.
+
+    Examples:
+        >>> reference = np.zeros((20, 20, 20), np.uint8)
+        >>> reference[5:10, 5:10, 5:10] = 1
+        >>> surface_metrics(reference, reference, ["lesion"], np.eye(4), tolerance=1.0)
+        {'hd95_mm': {'lesion': 0.0}, 'msd_mm': {'lesion': 0.0}, 'nsd': {'lesion': 1.0}}
     """
     boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
     hd95: dict[str, float] = {}
@@ -224,6 +237,10 @@ def require_tolerance(
 
     Raises:
         SettingError: it is no positive number of mm, or not given for every class by name.
+
+    Examples:
+        >>> require_tolerance(2.0, ["liver", "lesion"])
+        2.0
     """
     numbers = tolerance if isinstance(tolerance, Mapping) else {name: tolerance for name in class_names}
     missing = [name for name in class_names if name not in numbers]

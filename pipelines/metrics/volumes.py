@@ -32,6 +32,12 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
 
     Returns:
         By the name of the class.
+
+    Examples:
+        >>> import torch
+        >>> labels = MetaTensor(torch.ones(1, 10, 10, 10, dtype=torch.uint8), affine=torch.eye(4))
+        >>> measure(labels, {0: "background", 1: "liver"})
+        {'liver': {'voxels': 1000, 'ml': 1.0}}
     """
     array = labels.as_tensor().cpu().numpy()
     counts = value_counts(array[0], max(names) + 1)
@@ -44,7 +50,13 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
 
 
 def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
-    """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures."""
+    """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
+
+    Examples:
+        >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])
+        >>> Path("volumes.csv").read_text().splitlines()
+        ['case,class,ml,voxels', 'a,liver,1,1000']
+    """
     with csv_table(path, ["case", "class", "ml", "voxels"]) as write:
         for case in cases:
             for name, found in case["volumes"].items():

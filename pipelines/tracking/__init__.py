@@ -1,0 +1,1 @@
+"""The MLflow run: journal on disk, delivery, sync."""

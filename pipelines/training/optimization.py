@@ -28,6 +28,12 @@ def lr_schedule(
 
     Raises:
         SettingError: the kind is unknown.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> schedule = lr_schedule(optimizer, kind="constant", total_steps=10, warmup_steps=4)
+        >>> schedule.get_last_lr()
+        [0.25]
     """
     if kind not in ("poly", "cosine", "constant"):
         raise SettingError(f"the schedule '{kind}' is unknown; choose poly, cosine or constant")
@@ -49,6 +55,11 @@ def averaged(network: torch.nn.Module, decay: float | None) -> torch.nn.Module |
 
     The decay rises with the number of steps, min(decay, (1 + n) / (10 + n)), so that the average forgets the
     random start of a short training too.
+
+    Examples:
+        >>> average = averaged(torch.nn.Linear(4, 2), decay=0.99)
+        >>> average(torch.zeros(1, 4)).shape
+        torch.Size([1, 2])
     """
     if decay is None:
         return None
@@ -77,5 +88,11 @@ class _Average(torch.optim.swa_utils.AveragedModel):
 
 
 def evaluated_network(network: torch.nn.Module, average: torch.nn.Module | None) -> torch.nn.Module:
-    """What validation looks at and `model.pt` keeps: the averaged weights where there are any."""
+    """What validation looks at and `model.pt` keeps: the averaged weights where there are any.
+
+    Examples:
+        >>> network = torch.nn.Linear(4, 2)
+        >>> evaluated_network(network, averaged(network, decay=None)) is network
+        True
+    """
     return average if average is not None else unwrapped(network)

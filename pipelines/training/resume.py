@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipelines.config.components import defaults
 from pipelines.config.knobs import Knob, knobs_of
 from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchDataset
@@ -62,7 +63,13 @@ def differences(
     now: Mapping[str, str],
     where: tuple[str, str] = ("in the checkpoint", "now"),
 ) -> list[str]:
-    """One phrase for each setting that is not what it was, those that are knobs first."""
+    """One phrase for each setting that is not what it was, those that are knobs first.
+
+    A keyword that one side leaves to its component's default is what the other side says, if that is the default: so
+    a config may become shorter under a training that goes on.
+    """
+    left_out = defaults(now)
+    earlier, now = {**left_out, **earlier}, {**left_out, **now}
     names = [n for n in {**earlier, **now} if earlier.get(n) != now.get(n)]
     names.sort(key=lambda name: ("." in name and " " not in name, name))
     return [

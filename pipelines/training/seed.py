@@ -29,6 +29,13 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 
     Args:
         deterministic: also refuse algorithms that differ from run to run; slower on a GPU.
+
+    Examples:
+        >>> seed_everything(0)
+        >>> first = torch.rand(3)
+        >>> seed_everything(0)
+        >>> bool((torch.rand(3) == first).all())
+        True
     """
     from monai.utils import set_determinism
 

@@ -155,7 +155,7 @@ class Training:
         epochs = self.trainer.state.max_epochs or 0
         # The other hosts need not see the folder.
         state, whole = from_first(self._earlier)
-        changed = state is not None and state["work"] != self.work
+        changed = state is not None and bool(differences(state["work"], self.work))
         if state is not None:
             self._restore(state, changed, whole)
         # Parameters of a run cannot change, so with other settings it is another run.

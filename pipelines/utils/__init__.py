@@ -1,0 +1,1 @@
+"""Locks, signals, processes, progress, provenance."""

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from monai.bundle import ConfigParser
+
+from transforms.augmentation.patch_augmentation import PatchAugmentation
 
 BUNDLES = ["r2unet", "upernet"]
 # What makes a bundle: its network, its name and the knobs tuned for it. Everything else is shared wiring.
@@ -38,6 +41,36 @@ def test_bundles_differ_only_in_what_is_their_own(repository: Path, name: str) -
     first, second = (json.loads((repository / "bundles" / b / name).read_text()) for b in BUNDLES)
     assert first.keys() == second.keys()
     assert {key for key in first if first[key] != second[key]} <= OWN
+
+
+def test_any_part_of_the_augmentation_can_be_overridden(bundle: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "train.json"))
+    place = "train#dataset#transform"
+    parser.update(
+        {"flip_axes": [1], f"{place}#rotation": 20, f"{place}#probability#noise": 0.5, f"{place}#gamma": None}
+    )
+    parser.parse()
+    parser.get_parsed_content("imports")
+    augmentation = parser.get_parsed_content(place)
+    plain = PatchAugmentation(parser["patch_size"], flip_axes=[1], spacing=parser["spacing"])
+    assert augmentation.probability == plain.probability | {"noise": 0.5}
+    assert np.rad2deg(augmentation.rotation).tolist() == pytest.approx([20, 20, 20])
+    assert augmentation.gamma is None
+    assert (augmentation.scale, augmentation.flip_axes) == (plain.scale, (1,))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("train.json", 120), ("evaluate.json", 60), ("inference.json", 60)]
+)
+def test_a_config_reads_like_a_recipe(bundle: Path, name: str, most: int) -> None:
+    text = (bundle / name).read_text()
+    assert len(text.splitlines()) <= most
+    keys = list(json.loads(text))
+    # Each knob belongs to a group that says what it is about.
+    knobs = keys[keys.index("bundle_root") + 1 : keys.index("device")]
+    assert knobs[0].startswith("_desc_")
+    assert len([key for key in knobs if key.startswith("_desc_")]) >= 3
 
 
 def test_json_has_no_duplicate_keys(bundle: Path) -> None:

@@ -184,7 +184,6 @@ def test_a_weight_file_cannot_run_code(tmp_path):
 
 def test_strides():
     encoder = ResNetEncoder("resnet18", 3, 1, strides=((2, 2, 1), (2, 2, 1), (2, 2, 1), 2, 2))
-    assert encoder.reductions == [(4, 4, 1), (8, 8, 1), (16, 16, 2), (32, 32, 4)]
     with torch.no_grad():
         shapes = [tuple(f.shape[2:]) for f in encoder(torch.zeros(1, 1, 64, 48, 12))]
     assert shapes == [(16, 12, 12), (8, 6, 12), (4, 3, 6), (2, 2, 3)]

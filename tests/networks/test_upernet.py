@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from networks import UPerNet
 from networks.upernet import PyramidPooling, Refinement, adaptive_average
@@ -60,7 +61,7 @@ def test_equals_torch_primitives(dims, size, scales, tmp_path):
     with torch.no_grad():
         stacked = network(x)
         features = reference(x)
-        p = dict(network.named_parameters())
+        p = network.state_dict()
         fused, levels = restated_head(features, p, scales or ((1, 2, 3, 6) if dims == 2 else (1, 2, 3)))
         for i, y in enumerate((fused, *levels[1:3])):
             logits = convolve[dims](y, p[f"classifiers.{i}.weight"], p[f"classifiers.{i}.bias"])
@@ -95,9 +96,8 @@ def test_strides_keep_the_through_plane_axis_longer():
     network = UPerNet(
         3, 1, 2, "resnet18", fpn_channels=8, strides=((2, 2, 1), (2, 2, 1), 2, 2, 2), refine=True
     )
-    assert network.encoder.reductions == [(4, 4, 1), (8, 8, 2), (16, 16, 4), (32, 32, 8)]
     shapes = []
-    network.head.fuse.register_forward_hook(lambda _m, _i, y: shapes.append(tuple(y.shape[2:])))
+    network.decoder.fuse.register_forward_hook(lambda _m, _i, y: shapes.append(tuple(y.shape[2:])))
     assert network.refinement.image_half[0].stride == (2, 2, 1)
     assert network.eval()(torch.randn(1, 1, 64, 48, 10)).shape == (1, 2, 64, 48, 10)
     assert shapes == [(16, 12, 10)]
@@ -120,6 +120,21 @@ def test_refinement_draws_what_stride_four_cannot():
             optimiser.step()
         losses[refine] = loss.item()
     assert losses[True] < 0.75 * losses[False]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_checkpoints_have_the_names_that_they_always_had(averaged):
+    torch.manual_seed(0)
+    network, other = (UPerNet(2, 1, 2, "resnet18", fpn_channels=8, deep_supervision=2) for _ in range(2))
+    whole, loaded = (AveragedModel(n) if averaged else n for n in (network, other))
+    state, prefix = whole.state_dict(), "module." if averaged else ""
+    parts = {name.removeprefix(prefix).split(".")[0] for name in state}
+    assert parts - {"n_averaged"} == {"encoder", "head", "classifiers"}
+    for name in ("encoder.layer1.0.bn1.weight", "head.pooling.fuse.1.bias", "classifiers.1.bias"):
+        assert prefix + name in state
+    loaded.load_state_dict(state)
+    x = torch.randn(1, 1, 64, 64)
+    torch.testing.assert_close(loaded(x), whole(x), rtol=0, atol=0)
 
 
 def test_refinement_is_light():

@@ -143,9 +143,9 @@ def test_series_and_allow_reach_reading_and_identity(cohort, tmp_path):
     assert load_dataset(root, validation_fraction=0, check=False).digest() != dataset.digest()
 
     class Asked(Preprocess):
-        def image(self, path, series=None, allow=()):
+        def read(self, path, series=None, allow=()):
             asked.append((series, list(allow)))
-            return super().image(path)
+            return super().read(path)
 
     asked = []
     stated = PatchStore(tmp_path / "s", Asked(), [first], NAMES, 0, False).build()

@@ -38,10 +38,8 @@ def scale_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
 def adjust_gamma(image: torch.Tensor, exponent: float, inverted: bool = False) -> torch.Tensor:
     """The image, scaled to [0, 1], to the power of an exponent, with its mean and deviation as before.
 
-    Parameters
-    ----------
-    inverted : bool
-        Do so with the negative, so that the bright end is stretched instead of the dark one.
+    Args:
+        inverted: do so with the negative, so that the bright end is stretched instead of the dark one.
     """
     if inverted:
         return adjust_gamma(-image, exponent).neg_()

@@ -26,19 +26,15 @@ def resample_patch(
     under autocast or TF32. A 3D patch on a CPU is sampled as pairs of 2D images, two to three times faster than
     torch's 3D sampling and exact to about 0.01 voxels in the largest of sources.
 
-    Parameters
-    ----------
-    image : tensor, float32 (C, *source)
-    label : tensor or None, integer (1, *source)
-    matrix : array (dims, dims)
-        Offsets in the result to offsets in the source, in voxels.
-    size : sequence of int
-        Of the result.
+    Args:
+        image: float32 (C, *source).
+        label: integer (1, *source), or None.
+        matrix: offsets in the result to offsets in the source, in voxels.
+        size: of the result.
 
-    Returns
-    -------
-    image : tensor, float32 (C, *size)
-    label : tensor or None, (1, *size), of the label's type
+    Returns:
+        image: float32 (C, *size).
+        label: (1, *size), of the label's type; None where there is none.
     """
     source = tuple(image.shape[1:])
     terms = _terms(matrix, size, source, image.device)

@@ -19,16 +19,12 @@ __all__ = ["Variation"]
 class Variation:
     """How one patch differs from what was read; small enough to be sent along with it.
 
-    Attributes
-    ----------
-    size : tuple of int
-        Of the result.
-    matrix : array or None
-        Rotation and scale, see `resample_patch`; None for neither.
-    changes : tuple of (str, tuple)
-        Intensity changes in order: name and amounts, see `transforms.augmentation.intensity_changes.CHANGES`.
-    flips : tuple of int
-        Spatial axes that are flipped.
+    Attributes:
+        size: of the result.
+        matrix: rotation and scale, see `resample_patch`; None for neither.
+        changes: intensity changes in order: name and amounts, see
+            `transforms.augmentation.intensity_changes.CHANGES`.
+        flips: spatial axes that are flipped.
     """
 
     size: tuple[int, ...]
@@ -42,20 +38,16 @@ class Variation:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The varied patch, where its tensors lie; nothing waits for the device.
 
-        Parameters
-        ----------
-        image : tensor, float32 (C, *source)
-        label : tensor or None, integer (1, *source)
+        Args:
+            image: float32 (C, *source).
+            label: integer (1, *source), or None.
 
-        Returns
-        -------
-        image : tensor, float32 (C, *size)
-        label : tensor or None, (1, *size)
+        Returns:
+            image: float32 (C, *size).
+            label: (1, *size), of the label's type; None where there is none.
 
-        Raises
-        ------
-        SettingError
-            The patch has another size than the result, and nothing resamples it.
+        Raises:
+            SettingError: the patch has another size than the result, and nothing resamples it.
         """
         with torch.autocast(image.device.type, enabled=False):
             if self.matrix is not None:

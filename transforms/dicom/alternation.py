@@ -43,17 +43,12 @@ _SAMPLES = 64
 def require_one_scan(frames: Sequence[Frame], volume: np.ndarray) -> None:
     """Raise where slices alternate between two scans or reconstructions.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        The slices in order of position, for messages.
-    volume : numpy.ndarray
-        ``(slices, rows, columns)`` in Hounsfield units.
+    Args:
+        frames: the slices in order of position, for messages.
+        volume: ``(slices, rows, columns)`` in Hounsfield units.
 
-    Raises
-    ------
-    ImageError
-        Naming slices, and mean differences in HU.
+    Raises:
+        ImageError: naming slices, and mean differences in HU.
     """
     if len(volume) < _FEWEST:
         return

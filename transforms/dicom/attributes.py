@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.tag import Tag
 
-__all__ = ["BINARY", "GROUPS", "MULTI_FRAME", "NAMES", "TAGS", "TOP", "UNITS", "VR"]
+__all__ = ["BINARY", "GROUPS", "MULTI_FRAME", "NAMES", "TOP", "UNITS", "VR"]
 
 UNITS = "RealWorldValueMappingSequence"
 """Kept as the code values of its MeasurementUnitsCodeSequence (UCUM, such as ``[hnsf'U]``)."""
@@ -132,6 +129,5 @@ _ATTRIBUTES = (
 MULTI_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 TOP = frozenset(_ATTRIBUTES)
 VR = {name: dictionary_VR(name) for name in (*_ATTRIBUTES, *(n for names in GROUPS.values() for n in names))}
-TAGS: list[Any] = [Tag(name) for name in (*_ATTRIBUTES, *MULTI_FRAME)]
 NAMES = {tag_for_keyword(name): name for name in VR}
 BINARY = {"US": "H", "SS": "H", "US or SS": "H", "UL": "I", "SL": "i", "FD": "d", "FL": "f"}

@@ -26,35 +26,27 @@ LARGEST_HU = 1e12
 
 _log = logging.getLogger(__name__)
 _ENHANCED = CT_CLASSES - {CTImageStorage}
-_NUMBERS = {
-    "ImageOrientationPatient": 6,
-    "ImagePositionPatient": 3,
-    "PixelSpacing": 2,
-    "RescaleSlope": 1,
-    "RescaleIntercept": 1,
-}
-_LACK = {
-    "ImageOrientationPatient": "has no known orientation",
-    "ImagePositionPatient": "has no known place in the stack",
-    "PixelSpacing": "has no known size in mm",
-    "RescaleSlope": "has no Hounsfield units",
-    "RescaleIntercept": "has no Hounsfield units",
-}
 
 
 def check_slice(frame: Frame) -> None:
     """Raise ImageError for a slice whose place or whose Hounsfield units are not certain."""
     _check_kind(frame)
-    _check_numbers(frame)
+    _ = (
+        frame.cosines,
+        frame.position,
+        frame.spacing,
+        frame.slope,
+        frame.intercept,
+    )  # each raises unless it is stated
     _check_values(frame)
     _check_layout(frame)
-    cosines = frame.numbers("ImageOrientationPatient").reshape(2, 3)
+    cosines = frame.cosines.reshape(2, 3)
     if np.abs(cosines @ cosines.T - np.eye(2)).max() > 2 * UNIT_TOLERANCE:
         raise ImageError(
             f"{frame.place}: ImageOrientationPatient {cosines.ravel().tolist()} is no pair of perpendicular unit vectors."
             f" {EXPORT}"
         )
-    if (frame.numbers("PixelSpacing") <= 0).any():
+    if (frame.spacing <= 0).any():
         raise ImageError(
             f"{frame.place}: PixelSpacing is {frame.text('PixelSpacing')}, which must be positive. {EXPORT}"
         )
@@ -75,25 +67,12 @@ def _check_kind(frame: Frame) -> None:
         )
 
 
-def _check_numbers(frame: Frame) -> None:
-    for keyword, length in _NUMBERS.items():
-        if not frame.has(keyword):
-            raise ImageError(
-                f"{frame.place}: {keyword} is missing; without it the slice {_LACK[keyword]}. {EXPORT}"
-            )
-        numbers = frame.numbers(keyword)
-        if len(numbers) != length or not np.isfinite(numbers).all():
-            raise ImageError(
-                f"{frame.place}: {keyword} is {frame.text(keyword)}, not {length} number(s). {EXPORT}"
-            )
-
-
 def _check_values(frame: Frame) -> None:
     if frame.has("ModalityLUTSequence"):
         raise ImageError(
             f"{frame.place}: values come through a modality LUT table instead of slope and intercept. {EXPORT}"
         )
-    if float(frame.numbers("RescaleSlope")[0]) == 0:
+    if frame.slope == 0:
         raise ImageError(f"{frame.place}: RescaleSlope is 0, so all values are lost. {EXPORT}")
     _check_range(frame)
     unit = other_unit(frame)
@@ -109,8 +88,8 @@ def _check_values(frame: Frame) -> None:
 
 def _check_range(frame: Frame) -> None:
     """Refuse a modality LUT that makes of all stored values one and the same, or numbers that are no HU of anything."""
-    slope, intercept = float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0])
-    span = abs(slope) * 2.0 ** min(frame.integer("BitsStored"), 64)
+    slope, intercept = frame.slope, frame.intercept
+    span = abs(slope) * 2.0 ** min(frame.bits_stored, 64)
     if not span + abs(intercept) <= LARGEST_HU or span < 1:
         raise ImageError(
             f"{frame.place}: RescaleSlope {frame.text('RescaleSlope')} and RescaleIntercept"
@@ -120,8 +99,8 @@ def _check_range(frame: Frame) -> None:
 
 
 def _check_layout(frame: Frame) -> None:
-    allocated, stored = frame.integer("BitsAllocated"), frame.integer("BitsStored")
-    rows, columns = frame.integer("Rows"), frame.integer("Columns")
+    allocated, stored = frame.bits_allocated, frame.bits_stored
+    rows, columns = frame.rows, frame.columns
     if frame.integer("PixelRepresentation") not in (0, 1):
         raise ImageError(
             f"{frame.place}: PixelRepresentation is {frame.text('PixelRepresentation')}, not 0 or 1. {EXPORT}"
@@ -150,11 +129,10 @@ def _check_layout(frame: Frame) -> None:
 
 def check_common_grid(frames: Sequence[Frame]) -> None:
     """Raise ImageError where orientation or pixel spacing differ between slices of one volume."""
-    for keyword, what, tolerance in (
-        ("ImageOrientationPatient", "orientation", ORIENTATION_TOLERANCE),
-        ("PixelSpacing", "pixel spacing", PIXEL_SPACING_TOLERANCE),
+    for what, values, tolerance in (
+        ("orientation", np.stack([frame.cosines for frame in frames]), ORIENTATION_TOLERANCE),
+        ("pixel spacing", np.stack([frame.spacing for frame in frames]), PIXEL_SPACING_TOLERANCE),
     ):
-        values = np.stack([frame.numbers(keyword) for frame in frames])
         middle = np.median(values, axis=0)
         scale = 1.0 if what == "orientation" else middle
         apart = np.abs((values - middle) / scale).max(axis=1)

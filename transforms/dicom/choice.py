@@ -28,20 +28,15 @@ _log = logging.getLogger(__name__)
 def choose_volume(folder: Path, series: str | int | None, joined: bool = False) -> Volume:
     """Return the CT volume that is meant: the only one, or the one that `series` names.
 
-    Parameters
-    ----------
-    folder : Path
-        A folder with its subfolders, or one file.
-    series : str or int, optional
-        Number in the list of :func:`find_volumes`, a SeriesInstanceUID, or a SeriesDescription (or a part of one that
-        occurs in no other).
-    joined : bool
-        Where what is meant are pieces of one stack, take them together, whatever lies between them.
+    Args:
+        folder: a folder with its subfolders, or one file.
+        series: number in the list of `find_volumes`, a SeriesInstanceUID, or a SeriesDescription (or a
+            part of one that occurs in no other).
+        joined: where what is meant are pieces of one stack, take them together, whatever lies between them.
 
-    Raises
-    ------
-    ImageError
-        If there is none, several without a choice, only a localizer without a choice, or the chosen one is not CT.
+    Raises:
+        ImageError: there is none, several without a choice, only a localizer without a choice, or the chosen
+            one is not CT.
     """
     volumes, others = find_all(folder)
     if not volumes:

@@ -13,16 +13,11 @@ __all__ = ["crossed", "fill_polygons", "outlines"]
 def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
     """Return which voxel centres lie inside an odd number of closed polygons.
 
-    Parameters
-    ----------
-    polygons : sequence of numpy.ndarray
-        ``(N, 2)`` points in voxel indices (x, y); the last is joined to the first.
-    shape : sequence of int
-        ``(X, Y)``.
+    Args:
+        polygons: ``(N, 2)`` points in voxel indices (x, y); the last is joined to the first.
+        shape: ``(X, Y)``.
 
-    Returns
-    -------
-    numpy.ndarray
+    Returns:
         ``(X, Y)`` bool. Polygons that share an edge neither both have nor both lack a centre on it.
     """
     # Counting crossings per row of centres takes time by the length of the polygon. Point-in-polygon tests (scikit-image,

@@ -52,8 +52,11 @@ def _is_blank(path: Path) -> bool:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its prefix (PS3.10 7.1), or called so: what it lacks is then for the scan to say."""
-    if path.name.lower().endswith(DICOM_ENDINGS):
-        return True
+    return path.name.lower().endswith(DICOM_ENDINGS) or has_prefix(path)
+
+
+def has_prefix(path: Path) -> bool:
+    """Whether a file has the prefix of DICOM (PS3.10 7.1)."""
     with open_file(path) as stream:
         try:
             return stream.read(132)[128:] == b"DICM"
@@ -64,10 +67,8 @@ def is_dicom(path: Path) -> bool:
 def open_file(path: Path) -> BinaryIO:
     """Open a DICOM file for reading, unpacked where it is gzipped.
 
-    Raises
-    ------
-    ImageError
-        If it cannot be opened.
+    Raises:
+        ImageError: it cannot be opened.
     """
     try:
         stream = path.open("rb")

@@ -1,7 +1,7 @@
 """DICOM files below a folder and what their headers say; pixel data are never touched here.
 
 Values are kept as they stand in the file (PS3.5 7.1): texts as texts, so that a number of 17 characters, an unknown VR
-or a stray NUL costs nothing here and is judged where it matters, in :mod:`transforms.dicom.checks`.
+or a stray NUL costs nothing here and is judged where it matters, in `transforms.dicom.checks`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import logging
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
@@ -30,15 +31,17 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from transforms.dicom.attributes import BINARY, GROUPS, MULTI_FRAME, NAMES, TAGS, TOP, UNITS, VR
+from transforms.dicom.attributes import BINARY, GROUPS, MULTI_FRAME, NAMES, TOP, UNITS, VR
 from transforms.dicom.files import (
     DICOM_ENDINGS,
     dicom_files_below,
+    has_prefix,
     open_file,
     starts_bare,
     warn_of_blank,
 )
-from transforms.dicom.frame import EXPORT, Frame
+from transforms.dicom.frame import EXPORT, FileState, Frame, file_state
+from transforms.dicom.header_cache import HeaderCache
 from transforms.errors import ImageError
 from transforms.utils.image_paths import check_path
 from transforms.utils.threads import parallel
@@ -48,6 +51,7 @@ __all__ = [
     "CT_CLASSES",
     "EXPORT",
     "Frame",
+    "frames_of",
     "holds_dicom",
     "scan_files",
 ]
@@ -58,26 +62,50 @@ _TEXTS = ("LO", "SH", "PN", "LT", "ST")
 _log = logging.getLogger(__name__)
 
 
+_MOST_KEPT = 1024
+"""Frames whose headers are kept: those of a long series."""
+_known = HeaderCache(_MOST_KEPT)
+
+
 def scan_files(path: Path) -> list[Frame]:
     """Read the headers of all DICOM files in a folder and its subfolders, or of one file.
 
     Hidden files and folders, DICOMDIR and files that are no DICOM are passed over.
 
-    Raises
-    ------
-    ImageError
-        For a file that is DICOM, or named so, and whose header cannot be parsed: it may be a slice of the series.
+    Raises:
+        ImageError: for a file that is DICOM, or named so, and whose header cannot be parsed: it may be a
+            slice of the series.
     """
     check_path(path)
     if not path.exists():
         raise ImageError(f"{path}: no such folder.")
     files = [path] if path.is_file() else dicom_files_below(path)
-    found = parallel(_frames_of, files)
+    found = parallel(frames_of, files)
     warn_of_blank(files, found)
     return [frame for frames in found for frame in frames]
 
 
-def _frames_of(path: Path) -> list[Frame]:
+def frames_of(path: Path) -> list[Frame]:
+    """The frames of a DICOM file; none for any other file.
+
+    The header of a file that did not change is not parsed again as long as it is among those asked for last.
+
+    Raises:
+        ImageError: the file is DICOM, or named so, and its header cannot be parsed.
+    """
+    try:
+        state = file_state(os.stat(path))
+    except OSError:  # a link to nothing, or no permission: opening it says so
+        return _parsed_frames(path)
+    found = _known.get(path, state)
+    if found is None:
+        found = _parsed_frames(path)
+        if all(frame.state == state for frame in found):
+            _known.put(path, state, found)
+    return found
+
+
+def _parsed_frames(path: Path) -> list[Frame]:
     if leads_nowhere(path):
         if not path.name.lower().endswith(DICOM_ENDINGS):
             return []
@@ -114,10 +142,12 @@ def _frames_of(path: Path) -> list[Frame]:
                 raise InvalidDicomError("neither a known SOPClassUID nor a Modality, it may be cut off")
             if CT_CLASSES & {kind, meta_kind} and "Rows" not in header and "Columns" not in header:
                 raise InvalidDicomError("neither Rows nor Columns, it may be cut off")
-            size = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
+            found = os.fstat(stream.fileno())
+            size = None if isinstance(stream, gzip.GzipFile) else found.st_size
             if "Modality" not in header and meta_kind in CT_CLASSES:
                 header.Modality = "CT"  # so that no slice of a series is left out because it lost this
-            return _frames(path, header, syntax, size, stream.tell())
+            file = _File(path, syntax, size, stream.tell(), meta_kind, file_state(found))
+            return _frames(file, header)
         except ImageError:
             raise
         except Exception as error:  # a parser of damaged bytes raises whatever it likes
@@ -146,12 +176,10 @@ def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
             explicit = start[4:].isalpha() and start[4:].isupper()  # as it is, whatever was stated
             if explicit == syntax.is_implicit_VR and not syntax.is_encapsulated:
                 syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
-            elements = data_element_generator(
-                stream, not explicit, syntax.is_little_endian, _are_pixels, specific_tags=TAGS
-            )
+            elements = data_element_generator(stream, not explicit, syntax.is_little_endian, _are_pixels)
             return pydicom.Dataset({element.tag: element for element in elements}), syntax, kind
     stream.seek(0)
-    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=bare)
+    header = pydicom.dcmread(stream, stop_before_pixels=True, force=bare)
     syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
     _require_known(stream.name, syntax)
     if not syntax:
@@ -181,12 +209,25 @@ def _text(raw: Any) -> str:
     return raw.decode("latin-1").strip(" \0") if isinstance(raw, bytes) else ""
 
 
-def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, offset: int) -> list[Frame]:
+class _File(NamedTuple):
+    """What all frames of a file have in common, see `Frame`."""
+
+    path: Path
+    syntax: UID
+    size: int | None
+    offset: int
+    media_class: str
+    state: FileState
+
+
+def _frames(file: _File, header: pydicom.Dataset) -> list[Frame]:
     values = _values(header, TOP)
     enhanced = MULTI_FRAME[1] in header and "CT" in values.get("Modality", ())
     count = int(values.get("NumberOfFrames", ("1",))[0])
+    ct = "CT" in values.get("Modality", ()) or values.get("SOPClassUID", ("",))[0] in CT_CLASSES
+    more: dict[str, Any] = {**file._asdict(), "header": _copyable(header, file.syntax) if ct else None}
     if not enhanced:
-        return [Frame(path, 0, 1, values, syntax, size, offset)]
+        return [Frame(index=0, count=1, values=values, **more)]
     for names in GROUPS.values():  # the groups alone tell, even where a writer repeats them at the top
         for name in names:
             if name != "VolumetricProperties":
@@ -197,9 +238,18 @@ def _frames(path: Path, header: pydicom.Dataset, syntax: UID, size: int | None, 
         raise InvalidDicomError(f"{count} frames but functional groups for {len(own)}")
     common = _grouped(shared[0])
     return [
-        Frame(path, index, count, {**values, **common, **_grouped(groups)}, syntax, size, offset, True)
+        Frame(index=index, count=count, values={**values, **common, **_grouped(groups)}, grouped=True, **more)
         for index, groups in enumerate(own)
     ]
+
+
+def _copyable(header: pydicom.Dataset, syntax: UID) -> pydicom.Dataset:
+    """What a SEG or RTSTRUCT of an image may copy of its header: no private elements, functional groups and overlays."""
+    kept = {tag: element for tag, element in header.items() if tag.group < 0x5000 and not tag.is_private}
+    found = pydicom.Dataset(kept)
+    charset = convert_encodings(header.get("SpecificCharacterSet"))
+    found.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian, charset)
+    return found
 
 
 def _grouped(groups: pydicom.Dataset) -> dict[str, tuple[Any, ...]]:
@@ -256,8 +306,8 @@ def _units(items: Any) -> tuple[str, ...]:
 def holds_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its content: its prefix, or without one a header with a SOPClassUID; also gzipped."""
     try:
-        with open_file(path) as stream:
-            start = stream.read(132)
-        return start[128:] == b"DICM" or (starts_bare(start) and bool(_frames_of(path)))
-    except (ImageError, OSError, EOFError, zlib.error):  # damaged: for the scan to say
+        return bool(frames_of(path))
+    except ImageError:  # damaged: for the scan to say
+        with suppress(ImageError):
+            return has_prefix(path)
         return False

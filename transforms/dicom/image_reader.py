@@ -1,4 +1,4 @@
-"""CT series for MONAI's `LoadImage`; apart from :mod:`transforms.dicom.series`, which is read without MONAI."""
+"""CT series for MONAI's `LoadImage`; apart from `transforms.dicom.series`, which is read without MONAI."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ class DicomSeriesReader(ImageReader):
     work: MONAI's LoadImage answers an error in ``read`` by trying its own, unchecked DICOM readers, so that a series
     refused there would be read wrongly in silence.
 
-    Parameters
-    ----------
-    series, allow
-        As :func:`transforms.dicom.series.scan_series`.
+    Args:
+        series, allow: as `transforms.dicom.series.scan_series`.
+
+    Examples:
+        >>> from monai.transforms import LoadImage
+        >>> from pydicom.data import get_testdata_file
+        >>> LoadImage(reader=DicomSeriesReader)(get_testdata_file("CT_small.dcm")).shape
+        torch.Size([128, 128, 1])
     """
 
     def __init__(self, series: str | int | None = None, allow: Collection[str] = ()) -> None:
@@ -45,10 +49,8 @@ class DicomSeriesReader(ImageReader):
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the volume ``(X, Y, Z)`` and its meta data.
 
-        Raises
-        ------
-        ImageError
-            As :func:`transforms.dicom.series.read_series`.
+        Raises:
+            ImageError: as `transforms.dicom.series.read_series`.
         """
         names = _as_sequence(img)
         if len(names) != 1:

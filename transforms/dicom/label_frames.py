@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydicom import Dataset
 
+from transforms.dicom.frame import Frame
 from transforms.errors import ImageError
 
 __all__ = ["check_frame_of_reference"]
@@ -19,7 +20,7 @@ def check_frame_of_reference(
     path: Path,
     dataset: Dataset,
     rois: Collection[int] | None,
-    images: Iterable[tuple[Path, Dataset]],
+    images: Iterable[Frame],
     quiet: bool = False,
 ) -> None:
     """Raise unless the coordinates of label and image can be compared.
@@ -29,23 +30,15 @@ def check_frame_of_reference(
     counts are the images that the ROI's contours name; else those of its frame of reference; else, where the file says
     nothing else of that frame, those that the file names at all.
 
-    Parameters
-    ----------
-    path : Path
-        The label.
-    dataset : pydicom.Dataset
-        Its content.
-    rois : collection of int or None
-        ROIs of an RTSTRUCT that are read; None for a SEG.
-    images : iterable
-        File and header of each image, with its SOPInstanceUID, SeriesInstanceUID and FrameOfReferenceUID.
-    quiet : bool
-        Leave out the notice.
+    Args:
+        path: the label.
+        dataset: its content.
+        rois: ROIs of an RTSTRUCT that are read; None for a SEG.
+        images: the images.
+        quiet: leave out the notice.
 
-    Raises
-    ------
-    ImageError
-        Naming the frames of reference.
+    Raises:
+        ImageError: naming the frames of reference.
     """
     general = str(dataset.get("FrameOfReferenceUID") or "")
     stated = {0: general} if rois is None else _stated(dataset, rois, general)
@@ -54,14 +47,12 @@ def check_frame_of_reference(
     frames: set[str] = set()
     known: set[str] = set()
     folder: Path | None = None
-    for file, header in images:
-        folder = folder or file.parent
-        frame = str(header.get("FrameOfReferenceUID", ""))
-        if frame:
-            frames.add(frame)
+    for image in images:
+        folder = folder or image.path.parent
+        frames |= {image.text("FrameOfReferenceUID")} - {""}
         if set(stated.values()) - {""} <= frames:
             return  # in most folders the first file decides
-        known |= {str(header.get(name) or "") for name in ("SOPInstanceUID", "SeriesInstanceUID")} - {""}
+        known |= {image.text(name) for name in ("SOPInstanceUID", "SeriesInstanceUID")} - {""}
     if not frames:
         return
     other = {number: frame for number, frame in stated.items() if frame and frame not in frames}

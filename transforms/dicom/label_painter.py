@@ -67,28 +67,18 @@ def place_frame(
 ) -> tuple[tuple[Any, ...], np.ndarray]:
     """Find the voxels of a frame.
 
-    Parameters
-    ----------
-    path, number
-        For messages.
-    frame : numpy.ndarray
-        ``(rows, columns)``.
-    matrix : numpy.ndarray
-        4x4; ``(column, row, 0, 1)`` to voxel index of the grid.
-    shape, affine
-        The grid.
+    Args:
+        path, number: for messages.
+        frame: ``(rows, columns)``.
+        matrix: 4x4; ``(column, row, 0, 1)`` to voxel index of the grid.
+        shape, affine: the grid.
 
-    Returns
-    -------
-    region : tuple
-        Index of the voxels in the grid: two slices and one whole number.
-    values : numpy.ndarray
-        The pixels of the frame that lie in the grid, in the order of that region.
+    Returns:
+        region: index of the voxels in the grid: two slices and one whole number.
+        values: the pixels of the frame that lie in the grid, in the order of that region.
 
-    Raises
-    ------
-    ImageError
-        If pixels are not voxels of the grid, or a pixel that is not 0 lies outside of it.
+    Raises:
+        ImageError: pixels are not voxels of the grid, or a pixel that is not 0 lies outside of it.
     """
     rows, columns = frame.shape
     whole = np.rint(matrix[:3, [0, 1, 3]])

@@ -13,8 +13,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from transforms.dicom.files import open_file
-from transforms.dicom.headers import holds_dicom
+from transforms.dicom.frame import Frame
+from transforms.dicom.headers import frames_of, holds_dicom
 from transforms.dicom.label_frames import check_frame_of_reference
 from transforms.dicom.rtstruct import read_rtstruct, rtstruct_names
 from transforms.dicom.seg import read_seg, seg_names
@@ -31,7 +31,6 @@ KINDS = {
     LabelMapSegmentationStorage: "SEG",
     str(RTStructureSetStorage): "RTSTRUCT",
 }
-_TAGS = ["SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 
 
 def find_dicom_label(path: str | Path) -> Path:
@@ -39,10 +38,8 @@ def find_dicom_label(path: str | Path) -> Path:
 
     Other files in the folder, such as the slices of the CT, do not matter.
 
-    Raises
-    ------
-    ImageError
-        If there is none, or more than one.
+    Raises:
+        ImageError: there is none, or more than one.
     """
     path = Path(path)
     check_path(path)
@@ -79,28 +76,20 @@ def read_dicom_label(
 ) -> np.ndarray:
     """Read a DICOM SEG or RTSTRUCT onto the grid of its CT.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file, or a folder that holds exactly one SEG or RTSTRUCT.
-    grid : Header
-        Anything with ``shape`` (X, Y, Z) and ``affine`` (4x4, voxel index to mm, RAS+; may be sheared).
-    labels : mapping of int to str
-        Class id to name. Segments and ROIs are matched by name, up to case and ``_``, ``-`` or space.
-    image : str or Path, optional
-        Folder of the CT, to compare the frame of reference with.
-    threshold : float
-        See :func:`transforms.dicom.seg.read_seg`.
+    Args:
+        path: the file, or a folder that holds exactly one SEG or RTSTRUCT.
+        grid: anything with ``shape`` (X, Y, Z) and ``affine`` (4x4, voxel index to mm, RAS+; may be sheared).
+        labels: class id to name. Segments and ROIs are matched by name, up to case and ``_``, ``-`` or space.
+        image: folder of the CT, to compare the frame of reference with.
+        threshold: see `transforms.dicom.seg.read_seg`.
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(X, Y, Z)`` uint8, or uint16 where a class id needs it. Where classes overlap, the higher class id stays.
+    Returns:
+        ``(X, Y, Z)`` uint8, or uint16 where a class id needs it. Where classes overlap, the higher class id
+        stays.
 
-    Raises
-    ------
-    ImageError
-        If it does not lie on the grid, belongs to another frame of reference, names no class, or is damaged.
+    Raises:
+        ImageError: it does not lie on the grid, belongs to another frame of reference, names no class, or is
+            damaged.
     """
     path = find_dicom_label(path)
     shape = tuple(int(n) for n in grid.shape)
@@ -124,10 +113,9 @@ def check_dicom_label(
 ) -> None:
     """Check without pixels that this is a SEG or RTSTRUCT of the image that names a class.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_dicom_label`, for what the header shows; and without `labels`, which names need.
+    Raises:
+        ImageError: as `read_dicom_label`, for what the header shows; and without `labels`, which names
+            need.
     """
     path = find_dicom_label(path)
     if not labels:
@@ -206,24 +194,20 @@ def _named(path: Path, kind: str, dataset: pydicom.Dataset, labels: Mapping[int,
     return set(match_names(path, rtstruct_names(path, dataset), labels, "ROI", quiet=True))
 
 
-def _images(label: Path, image: Path) -> Iterator[tuple[Path, pydicom.Dataset]]:
-    """Read identities of the DICOM images of a folder or a file; nothing for an image of another format."""
+def _images(label: Path, image: Path) -> Iterator[Frame]:
+    """The DICOM images of a folder or a file, one frame of each; nothing for an image of another format."""
     for file in bounded(files_below(image), image) if image.is_dir() else [image]:
-        if file != label and file.is_file() and holds_dicom(file) and not _kind(file):
-            with _naming(file), open_file(file) as stream:
-                header = pydicom.dcmread(
-                    stream, stop_before_pixels=True, specific_tags=list(_TAGS), force=True
-                )
-            yield file, header
+        if file != label and file.is_file() and holds_dicom(file):
+            first = frames_of(file)[0]
+            if first.media_class not in KINDS:
+                yield first
 
 
 def dicom_label_names(path: str | Path) -> dict[int, str]:
     """Return the number and name of every segment (SEG) or ROI (RTSTRUCT).
 
-    Raises
-    ------
-    ImageError
-        If the file is neither, or damaged.
+    Raises:
+        ImageError: the file is neither, or damaged.
     """
     path = find_dicom_label(path)
     dataset = _read(path, pixels=False)

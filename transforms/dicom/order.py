@@ -87,12 +87,9 @@ def interleave(stacks: Sequence[np.ndarray], along: np.ndarray) -> bool:
     On an even grid each of n stacks has every n-th place: two blocks of one volume, or a few slices scanned again, have
     not. Off a grid, where nothing is one volume anyway, slices of one stack stand singly among those of another.
 
-    Parameters
-    ----------
-    stacks : sequence of numpy.ndarray
-        Sorted places in mm of each.
-    along : numpy.ndarray
-        All of them, sorted.
+    Args:
+        stacks: sorted places in mm of each.
+        along: all of them, sorted.
     """
     count = len(stacks)
     if count < 2 or min(len(stack) for stack in stacks) < 2:
@@ -134,12 +131,9 @@ def pieces(values: Sequence[Hashable], along: np.ndarray) -> list[int] | None:
     A piece ends where the value changes and the distance is another than before or after. None where a value comes
     again after another one, or where there is one piece only.
 
-    Parameters
-    ----------
-    values : sequence
-        What each slice says.
-    along : numpy.ndarray
-        Their places in mm, sorted.
+    Args:
+        values: what each slice says.
+        along: their places in mm, sorted.
     """
     starts = [0, *(index for index in range(1, len(values)) if values[index] != values[index - 1])]
     if len({values[index] for index in starts}) < len(starts):

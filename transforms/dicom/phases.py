@@ -3,7 +3,7 @@
 Where several slices stand at one place, or slices of two scans stand between one another, or a stack has a gap, the
 first attribute that separates them into stacks is what tells them apart. A mere difference says little: acquisition
 numbers and times grow from slice to slice or from block to block of one volume. It is their order in space that counts
-(:mod:`transforms.dicom.order`).
+(`transforms.dicom.order`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy as np
 
 from transforms.dicom.frame import Frame
 from transforms.dicom.order import crowd_of, interleave, is_even, pieces, places_of, ranks_at_places
-from transforms.errors import ImageError
 
-__all__ = ["numbers_or_none", "split_phases"]
+__all__ = ["split_phases"]
 
 _STATED = {
     "RescaleType": "values in {}",
@@ -109,27 +108,16 @@ class _Split:
         return [np.sort(places) for places in found.values()]
 
 
-def numbers_or_none(frame: Frame, keyword: str, length: int) -> np.ndarray | None:
-    """The numbers, or None where the checks will find fault with them."""
-    try:
-        values = frame.numbers(keyword)
-    except ImageError:
-        return None
-    return values if len(values) == length and np.isfinite(values).all() else None
-
-
 def split_phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame], bool]]:
     """Split slices that are no single stack by what tells them apart.
 
-    Returns
-    -------
-    list of (str, tuple, list of Frame, bool)
-        Label, sort key and slices of every part, and whether the parts follow one another, so that they are pieces of
-        one stack with a gap or another distance between them.
+    Returns:
+        Label, sort key and slices of every part, and whether the parts follow one another, so that they are
+        pieces of one stack with a gap or another distance between them.
     """
     whole: list[tuple[str, tuple, list[Frame], bool]] = [("", (), frames, False)]
-    cosines = numbers_or_none(frames[0], "ImageOrientationPatient", 6)
-    positions = [numbers_or_none(frame, "ImagePositionPatient", 3) for frame in frames]
+    cosines = frames[0].known_cosines
+    positions = [frame.known_position for frame in frames]
     if cosines is None or any(position is None for position in positions):
         return whole
     places = np.asarray(positions) @ np.cross(cosines[:3], cosines[3:])

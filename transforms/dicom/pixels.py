@@ -4,13 +4,14 @@ Values follow the modality LUT, PS3.3 C.11.1: ``stored value * RescaleSlope + Re
 
 Padding (PixelPaddingValue and PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2) fills what lies outside the reconstructed
 circle and is no measurement: -3024 or 62512 there would be mixed into every voxel near by as soon as something is
-interpolated. It becomes :data:`PADDING_HU`, the lowest value of the 12-bit Hounsfield scale, which every window of CT
+interpolated. It becomes `PADDING_HU`, the lowest value of the 12-bit Hounsfield scale, which every window of CT
 shows as air; padding that reads as air already (-1024 to -1000) stays as it is. A padding value that tissue or metal
 can have as well (above -1000 to 3071 HU) counts only where it reaches a corner of the image.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -46,10 +47,9 @@ def decode_frames(
 
     A file that has to be decoded as a whole is opened once for all its frames.
 
-    Raises
-    ------
-    ImageError
-        If pixel data are missing, cut off, of a wrong length, or cannot be decoded; the message names the file.
+    Raises:
+        ImageError: pixel data are missing, cut off, of a wrong length, or cannot be decoded; the message
+            names the file.
     """
     batches: dict[object, list[int]] = {}
     for index, frame in enumerate(frames):
@@ -119,8 +119,8 @@ def _padding_range(frame: Frame) -> tuple[int, int] | None:
 def _stored_value(frame: Frame, keyword: str) -> int | None:
     if not frame.has(keyword):
         return None
-    bits, stored = int(frame.values[keyword][0]) & 0xFFFF, frame.integer("BitsStored")
-    if frame.integer("PixelRepresentation") == 0:
+    bits, stored = int(frame.values[keyword][0]) & 0xFFFF, frame.bits_stored
+    if not frame.signed:
         return bits if bits < 2**stored else None
     if bits >= 2**stored or stored >= 16:  # sign extended to 16 bits
         bits -= 65536 if bits >= 32768 else 0
@@ -133,8 +133,7 @@ def _padding_hounsfield(frame: Frame) -> tuple[float, float] | None:
     ends = _padding_range(frame)
     if ends is None:
         return None
-    slope, intercept = float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0])
-    low, high = sorted(value * slope + intercept for value in ends)
+    low, high = sorted(value * frame.slope + frame.intercept for value in ends)
     return low, high
 
 
@@ -160,11 +159,7 @@ def _padding(frame: Frame, stored: np.ndarray, raw: np.ndarray | None) -> np.nda
     elif (
         frame.syntax in LOSSY and units[1] < PADDING_HU
     ):  # near its value, not equal, and blended with the image
-        slope, intercept = (
-            float(frame.numbers("RescaleSlope")[0]),
-            float(frame.numbers("RescaleIntercept")[0]),
-        )
-        values = stored * slope + intercept
+        values = stored * frame.slope + frame.intercept
         if values.min() < (units[1] + PADDING_HU) / 2:  # there is padding
             mask = values < PADDING_HU
     return mask
@@ -191,7 +186,7 @@ def _is_whole(frame: Frame) -> bool:
         frame.syntax.is_encapsulated
         or frame.syntax.is_deflated
         or _is_packed(frame)
-        or frame.integer("BitsAllocated") == 8
+        or frame.bits_allocated == 8
     )
 
 
@@ -201,7 +196,7 @@ def _stored_values(frames: list[Frame]) -> Iterator[tuple[np.ndarray, np.ndarray
     try:
         arrays = _decoded(frames) if _is_whole(first) else (_native(frame) for frame in frames)
         for frame, array in zip(frames, arrays, strict=True):
-            shape = (frame.integer("Rows"), frame.integer("Columns"))
+            shape = (frame.rows, frame.columns)
             if array.shape != shape or array.dtype.kind not in "iu":
                 raise ImageError(
                     f"{frame.place}: decoded to {array.shape} {array.dtype} instead of {shape} whole numbers; the file is"
@@ -223,18 +218,14 @@ def _undecodable(frame: Frame, reason: str) -> ImageError:
 
 def _within_bits(frame: Frame, array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Cut away what lies above HighBit, such as overlays, and extend the sign of signed values (PS3.5 8.1.1)."""
-    spare = 8 * array.dtype.itemsize - frame.integer("BitsStored")
+    spare = 8 * array.dtype.itemsize - frame.bits_stored
     if spare <= 0:
         return array, None
-    if array.dtype.kind == "u" and int(array.max()) < 2 ** frame.integer("BitsStored"):
+    if array.dtype.kind == "u" and int(array.max()) < 2**frame.bits_stored:
         return array, None
     plain = not frame.syntax.is_encapsulated or frame.syntax == RLELossless
     if not plain:  # a codec has its own number of bits; it may leave signed values as unsigned ones
-        fits = (
-            array.dtype.kind == "i"
-            and array.min() >= 0
-            and int(array.max()) < 2 ** frame.integer("BitsStored")
-        )
+        fits = array.dtype.kind == "i" and array.min() >= 0 and int(array.max()) < 2**frame.bits_stored
         if not fits:
             return array, None
     raw = array.view(f"u{array.dtype.itemsize}")
@@ -244,10 +235,11 @@ def _within_bits(frame: Frame, array: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _native(frame: Frame) -> np.ndarray:
     """Read native pixel data (PS3.5 8.1.1) where the header scan stopped, without parsing the header again."""
     order = "<" if frame.syntax.is_little_endian else ">"
-    rows, columns = frame.integer("Rows"), frame.integer("Columns")
-    size = frame.integer("BitsAllocated") // 8
+    rows, columns = frame.rows, frame.columns
+    size = frame.bits_allocated // 8
     expected = rows * columns * size
     with open_file(frame.path) as stream:
+        frame.require_unchanged(os.fstat(stream.fileno()))
         stream.seek(frame.offset)
         head = stream.read(8 if frame.syntax.is_implicit_VR else 12)
         if head[:4] != struct.pack(f"{order}HH", 0x7FE0, 0x0010):
@@ -258,7 +250,7 @@ def _native(frame: Frame) -> np.ndarray:
         data = stream.read(expected)
     if len(data) < expected:
         _check_length(frame, frame.index * expected + len(data))
-    kind = f"{order}{'i' if frame.integer('PixelRepresentation') else 'u'}{size}"
+    kind = f"{order}{'i' if frame.signed else 'u'}{size}"
     array = np.frombuffer(data, dtype=kind, count=rows * columns).reshape(rows, columns)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -270,8 +262,8 @@ def _no_pixels(frame: Frame) -> ImageError:
 
 
 def _check_length(frame: Frame, length: int, longest: bool = False) -> None:
-    rows, columns = frame.integer("Rows"), frame.integer("Columns")
-    expected = frame.count * rows * columns * frame.integer("BitsAllocated") // 8
+    rows, columns = frame.rows, frame.columns
+    expected = frame.count * rows * columns * frame.bits_allocated // 8
     frames = f"{frame.count} x " if frame.count > 1 else ""
     needs = f"{frames}{columns} x {rows} pixels need {expected}"
     if length < expected:
@@ -288,6 +280,7 @@ def _check_length(frame: Frame, length: int, longest: bool = False) -> None:
 def _decoded(frames: list[Frame]) -> Iterator[np.ndarray]:
     first = frames[0]
     with open_file(first.path) as stream:
+        first.require_unchanged(os.fstat(stream.fileno()))
         image = pydicom.dcmread(stream, force=True)
     if "PixelData" not in image:
         raise _no_pixels(first)
@@ -327,7 +320,5 @@ def _decode_gdcm(frame: Frame) -> np.ndarray:
     buffer = reader.GetImage().GetBuffer()
     if isinstance(buffer, str):  # the binding hands bytes over as text
         buffer = buffer.encode("utf-8", "surrogateescape")
-    kind = f"{'i' if frame.integer('PixelRepresentation') else 'u'}{frame.integer('BitsAllocated') // 8}"
-    return np.frombuffer(buffer, dtype=kind).reshape(
-        frame.count, frame.integer("Rows"), frame.integer("Columns")
-    )
+    kind = f"{'i' if frame.signed else 'u'}{frame.integer('BitsAllocated') // 8}"
+    return np.frombuffer(buffer, dtype=kind).reshape(frame.count, frame.rows, frame.columns)

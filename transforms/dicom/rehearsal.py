@@ -25,26 +25,20 @@ def require_writable(path: Path, source: Series, names: Mapping[int, str], write
     The headers of all slices are read, and a label map of the first and the last of them is written to a temporary
     folder, so that whatever the writer would stumble over is found.
 
-    Parameters
-    ----------
-    path : Path
-        The file that is to be written, for messages.
-    source : Series
-        What :func:`transforms.dicom.series.scan_series` returned.
-    names : mapping of int to str
-        Class id to name.
-    write : callable
-        :func:`transforms.dicom.seg.write_seg` or :func:`transforms.dicom.rtstruct_writer.write_rtstruct`.
+    Args:
+        path: the file that is to be written, for messages.
+        source: what `transforms.dicom.series.scan_series` returned.
+        names: class id to name.
+        write: `transforms.dicom.seg.write_seg` or
+            `transforms.dicom.rtstruct_writer.write_rtstruct`.
 
-    Raises
-    ------
-    ImageError
-        Naming what is in the way.
+    Raises:
+        ImageError: naming what is in the way.
     """
     import torch
     from monai.data import MetaTensor
 
-    SourceImages.read(path, source)
+    SourceImages.of(path, source)
     stored = [index for index, place in enumerate(source.sources) if place is not None]
     ends = sorted({stored[0], stored[-1]})
     frames = tuple(source.frames[source.plan[index][0]] for index in ends)

@@ -27,7 +27,7 @@ SLICE_TOLERANCE = 0.1
 round coordinates to 0.1 or 0.01 mm, so up to 0.05 mm are rounding; a tenth of the distance never means another slice.
 """
 
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _EXPORT = "Export the structure set again on its CT."
 _log = logging.getLogger(__name__)
 
@@ -35,10 +35,8 @@ _log = logging.getLogger(__name__)
 def rtstruct_names(path: Path, dataset: Dataset) -> dict[int, str]:
     """Return number and name of every ROI.
 
-    Raises
-    ------
-    ImageError
-        If the file lists no ROIs.
+    Raises:
+        ImageError: the file lists no ROIs.
     """
     items = dataset.get("StructureSetROISequence") or []
     return numbered_names(path, items, "ROINumber", "ROIName", "ROIs", _EXPORT)
@@ -49,26 +47,19 @@ def read_rtstruct(
 ) -> np.ndarray:
     """Bring a DICOM RTSTRUCT to a grid.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    dataset : pydicom.Dataset
-        The whole file.
-    shape, affine
-        ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; slices lie along Z. May be sheared.
-    labels : mapping of int to str
-        Class id to name, see :func:`transforms.dicom.segment_names.match_names`.
+    Args:
+        path: for messages.
+        dataset: the whole file.
+        shape, affine: ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; slices lie along Z. May be
+            sheared.
+        labels: class id to name, see `transforms.dicom.segment_names.match_names`.
 
-    Returns
-    -------
-    numpy.ndarray
+    Returns:
         ``(X, Y, Z)`` uint8, or uint16 where a class id needs it.
 
-    Raises
-    ------
-    ImageError
-        If a contour of a named ROI does not lie on a slice (with the distance in mm) or is not planar.
+    Raises:
+        ImageError: a contour of a named ROI does not lie on a slice (with the distance in mm) or is not
+            planar.
     """
     names = rtstruct_names(path, dataset)
     classes = match_names(path, names, labels, "ROI")
@@ -135,8 +126,8 @@ def _collect(
     for number, contour in enumerate(item.get("ContourSequence") or []):
         kind = str(contour.get("ContourGeometricType", "")).strip().upper()
         points = _points(path, name, number, contour)
-        if kind not in _CLOSED or len(points) < 3:
-            kind = kind if kind not in _CLOSED else f"{kind} of {len(points)} point(s)"
+        if kind not in CLOSED or len(points) < 3:
+            kind = kind if kind not in CLOSED else f"{kind} of {len(points)} point(s)"
             left_out[kind or "no type"] = left_out.get(kind or "no type", 0) + 1
             continue
         voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]

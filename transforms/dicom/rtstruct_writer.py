@@ -15,6 +15,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from transforms.dicom.contours import outlines
+from transforms.dicom.rtstruct import CLOSED
 from transforms.dicom.source_images import (
     LPS,
     SourceImages,
@@ -28,7 +29,8 @@ from transforms.label_values import Box, bounding_boxes
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
-from transforms.dicom.rtstruct import _CLOSED
+
+    from transforms.dicom.series import Series
 
 _DIGITS = 4
 
@@ -36,7 +38,7 @@ _DIGITS = 4
 def write_rtstruct(
     path: str | Path,
     label: MetaTensor,
-    source: Any,
+    source: Series,
     names: Mapping[int, str],
     *,
     codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
@@ -49,39 +51,30 @@ def write_rtstruct(
     """Write a label map as DICOM RTSTRUCT on the slices of its CT.
 
     Contours run half-way between voxel centres inside and outside of a class, so that exactly the centres inside
-    belong to it: :func:`read_rtstruct` gives the label map back voxel by voxel. A hole is a contour inside another.
+    belong to it: `read_rtstruct` gives the label map back voxel by voxel. A hole is a contour inside another.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file; missing folders are made, a file of that name is replaced when the new one is whole.
-    label : MetaTensor
-        ``(1, X, Y, Z)`` class ids on the grid of the series.
-    source : Series
-        What :func:`transforms.dicom.series.scan_series` returned; its images are referred to and patient and study copied.
-    names : mapping of int to str
-        Class id to name. ROI numbers are the class ids; a class without voxels is an ROI without contours.
-    codes : mapping, optional
-        Codes of the user, see :func:`transforms.dicom.segment_codes.segment_code`.
-    algorithm_name, algorithm_version : str
-        Said in ROIGenerationDescription; default version: that of this package.
-    series_description : str
-        SeriesDescription and StructureSetLabel (16 characters of it); default: the algorithm's name.
-    series_number : int
-        SeriesNumber (0020,0011).
-    geometric_type : str
-        "CLOSED_PLANAR", which every planning system knows, or "CLOSEDPLANAR_XOR" (PS3.3 C.8.8.6.3), which says
-        outright that inner contours are holes.
+    Args:
+        path: the file; missing folders are made, a file of that name is replaced when the new one is whole.
+        label: ``(1, X, Y, Z)`` class ids on the grid of the series.
+        source: what `transforms.dicom.series.scan_series` returned; its images are referred to and
+            patient and study copied.
+        names: class id to name. ROI numbers are the class ids; a class without voxels is an ROI without
+            contours.
+        codes: codes of the user, see `transforms.dicom.segment_codes.segment_code`.
+        algorithm_name, algorithm_version: said in ROIGenerationDescription; default version: that of this
+            package.
+        series_description: SeriesDescription and StructureSetLabel (16 characters of it); default: the
+            algorithm's name.
+        series_number: SeriesNumber (0020,0011).
+        geometric_type: "CLOSED_PLANAR", which every planning system knows, or "CLOSEDPLANAR_XOR" (PS3.3
+            C.8.8.6.3), which says outright that inner contours are holes.
 
-    Returns
-    -------
-    Path
+    Returns:
         The file written.
 
-    Raises
-    ------
-    ImageError
-        If the label map is not on the grid of the series, or the series or the names cannot be referred to.
+    Raises:
+        ImageError: the label map is not on the grid of the series, or the series or the names cannot be
+            referred to.
     """
     from transforms.dicom.segment_codes import (  # loads its terms for half a second
         display_colour,
@@ -89,11 +82,11 @@ def write_rtstruct(
     )
 
     path = Path(path)
-    if geometric_type not in _CLOSED:
-        raise SettingError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(_CLOSED)}.")
+    if geometric_type not in CLOSED:
+        raise SettingError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(CLOSED)}.")
     frames = label_on_source(path, label, source)
     named = class_names(path, frames, names)
-    images = SourceImages.read(path, source)
+    images = SourceImages.of(path, source)
     description = series_description or algorithm_name
     result = _blank(images, description, series_number)
     result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]

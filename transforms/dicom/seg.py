@@ -32,6 +32,8 @@ from transforms.errors import ImageError
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from transforms.dicom.series import Series
+
 __all__ = ["read_seg", "seg_names", "write_seg"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -41,10 +43,8 @@ _EXPORT = "Export the segmentation again on the grid of its CT."
 def seg_names(path: Path, dataset: Dataset) -> dict[int, str]:
     """Return number and label of every segment.
 
-    Raises
-    ------
-    ImageError
-        If the file describes no segments.
+    Raises:
+        ImageError: the file describes no segments.
     """
     segments = dataset.get("SegmentSequence") or []
     return numbered_names(path, segments, "SegmentNumber", "SegmentLabel", "segments", _EXPORT)
@@ -60,29 +60,20 @@ def read_seg(
 ) -> np.ndarray:
     """Bring a DICOM SEG to a grid.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    dataset : pydicom.Dataset
-        The whole file.
-    shape, affine
-        ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; may be sheared.
-    labels : mapping of int to str
-        Class id to name, see :func:`transforms.dicom.segment_names.match_names`.
-    threshold : float
-        A voxel of a FRACTIONAL segmentation belongs to its segment from this part of MaximumFractionalValue on.
+    Args:
+        path: for messages.
+        dataset: the whole file.
+        shape, affine: ``(X, Y, Z)`` and 4x4 from voxel index to millimetres, RAS+; may be sheared.
+        labels: class id to name, see `transforms.dicom.segment_names.match_names`.
+        threshold: a voxel of a FRACTIONAL segmentation belongs to its segment from this part of
+            MaximumFractionalValue on.
 
-    Returns
-    -------
-    numpy.ndarray
+    Returns:
         ``(X, Y, Z)`` uint8, or uint16 where a class id needs it.
 
-    Raises
-    ------
-    ImageError
-        If frames do not lie on voxels of the grid (with the distance in mm), segments lie outside of it, or the file
-        cannot be decoded.
+    Raises:
+        ImageError: frames do not lie on voxels of the grid (with the distance in mm), segments lie outside of
+            it, or the file cannot be decoded.
     """
     classes = match_names(path, seg_names(path, dataset), labels, "segment")
     kind = str(dataset.get("SegmentationType", ""))
@@ -224,7 +215,7 @@ def _decode(path: Path, dataset: Dataset, number: int) -> np.ndarray:
 def write_seg(
     path: str | Path,
     label: MetaTensor,
-    source: Any,
+    source: Series,
     names: Mapping[int, str],
     *,
     codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
@@ -238,41 +229,29 @@ def write_seg(
 ) -> Path:
     """Write a label map as DICOM SEG on the grid of its CT.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file; missing folders are made, a file of that name is replaced when the new one is whole.
-    label : MetaTensor
-        ``(1, X, Y, Z)`` class ids on the grid of the series.
-    source : Series
-        What :func:`transforms.dicom.series.scan_series` returned; its images are referred to and patient and study copied.
-    names : mapping of int to str
-        Class id to name. Segment numbers are the class ids; DICOM wants them from 1 without gaps.
-    codes : mapping, optional
-        Codes of the user, see :func:`transforms.dicom.segment_codes.segment_code`.
-    algorithm_name, algorithm_version : str
-        For the algorithm identification (PS3.3 10.16); default version: that of this package.
-    series_description : str
-        SeriesDescription (0008,103E); default: the algorithm's name.
-    series_number : int
-        SeriesNumber (0020,0011).
-    kind : str
-        "BINARY" (every reader knows it), or "LABELMAP" (Supplement 243, few readers yet).
-    probabilities : numpy.ndarray, optional
-        ``(C, X, Y, Z)`` from 0 to 1, background first: written as FRACTIONAL of type PROBABILITY, in steps of 1/255,
-        instead of the label map.
-    compress : bool
-        Deflated (1.2.840.10008.1.2.1.99): lossless, a twentieth of the size. Otherwise explicit little endian.
+    Args:
+        path: the file; missing folders are made, a file of that name is replaced when the new one is whole.
+        label: ``(1, X, Y, Z)`` class ids on the grid of the series.
+        source: what `transforms.dicom.series.scan_series` returned; its images are referred to and
+            patient and study copied.
+        names: class id to name. Segment numbers are the class ids; DICOM wants them from 1 without gaps.
+        codes: codes of the user, see `transforms.dicom.segment_codes.segment_code`.
+        algorithm_name, algorithm_version: for the algorithm identification (PS3.3 10.16); default version:
+            that of this package.
+        series_description: SeriesDescription (0008,103E); default: the algorithm's name.
+        series_number: SeriesNumber (0020,0011).
+        kind: "BINARY" (every reader knows it), or "LABELMAP" (Supplement 243, few readers yet).
+        probabilities: ``(C, X, Y, Z)`` from 0 to 1, background first: written as FRACTIONAL of type
+            PROBABILITY, in steps of 1/255, instead of the label map.
+        compress: deflated (1.2.840.10008.1.2.1.99): lossless, a twentieth of the size. Otherwise explicit
+            little endian.
 
-    Returns
-    -------
-    Path
+    Returns:
         The file written. Frames without any voxel are left out.
 
-    Raises
-    ------
-    ImageError
-        If the label map is not on the grid of the series, or the series or the names cannot be referred to.
+    Raises:
+        ImageError: the label map is not on the grid of the series, or the series or the names cannot be
+            referred to.
     """
     import highdicom  # only writing needs it, and the terms: half a second
     from pydicom.sr.codedict import codes as terms
@@ -288,7 +267,7 @@ def write_seg(
     if probabilities is not None:
         kind = "FRACTIONAL"
         frames = _fractions(path, probabilities, frames.shape, len(named))
-    images = SourceImages.read(path, source)
+    images = SourceImages.of(path, source)
     version = algorithm_version or software_version()
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=algorithm_name[:64], family=terms.DCM.ArtificialIntelligence, version=version

@@ -13,8 +13,6 @@ from transforms.dicom.source_images import SourceImages
 
 __all__ = ["aligned_headers", "refer_to_files"]
 
-_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-
 
 class _Place(NamedTuple):
     """What a stand-in stands for: class and instance UID of a file, and its frame counted from one, if it has several."""
@@ -29,15 +27,12 @@ def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Pla
 
     highdicom refers a frame to the image at exactly its place and refuses a series whose cosines are not all the same;
     those of real series differ in the last digits, and the grid has their mean. It also refuses what scanners do
-    write as sex, dates and times, and more than one multi-frame file: of several, each slice gets a stand-in of a
-    file of its own.
+    write as sex, dates and times, and a multi-frame file beside other files: where one is among them, each slice gets a
+    stand-in of a file of its own.
 
-    Returns
-    -------
-    headers : list of pydicom.Dataset
-        For ``source_images``.
-    stands_for : dict
-        SOPInstanceUID of each stand-in to what it stands for; empty where there are none.
+    Returns:
+        headers: for ``source_images``.
+        stands_for: SOPInstanceUID of each stand-in to what it stands for; empty where there are none.
     """
     import highdicom
 
@@ -47,7 +42,7 @@ def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Pla
     orientation = highdicom.PlaneOrientationSequence("PATIENT", images.cosines)
     x, y, z = images.spacing
     measures = highdicom.PixelMeasuresSequence((y, x), z, z)
-    several = len(images.headers) > 1 and any(_GROUPS[1] in header for header in images.headers)
+    grouped = any(place is not None and place[1] is not None for place in images.slices)
     stands_for: dict[str, _Place] = {}
     standing: list[Dataset] = []
     for index, place in enumerate(images.slices):
@@ -55,34 +50,24 @@ def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Pla
             continue
         header, frame = images.headers[place[0]], place[1]
         position = highdicom.PlanePositionSequence("PATIENT", images.position(index))
-        if several:
+        if grouped:
             number = None if frame is None else frame + 1
             of = _Place(header.SOPClassUID, header.SOPInstanceUID, number)
             header = _stand_in(header)
             header.PixelSpacing, header.SliceThickness = measures[0].PixelSpacing, measures[0].SliceThickness
             stands_for[header.SOPInstanceUID] = of
             standing.append(header)
-        if several or frame is None:
-            header.ImageOrientationPatient = orientation[0].ImageOrientationPatient
-            header.ImagePositionPatient = position[0].ImagePositionPatient
-        else:
-            header.PerFrameFunctionalGroupsSequence[frame].PlanePositionSequence = position
-    if several:
-        return standing, stands_for
-    for header in images.headers:
-        if _GROUPS[1] in header:
-            shared = header.get(_GROUPS[0]) or [Dataset()]
-            shared[0].PlaneOrientationSequence = orientation
-            shared[0].PixelMeasuresSequence = measures
-            header.SharedFunctionalGroupsSequence = shared
-    return images.headers, {}
+        elif "PixelSpacing" not in header:  # that of the first one is what the SEG states
+            header.PixelSpacing = measures[0].PixelSpacing
+        header.ImageOrientationPatient = orientation[0].ImageOrientationPatient
+        header.ImagePositionPatient = position[0].ImagePositionPatient
+    return (standing, stands_for) if grouped else (images.headers, {})
 
 
 def _stand_in(header: Dataset) -> Dataset:
     result = Dataset()
     for element in header:
-        if element.keyword not in (*_GROUPS, "NumberOfFrames"):
-            result.add(copy.copy(element))  # setting an attribute changes the element in place
+        result.add(copy.copy(element))  # setting an attribute changes the element in place
     result.SOPClassUID, result.SOPInstanceUID = CTImageStorage, generate_uid()
     return result
 
@@ -93,16 +78,16 @@ def refer_to_files(dataset: Dataset, stands_for: Mapping[str, _Place]) -> None:
         if element.VR != "SQ":
             continue
         items, seen = [], set()
+        listed = element.keyword == "ReferencedInstanceSequence" or "SegmentSequence" in dataset
         for item in element.value:
             refer_to_files(item, stands_for)
             place = stands_for.get(str(item.get("ReferencedSOPInstanceUID", "")))
             if place is not None:
                 item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = place.sop_class, place.instance
-                listed = element.keyword == "ReferencedInstanceSequence" or "SegmentSequence" in dataset
-                if listed and place.instance in seen:
-                    continue
-                seen.add(place.instance)
                 if place.frame is not None and not listed:
                     item.ReferencedFrameNumber = place.frame
-            items.append(item)
+            instance = item.get("ReferencedSOPInstanceUID")
+            if not listed or instance is None or instance not in seen:
+                items.append(item)
+            seen.add(instance)
         element.value = items

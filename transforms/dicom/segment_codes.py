@@ -83,12 +83,9 @@ _CHAMBERS = {"atrium": ("left atrium", "right atrium"), "ventricle": ("left vent
 class SegmentCode:
     """Coded property of a segment.
 
-    Attributes
-    ----------
-    category, type : pydicom.sr.coding.Code
-        SegmentedPropertyCategory and SegmentedPropertyType.
-    modifier : pydicom.sr.coding.Code or None
-        SegmentedPropertyTypeModifier, for instance the side.
+    Attributes:
+        category, type: SegmentedPropertyCategory and SegmentedPropertyType.
+        modifier: SegmentedPropertyTypeModifier, for instance the side.
     """
 
     category: Code
@@ -99,24 +96,18 @@ class SegmentCode:
 def segment_code(name: str, own: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> SegmentCode:
     """Return the coded property of a class.
 
-    Parameters
-    ----------
-    name : str
-        Such as "left lung", "lung_left", "spinal_cord", "vertebrae_L5".
-    own : mapping, optional
-        Codes of the user by class name, which go first: ``{"name": {"category": [value, scheme, meaning], "type":
-        [...], "modifier": [...]}}``; "category" may be left out (anatomical structure), and so may "modifier".
+    Args:
+        name: such as "left lung", "lung_left", "spinal_cord", "vertebrae_L5".
+        own: codes of the user by class name, which go first: ``{"name": {"category": [value, scheme,
+            meaning], "type": [...], "modifier": [...]}}``; "category" may be left out (anatomical structure),
+            and so may "modifier".
 
-    Returns
-    -------
-    SegmentCode
-        Of a name that no dictionary knows, category and type are Tissue (85756007, SCT), which 3D Slicer and dcmqi give
-        to segments without a known meaning: it claims the least that the standard lets one say.
+    Returns:
+        Of a name that no dictionary knows, category and type are Tissue (85756007, SCT), which 3D Slicer and
+        dcmqi give to segments without a known meaning: it claims the least that the standard lets one say.
 
-    Raises
-    ------
-    SettingError
-        If a code in `own` is not three texts.
+    Raises:
+        SettingError: a code in `own` is not three texts.
     """
     for key, entry in (own or {}).items():
         if plain_name(key) == plain_name(name):

@@ -50,28 +50,19 @@ def match_names(
 ) -> dict[int, int]:
     """Match the names in a file with those of a dataset.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    found : mapping of int to str
-        Number of the segment or ROI in the file to its name.
-    labels : mapping of int to str
-        Class id to name, 0 the background.
-    what : str
-        "segment" or "ROI", for messages.
-    quiet : bool
-        Log nothing.
+    Args:
+        path: for messages.
+        found: number of the segment or ROI in the file to its name.
+        labels: class id to name, 0 the background.
+        what: "segment" or "ROI", for messages.
+        quiet: log nothing.
 
-    Returns
-    -------
-    dict of int to int
-        Number to class id (1 or more) of what the dataset names. What it does not name is left out with a notice.
+    Returns:
+        Number to class id (1 or more) of what the dataset names. What it does not name is left out with a
+        notice.
 
-    Raises
-    ------
-    ImageError
-        If no name matches, or two match one class.
+    Raises:
+        ImageError: no name matches, or two match one class.
     """
     ids = {plain_name(name): index for index, name in labels.items()}
     matched = {

@@ -1,10 +1,10 @@
 """A CT series in DICOM to a volume in Hounsfield units and world space.
 
-Headers come first, without pixels (:mod:`transforms.dicom.headers`), from a folder with its subfolders or from one file;
-they form volumes (:mod:`transforms.dicom.volumes`), of which one is meant (:mod:`transforms.dicom.choice`); its slices
-are checked (:mod:`transforms.dicom.checks`) and put in order (:mod:`transforms.dicom.stack`); then pixels are decoded in parallel
-straight into one array (:mod:`transforms.dicom.pixels`). Classic and enhanced multi-frame CT (DICOM PS3.3 A.3, A.38,
-A.70) go the same way: a frame is a slice. Whatever is not read with certainty raises :class:`ImageError` with the
+Headers come first, without pixels (`transforms.dicom.headers`), from a folder with its subfolders or from one file;
+they form volumes (`transforms.dicom.volumes`), of which one is meant (`transforms.dicom.choice`); its slices
+are checked (`transforms.dicom.checks`) and put in order (`transforms.dicom.stack`); then pixels are decoded in parallel
+straight into one array (`transforms.dicom.pixels`). Classic and enhanced multi-frame CT (DICOM PS3.3 A.3, A.38,
+A.70) go the same way: a frame is a slice. Whatever is not read with certainty raises `ImageError` with the
 finding and the way out; docs/dicom.md is the table of it.
 """
 
@@ -35,26 +35,18 @@ _log = logging.getLogger(__name__)
 class Series:
     """One CT volume, checked and in order, without its pixels.
 
-    Attributes
-    ----------
-    folder : Path
-        What was asked for: a folder, or one file.
-    shape : tuple of int
-        ``(X, Y, Z)``: columns, rows, slices.
-    affine : numpy.ndarray
-        4x4 float64, voxel index ``(column, row, slice)`` to millimetres, RAS+; sheared where the gantry was tilted.
-    frames : tuple of Frame
-        The slices as they are stored, in the order of their position along the slice normal (row cosines x column
-        cosines).
-    plan : tuple of (int, int, float)
-        For every slice of the array the two frames it lies between and the weight of the second.
-    uid, description, study_uid, frame_of_reference_uid : str
-        SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E), StudyInstanceUID (0020,000D),
-        FrameOfReferenceUID (0020,0052); "" where missing.
-    lossy : bool
-        The transfer syntax of a slice is lossy; its values are near those of the scanner, not equal.
-    allowed : frozenset of str
-        Irregularities that were let in.
+    Attributes:
+        folder: what was asked for: a folder, or one file.
+        shape: ``(X, Y, Z)``: columns, rows, slices.
+        affine: 4x4 float64, voxel index ``(column, row, slice)`` to millimetres, RAS+; sheared where the
+            gantry was tilted.
+        frames: the slices as they are stored, in the order of their position along the slice normal (row
+            cosines x column cosines).
+        plan: for every slice of the array the two frames it lies between and the weight of the second.
+        uid, description, study_uid, frame_of_reference_uid: SeriesInstanceUID (0020,000E), SeriesDescription
+            (0008,103E), StudyInstanceUID (0020,000D), FrameOfReferenceUID (0020,0052); "" where missing.
+        lossy: the transfer syntax of a slice is lossy; its values are near those of the scanner, not equal.
+        allowed: irregularities that were let in.
     """
 
     folder: Path
@@ -88,24 +80,25 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
 
     Only slices that stand at one place have their pixels compared.
 
-    Parameters
-    ----------
-    folder : str or Path
-        A folder (its subfolders count), or one file. Files that are no DICOM, DICOMDIR and hidden files are passed
-        over; so are objects that are no CT image, which a message of the log lists.
-    series : str or int, optional
-        Which volume, where there are several: its number in :func:`find_volumes`, its SeriesInstanceUID, or its
-        SeriesDescription (or a part of one that occurs in no other).
-    allow : collection of str
-        ``missing-slices``: gaps are filled by linear interpolation. ``uneven-spacing``: slices are resampled linearly
-        to an even grid of the median distance. Both warn in the log. ``alternating-slices``: slices whose values
-        alternate as those of two scans do are read as one volume.
+    Args:
+        folder: a folder (its subfolders count), or one file. Files that are no DICOM, DICOMDIR and hidden
+            files are passed over; so are objects that are no CT image, which a message of the log lists.
+        series: which volume, where there are several: its number in `find_volumes`, its
+            SeriesInstanceUID, or its SeriesDescription (or a part of one that occurs in no other).
+        allow: ``missing-slices``: gaps are filled by linear interpolation. ``uneven-spacing``: slices are
+            resampled linearly to an even grid of the median distance. Both warn in the log.
+            ``alternating-slices``: slices whose values alternate as those of two scans do are read as one
+            volume.
 
-    Raises
-    ------
-    ImageError
-        For anything that is not certain; the message names a file, the finding, and what to do. Several volumes
-        without a choice are listed by number.
+    Raises:
+        ImageError: for anything that is not certain; the message names a file, the finding, and what to do.
+            Several volumes without a choice are listed by number.
+
+    Examples:
+        >>> from pydicom.data import get_testdata_file
+        >>> found = scan_series(get_testdata_file("CT_small.dcm"))
+        >>> found.shape, len(found.frames)
+        ((128, 128, 1), 1)
     """
     folder, allow = Path(folder), checked_names(allow)
     frames = choose_volume(folder, series, joined=bool(allow & {MISSING, UNEVEN})).frames
@@ -117,7 +110,7 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
     first = stack.frames[0]
     return Series(
         folder=folder,
-        shape=(first.integer("Columns"), first.integer("Rows"), len(stack.plan)),
+        shape=(first.columns, first.rows, len(stack.plan)),
         affine=stack.affine,
         frames=stack.frames,
         plan=stack.plan,
@@ -135,26 +128,24 @@ def read_series(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a CT volume.
 
-    Parameters
-    ----------
-    folder : str, Path or Series
-        A folder or a file, or what :func:`scan_series` returned for it.
-    series, allow
-        As :func:`scan_series`; without meaning for a Series.
+    Args:
+        folder: a folder or a file, or what `scan_series` returned for it.
+        series, allow: as `scan_series`; without meaning for a Series.
 
-    Returns
-    -------
-    array : numpy.ndarray
-        ``(X, Y, Z)`` in Hounsfield units; int16 if that is exact for every stored slice (interpolated ones are rounded),
-        else float32.
-    affine : numpy.ndarray
-        4x4 float64, voxel index to millimetres, RAS+.
+    Returns:
+        array: ``(X, Y, Z)`` in Hounsfield units; int16 if that is exact for every stored slice (interpolated
+            ones are rounded), else float32.
+        affine: 4x4 float64, voxel index to millimetres, RAS+.
 
-    Raises
-    ------
-    ImageError
-        As :func:`scan_series`, and for pixel data that are cut off, cannot be decoded, or alternate as those of two
-        scans do.
+    Raises:
+        ImageError: as `scan_series`, and for pixel data that are cut off, cannot be decoded, or
+            alternate as those of two scans do.
+
+    Examples:
+        >>> from pydicom.data import get_testdata_file
+        >>> array, affine = read_series(get_testdata_file("CT_small.dcm"))
+        >>> array.shape, str(array.dtype), affine.shape
+        ((128, 128, 1), 'int16', (4, 4))
     """
     found = folder if isinstance(folder, Series) else scan_series(folder, series, allow)
     _warn_of_values(found)
@@ -184,10 +175,7 @@ def _decoded(series: Series) -> np.ndarray:
     """The stored slices in Hounsfield units, ``(slices, rows, columns)``."""
     frames = series.frames
     shape = (len(frames), series.shape[1], series.shape[0])
-    scale = [
-        (float(frame.numbers("RescaleSlope")[0]), float(frame.numbers("RescaleIntercept")[0]))
-        for frame in frames
-    ]
+    scale = [(frame.slope, frame.intercept) for frame in frames]
     if all(slope.is_integer() and intercept.is_integer() for slope, intercept in scale):
         volume = np.empty(shape, dtype=np.int16)
 

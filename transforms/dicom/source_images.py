@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pydicom
 from pydicom import Dataset
 from pydicom.uid import UID, CTImageStorage
 
-from transforms.dicom.files import open_file
 from transforms.dicom.label_painter import GRID_TOLERANCE
 from transforms.errors import ImageError
 from transforms.label_values import stored_labels
@@ -22,6 +20,9 @@ from transforms.utils.files import replacing
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
+
+    from transforms.dicom.frame import Frame
+    from transforms.dicom.series import Series
 
 __all__ = ["SourceImages", "label_on_source", "replace_file", "software_version"]
 
@@ -56,18 +57,14 @@ _COPIED = (
 class SourceImages:
     """Headers of a CT series, slice by slice.
 
-    Attributes
-    ----------
-    headers : list of pydicom.Dataset
-        One per file, without pixels, with what the standard requires of a patient and a study filled in (empty).
-    slices : list
-        Per slice of the grid the position of its file in `headers` and its zero-based frame (None: a file of one
-        frame); None for a slice without a file.
-    affine : numpy.ndarray
-        4x4, voxel index to millimetres, RAS+.
-    identity : pydicom.Dataset
-        Patient, study and frame of reference as the first image states them, to be copied letter by letter: archives
-        sort by them.
+    Attributes:
+        headers: what refers to each file: its UIDs and its size. The first one is its whole header but for
+            private elements, with what the standard requires of a patient and a study filled in (empty).
+        slices: per slice of the grid the position of its file in `headers` and its zero-based frame (None: a
+            file of one frame); None for a slice without a file.
+        affine: 4x4, voxel index to millimetres, RAS+.
+        identity: patient, study and frame of reference as the first image states them, to be copied letter by
+            letter: archives sort by them.
     """
 
     headers: list[Dataset]
@@ -76,29 +73,26 @@ class SourceImages:
     identity: Dataset
 
     @classmethod
-    def read(cls, path: Path, source: Any) -> SourceImages:
-        """Read the headers of a ``Series`` (:func:`transforms.dicom.series.scan_series`).
+    def of(cls, path: Path, source: Series) -> SourceImages:
+        """Take what is needed from the headers that were parsed when the series was read.
 
-        Raises
-        ------
-        ImageError
-            If the images state no frame of reference, study, series or instance, without which nothing can refer to
-            them, or two of them the same instance.
+        Raises:
+            ImageError: a file of the series changed since or is gone; or the images state no frame of reference,
+                study, series or instance, without which nothing can refer to them, or two of them the same instance.
         """
-        places = getattr(source, "sources", None) or [(file, 0) for file in source.files]
         files: dict[Path, int] = {}
         headers: list[Dataset] = []
         slices: list[tuple[int, int | None] | None] = []
-        for place in places:
-            if place is None:
+        for lower, _, weight in source.plan:
+            if weight != 0:
                 slices.append(None)
                 continue
-            file, frame = Path(place[0]), int(place[1])
-            if file not in files:
-                files[file] = len(headers)
-                headers.append(_header(path, file))
-            header = headers[files[file]]
-            slices.append((files[file], frame if "PerFrameFunctionalGroupsSequence" in header else None))
+            frame = source.frames[lower]
+            if frame.path not in files:
+                frame.require_unchanged()
+                files[frame.path] = len(headers)
+                headers.append(_reference(path, frame) if headers else _copied(path, frame))
+            slices.append((files[frame.path], frame.index if frame.grouped else None))
         instances = Counter(str(header.SOPInstanceUID) for header in headers)
         twice = [uid for uid, count in instances.items() if count > 1]
         if twice:
@@ -136,39 +130,46 @@ class SourceImages:
         return float(np.linalg.norm(across)), float(np.linalg.norm(down)), distance
 
 
-def _header(path: Path, file: Path) -> Dataset:
-    with open_file(file) as stream:
-        header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-    if not header.get("SOPClassUID"):
-        header.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID") or CTImageStorage
-    if "PerFrameFunctionalGroupsSequence" not in header:  # one frame, whatever the number says
-        header.pop("NumberOfFrames", None)
+def _copied(path: Path, frame: Frame) -> Dataset:
+    """The whole header of an image, its texts decoded: names of patients in the CT's character set, and of classes in
+    any, are written in one."""
+    header = copy.deepcopy(frame.header or Dataset())
+    header.pop("NumberOfFrames", None)
     try:
-        header.decode()  # names of patients in the CT's character set, and of classes in any, are written in one
+        header.decode()
     except Exception as error:  # a parser of damaged bytes raises whatever it likes
         raise ImageError(
-            f"{path}: cannot be written, because a header of the CT ({file}) cannot be copied ({error}); write NIfTI"
+            f"{path}: cannot be written, because a header of the CT ({frame.path}) cannot be copied ({error}); write NIfTI"
             " instead."
         ) from error
     header.SpecificCharacterSet = "ISO_IR 192"
-    for keyword in ("FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        if not header.get(keyword):
-            raise ImageError(
-                f"{path}: cannot be written, because the CT ({file}) has no {keyword} to refer to; write NIfTI instead."
-            )
+    header.update(_reference(path, frame))
     for keyword in _REQUIRED:
         if keyword not in header:
             setattr(header, keyword, "")
     return header
 
 
-def label_on_source(path: Path, label: MetaTensor, source: Any) -> np.ndarray:
+def _reference(path: Path, frame: Frame) -> Dataset:
+    """What refers to an image."""
+    header = Dataset()
+    header.SOPClassUID = UID(frame.text("SOPClassUID") or frame.media_class or CTImageStorage)
+    for keyword in ("FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        if not frame.has(keyword):
+            raise ImageError(
+                f"{path}: cannot be written, because the CT ({frame.path}) has no {keyword} to refer to; write NIfTI"
+                " instead."
+            )
+        setattr(header, keyword, UID(frame.text(keyword)))
+    header.Rows, header.Columns = frame.rows, frame.columns
+    return header
+
+
+def label_on_source(path: Path, label: MetaTensor, source: Series) -> np.ndarray:
     """Return a label map ``(1, X, Y, Z)`` as ``(Z, Y, X)``, the order of DICOM frames.
 
-    Raises
-    ------
-    ImageError
-        If it does not lie on the grid of the series.
+    Raises:
+        ImageError: it does not lie on the grid of the series.
     """
     array = label.detach().cpu().numpy()
     if array.ndim != 4 or array.shape[0] != 1 or tuple(array.shape[1:]) != tuple(source.shape):
@@ -191,10 +192,8 @@ def label_on_source(path: Path, label: MetaTensor, source: Any) -> np.ndarray:
 def class_names(path: Path, array: np.ndarray, names: Any) -> dict[int, str]:
     """Return class id to name without the background, checked against the values of a label map.
 
-    Raises
-    ------
-    ImageError
-        If a value has no name, or a name does not fit into DICOM's 64 characters.
+    Raises:
+        ImageError: a value has no name, or a name does not fit into DICOM's 64 characters.
     """
     named = {int(index): str(name).strip() for index, name in sorted(names.items()) if int(index) > 0}
     unknown = sorted({int(value) for value in np.flatnonzero(np.bincount(array.ravel()))} - {0, *named})

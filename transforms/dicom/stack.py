@@ -41,15 +41,12 @@ _log = logging.getLogger(__name__)
 class Stack:
     """Slices on their way to a volume.
 
-    Attributes
-    ----------
-    frames : tuple of Frame
-        Along the slice normal (row cosines x column cosines), each place once.
-    affine : numpy.ndarray
-        4x4 float64, voxel index (column, row, slice) to mm, RAS+; sheared where the gantry was tilted.
-    plan : tuple of (int, int, float)
-        For every slice of the volume the two frames it lies between and the weight of the second; 0 for a frame
-        taken as it is.
+    Attributes:
+        frames: along the slice normal (row cosines x column cosines), each place once.
+        affine: 4x4 float64, voxel index (column, row, slice) to mm, RAS+; sheared where the gantry was
+            tilted.
+        plan: for every slice of the volume the two frames it lies between and the weight of the second; 0 for
+            a frame taken as it is.
     """
 
     frames: tuple[Frame, ...]
@@ -70,10 +67,8 @@ class _Line:
 def checked_names(allow: Collection[str] | str) -> frozenset[str]:
     """Return the names in `allow` (a text holds them separated by commas).
 
-    Raises
-    ------
-    ImageError
-        For a name that is not in ALLOWED.
+    Raises:
+        ImageError: for a name that is not in ALLOWED.
     """
     names = frozenset(allow.replace(",", " ").split() if isinstance(allow, str) else allow)
     unknown = sorted(str(name) for name in names if name not in ALLOWED)
@@ -85,19 +80,17 @@ def checked_names(allow: Collection[str] | str) -> frozenset[str]:
 def stack_slices(frames: Collection[Frame], allow: Collection[str] = ()) -> Stack:
     """Sort checked slices of one volume and find the one affine that holds for all of them.
 
-    Raises
-    ------
-    ImageError
-        For different slices at one place, sideways shifts off a line, and gaps or uneven distances that `allow` does
-        not name; the message says which files, how many mm and what to do.
+    Raises:
+        ImageError: for different slices at one place, sideways shifts off a line, and gaps or uneven
+            distances that `allow` does not name; the message says which files, how many mm and what to do.
     """
     allow = checked_names(allow)
-    cosines = np.mean([frame.numbers("ImageOrientationPatient") for frame in frames], axis=0).reshape(2, 3)
+    cosines = np.mean([frame.cosines for frame in frames], axis=0).reshape(2, 3)
     cosines /= np.linalg.norm(cosines, axis=1, keepdims=True)
     normal = np.cross(cosines[0], cosines[1])
     normal /= np.linalg.norm(normal)
     line = _without_copies(_sorted(list(frames), normal))
-    row_spacing, column_spacing = np.median([frame.numbers("PixelSpacing") for frame in line.frames], axis=0)
+    row_spacing, column_spacing = np.median([frame.spacing for frame in line.frames], axis=0)
     count = len(line.frames)
     origin, plan = line.positions[0], tuple((index, index, 0.0) for index in range(count))
     if count == 1:
@@ -119,7 +112,7 @@ def stack_slices(frames: Collection[Frame], allow: Collection[str] = ()) -> Stac
 
 
 def _sorted(frames: list[Frame], normal: np.ndarray) -> _Line:
-    positions = np.stack([frame.numbers("ImagePositionPatient") for frame in frames])
+    positions = np.stack([frame.position for frame in frames])
     along = positions @ normal
     order = sorted(range(len(frames)), key=lambda i: (along[i], frames[i].path, frames[i].index))
     return _Line([frames[i] for i in order], positions[order], along[order], normal)
@@ -173,7 +166,7 @@ def _without_copies(line: _Line) -> _Line:
 def _first_difference(line: _Line, pairs: list[tuple[int, int]]) -> tuple[int, int] | None:
     for one, other in pairs:
         frames = [line.frames[one], line.frames[other]]
-        scales = [(f.numbers("RescaleSlope")[0], f.numbers("RescaleIntercept")[0]) for f in frames]
+        scales = [(frame.slope, frame.intercept) for frame in frames]
         values = decode_frames(frames, lambda index, stored, padding: stored)
         if scales[0] != scales[1] or not np.array_equal(values[0], values[1]):
             return one, other
@@ -194,10 +187,8 @@ _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _fitted(line: _Line) -> _Fit | None:
     """Return the even grid that slices lie on, exactly or but for the rounding of their positions; None if there is none.
 
-    Raises
-    ------
-    ImageError
-        For slices at even distances that are shifted sideways off the line through them.
+    Raises:
+        ImageError: for slices at even distances that are shifted sideways off the line through them.
     """
     fit = _even(line)
     shifted = _shifted(line, fit) if fit is not None else ""

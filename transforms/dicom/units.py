@@ -51,12 +51,9 @@ def other_unit(frame: Frame) -> str:
 def require_air(frames: Sequence[Frame], volume: np.ndarray) -> None:
     """Raise where RescaleType says that units are unspecified and no value is one of air: a map has none, a CT has.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        The slices.
-    volume : numpy.ndarray
-        ``(slices, rows, columns)``.
+    Args:
+        frames: the slices.
+        volume: ``(slices, rows, columns)``.
     """
     unknown = [frame for frame in frames if frame.text("RescaleType").upper() == _UNSPECIFIED]
     if unknown and not (volume < _AIR_HU).any():

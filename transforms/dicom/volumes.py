@@ -17,7 +17,7 @@ import numpy as np
 
 from transforms.dicom.headers import CT_CLASSES, Frame, scan_files
 from transforms.dicom.patients import patient_numbers
-from transforms.dicom.phases import numbers_or_none, split_phases
+from transforms.dicom.phases import split_phases
 
 __all__ = [
     "NO_IMAGE",
@@ -26,7 +26,6 @@ __all__ = [
     "find_volumes",
     "is_ct",
     "is_localizer",
-    "is_scout",
     "is_secondary_capture",
     "modality_of",
 ]
@@ -61,24 +60,16 @@ _T = TypeVar("_T")
 class Volume:
     """One image volume of a folder, not yet checked and without pixels.
 
-    Attributes
-    ----------
-    number : int
-        Its place in the list, from 1; what ``--series`` takes.
-    uid, description, modality, study_uid : str
-        SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E), Modality (0008,0060), StudyInstanceUID.
-    count : int
-        Slices.
-    size : tuple of int
-        Columns and rows; 0 where the header does not say.
-    orientation : str
-        axial, coronal, sagittal, oblique or unknown.
-    localizer : bool
-        A scout view (ImageType LOCALIZER).
-    phase : str
-        What tells it from the other volumes of the same series; "" where nothing has to.
-    files : tuple of Path
-        Its files, sorted by path.
+    Attributes:
+        number: its place in the list, from 1; what ``--series`` takes.
+        uid, description, modality, study_uid: SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E),
+            Modality (0008,0060), StudyInstanceUID.
+        count: slices.
+        size: columns and rows; 0 where the header does not say.
+        orientation: axial, coronal, sagittal, oblique or unknown.
+        localizer: a scout view (ImageType LOCALIZER).
+        phase: what tells it from the other volumes of the same series; "" where nothing has to.
+        files: its files, sorted by path.
     """
 
     number: int
@@ -111,10 +102,8 @@ def find_volumes(folder: str | Path) -> list[Volume]:
 
     The order, and with it the numbers, depend on series number, UIDs and phases, not on file names.
 
-    Raises
-    ------
-    ImageError
-        If there is no such folder, or a DICOM file whose header is damaged.
+    Raises:
+        ImageError: there is no such folder, or a DICOM file whose header is damaged.
     """
     return find_all(Path(folder))[0]
 
@@ -241,11 +230,7 @@ def _volumes_of(frames: list[Frame]) -> list[tuple[tuple, str, list[Frame], str]
 
 def is_localizer(frame: Frame) -> bool:
     """Whether it is a scout view."""
-    return is_scout((*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ())))
-
-
-def is_scout(image_type: Iterable[object]) -> bool:
-    """Whether these values of ImageType (0008,0008) are those of a localizer."""
+    image_type = (*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ()))
     return any(str(value).upper() in _SCOUTS for value in image_type)
 
 
@@ -257,7 +242,7 @@ def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     clusters: list[tuple[np.ndarray, list[Frame]]] = []
     unknown = []
     for frame in frames:
-        cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
+        cosines = frame.known_cosines
         if cosines is None:
             unknown.append(frame)
             continue
@@ -274,7 +259,7 @@ def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
 
 
 def _orientation(frame: Frame) -> str:
-    cosines = numbers_or_none(frame, "ImageOrientationPatient", 6)
+    cosines = frame.known_cosines
     if cosines is None:
         return "unknown orientation"
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))

@@ -1,0 +1,1 @@
+"""Every image format behind one reader and one writer."""

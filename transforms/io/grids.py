@@ -40,12 +40,9 @@ def grid_difference(first: Header, second: Header) -> str:
 class Turn(NamedTuple):
     """How the axes of one grid lie in another one that has the very same voxels.
 
-    Attributes
-    ----------
-    axes : tuple of int
-        For every axis of the wanted grid the axis of the given one that runs along it.
-    flips : tuple of bool
-        Whether it runs the other way.
+    Attributes:
+        axes: for every axis of the wanted grid the axis of the given one that runs along it.
+        flips: whether it runs the other way.
     """
 
     axes: tuple[int, ...]

@@ -38,14 +38,10 @@ SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES, *PICTURE_SUFFIXES, *PAIR_HEADERS)
 class Header:
     """What a file says about its grid.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Spatial size, ``(X, Y)`` or ``(X, Y, Z)`` in voxels.
-    channels : int
-        Number of values per voxel.
-    affine : numpy.ndarray
-        4x4 float64, voxel index to millimetres, RAS+.
+    Attributes:
+        shape: spatial size, ``(X, Y)`` or ``(X, Y, Z)`` in voxels.
+        channels: number of values per voxel.
+        affine: 4x4 float64, voxel index to millimetres, RAS+.
     """
 
     shape: tuple[int, ...]
@@ -109,10 +105,8 @@ def check_spacing(path: Path, header: Header) -> Header:
 
     Axes of a single voxel say nothing, and 2D pictures are of anything.
 
-    Raises
-    ------
-    ImageError
-        If they are metres or micrometres that pass for millimetres.
+    Raises:
+        ImageError: they are metres or micrometres that pass for millimetres.
     """
     if len(header.shape) < 3:
         return header

@@ -22,21 +22,14 @@ _MOST = 1032
 def require_room(path: Path, expected: int, room: int, packed: bool) -> None:
     """Refuse a header that states more voxels than the file can hold, before memory is asked for them.
 
-    Parameters
-    ----------
-    path : Path
-        For the message.
-    expected : int
-        Bytes of voxels that the header states.
-    room : int
-        Bytes in the file behind the header.
-    packed : bool
-        They are compressed by deflate.
+    Args:
+        path: for the message.
+        expected: bytes of voxels that the header states.
+        room: bytes in the file behind the header.
+        packed: they are compressed by deflate.
 
-    Raises
-    ------
-    ImageError
-        If they can never be so many voxels.
+    Raises:
+        ImageError: they can never be so many voxels.
     """
     if expected > (max(0, room) * _MOST if packed else room):
         kind = "compressed bytes" if packed else "bytes"
@@ -49,21 +42,14 @@ def require_room(path: Path, expected: int, room: int, packed: bool) -> None:
 def inflate(path: Path, stream: BinaryIO, expected: int, kind: str, length: int | None = None) -> bytearray:
     """Unpack exactly `expected` bytes.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    stream : BinaryIO
-        Stands where the compressed bytes begin.
-    kind : str
-        ``deflate`` (zlib, RFC 1950, or gzip, RFC 1952: the first bytes tell) or ``bzip2``.
-    length : int, optional
-        Number of compressed bytes; without it they end with the file.
+    Args:
+        path: for messages.
+        stream: stands where the compressed bytes begin.
+        kind: ``deflate`` (zlib, RFC 1950, or gzip, RFC 1952: the first bytes tell) or ``bzip2``.
+        length: number of compressed bytes; without it they end with the file.
 
-    Raises
-    ------
-    ImageError
-        If the checksum is wrong, or the stream is cut off or holds more or less than `expected`.
+    Raises:
+        ImageError: the checksum is wrong, or the stream is cut off or holds more or less than `expected`.
     """
     try:
         found = bytearray(expected)
@@ -84,10 +70,8 @@ def inflate(path: Path, stream: BinaryIO, expected: int, kind: str, length: int 
 def check_deflated(path: Path, stream: BinaryIO, length: int) -> None:
     """Unpack `length` bytes of a zlib stream for nothing but its checksum.
 
-    Raises
-    ------
-    ImageError
-        If it is wrong, or the stream is cut off.
+    Raises:
+        ImageError: it is wrong, or the stream is cut off.
     """
     unpacker, left = zlib.decompressobj(), length
     try:

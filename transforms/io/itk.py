@@ -18,7 +18,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def itk_header(path: Path, channels: int | None) -> Header:
-    """The grid of a file; parameters and errors as in :func:`transforms.io.readers.read_header`."""
+    """The grid of a file; parameters and errors as in `transforms.io.readers.read_header`."""
     volume = _stated(path)
     layout = _layout(volume, channels)
     check_room(volume)
@@ -26,7 +26,7 @@ def itk_header(path: Path, channels: int | None) -> Header:
 
 
 def read_itk(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels ``(C, X, Y[, Z])`` and the affine; parameters and errors as in :func:`transforms.io.readers.read_image`."""
+    """Voxels ``(C, X, Y[, Z])`` and the affine; parameters and errors as in `transforms.io.readers.read_image`."""
     volume = _stated(path)
     layout = _layout(volume, channels)
     array = read_voxels(volume)
@@ -43,10 +43,8 @@ def read_itk(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
 def voxel_files(path: Path) -> tuple[Path, ...]:
     """The files that hold the voxels of an image: the file itself, or those that its header names.
 
-    Raises
-    ------
-    ImageError
-        As :func:`itk_header`, for a header that is damaged or names a file elsewhere.
+    Raises:
+        ImageError: as `itk_header`, for a header that is damaged or names a file elsewhere.
     """
     return _stated(path).files
 

@@ -53,15 +53,11 @@ _HUGE = 2**62
 def metaimage_header(path: Path) -> RawVolume:
     """Read and check a header.
 
-    Parameters
-    ----------
-    path : Path
-        A .mha or .mhd file.
+    Args:
+        path: a .mha or .mhd file.
 
-    Raises
-    ------
-    ImageError
-        If a field is missing, no number, out of range, or names a file elsewhere.
+    Raises:
+        ImageError: a field is missing, no number, out of range, or names a file elsewhere.
     """
     with path.open("rb") as stream:
         fields = _fields(path, stream)

@@ -22,7 +22,7 @@ __all__ = ["nifti_forms", "nifti_header", "read_nifti"]
 
 
 def nifti_header(path: Path, channels: int | None) -> Header:
-    """The grid of a NIfTI file; parameters and errors as in :func:`transforms.io.readers.read_header`."""
+    """The grid of a NIfTI file; parameters and errors as in `transforms.io.readers.read_header`."""
     header = _header(path)
     count, shape = _layout(path, header, channels)
     file = _voxel_file(path, header)

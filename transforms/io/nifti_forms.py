@@ -35,18 +35,13 @@ _HALF_TURN_ANGLE = 1e-3
 class Forms:
     """Both forms as they stand in a header, the codes of unknown ones included.
 
-    Attributes
-    ----------
-    sform_code, qform_code : int
-        0 where that form is not stated, else what it refers to (1 scanner, 2 aligned, 3 Talairach, 4 MNI).
-    srow : tuple of tuple of float
-        3x4, the rows of the sform, millimetres.
-    quaternion, offset : tuple of float
-        b, c, d and x, y, z (millimetres) of the qform.
-    pixdim : tuple of float
-        The sign of the qform's third axis and three voxel sizes (millimetres).
-    affine : tuple of tuple of float
-        4x4, the form that is read, voxel index to millimetres in RAS+.
+    Attributes:
+        sform_code, qform_code: 0 where that form is not stated, else what it refers to (1 scanner, 2 aligned,
+            3 Talairach, 4 MNI).
+        srow: 3x4, the rows of the sform, millimetres.
+        quaternion, offset: b, c, d and x, y, z (millimetres) of the qform.
+        pixdim: the sign of the qform's third axis and three voxel sizes (millimetres).
+        affine: 4x4, the form that is read, voxel index to millimetres in RAS+.
     """
 
     sform_code: int
@@ -74,7 +69,7 @@ class Forms:
 
 
 def forms_of(header: nib.Nifti1Header) -> Forms:
-    """Both forms of a header that :func:`affine_of` has found nothing against."""
+    """Both forms of a header that `affine_of` has found nothing against."""
     affine = header.get_sform() if int(header["sform_code"]) else header.get_qform()
     return Forms(
         int(header["sform_code"]),
@@ -92,24 +87,17 @@ def affine_of(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> n
 
     Where the two place the voxels differently a warning names both.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    header : nibabel.Nifti1Header
-        Its ``pixdim[0]`` is 1 or -1.
-    shape : tuple of int
-        ``(X, Y)`` or ``(X, Y, Z)``.
+    Args:
+        path: for messages.
+        header: its ``pixdim[0]`` is 1 or -1.
+        shape: ``(X, Y)`` or ``(X, Y, Z)``.
 
-    Returns
-    -------
-    numpy.ndarray
+    Returns:
         4x4 float64, voxel index to millimetres in RAS+.
 
-    Raises
-    ------
-    ImageError
-        If there is no form, one is broken, they are mirror images of each other, or state other voxel sizes.
+    Raises:
+        ImageError: there is no form, one is broken, they are mirror images of each other, or state other
+            voxel sizes.
     """
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code == 0 and qform_code == 0:

@@ -22,17 +22,12 @@ _log = logging.getLogger(__name__)
 def check_numbers(path: Path, header: nib.Nifti1Header) -> None:
     """Refuse sizes, an offset or a scale that no image has.
 
-    Parameters
-    ----------
-    path : Path
-        For the message.
-    header : Nifti1Header or Nifti2Header
-        As it stands in the file.
+    Args:
+        path: for the message.
+        header: as it stands in the file.
 
-    Raises
-    ------
-    ImageError
-        Naming the field.
+    Raises:
+        ImageError: naming the field.
     """
     axes = int(header["dim"][0])
     sizes = [int(size) for size in header["dim"][1 : max(0, axes) + 1]]
@@ -59,19 +54,13 @@ def check_numbers(path: Path, header: nib.Nifti1Header) -> None:
 def check_room(path: Path, header: nib.Nifti1Header, packed: bool) -> None:
     """Refuse sizes that the file with the voxels cannot hold.
 
-    Parameters
-    ----------
-    path : Path
-        The file with the voxels.
-    header : Nifti1Header or Nifti2Header
-        See :func:`check_numbers`.
-    packed : bool
-        It is compressed by gzip as a whole.
+    Args:
+        path: the file with the voxels.
+        header: see `check_numbers`.
+        packed: it is compressed by gzip as a whole.
 
-    Raises
-    ------
-    ImageError
-        If it can never hold them.
+    Raises:
+        ImageError: it can never hold them.
     """
     size, offset = path.stat().st_size, int(header["vox_offset"])
     expected = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
@@ -81,11 +70,9 @@ def check_room(path: Path, header: nib.Nifti1Header, packed: bool) -> None:
 def check_excess(path: Path, header: nib.Nifti1Header, stream: IO[bytes]) -> None:
     """Read a file to its end, where gzip has its checksum, and see whether only padding follows the voxels.
 
-    Raises
-    ------
-    ImageError
-        If bytes are left over and the header is doubtful about where the voxels begin or of which type they are;
-        bytes alone are only noticed.
+    Raises:
+        ImageError: bytes are left over and the header is doubtful about where the voxels begin or of which
+            type they are; bytes alone are only noticed.
     """
     excess, empty = 0, True
     while piece := stream.read(_PIECE):

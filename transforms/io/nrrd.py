@@ -94,16 +94,12 @@ _HUGE = 2**62
 def nrrd_header(path: Path) -> RawVolume:
     """Read and check a header.
 
-    Parameters
-    ----------
-    path : Path
-        A .nrrd or .nhdr file.
+    Args:
+        path: a .nrrd or .nhdr file.
 
-    Raises
-    ------
-    ImageError
-        If a field is missing, no number, out of range, or names a file elsewhere; if the place in the body is not
-        certain; and for layers of overlapping segments.
+    Raises:
+        ImageError: a field is missing, no number, out of range, or names a file elsewhere; if the place in
+            the body is not certain; and for layers of overlapping segments.
     """
     with path.open("rb") as stream:
         fields, pairs = _fields(path, stream)

@@ -41,10 +41,9 @@ _CHANNELS = {"1": 1, "L": 1, "LA": 1, "I;16": 1, "I": 1, "F": 1, "RGB": 3, "RGBA
 def picture_header(path: Path) -> tuple[tuple[int, int], int, np.ndarray]:
     """Return size ``(X, Y)``, number of channels and 4x4 affine of a picture.
 
-    Raises
-    ------
-    ImageError
-        If the file is no picture, has several pages, is stored turned, or has colours other than grey or RGB.
+    Raises:
+        ImageError: the file is no picture, has several pages, is stored turned, or has colours other than
+            grey or RGB.
     """
     with _open(path) as image:
         bits, samples = _depth(path, image)
@@ -55,17 +54,12 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int, np.ndarray]:
 def read_picture(path: Path, label: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels ``(C, X, Y)`` of a picture and its 4x4 affine.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    label : bool
-        The picture is a label map: the indices of a palette count, not its colours.
+    Args:
+        path: the file.
+        label: the picture is a label map: the indices of a palette count, not its colours.
 
-    Raises
-    ------
-    ImageError
-        As :func:`picture_header`, and if the file is damaged or partly transparent.
+    Raises:
+        ImageError: as `picture_header`, and if the file is damaged or partly transparent.
     """
     with _open(path) as image:
         affine = _affine(image)

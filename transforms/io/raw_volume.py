@@ -46,28 +46,18 @@ _log = logging.getLogger(__name__)
 class RawVolume:
     """What a text header states.
 
-    Attributes
-    ----------
-    path : Path
-        Of the header.
-    sizes : tuple of int
-        Length of every axis as stored, the fastest first; with the axis of components where there is one.
-    components : int or None
-        Which axis holds the components of a voxel.
-    affine : numpy.ndarray
-        (n + 1) x (n + 1): index along the other n axes to mm, in LPS+ where they are anatomical.
-    dtype : numpy.dtype
-        With its byte order.
-    encoding : str
-        ``raw``, ``text``, ``hex``, ``deflate`` or ``bzip2``.
-    files : tuple of Path
-        That hold the voxels one after the other, equal parts of them.
-    offset : int
-        Byte in each file where they begin; -1: they are the last bytes.
-    skip_lines, skip_bytes : int
-        To be left out there; bytes of the unpacked data where these are compressed.
-    length : int or None
-        Compressed bytes, where stated.
+    Attributes:
+        path: of the header.
+        sizes: length of every axis as stored, the fastest first; with the axis of components where there is
+            one.
+        components: which axis holds the components of a voxel.
+        affine: (n + 1) x (n + 1): index along the other n axes to mm, in LPS+ where they are anatomical.
+        dtype: with its byte order.
+        encoding: ``raw``, ``text``, ``hex``, ``deflate`` or ``bzip2``.
+        files: that hold the voxels one after the other, equal parts of them.
+        offset: byte in each file where they begin; -1: they are the last bytes.
+        skip_lines, skip_bytes: to be left out there; bytes of the unpacked data where these are compressed.
+        length: compressed bytes, where stated.
     """
 
     path: Path
@@ -99,10 +89,8 @@ class RawVolume:
 def header_lines(path: Path, stream: BinaryIO) -> Iterator[str]:
     """Yield the lines of a header; the stream stands behind the last one that was asked for.
 
-    Raises
-    ------
-    ImageError
-        If a line or the header has no end.
+    Raises:
+        ImageError: a line or the header has no end.
     """
     for _ in range(_LINES):
         raw = stream.readline(_LINE)
@@ -117,10 +105,8 @@ def header_lines(path: Path, stream: BinaryIO) -> Iterator[str]:
 def numbers(path: Path, key: str, text: str, count: int) -> np.ndarray:
     """Exactly `count` finite numbers of a header field.
 
-    Raises
-    ------
-    ImageError
-        If it holds anything else.
+    Raises:
+        ImageError: it holds anything else.
     """
     try:
         found = np.array([float(word) for word in text.replace(",", " ").split()])
@@ -134,10 +120,8 @@ def numbers(path: Path, key: str, text: str, count: int) -> np.ndarray:
 def whole_numbers(path: Path, key: str, text: str, count: int, low: int, high: int) -> tuple[int, ...]:
     """Exactly `count` whole numbers from `low` to `high`.
 
-    Raises
-    ------
-    ImageError
-        If the field holds anything else.
+    Raises:
+        ImageError: the field holds anything else.
     """
     words = text.split()
     if len(words) == count and all(re.fullmatch(r"[+-]?\d{1,18}", word) for word in words):
@@ -152,10 +136,8 @@ def whole_numbers(path: Path, key: str, text: str, count: int, low: int, high: i
 def axis_count(path: Path, key: str, text: str) -> int:
     """How many axes there are, 2 to 4.
 
-    Raises
-    ------
-    ImageError
-        If the field holds anything else.
+    Raises:
+        ImageError: the field holds anything else.
     """
     if text not in ("2", "3", "4"):
         raise ImageError(
@@ -171,10 +153,9 @@ def axis_count(path: Path, key: str, text: str) -> int:
 def data_file(header: Path, name: str) -> Path:
     """The file of voxels that a header names: beside it or below its folder, wherever a link may lead from there.
 
-    Raises
-    ------
-    ImageError
-        If the name leads anywhere else (a header could then show any file of the machine), or there is no such file.
+    Raises:
+        ImageError: the name leads anywhere else (a header could then show any file of the machine), or there
+            is no such file.
     """
     kinds = (PurePosixPath(name), PureWindowsPath(name))
     if not name or any(kind.anchor or ".." in kind.parts for kind in kinds):
@@ -198,10 +179,8 @@ def data_file(header: Path, name: str) -> Path:
 def pattern_files(header: Path, words: list[str]) -> tuple[Path, ...]:
     """The files of a pattern as of printf with its smallest and largest number and the step (1 where left out).
 
-    Raises
-    ------
-    ImageError
-        If it is no such pattern.
+    Raises:
+        ImageError: it is no such pattern.
     """
     text = " ".join(words)
     if len(words) not in (3, 4) or not re.fullmatch(r"[^%]*%0?\d{0,2}[diu][^%]*", words[0]):
@@ -240,10 +219,8 @@ def require_files(header: Path, files: tuple[Path, ...], sizes: tuple[int, ...],
 def check_room(volume: RawVolume) -> None:
     """Refuse sizes that the files cannot hold; nothing of the voxels is read.
 
-    Raises
-    ------
-    ImageError
-        Naming the header.
+    Raises:
+        ImageError: naming the header.
     """
     parts = len(volume.files)
     count = math.prod(volume.sizes)
@@ -267,10 +244,8 @@ def check_room(volume: RawVolume) -> None:
 def read_voxels(volume: RawVolume) -> np.ndarray:
     """All voxels, an array of `volume.sizes` in the header's type, the first axis fastest in memory.
 
-    Raises
-    ------
-    ImageError
-        If they are cut off or damaged.
+    Raises:
+        ImageError: they are cut off or damaged.
     """
     check_room(volume)
     count = math.prod(volume.sizes) // len(volume.files)

@@ -1,15 +1,15 @@
 """One image file, or one folder of DICOM slices, to a volume in world space.
 
-Every reader returns a :class:`monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, X, Y)`` for 2D images) with a
+Every reader returns a `monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, X, Y)`` for 2D images) with a
 4x4 float64 affine from voxel index to millimetres in RAS+, the convention of MONAI's ``LoadImage`` followed by
-``EnsureChannelFirst``. Whatever cannot be read with certainty raises :class:`ImageError`.
+``EnsureChannelFirst``. Whatever cannot be read with certainty raises `ImageError`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,12 @@ from transforms.utils.image_paths import check_path
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from transforms.dicom.series import Series
+
 __all__ = [
     "Header",
     "ImageError",
+    "Original",
     "image_array",
     "image_suffix",
     "is_dicom_label",
@@ -42,12 +45,25 @@ __all__ = [
     "read_header",
     "read_image",
     "read_label",
+    "read_original",
 ]
 
 READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
 _ROUNDING = 1.01e-4
 """Distance from a whole number at which a label value still is one: files may count class ids in fractions, such as
 SPM's uint16 with a slope of 2/65535. A hundredth more than 1e-4, which float32 cannot hold exactly."""
+
+
+class Original(NamedTuple):
+    """An image as it was read, for what is written of it later.
+
+    Attributes:
+        image: see `read_image`.
+        series: the DICOM series, with the headers of its slices; None for any other image.
+    """
+
+    image: MetaTensor
+    series: Series | None
 
 
 def read_image(
@@ -59,34 +75,48 @@ def read_image(
 ) -> MetaTensor:
     """Read an image.
 
-    Parameters
-    ----------
-    path : str or Path
-        NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or BMP.
-    channels : int, optional
-        State that the fourth axis of a 4D file holds this many channels (MSD data sets with several modalities).
-        Without it a fourth axis longer than one is taken for time and refused.
-    series, allow
-        DICOM: which volume of several, and which irregularities are let in; see
-        :func:`transforms.dicom.series.scan_series`. `series` is an error for any other image, `allow` is without meaning.
+    Args:
+        path: NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or
+            BMP.
+        channels: state that the fourth axis of a 4D file holds this many channels (MSD data sets with several
+            modalities). Without it a fourth axis longer than one is taken for time and refused.
+        series, allow: DICOM: which volume of several, and which irregularities are let in; see
+            `transforms.dicom.series.scan_series`. `series` is an error for any other image, `allow` is
+            without meaning.
 
-    Returns
-    -------
-    MetaTensor
-        ``(C, X, Y, Z)`` or ``(C, X, Y)``. Integers stay integers (int16 if the values fit, else int32), everything
-        else is float32. The memory order is that of the file. For DICOM the meta data hold ``series_uid``.
+    Returns:
+        ``(C, X, Y, Z)`` or ``(C, X, Y)``. Integers stay integers (int16 if the values fit, else int32),
+        everything else is float32. The memory order is that of the file. For DICOM the meta data hold
+        ``series_uid``.
 
-    Raises
-    ------
-    ImageError
-        If the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN or infinity.
+    Raises:
+        ImageError: the file is missing, damaged, of an unknown kind, has no certain orientation, or holds NaN
+            or infinity.
+
+    Examples:
+        >>> import nibabel as nib, numpy as np
+        >>> nib.save(nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.diag([1, 1, 2, 1])), "ct.nii.gz")
+        >>> image = read_image("ct.nii.gz")
+        >>> image.shape, image.dtype, image.affine.diag().tolist()
+        (torch.Size([1, 5, 4, 3]), torch.int16, [1.0, 1.0, 2.0, 1.0])
     """
+    return read_original(path, channels=channels, series=series, allow=allow).image
+
+
+def read_original(
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    series: str | int | None = None,
+    allow: Collection[str] = (),
+) -> Original:
+    """`read_image` for who writes DICOM for the image later, and needs the headers of its series for that."""
     path = Path(path)
-    array, affine, uid = _image(path, channels, series, allow)
+    array, affine, found = _image(path, channels, series, allow)
     image = _meta_tensor(path, array, affine)
-    if uid:
-        image.meta["series_uid"] = uid
-    return image
+    if found is not None:
+        image.meta["series_uid"] = found.uid
+    return Original(image, found)
 
 
 def image_array(
@@ -96,34 +126,29 @@ def image_array(
     series: str | int | None = None,
     allow: Collection[str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`read_image` for who needs neither torch nor MONAI, which take seconds to import.
+    """`read_image` for who needs neither torch nor MONAI, which take seconds to import.
 
-    Returns
-    -------
-    array : numpy.ndarray
-        ``(C, X, Y, Z)`` or ``(C, X, Y)``; int16, int32 or float32.
-    affine : numpy.ndarray
-        4x4, voxel index to millimetres, RAS+.
+    Returns:
+        array: ``(C, X, Y, Z)`` or ``(C, X, Y)``; int16, int32 or float32.
+        affine: 4x4, voxel index to millimetres, RAS+.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_image`.
+    Raises:
+        ImageError: as `read_image`.
     """
     return _image(Path(path), channels, series, allow)[:2]
 
 
 def _image(
     path: Path, channels: int | None, series: str | int | None, allow: Collection[str]
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Array, affine, and UID of a DICOM series ("" for any other image)."""
+) -> tuple[np.ndarray, np.ndarray, Series | None]:
+    """Array, affine, and DICOM series (None for any other image)."""
     if _is_dicom(path):
         from transforms.dicom.series import read_series, scan_series
 
         found = scan_series(path, series, allow)
         check_spacing(path, Header(found.shape, 1, found.affine))
         array, affine = read_series(found)
-        return array[None], affine, found.uid
+        return array[None], affine, found
     _require_no_series(path, series)
     array, affine = _read(path, channels)
     array = compact(array)
@@ -134,7 +159,7 @@ def _image(
                 f"{path}: {bad} of {array.size} voxels are NaN or infinite; repair the file (for instance set them"
                 " to the value of air) or leave the case out."
             )
-    return array, affine, ""
+    return array, affine, None
 
 
 def is_dicom_label(path: str | Path) -> bool:
@@ -152,28 +177,22 @@ def read_label(
 ) -> MetaTensor:
     """Read a label map of integer class ids.
 
-    Parameters
-    ----------
-    path : str or Path
-        NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly one).
-    grid : Header, optional
-        Grid of the image, as :func:`read_header` gives it. A DICOM label is read onto it. Of other files, which state
-        a grid of their own, the axes are put into its order where the voxels are the very same ones.
-    labels : mapping of int to str, optional
-        Class id to name, by which the segments of a DICOM label get their class ids.
-    image : str or Path, optional
-        The image itself, whose frame of reference a DICOM label must have.
+    Args:
+        path: NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly
+            one).
+        grid: grid of the image, as `read_header` gives it. A DICOM label is read onto it. Of other
+            files, which state a grid of their own, the axes are put into its order where the voxels are the
+            very same ones.
+        labels: class id to name, by which the segments of a DICOM label get their class ids.
+        image: the image itself, whose frame of reference a DICOM label must have.
 
-    Returns
-    -------
-    MetaTensor
-        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8 if the values fit, else uint16, else int32. A colour picture whose
-        channels are equal counts as grey; a palette picture gives its indices.
+    Returns:
+        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8 if the values fit, else uint16, else int32. A colour picture
+        whose channels are equal counts as grey; a palette picture gives its indices.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_image`, and for values further than 1e-4 from a whole number or more than one channel.
+    Raises:
+        ImageError: as `read_image`, and for values further than 1e-4 from a whole number or more than
+            one channel.
     """
     return _meta_tensor(Path(path), *label_array(path, grid, labels, image=image))
 
@@ -185,19 +204,14 @@ def label_array(
     *,
     image: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`read_label` for who needs neither torch nor MONAI, which take seconds to import.
+    """`read_label` for who needs neither torch nor MONAI, which take seconds to import.
 
-    Returns
-    -------
-    array : numpy.ndarray
-        ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8, uint16 or int32.
-    affine : numpy.ndarray
-        4x4, voxel index to millimetres, RAS+.
+    Returns:
+        array: ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8, uint16 or int32.
+        affine: 4x4, voxel index to millimetres, RAS+.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_label`.
+    Raises:
+        ImageError: as `read_label`.
     """
     path = Path(path)
     if is_dicom_label(path):
@@ -248,12 +262,10 @@ def read_header(
 ) -> Header:
     """Read the grid of an image without its pixel data (DICOM: the headers of all slices, checked).
 
-    The parameters are those of :func:`read_image`.
+    The parameters are those of `read_image`.
 
-    Raises
-    ------
-    ImageError
-        As :func:`read_image`, for everything that the header shows.
+    Raises:
+        ImageError: as `read_image`, for everything that the header shows.
     """
     path = Path(path)
     if _is_dicom(path):

@@ -29,31 +29,30 @@ _COMPRESSION = 3
 def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | Path | None = None) -> Path:
     """Write a label map.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``.nii.gz``, ``.nii``, or ``.png`` (2D). Missing folders are made; a file of that name is replaced.
-    label : MetaTensor
-        ``(1, X, Y, Z)`` or ``(1, X, Y)`` whole numbers from 0 to 65535, with a 4x4 affine from voxel index to
-        millimetres in RAS+. Stored as uint8 if all values fit, else as uint16.
-    like : str or Path, optional
-        The image that was segmented; by default the file that `label` was read from.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    ImageError
-        If values, shape, affine or file ending cannot be stored truly.
-
-    Notes
-    -----
     NIfTI gets the sform and qform of `like` where that is NIfTI on this grid, so that every viewer lays the one over
     the other, whichever of the two forms it reads. Otherwise both are made of the affine with code 1 (scanner); only
-    the sform if it is sheared, which a quaternion cannot say. The file appears by a rename in its folder, so that nobody ever sees half of it.
+    the sform if it is sheared, which a quaternion cannot say. The file appears by a rename in its folder, so that
+    nobody ever sees half of it.
+
+    Args:
+        path: ``.nii.gz``, ``.nii``, or ``.png`` (2D). Missing folders are made; a file of that name is
+            replaced.
+        label: ``(1, X, Y, Z)`` or ``(1, X, Y)`` whole numbers from 0 to 65535, with a 4x4 affine from voxel
+            index to millimetres in RAS+. Stored as uint8 if all values fit, else as uint16.
+        like: the image that was segmented; by default the file that `label` was read from.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ImageError: values, shape, affine or file ending cannot be stored truly.
+
+    Examples:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> label = MetaTensor(torch.ones(1, 5, 4, 3, dtype=torch.uint8), affine=torch.eye(4, dtype=torch.float64))
+        >>> write_label("results/label.nii.gz", label).name
+        'label.nii.gz'
     """
     path = Path(path)
     array = _whole_numbers(path, label)

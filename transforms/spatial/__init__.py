@@ -1,0 +1,1 @@
+"""Orient, resample, and the way back."""

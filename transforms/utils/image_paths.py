@@ -20,10 +20,8 @@ def check_path(path: Path) -> None:
 
     A path where nothing is passes: whoever opens it knows better what was expected there.
 
-    Raises
-    ------
-    ImageError
-        Naming the path.
+    Raises:
+        ImageError: naming the path.
     """
     try:
         mode = os.stat(path).st_mode
@@ -41,10 +39,8 @@ def check_path(path: Path) -> None:
 def bounded(files: Iterable[Path], folder: Path) -> Iterator[Path]:
     """Yield the files found below an image's folder, as long as they can be those of one image.
 
-    Raises
-    ------
-    ImageError
-        At the first file after `MOST_FILES`.
+    Raises:
+        ImageError: at the first file after `MOST_FILES`.
     """
     for number, file in enumerate(files):
         if number >= MOST_FILES:

@@ -21,28 +21,20 @@ def files_below(
     Every folder is entered once, under its own name rather than that of a link to it, so that circles of links end.
     Pipes, sockets and devices are passed over.
 
-    Parameters
-    ----------
-    folder : path
-        Where to begin; paths are given with it in front.
-    hidden : bool
-        Also what begins with a dot, which no reader looks at; hidden links to folders are not followed.
-    dangling : bool
-        Also links to nothing: a reader has to say that something belongs there, a digest finds no content.
-    without : path, optional
-        A folder that is left out with all below it.
-    onerror : callable, optional
-        Gets the error of each folder that cannot be listed, which then counts as empty.
+    Args:
+        folder: where to begin; paths are given with it in front.
+        hidden: also what begins with a dot, which no reader looks at; hidden links to folders are not
+            followed.
+        dangling: also links to nothing: a reader has to say that something belongs there, a digest finds no
+            content.
+        without: a folder that is left out with all below it.
+        onerror: gets the error of each folder that cannot be listed, which then counts as empty.
 
-    Yields
-    ------
-    Path
+    Yields:
         Folder by folder, the files of each by name.
 
-    Raises
-    ------
-    OSError
-        If a folder cannot be listed, unless there is `onerror`.
+    Raises:
+        OSError: a folder cannot be listed, unless there is `onerror`.
     """
     seen = set() if without is None else {os.path.realpath(without)}
     # Links wait until every folder that can be entered under its own name has been, and what is hidden waits for both.

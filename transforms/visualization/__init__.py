@@ -1,0 +1,1 @@
+"""Pictures of a volume and labels."""

@@ -69,6 +69,19 @@ def test_the_config_can_be_read_from_inside():
     assert all(isinstance(value, str) for value in flat.values())
 
 
+def test_comments_are_no_part_of_the_config():
+    plain = ExecutedConfig(parsed(train__extra={"_target_": "dict", "size": 1}))
+    said = ExecutedConfig(
+        parsed(_desc_knobs="turn them", train__extra={"_target_": "dict", "_desc_": "a dict", "size": 1})
+    )
+    assert (said.raw, said.flat(), said.knobs(), said.digest()) == (
+        plain.raw,
+        plain.flat(),
+        plain.knobs(),
+        plain.digest(),
+    )
+
+
 def test_values_handed_in_from_python_need_not_be_json():
     parser = parsed()
     parser.update({"device": os})

@@ -28,6 +28,7 @@ def test_a_good_config_passes(monkeypatch):
     check(monkeypatch)
     check(monkeypatch, train__extra={"_target_": "SimpleInferer"})
     check(monkeypatch, train__extra={"_target_": "dict", "anything": 1})
+    check(monkeypatch, _desc_knobs="What a person turns", train__extra={"_desc_": "of a component"})
     check(monkeypatch, train__extra={"_target_": "torch.nn.Conv2d", "in_channels": 1, "_disabled_": True})
     check(
         monkeypatch, train__extra={"_target_": "pipelines.SlidingWindow", "roi_size": [8], "progress": True}

@@ -17,8 +17,9 @@ from pipelines.data.inputs import find_inputs
 from pipelines.inference.prediction import PredictionError
 from tests import dicom_phantom as ph
 from tests.dicom_phantom import between
+from tests.opened_files import aged, opened_below
 from tests.pipelines.small import write_ct, write_dataset
-from tests.pipelines.tiny_model import prediction
+from tests.pipelines.tiny_model import prediction, write_dicom
 
 
 def cut(path: Path, count: int = 1) -> None:
@@ -185,3 +186,14 @@ def test_notices_belong_to_their_own_case(tmp_path):
     found = {case.case: case.notices for case in check(tmp_path).cases}
     assert [name for name, notices in found.items() if notices] == ["c00", "c03", "c06", "c09"]
     assert all(f"{name}.nii: 4 more bytes" in notices[0] for name, notices in found.items() if notices)
+
+
+@pytest.mark.parametrize(("voxels", "times"), [(False, 1), (True, 2)])
+def test_each_slice_is_opened_for_its_header_and_for_its_pixels(tmp_path, voxels, times):
+    for name in ("p1", "p2"):
+        write_dicom(tmp_path / name, series=name)
+    aged(tmp_path)
+    with opened_below(tmp_path) as opened:
+        assert not check(tmp_path, voxels=voxels).refused
+    assert len(opened) == 20
+    assert set(opened.values()) == {times}

@@ -11,9 +11,10 @@ import pytest
 from pipelines.data.cases import DatasetError
 from pipelines.data.inputs import InputError, case_id, find_inputs
 from tests import dicom_phantom as ph
+from tests.opened_files import aged, opened_below
 from tests.pipelines.small import NAMES, write_ct, write_dataset
 from tests.pipelines.tiny_model import write_dicom
-from transforms.io.readers import read_header
+from transforms.io.readers import read_header, read_image
 
 
 def names(path, **options):
@@ -293,3 +294,19 @@ def test_an_unknown_irregularity_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "a.nii.gz").touch()
     with pytest.raises(InputError, match=r"--allow missing-slice: not known; .* missing-slices, uneven"):
         find_inputs(tmp_path, allow=["missing-slice"])
+
+
+def test_each_slice_is_parsed_once_from_the_search_to_the_image(tmp_path):
+    for name in ("p1", "p2"):
+        write_dicom(tmp_path / "in" / name, series=name)
+    aged(tmp_path / "in")
+    with opened_below(tmp_path / "in") as opened:
+        found = find_inputs(tmp_path / "in")
+        assert [case["case"] for case in found] == ["p1", "p2"]
+        for case in found:
+            read_header(case["image"])
+        assert set(opened.values()) == {1}
+        for case in found:
+            read_image(case["image"])
+    assert len(opened) == 20
+    assert set(opened.values()) == {2}

@@ -7,14 +7,18 @@ import logging
 import numpy as np
 import pydicom
 import pytest
+import torch
+from monai.data import MetaTensor
 
 from pipelines.data.inputs import find_inputs
 from pipelines.inference.prediction import PredictionError
 from tests import dicom_phantom as ph
+from tests.opened_files import aged, opened_below
 from tests.pipelines.small import NAMES, write_ct
 from tests.pipelines.tiny_model import prediction, read, write_dicom
 from transforms.dicom.series import scan_series
-from transforms.io.readers import read_header, read_label
+from transforms.io.readers import read_header, read_image, read_label
+from transforms.visualization.preview import draw_preview
 
 CLASSES = {value: NAMES[value] for value in range(3)}
 BOTH = ["nii.gz", "seg", "rtstruct"]
@@ -183,4 +187,46 @@ def test_a_file_that_cannot_be_made_in_the_end_costs_no_other(tmp_path):
     with pytest.raises(PredictionError, match=r"missing.*Kept: p1\.nii\.gz"):
         started.run()
     assert (out / "p1.nii.gz").is_file()
+    assert not list(out.glob("*.dcm"))
+
+
+def test_each_slice_is_read_once_for_all_files(tmp_path):
+    """Opened for its header and for its pixels, from the search for inputs to SEG, RTSTRUCT and preview."""
+    write_dicom(tmp_path / "cohort" / "p1", series="one")
+    write_dicom(tmp_path / "cohort" / "p2", series="two")
+    aged(tmp_path / "cohort")
+    with opened_below(tmp_path / "cohort") as opened:
+        prediction(find_inputs(tmp_path / "cohort"), tmp_path / "out", formats=BOTH, preview=True).run()
+    assert len(opened) == 20
+    assert set(opened.values()) == {2}
+    assert len(list((tmp_path / "out").glob("p?.*.dcm"))) == 4
+
+
+def test_the_preview_shows_the_image_as_it_is_read(tmp_path):
+    label = write_dicom(tmp_path / "p1")
+    out = tmp_path / "out"
+    prediction(find_inputs(tmp_path / "p1"), out, preview=True).run()
+    image = read_image(tmp_path / "p1")
+    volumes = {
+        name: found["ml"] for name, found in json.loads((out / "p1.json").read_text())["volumes"].items()
+    }
+    again = MetaTensor(torch.from_numpy(label[None]), affine=image.affine)
+    draw_preview(tmp_path / "again.png", image, again, CLASSES, volumes, title="p1")
+    assert (out / "p1_preview.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+def test_a_slice_that_changes_before_a_file_is_written_fails_it(tmp_path):
+    write_dicom(tmp_path / "p1")
+    out = tmp_path / "out"
+    started = prediction(find_inputs(tmp_path / "p1"), out, formats=BOTH)
+    predict = started.evaluator.predict
+
+    def changed(item):
+        labels = predict(item)
+        change(tmp_path / "p1", PatientID="another patient")
+        return labels
+
+    started.evaluator.predict = changed
+    with pytest.raises(PredictionError, match=r"changed since its header was read.*Kept: p1\.nii\.gz"):
+        started.run()
     assert not list(out.glob("*.dcm"))

@@ -89,13 +89,13 @@ def test_reading_ahead_mixes_nothing_up(tmp_path, ahead):
     cohort(tmp_path, "abcd")
     (tmp_path / "imagesTr" / "c.nii.gz").write_bytes(b"no image")
     run = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out", read_ahead=ahead)
-    image = run.dataset.preprocess.image
+    read_image = run.dataset.preprocess.read
 
     def noticed(path, **options):
         logging.getLogger("transforms.dicom.series").warning("seen %s", Path(path).name)
-        return image(path, **options)
+        return read_image(path, **options)
 
-    run.dataset.preprocess.image = noticed
+    run.dataset.preprocess.read = noticed
     with pytest.raises(PredictionError, match=r"1 of 4 cases failed:\n  c: "):
         run.run()
     for name in "abd":

@@ -1,33 +1,37 @@
-"""What a journal holds is what its types say."""
+"""What a journal on disk holds is what the types of its records say."""
 
-from pipelines.tracking.journal import Journal
-from pipelines.tracking.records import Head, Record
-from pipelines.tracking.run_files import RunFiles
-from pipelines.tracking.run_head import first_record
+import math
+import shutil
+
+import numpy as np
+
+from pipelines.tracking.journal import journals
+from pipelines.tracking.records import Delivered, Head, Record
+from pipelines.tracking.run import Tracking
 
 
-def test_the_first_record_has_all_that_its_type_says():
-    head = first_record("sqlite:///runs.db", "experiment", None, None, "key", None, None, {})
-    assert list(head) == list(Head.__annotations__)
-
-
-def test_records_of_files_have_keys_that_their_type_names(tmp_path):
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "weights").write_bytes(b"1234")
-    head = first_record("sqlite:///runs.db", "experiment", None, None, "key", None, None, {})
-    journal = Journal.create(tmp_path / "spool", head)
-    try:
-        files = RunFiles(journal)
-        files.write("table.json", lambda path: path.write_text("{}"), table=True)
-        files.keep(model / "weights", "weights")
-        files.keep_whole(model, "model")
-        _, table, kept, whole = [record for record, _ in journal.records(0)]
-    finally:
-        journal.release()
-    for record in (table, kept, whole):
-        assert set(record) <= set(Record.__annotations__)
-        assert (journal.folder / record.pop("file")).is_file()
-    assert table == {"op": "file", "name": "table.json", "table": True}
-    assert kept == {"op": "file", "name": "weights"}
-    assert whole == {"op": "file", "name": "model/weights", "whole": "model"}
+def test_a_run_writes_the_records_that_are_named(uri, tmp_path):
+    spool = tmp_path / "mlflow_spool"
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    with Tracking("e", "first", uri, flush_seconds=3600, system_metrics=None) as tracking:
+        tracking.start(parent={"key": "k", "name": "folds", "spread": ["dice"]}, tags={"a": "b"})
+        tracking.metrics({"loss": 0.5, "nothing": math.nan}, 1)
+        tracking.params({"epochs": "4"})
+        tracking.artifact(tmp_path / "model.pt", "model")
+        tracking.image("case", np.zeros((3, 4, 3), np.uint8), 1)
+        tracking.table("dice.json", {"case": ["a"], "dice": [0.5]})
+        tracking.inputs(
+            [{"name": "d", "digest": "1", "source_type": "local", "source": "s", "context": "training"}]
+        )
+        tracking.register("lungs", "model", 0.5)
+        tracking.flush()
+        (journal,) = journals(spool)
+        delivered = journal.progress()
+        shutil.copytree(spool, tmp_path / "copy")
+    (copy,) = journals(tmp_path / "copy")
+    head, *records = [record for record, _ in copy.records(0)]
+    assert head.keys() == Head.__annotations__.keys()
+    assert {record["op"] for record in records} >= {"metrics", "file", "image", "inputs", "register"}
+    for record in records:
+        assert record.keys() <= Record.__annotations__.keys(), record
+    assert {"offset"} <= delivered.keys() <= Delivered.__annotations__.keys()

@@ -124,7 +124,7 @@ def test_a_changed_config_is_refused_with_every_difference(dataset, tmp_path, mo
         "(1 of 4 epochs done)",
         "ema: 0.9 in the checkpoint, 0.5 now",
         "optimizer#lr: 0.01 in the checkpoint, 0.002 now",
-        "network_def#features: nothing in the checkpoint, 4 now",
+        "network_def#features: 6 in the checkpoint, 4 now",
         "--resume changed",
         "--resume new",
     ):
@@ -134,6 +134,14 @@ def test_a_changed_config_is_refused_with_every_difference(dataset, tmp_path, mo
     assert sha256_of(tmp_path / "models" / LAST) == before
     # what leaves the weights as they would be may change
     small.run(small.config(tmp_path, dataset, num_workers=1, checkpoint_minutes=5, patience=9))
+    assert not (tmp_path / "models" / "previous").exists()
+
+
+def test_a_config_that_leaves_a_default_out_goes_on(dataset, tmp_path, monkeypatch):
+    unfinished(tmp_path, dataset, monkeypatch, network_def__features=6)
+    small.run(small.config(tmp_path, dataset, network_def___desc_="the default number of features"))
+    state = load_state(tmp_path / "models" / LAST)
+    assert (state["finished"], state["epoch"], state["iteration"]) == (True, 4, 12)
     assert not (tmp_path / "models" / "previous").exists()
 
 

@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
-from tests.dicom_label_files import Sources, grid, meta_tensor
+from tests.dicom_label_files import grid, meta_tensor
 from tests.dicom_phantom import LPS, Phantom, write_series
 from transforms.dicom.labels import read_dicom_label
 from transforms.dicom.rtstruct_writer import write_rtstruct
@@ -37,7 +37,8 @@ NAMES = {0: "background", 1: "Heart", 2: "spinal_cord"}
 def test_what_is_written_is_read_back_voxel_by_voxel(tmp_path, tilt, degrees, seed, noise):
     ct = Phantom(shape=(21, 18, 6), tilt=tilt, axes=ph.rotation(degrees))
     shutil.rmtree(tmp_path / "ct", ignore_errors=True)
-    source = Sources(write_series(tmp_path / "ct", ct.slices()), ct)
+    write_series(tmp_path / "ct", ct.slices())
+    source = scan_series(tmp_path / "ct")
     random = np.random.default_rng(seed)
     array = random.integers(0, 4, ct.shape) if noise else lf.label_map(ct.shape, ct.affine)
     array = array.astype(np.uint8)

@@ -19,7 +19,7 @@ from pydicom.uid import RLELossless
 
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
-from tests.dicom_label_files import Sources, grid, meta_tensor
+from tests.dicom_label_files import grid, meta_tensor
 from tests.dicom_phantom import LPS, Phantom, write_series
 from tests.transforms.dicom.seg_frames import NAMES, SEGMENTS, by_segment
 from transforms.dicom.labels import read_dicom_label
@@ -193,7 +193,8 @@ def test_cut_off_anywhere_is_never_read_wrongly(tmp_path, share, kind):
     array = lf.label_map(ct.shape, ct.affine)
     path = tmp_path / "a.dcm"
     if kind == "written":
-        source = Sources(write_series(tmp_path / "ct", ct.slices()), ct)
+        write_series(tmp_path / "ct", ct.slices())
+        source = scan_series(tmp_path / "ct")
         write_seg(path, meta_tensor(array, ct.affine), source, NAMES)
     else:
         parts = [(0, array)] if kind == "LABELMAP" else [(index, array == index) for index in SEGMENTS]
@@ -359,7 +360,8 @@ def test_what_is_said_about_the_segments(written, tmp_path):
 def test_tilted_and_oblique_sources(tmp_path, tilt, degrees, seed):
     ct = Phantom(shape=(11, 9, 6), tilt=tilt, axes=ph.rotation(degrees))
     shutil.rmtree(tmp_path / "ct", ignore_errors=True)
-    source = Sources(write_series(tmp_path / "ct", ct.slices()), ct)
+    write_series(tmp_path / "ct", ct.slices())
+    source = scan_series(tmp_path / "ct")
     array = np.random.default_rng(seed).integers(0, 4, ct.shape).astype(np.uint8)
     path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)

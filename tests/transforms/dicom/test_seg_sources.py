@@ -6,16 +6,19 @@ import pytest
 from pydicom.uid import EnhancedCTImageStorage
 
 import tests.dicom_label_files as lf
-from tests.dicom_label_files import Sources, grid, meta_tensor
+from tests.dicom_label_files import grid, meta_tensor
 from tests.dicom_phantom import LPS, write_series
 from tests.transforms.dicom.seg_frames import NAMES
+from transforms.dicom.headers import frames_of
 from transforms.dicom.labels import read_dicom_label
 from transforms.dicom.seg import write_seg
+from transforms.dicom.series import Series, scan_series
 
 
 def test_a_slice_without_a_file(tmp_path, ct):
-    files = write_series(tmp_path / "ct", ct.slices())
-    source = Sources(files, ct, tuple(None if i == 2 else (file, 0) for i, file in enumerate(files)))
+    write_series(tmp_path / "ct", ct.slices())[2].unlink()
+    source = scan_series(tmp_path / "ct", allow=["missing-slices"])
+    assert source.sources[2] is None
     array = lf.label_map(ct.shape, ct.affine)
     path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
@@ -45,7 +48,8 @@ def test_enhanced_source(tmp_path, ct, shared):
     ]
     with pydicom.config.disable_value_validation():
         image.save_as(file, enforce_file_format=True)
-    source = Sources((), ct, tuple((file, order.index(index)) for index in range(7)))
+    plan = tuple((order.index(index), order.index(index), 0.0) for index in range(7))
+    source = Series(tmp_path, ct.shape, ct.affine, tuple(frames_of(file)), plan)
     array = lf.label_map(ct.shape, ct.affine)
     path = write_seg(tmp_path / "a.dcm", meta_tensor(array, ct.affine), source, NAMES)
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES, image=file), array)

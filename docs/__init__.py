@@ -1,0 +1,1 @@
+"""Pages about the project, and the scripts that draw their pictures."""

@@ -1,0 +1,66 @@
+"""The classes and functions that a config names by `_target_`, and the keywords that they take."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pydoc
+from collections.abc import Mapping
+from typing import Any
+
+from monai.bundle.config_item import ComponentLocator
+
+from pipelines.config.executed import as_text, leaves
+
+# A text that begins so is not taken as it stands: expression, reference, macro.
+EVALUATED = ("$", "@", "%")
+
+
+@functools.cache
+def find_component(target: str) -> Any:
+    """The class or function of a `_target_`, which may be the bare name of one of MONAI's; None if there is none."""
+    module = None if "." in target else ComponentLocator().get_component_module_name(target)
+    module = module[0] if isinstance(module, list) else module
+    return pydoc.locate(f"{module}.{target}" if module else target)
+
+
+def keywords(component: Any) -> dict[str, inspect.Parameter] | None:
+    """The keyword arguments that a class or function takes; None if that cannot be said.
+
+    A constructor with **kwargs hands them on to the next class, as in `SegTrainer`.
+    """
+    owners = inspect.getmro(component) if inspect.isclass(component) else (component,)
+    accepted: dict[str, inspect.Parameter] = {}
+    for owner in owners:
+        function = vars(owner).get("__init__") if inspect.isclass(owner) else owner
+        if function is None:
+            continue
+        if owner is object:
+            return None
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        # A class has the last word on what its parents take too.
+        accepted = named | accepted
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return {name: parameter for name, parameter in accepted.items() if name != "self"}
+    return None
+
+
+def defaults(flat: Mapping[str, str]) -> dict[str, str]:
+    """What the components of a config take where it says nothing, under the ids that it would have there.
+
+    Args:
+        flat: `ExecutedConfig.flat()`.
+    """
+    found: dict[str, str] = {}
+    for name, target in flat.items():
+        where, _, last = name.rpartition(".")
+        if last != "_target_" or target.startswith(EVALUATED):
+            continue
+        for keyword, parameter in (keywords(find_component(target)) or {}).items():
+            if parameter.default is not parameter.empty:
+                found |= {leaf: as_text(v) for leaf, v in leaves(f"{where}.{keyword}", parameter.default)}
+    return found
