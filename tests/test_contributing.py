@@ -142,7 +142,7 @@ def edit(path: Path, before: str, after: str) -> None:
 def copy(tmp_path_factory) -> Path:
     """The repository with the stranger's work; the numbers are those of the lists."""
     root = tmp_path_factory.mktemp("repository")
-    for name in ("networks", "transforms", "pipelines", "bundles", "tests", "docs"):
+    for name in ("networks", "transforms", "pipelines", "bundles", "docs", "tests"):
         shutil.copytree(
             REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "models")
         )
