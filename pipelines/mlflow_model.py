@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 _REQUIREMENTS = (
     "blosc2",
     "highdicom",
+    "Jinja2",
+    "lazy-loader",
     "matplotlib",
     "mlflow",
     "monai",

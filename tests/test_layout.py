@@ -4,6 +4,7 @@ docs/architecture.md explains the rooms; here their rules are read from the impo
 """
 
 import ast
+import importlib
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -136,8 +137,20 @@ def test_docstrings_are_in_google_style(name: str) -> None:
 
 
 def test_the_workflow_shows_few_entries() -> None:
-    entries = [path.name for path in (REPOSITORY / "pipelines").iterdir() if path.name != "__pycache__"]
+    beside = ("__pycache__", "__init__.pyi", "py.typed")
+    entries = [path.name for path in (REPOSITORY / "pipelines").iterdir() if path.name not in beside]
     assert len(entries) <= 16, entries
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_name_of_a_package_is_found(name: str) -> None:
+    package = importlib.import_module(name)
+    assert package.__all__
+    for exported in package.__all__:
+        assert getattr(package, exported).__name__ == exported
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="absent"):
+        package.absent  # noqa: B018
 
 
 def namesake(name: str) -> Path:

@@ -6,6 +6,10 @@ between elements and every element counts with its area, as in DeepMind's surfac
 MONAI's and SimpleITK's distances count, would weigh a surface by how finely it happens to be sampled: on
 1 x 1 x 5 mm voxels a wall along the slices would count five times less than a roof of the same area.
 
+These are ours and not MONAI's (1.6.1) because of that, and of time: 0.26 s where MONAI's three metrics took 4.3 s
+(`python -m benchmarks.metrics --rounds 1`: 256 x 256 x 128, 14 classes, one thread). Tests
+compare the numbers with those of surface-distance 0.1.
+
 Sources: Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy, J Med
 Internet Res 23(7):e26151, 2021 (normalised surface Dice); Heimann et al., IEEE Trans Med Imaging 28(8), 2009
 (average symmetric surface distance); Reinke et al., Understanding metric-related pitfalls, Nature Methods 21,

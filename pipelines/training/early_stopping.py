@@ -1,4 +1,9 @@
-"""Stopping a training whose validation Dice no longer grows."""
+"""Stopping a training whose validation Dice no longer grows.
+
+ignite's EarlyStopping (0.5.5) promises something else: NaN is progress there, and every value after it, so that the
+Dice 0.5, 0.6, NaN, NaN, NaN, 0.55, 0.55, 0.55 did not end a training with patience 3. It also counts in a state of its
+own, which checkpoints written until now do not hold, where ours counts the validations that a checkpoint lists.
+"""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ class Training:
         if inside < length and step % AGREEMENT and engine.state.device.type == "cuda" and is_distributed():
             return
         due = self._saver.due()
-        asked = max_of_ranks(self._request.number or int(due), engine.state.device)
+        asked = max_of_ranks(self._request.number or int(due))
         if asked and isinstance(getattr(engine.data_loader, "sampler", None), PatchSampler):
             ranks = of_all_ranks(self._of_this_rank(engine.state.losses))
             # On a GPU the trainer looks for NaN only once in a while: such weights are not kept.
@@ -317,7 +317,7 @@ class Training:
         # The next epoch has no losses yet.
         self._parts = of_all_ranks(self._of_this_rank([]))
         self._saver.write(self._state(epoch, self._parts), required=last)
-        asked = max_of_ranks(self._request.number or 0, engine.state.device)
+        asked = max_of_ranks(self._request.number or 0)
         if asked and not last:
             self._stop(asked)
         if self.stopped_early:

@@ -6,6 +6,10 @@ number of seconds for both; with 0 every step says a line, with `inf` none does.
 
 Where work lies within other work (the windows of a case, the cases of a validation), one line speaks for all: of the
 inner work once it has taken long by itself, or while the outer has nothing to tell.
+
+ignite's ProgressBar (0.5.5) is no substitute: it is a bar per epoch of one engine, without work inside of work and
+without the end of the whole. Where there is no terminal it rewrites its bar in one line of the log (16 steps wrote 34
+bars and 2 line ends), and says nothing within a first step, however long.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_group_norm_takes_kernels_and_leaves_the_statistics(resnet18):
     assert report.fraction == 1.0
     assert "bn1.running_mean" in report.unused
     assert torch.equal(encoder.layer1[0].conv1.weight, resnet18.layer1[0].conv1.weight)
-    assert torch.equal(encoder.layer1[0].bn1.weight, resnet18.layer1[0].bn1.weight)
+    assert torch.equal(encoder.layer1[0].bn1.norm.weight, resnet18.layer1[0].bn1.weight)
 
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet50", "resnext50_32x4d"])

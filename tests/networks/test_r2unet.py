@@ -78,7 +78,9 @@ def test_equals_the_equations(dims, recurrence, residual, upsample):
     )
     randomise(network).double()
     x = torch.randn(2, 2, *(8, 12, 4)[:dims], dtype=torch.float64)
-    expected = restated_network(x, network.state_dict(), dims, 3, recurrence, residual, upsample)
+    expected = restated_network(
+        x, network.state_dict(keep_vars=True), dims, 3, recurrence, residual, upsample
+    )
     actual = network(x)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
     # The same function has the same gradients.

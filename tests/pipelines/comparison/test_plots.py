@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipelines.comparison.comparison import Comparison, compare
-from pipelines.comparison.plots import LABELS, RIGHT, WIDTH, boxes, differences, ticks
+from pipelines.comparison.plots import boxes, differences
+from pipelines.utils.svg import LABELS, RIGHT, WIDTH
 from tests.pipelines.comparison.some_results import results
 
 NAN = float("nan")
@@ -55,15 +56,3 @@ def test_degenerate_comparisons_draw() -> None:
         text = ElementTree.tostring(ElementTree.fromstring(svg)).decode()
         assert "nan" not in text.lower().replace("nance", "")
         assert "inf" not in text.lower()
-
-
-def test_ticks_are_round_and_within() -> None:
-    assert ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert ticks(-0.011, 0.023) == pytest.approx([-0.01, -0.005, 0, 0.005, 0.01, 0.015, 0.02])
-    random = np.random.default_rng(0)
-    for _ in range(200):
-        low = random.normal() * 10 ** random.uniform(-6, 4)
-        high = low + 10 ** random.uniform(-6, 4)
-        found = ticks(low, high)
-        assert 1 <= len(found) <= 9
-        assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)

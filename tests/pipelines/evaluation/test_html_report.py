@@ -15,6 +15,7 @@ from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
 from pipelines.metrics.result_files import results
 from pipelines.metrics.summary import summarise
 from pipelines.metrics.surfaces import surface_metrics
+from pipelines.utils.svg import LABELS, RIGHT, WIDTH
 from tests.pipelines import masks
 
 NAMES = ["liver", "<b>cyst & co</b>", "stone"]
@@ -61,7 +62,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
-        if "tr" in self.open and self.rows[-1]:
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 
@@ -110,11 +111,10 @@ def test_plots_are_valid_and_show_every_case(tmp_path):
     for plot in plots:
         tree = ElementTree.fromstring(plot)
         assert tree.get("aria-label") in ("Dice", "surface Dice (NSD)", "HD95 (mm)", "volume error (ml)")
-        width = float(tree.get("width"))
         dots = tree.findall("circle")
         assert len(dots) == 18
-        assert all(0 <= float(dot.get("cx")) <= width for dot in dots)
-        assert len(tree.findall("rect")) == 3
+        assert all(LABELS <= float(dot.get("cx")) <= WIDTH - RIGHT for dot in dots)
+        assert len(list(tree.iter("rect"))) == 3
 
 
 def test_the_worst_case_is_the_one_of_the_lowest_mean_dice():

@@ -98,6 +98,7 @@ def _refers_to_its_slices(path, series):
     (listed,) = seg.ReferencedSeriesSequence
     names = [item.ReferencedSOPInstanceUID for item in listed.ReferencedInstanceSequence]
     assert len(names) == len(set(names))
+    assert [item.ReferencedSOPInstanceUID for item in seg.SourceImageSequence] == names
     assert set(names) == {uid for uid, _ in stored}
     classes = {
         item.ReferencedSOPInstanceUID: item.ReferencedSOPClassUID

@@ -1,0 +1,75 @@
+"""What is installed: files of the packages, and what they need, named alike wherever it is named."""
+
+import configparser
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipelines.mlflow_model import _REQUIREMENTS
+from tests.conftest import REPOSITORY
+
+PACKAGES = ("networks", "transforms", "pipelines")
+# The command line and the GPU's figures, neither of which MLflow asks a model for.
+NOT_FOR_A_SERVED_MODEL = {"fire", "nvidia-ml-py"}
+
+
+def required() -> set[str]:
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    lines = setup["options"]["install_requires"].split("\n")
+    return {canonicalize_name(Requirement(line).name) for line in lines if line}
+
+
+def pinned() -> dict[str, str]:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in pins
+        if pin.marker is None or pin.marker.evaluate({"python_version": "3.11"})
+    }
+
+
+def test_everything_required_is_pinned() -> None:
+    assert required() <= set(pinned())
+
+
+def test_a_served_model_requires_what_the_code_beside_it_does() -> None:
+    assert {canonicalize_name(name) for name in _REQUIREMENTS} == required() - NOT_FOR_A_SERVED_MODEL
+
+
+@pytest.mark.parametrize("bundle", ["r2unet", "upernet"])
+def test_a_bundle_tells_the_versions_that_the_tests_ran_with(bundle: str) -> None:
+    metadata = json.loads((REPOSITORY / "bundles" / bundle / "metadata.json").read_text(encoding="utf-8"))
+    told = metadata["required_packages_version"]
+    assert {"jinja2", "lazy-loader"} <= {canonicalize_name(name) for name in told}
+    assert {name: pinned()[canonicalize_name(name)] for name in told} == told
+
+
+def test_a_built_package_holds_every_file(tmp_path: Path) -> None:
+    """Templates, styles and stubs too: pages and lazy names need them at run time."""
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    for name in PACKAGES:
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    words = [
+        sys.executable,
+        "-c",
+        "import setuptools; setuptools.setup()",
+        "-q",
+        "build",
+        "--build-lib",
+        "out",
+    ]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    written = {path.relative_to(tmp_path) for name in PACKAGES for path in (tmp_path / name).rglob("*.*")}
+    assert {path for path in written if (tmp_path / path).is_file()} == built
+    assert Path("pipelines/utils/templates/style.css") in built
