@@ -27,10 +27,8 @@ _SHOWN = 20
 class DatasetError(UserError, ValueError):
     """A dataset cannot be used; the message lists every reason (20 at most, and how many there are).
 
-    Attributes
-    ----------
-    problems : tuple of str
-        All reasons.
+    Attributes:
+        problems: all reasons.
     """
 
     exit_status = FAILED
@@ -50,14 +48,11 @@ class DatasetError(UserError, ValueError):
 
 
 class Reading(TypedDict, total=False):
-    """How an image is to be read beside its path, see :func:`transforms.io.readers.read_image`.
+    """How an image is to be read beside its path, see `transforms.io.readers.read_image`.
 
-    Attributes
-    ----------
-    series : str or int
-        Which series of a DICOM folder.
-    allow : list of str
-        Irregularities of a DICOM series that are accepted.
+    Attributes:
+        series: which series of a DICOM folder.
+        allow: irregularities of a DICOM series that are accepted.
     """
 
     series: str | int
@@ -73,14 +68,10 @@ class Options(Reading, total=False):
 class CaseItem(Reading):
     """A case as an item of a MONAI data list.
 
-    Attributes
-    ----------
-    case : str
-        Its id.
-    image, label : str
-        Paths; a case without a label has none.
-    problem : str
-        Why the image cannot be read, where that is clear beforehand.
+    Attributes:
+        case: its id.
+        image, label: paths; a case without a label has none.
+        problem: why the image cannot be read, where that is clear beforehand.
     """
 
     case: str
@@ -101,20 +92,14 @@ class UnreadableCase(TypedDict):
 class Case:
     """One image with its label.
 
-    Attributes
-    ----------
-    id : str
-        Unique in the dataset and safe as a file name.
-    image : Path
-        File, or folder of DICOM slices.
-    label : Path or None
-        File, or folder with one DICOM SEG or RTSTRUCT. None only in the test list.
-    group : str
-        The patient; cases of one group are never split between training and validation.
-    series : str or None
-        Which series of a DICOM folder, see :func:`transforms.io.readers.read_image`.
-    allow : tuple of str
-        Irregularities of a DICOM series that are accepted, see :func:`transforms.io.readers.read_image`.
+    Attributes:
+        id: unique in the dataset and safe as a file name.
+        image: file, or folder of DICOM slices.
+        label: file, or folder with one DICOM SEG or RTSTRUCT. None only in the test list.
+        group: the patient; cases of one group are never split between training and validation.
+        series: which series of a DICOM folder, see `transforms.io.readers.read_image`.
+        allow: irregularities of a DICOM series that are accepted, see
+            `transforms.io.readers.read_image`.
     """
 
     id: str
@@ -139,21 +124,15 @@ class Case:
 class Dataset:
     """Cases, class names and splits of one dataset folder.
 
-    Attributes
-    ----------
-    root : Path
-        The folder.
-    name : str
-        From dataset.json, else the folder's name.
-    labels : dict of int to str
-        Class id to name, 0 (background) to K-1 without gaps.
-    training, validation, test : tuple of Case
-        The splits.
-    channels : int or None
-        Number of channels that dataset.json states ("modality" or "channel_names"); to be handed to
-        :func:`transforms.io.readers.read_image`.
-    description : str
-        dataset.json as it was read (canonical JSON), part of the digest; empty without one.
+    Attributes:
+        root: the folder.
+        name: from dataset.json, else the folder's name.
+        labels: class id to name, 0 (background) to K-1 without gaps.
+        training, validation, test: the splits.
+        channels: number of channels that dataset.json states ("modality" or "channel_names"); to be
+            handed to `transforms.io.readers.read_image`.
+        description: dataset.json as it was read (canonical JSON), part of the digest; empty without
+            one.
     """
 
     root: Path

@@ -2,7 +2,7 @@
 
 Understood are an MSD ``dataset.json`` in the spellings of the Medical Segmentation Decathlon, MONAI and nnU-Net, and
 folders ``imagesTr``/``labelsTr`` without one; docs/data.md shows each. All that is wrong with a dataset is said at
-once, in one :class:`DatasetError` that names the cases and files.
+once, in one `DatasetError` that names the cases and files.
 """
 
 from __future__ import annotations
@@ -28,27 +28,21 @@ def load_dataset(
 ) -> Dataset:
     """Read a dataset folder.
 
-    Parameters
-    ----------
-    root : str or Path
-        Folder with a ``dataset.json`` (or the file itself), or with ``imagesTr`` and ``labelsTr``.
-    fold : int, optional
-        Cross-validation: this fold of the pooled training and validation lists becomes the validation set. Items
-        that carry "fold" decide themselves; otherwise whole patients are dealt to `num_folds` folds by `seed`.
-    num_folds : int
-        Number of folds when items carry none.
-    seed : int
-        Of the dealing; the result depends on nothing but the seed and the patients' names.
-    check : bool
-        Check all headers (:func:`check_headers`).
-    validation_fraction : float
-        Share of the training cases that becomes the validation set where dataset.json names none (at least one
-        patient; 0 for no validation at all). Items with "fold" and no list: fold 0 is the validation set.
+    Args:
+        root: folder with a ``dataset.json`` (or the file itself), or with ``imagesTr`` and
+            ``labelsTr``.
+        fold: cross-validation: this fold of the pooled training and validation lists becomes the
+            validation set. Items that carry "fold" decide themselves; otherwise whole patients are
+            dealt to `num_folds` folds by `seed`.
+        num_folds: number of folds when items carry none.
+        seed: of the dealing; the result depends on nothing but the seed and the patients' names.
+        check: check all headers (`check_headers`).
+        validation_fraction: share of the training cases that becomes the validation set where
+            dataset.json names none (at least one patient; 0 for no validation at all). Items with
+            "fold" and no list: fold 0 is the validation set.
 
-    Raises
-    ------
-    DatasetError
-        Listing all that is wrong.
+    Raises:
+        DatasetError: listing all that is wrong.
 
     Examples:
         >>> import json, nibabel as nib, numpy as np
@@ -75,23 +69,16 @@ def load_dataset(
 def describe(root: str | Path, problems: list[str]) -> tuple[Path, Dataset, list[Item]]:
     """Read what a dataset folder says of itself, without opening an image.
 
-    Parameters
-    ----------
-    root : str or Path
-        As in :func:`load_dataset`.
-    problems : list of str
-        Gets what is wrong with single cases.
+    Args:
+        root: as in `load_dataset`.
+        problems: gets what is wrong with single cases.
 
-    Returns
-    -------
-    tuple of Path, Dataset, list of Item
-        What the problems are of (dataset.json or the folder), the dataset with its lists as they stand there (no
-        class names where there is no dataset.json), and its items.
+    Returns:
+        What the problems are of (dataset.json or the folder), the dataset with its lists as they stand
+        there (no class names where there is no dataset.json), and its items.
 
-    Raises
-    ------
-    DatasetError
-        Nothing can be read there.
+    Raises:
+        DatasetError: nothing can be read there.
     """
     root = Path(root)
     if root.is_file():

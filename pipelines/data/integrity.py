@@ -25,10 +25,8 @@ def check_headers(dataset: Dataset) -> None:
     Files are opened by a pool of threads. An image and its label must have the same voxels (in any order of their
     axes), see `transforms.io.grids`; all cases must have the same number of axes and channels.
 
-    Raises
-    ------
-    DatasetError
-        Listing every broken case.
+    Raises:
+        DatasetError: listing every broken case.
     """
     problems = header_problems(dataset)
     if problems:

@@ -49,51 +49,37 @@ class PatchDataset(Dataset):
     - A patch is moved inside the volume where it would stand over; along an axis where the volume is smaller
       than the patch the volume lies in the middle, padded with air and label 0.
 
-    Parameters
-    ----------
-    data : sequence of dict, or PatchStore
-        The cases: "image", "label" (paths), "case" (id). Those missing in the store are preprocessed at
-        construction (`PatchStore.build`).
-    patch_size : sequence of int
-        Voxels per spatial axis. Two numbers on a cohort of volumes mean axial slices (x, y).
-    num_patches : int
-        Patches per epoch, over all ranks.
-    preprocess : Preprocess, optional
-        The definition of preprocessing; required unless `data` is a store, whose own it then is.
-    root : path, optional
-        Folder of the patch store; required unless `data` is a store.
-    foreground : float
-        Share of patches centred on foreground, 0 to 1.
-    class_weights : mapping of int to float, optional
-        Relative frequency of a class among the foreground classes of a case, default 1; 0 never centres on it.
-    labels : iterable of int or mapping, optional
-        The label values that the dataset names; others are an error when a case is first preprocessed.
-    transform : callable, optional
-        Augmentation of the item's dictionary, a MONAI (random) dictionary transform or
-        `transforms.augmentation.patch_augmentation.PatchAugmentation`. Before each patch its random state is set from the patch's key.
-        If it has a method `source_size()`, that many voxels are read around the patch, for it to rotate them
-        and to cut the patch out itself.
-    seed : int
-        Seed of everything.
-    augment_on : str
-        "workers": an item is augmented where it is read. "device": it is read and what happens to it is drawn, but
-        done only by `pipelines.training.trainer.prepare_patches`, on the device of the training; batches are then made by
-        `collate` (as `patch_loader` does). "auto": on `device` if that is a GPU and `transform` is a
-        `PatchAugmentation`.
-    device : torch.device or str, optional
-        Where the network is trained.
-    num_workers, progress
-        See `PatchStore`.
+    Args:
+        data: the cases: "image", "label" (paths), "case" (id). Those missing in the store are
+            preprocessed at construction (`PatchStore.build`).
+        patch_size: voxels per spatial axis. Two numbers on a cohort of volumes mean axial slices (x,
+            y).
+        num_patches: patches per epoch, over all ranks.
+        preprocess: the definition of preprocessing; required unless `data` is a store, whose own it
+            then is.
+        root: folder of the patch store; required unless `data` is a store.
+        foreground: share of patches centred on foreground, 0 to 1.
+        class_weights: relative frequency of a class among the foreground classes of a case, default 1;
+            0 never centres on it.
+        labels: the label values that the dataset names; others are an error when a case is first
+            preprocessed.
+        transform: augmentation of the item's dictionary, a MONAI (random) dictionary transform or
+            `transforms.augmentation.patch_augmentation.PatchAugmentation`. Before each patch its random
+            state is set from the patch's key. If it has a method `source_size()`, that many voxels are
+            read around the patch, for it to rotate them and to cut the patch out itself.
+        seed: seed of everything.
+        augment_on: "workers": an item is augmented where it is read. "device": it is read and what
+            happens to it is drawn, but done only by `pipelines.training.trainer.prepare_patches`, on
+            the device of the training; batches are then made by `collate` (as `patch_loader` does).
+            "auto": on `device` if that is a GPU and `transform` is a `PatchAugmentation`.
+        device: where the network is trained.
+        num_workers, progress: see `PatchStore`.
 
-    Raises
-    ------
-    StoreError
-        If cases cannot be found or preprocessed; the message lists every one.
-    SettingError
-        If a parameter is out of range, or the augmentation cannot be done where `augment_on` says.
+    Raises:
+        StoreError: if cases cannot be found or preprocessed; the message lists every one.
+        SettingError: if a parameter is out of range, or the augmentation cannot be done where
+            `augment_on` says.
 
-    Notes
-    -----
     An item holds "image": float32 (C, *patch_size), "label": (1, *patch_size) uint8 (int32 in a cohort
     stored with more than 255 classes), "case": the case's id. Without label files there is no "label". uint8
     is an eighth of int64 for collating, pinning and copying; convert on the GPU.
@@ -257,15 +243,11 @@ class PatchSampler(DistributedSampler):
     It is a `DistributedSampler`, so that MONAI's and other trainers call `set_epoch` by themselves. Without
     `set_epoch`, each iteration goes on to the next epoch.
 
-    Parameters
-    ----------
-    dataset : PatchDataset or int
-        The dataset, or its number of patches per epoch.
-    rank, world : int, optional
-        This process and the number of processes; default: from torch.distributed where initialised.
+    Args:
+        dataset: the dataset, or its number of patches per epoch.
+        rank, world: this process and the number of processes; default: from torch.distributed where
+            initialised.
 
-    Notes
-    -----
     If the number of patches does not divide by the number of ranks, the remainder of each epoch is left out:
     the ranks must do equally many steps.
 

@@ -76,27 +76,20 @@ class PatchStore:
     preprocessing parameters, the files' paths, sizes and modification times stay the same; when one of a
     case's files changes, that case alone is built again and the superseded entry removed.
 
-    Parameters
-    ----------
-    root : path
-        Folder of the store; created by `build`. Several datasets and parameter sets may share it.
-    preprocess : Preprocess
-        The definition of preprocessing: `parameters()`, `image(path)`, `label(path, geometry)`.
-    data : sequence of dict
-        Cases: "image", optionally "label" (paths), "case" (id; default: the image's file name), and "series" and
-        "allow" (how to read a DICOM image).
-    labels : iterable of int or mapping, optional
-        The label values that the dataset names; other values in a label map are an error of that case. A mapping
-        to their names where labels are DICOM SEG or RTSTRUCT.
-    num_workers : int, optional
-        Processes that build; default: one per available core, at most 8; 0 or 1 builds in this process.
-    progress : bool
-        Show a progress bar while building.
+    Args:
+        root: folder of the store; created by `build`. Several datasets and parameter sets may share it.
+        preprocess: the definition of preprocessing: `parameters()`, `image(path)`, `label(path,
+            geometry)`.
+        data: cases: "image", optionally "label" (paths), "case" (id; default: the image's file name),
+            and "series" and "allow" (how to read a DICOM image).
+        labels: the label values that the dataset names; other values in a label map are an error of
+            that case. A mapping to their names where labels are DICOM SEG or RTSTRUCT.
+        num_workers: processes that build; default: one per available core, at most 8; 0 or 1 builds in
+            this process.
+        progress: show a progress bar while building.
 
-    Raises
-    ------
-    StoreError
-        If a file does not exist (every one is listed), or `root` is one.
+    Raises:
+        StoreError: if a file does not exist (every one is listed), or `root` is one.
     """
 
     def __init__(
@@ -191,11 +184,9 @@ class PatchStore:
         Processes that build the same store at once take turns: each case is built by one of them, and what
         a killed build left behind is removed by the next.
 
-        Raises
-        ------
-        StoreError
-            After everything buildable was built: one error that lists each broken case and its reason. At
-            once when the disk is full or the store cannot be written to.
+        Raises:
+            StoreError: after everything buildable was built: one error that lists each broken case
+                and its reason. At once when the disk is full or the store cannot be written to.
         """
         if self._missing:
             if self._data is None:

@@ -27,28 +27,17 @@ class StoreError(UserError, ValueError):
 class Meta(TypedDict):
     """What `meta.json` says of a case in a store; class ids are text there, for they are keys in JSON.
 
-    Attributes
-    ----------
-    format : int
-        Of the entry.
-    case : str
-        Case id.
-    image, label : str
-        Paths of the files that it was made from.
-    sha256 : dict
-        "image", and "label" of a case with one, to the digest of the file's content.
-    options : dict
-        How the files were read.
-    shape : list of int
-        (C, *grid) of the image.
-    classes : dict
-        Label value to number of voxels.
-    positions : dict
-        Label value to the first and the number of its positions in `positions.npy`.
-    geometry, intensity : dict
-        What `Preprocess` recorded.
-    notices : list of str
-        What was noticed when the image was read and prepared.
+    Attributes:
+        format: of the entry.
+        case: case id.
+        image, label: paths of the files that it was made from.
+        sha256: "image", and "label" of a case with one, to the digest of the file's content.
+        options: how the files were read.
+        shape: (C, *grid) of the image.
+        classes: label value to number of voxels.
+        positions: label value to the first and the number of its positions in `positions.npy`.
+        geometry, intensity: what `Preprocess` recorded.
+        notices: what was noticed when the image was read and prepared.
     """
 
     format: int
@@ -68,18 +57,12 @@ class Meta(TypedDict):
 class StoredCase:
     """One preprocessed case of a store: a handle of a few hundred bytes; the arrays stay on disk.
 
-    Attributes
-    ----------
-    id : str
-        Case id.
-    shape : tuple of int
-        (C, X, Y, Z) of the image, (C, X, Y) in 2D.
-    classes : dict of int to int
-        Voxels per label value present, background included; empty without a label.
-    geometry, intensity : dict
-        What `Preprocess` recorded: plain JSON types.
-    notices : list of str
-        What was noticed when the image was read and prepared.
+    Attributes:
+        id: case id.
+        shape: (C, X, Y, Z) of the image, (C, X, Y) in 2D.
+        classes: voxels per label value present, background included; empty without a label.
+        geometry, intensity: what `Preprocess` recorded: plain JSON types.
+        notices: what was noticed when the image was read and prepared.
     """
 
     def __init__(self, path: Path, meta: Meta) -> None:
@@ -131,10 +114,8 @@ class StoredCase:
     def read(self, region: Sequence[slice]) -> np.ndarray:
         """Image codes of a region, int16 (C, ...).
 
-        Parameters
-        ----------
-        region : sequence of slice
-            One slice per spatial axis, inside the volume, step 1.
+        Args:
+            region: one slice per spatial axis, inside the volume, step 1.
         """
         return self._read("image.b2nd", (slice(0, self.shape[0]), *region))
 
