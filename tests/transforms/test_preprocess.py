@@ -12,7 +12,7 @@ from PIL import Image
 from tests.pipelines.small import OBLIQUE
 from transforms.io.readers import ImageError, read_image, read_label
 from transforms.preprocess import Preprocess, require_same_grid
-from transforms.spatial.geometry import Geometry
+from transforms.spatial.geometry import Geometry, GeometryError, orient
 
 SHAPE = (40, 24, 32)
 
@@ -93,6 +93,11 @@ def test_a_perfect_prediction_comes_back_on_the_files_grid(ct, spacing, crop_abo
     found, true = restored[0].numpy() == 2, classes == 2
     dice = 2 * (found & true).sum() / (found.sum() + true.sum())
     assert dice == 1.0 if spacing is None else dice > 0.9
+
+
+def test_a_prediction_on_another_grid_is_refused():
+    with pytest.raises(GeometryError, match=r"\(4, 4, 5\) but the prepared image has \(4, 4, 4\)"):
+        Preprocess().restore(torch.zeros(2, 4, 4, 5), orient((4, 4, 4), np.eye(4)))
     if spacing is None:
         np.testing.assert_array_equal(restored[0].numpy(), classes)
 

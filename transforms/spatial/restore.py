@@ -45,21 +45,6 @@ def slab_axis(geometry: Geometry) -> int:
     return max(axes or range(geometry.spatial_dims), key=lambda axis: geometry.grid[axis])
 
 
-def labels_from_probabilities(probabilities: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Probabilities of a whole volume, (C, *geometry.grid) of any floating type, to classes; see `Restorer`.
-
-    Raises:
-        GeometryError: the probabilities do not lie on the geometry's grid.
-    """
-    if tuple(probabilities.shape[1:]) != geometry.grid:
-        raise GeometryError(
-            f"the prediction has shape {tuple(probabilities.shape[1:])} but the prepared image has {geometry.grid}"
-        )
-    restorer = Restorer(geometry, probabilities.shape[0], slab_axis(geometry))
-    restorer.push(probabilities)
-    return restorer.labels()
-
-
 class Restorer:
     """Takes probabilities on the prepared grid row after row and makes classes on the file's grid.
 

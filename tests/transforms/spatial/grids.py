@@ -1,7 +1,11 @@
 """Grids of any kind, and what lies on them."""
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
+
+from transforms.spatial.geometry import Geometry
+from transforms.spatial.restore import Restorer, slab_axis
 
 
 def rotation(angles):
@@ -26,3 +30,10 @@ def affines(draw, max_angle=0.5, min_spacing=0.4, max_spacing=5.0):
     affine[:3, :3] = rotation(angles) @ np.eye(3)[:, list(order)] @ np.diag(signs) @ np.diag(spacing)
     affine[:3, 3] = draw(st.lists(st.floats(-500, 500), min_size=3, max_size=3))
     return affine
+
+
+def labels_from_probabilities(probabilities: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Probabilities of a whole volume (C, *geometry.grid), given to a `Restorer` at once, as classes."""
+    restorer = Restorer(geometry, probabilities.shape[0], slab_axis(geometry))
+    restorer.push(probabilities)
+    return restorer.labels()

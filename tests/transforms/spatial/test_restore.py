@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
+from tests.transforms.spatial.grids import labels_from_probabilities
 from transforms.spatial.geometry import GeometryError, cropped, from_oriented, orient, resampled
 from transforms.spatial.resample import resample
-from transforms.spatial.restore import NonFiniteError, Restorer, labels_from_probabilities, slab_axis
+from transforms.spatial.restore import NonFiniteError, Restorer, slab_axis
 
 SETTINGS = settings(max_examples=40, derandomize=True)
 
@@ -345,10 +346,8 @@ def test_borders_and_everywhere_are_the_same(classes, sharpness, spacing, axis):
     assert torch.equal(kept.labels()[0].long(), kept.probabilities().max(0).indices)
 
 
-def test_missing_rows_and_wrong_grids_are_refused():
+def test_missing_rows_and_classes_are_refused():
     geometry = orient((4, 4, 4), np.eye(4))
-    with pytest.raises(GeometryError, match=r"\(4, 4, 5\) but the prepared image has \(4, 4, 4\)"):
-        labels_from_probabilities(torch.zeros(2, 4, 4, 5), geometry)
     restorer = Restorer(geometry, 2)
     with pytest.raises(ValueError, match="rows of 3 classes came, not of 2"):
         restorer.push(torch.zeros(3, 3, 4, 4))
