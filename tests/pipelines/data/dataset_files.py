@@ -25,7 +25,7 @@ def pair(root: Path, name: str, images="imagesTr", labels="labelsTr", channel=""
 
 def describe(root: Path, **content: object) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    (root / "dataset.json").write_text(json.dumps(content))
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 

@@ -19,8 +19,10 @@ def train(uri, folder, **card):
         run_id = tracking.start(tags={"segbundles.kind": "training"})
         tracking.metrics({"best_val_mean_dice": 0.9}, 1)
     path = write_model(folder)
-    content = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps(content | {"run_id": run_id, "epoch": 3} | card))
+    content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    path.with_suffix(".json").write_text(
+        json.dumps(content | {"run_id": run_id, "epoch": 3} | card), encoding="utf-8"
+    )
     return path, run_id
 
 

@@ -11,11 +11,11 @@ def cohort(folder, names="abc"):
 
 
 def report(folder, case):
-    return json.loads((folder / f"{case}.json").read_text())
+    return json.loads((folder / f"{case}.json").read_text(encoding="utf-8"))
 
 
 def rows(path):
-    with path.open(newline="") as stream:
+    with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 

@@ -28,7 +28,7 @@ def killed(seconds, target, *arguments, **more):
     process = FORK.Process(target=target, args=(arguments[0], writing, *arguments[1:]), kwargs=more)
     process.start()
     os.close(writing)
-    with os.fdopen(reading) as stream:
+    with os.fdopen(reading, encoding="utf-8") as stream:
         noted = [stream.readline().strip()]
         time.sleep(seconds)
         process.kill()
