@@ -9,7 +9,7 @@ from ignite.engine import Events
 
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import is_distributed, share_buffers
-from pipelines.metrics.names import metric_names
+from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.summary import CaseMetrics, Summary, statistics_of, summarise
 from pipelines.utils.progress import Steps
 
@@ -18,7 +18,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
     """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
 
     `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>", see
-    `pipelines.metrics.names`; a class that no case has is NaN.
+    `pipelines.metrics.mlflow_names`; a class that no case has is NaN.
 
     Args:
         intervals: also confidence intervals in the summary.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
-from pipelines.metrics.names import METRICS, metric_names
+from pipelines.metrics.mlflow_names import metric_names
+from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import OverlapScores
 from pipelines.metrics.statistics import class_mean, interval
 from pipelines.metrics.surfaces import SurfaceScores
@@ -163,7 +164,7 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
 def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
     """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, NaN left out.
 
-    A class is called there as `pipelines.metrics.names` has it.
+    A class is called there as `pipelines.metrics.mlflow_names` has it.
 
     Examples:
         >>> summary = summarise([{"case": "a", "dice": {"liver": 0.9}}], ["liver"])

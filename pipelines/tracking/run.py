@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.metrics.names import Keys
+from pipelines.metrics.mlflow_names import Keys
 from pipelines.tracking.client import TrackingError
 from pipelines.tracking.delivery_thread import Shipping
 from pipelines.tracking.journal import Journal, milliseconds, usable_folder

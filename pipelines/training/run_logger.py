@@ -23,7 +23,7 @@ from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.model_card import read_card
 from pipelines.inference.precision import AUTO, choose_precision
 from pipelines.inference.trained_model import CARD
-from pipelines.metrics.names import metric_names
+from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.result_files import Measured, Results, results
 from pipelines.metrics.summary import Summary, statistics_of, summarise
 from pipelines.mlflow_model import write_model
