@@ -27,6 +27,7 @@ from pipelines.inference.trained_model import (
 from pipelines.training.seed import RandomState
 from pipelines.training.starts import Starts
 from pipelines.training.trainer_state import TrainerState
+from pipelines.planning.plan_file import PLAN_FILE, write_plan
 from pipelines.utils.locks import Lock, NoLocksError
 from transforms.errors import UserError
 from transforms.utils.files import put_in_place, remove_leftovers, replacing, sha256_of, sync_folder, way_out
@@ -109,7 +110,8 @@ class Checkpoints:
     - `last.pt`: everything needed to go on;
     - `earlier.pt`: the same from the time before, in case `last.pt` cannot be read;
     - `model.pt`: the weights with the best validation Dice, a plain state dict as MONAI's tools expect;
-    - `model.json`: what those weights need around them: network, labels, preprocessing, patch size, run.
+    - `model.json`: what those weights need around them: network, labels, preprocessing, patch size, run;
+    - `plan.json`: the planned settings that the training began with.
 
     Every file is written whole or not at all and holds only tensors and plain types. A process may be killed
     between any two steps: `repair`, the first thing that the next start does, completes what was begun.
@@ -189,7 +191,7 @@ class Checkpoints:
 
     def set_aside(self) -> Path | None:
         """Move the files of an earlier training to `previous/<number>`, so that nothing is overwritten."""
-        if not self._present():
+        if self._present() in ([], [self.folder / PLAN_FILE]):
             return None
         parent = self.folder / "previous"
         numbers = [p.name.removesuffix(_MOVING) for p in parent.glob("*")]
@@ -209,8 +211,17 @@ class Checkpoints:
 
     def _present(self) -> list[Path]:
         # The state goes first: without it nothing is gone on with, and what is left is moved by the next start.
-        names = (LAST, EARLIER, "unreadable.pt", BEST, CARD)
+        names = (LAST, EARLIER, "unreadable.pt", BEST, CARD, PLAN_FILE)
         return [self.folder / name for name in names if (self.folder / name).exists()]
+
+    def keep_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write the plan that a training begins with, so that every later start of it has the same.
+
+        Raises:
+            CheckpointNotWrittenError: the disk is full, or the like.
+        """
+        with self._writing():
+            write_plan(self.folder / PLAN_FILE, plan)
 
     def save(self, state: TrainingState) -> None:
         """Write a state to `last.pt`; the one before becomes `earlier.pt`.

@@ -27,6 +27,7 @@ from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.result_files import Measured, Results, results
 from pipelines.metrics.summary import Summary, statistics_of, summarise
 from pipelines.mlflow_model import write_model
+from pipelines.planning.plan_file import PLAN_FILE, executed_plan
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST
 from pipelines.training.crossvalidation import parent_of
@@ -144,6 +145,9 @@ class Record:
         self.tracking.params(params)
         self.tracking.json(self.config.raw, "config.json")
         self.tracking.json(called, "invocation.json")
+        plan = executed_plan(self.config)
+        if plan is not None:
+            self.tracking.json(plan, PLAN_FILE)
         self.tracking.tags(code_version() | environment())
         self.tracking.tags({"overrides": json.dumps(called["overrides"], default=str)})
         with self.tracking.losing("config_files", "code"), tempfile.TemporaryDirectory() as name:

@@ -21,6 +21,7 @@ from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.model_card import Card
 from pipelines.inference.trained_model import BEST
 from pipelines.metrics.summary import Summary
+from pipelines.planning.plan_file import executed_plan
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST, Checkpoints, RankState, TrainingState, require_whole
 from pipelines.training.early_stopping import EarlyStopping, StoppingError
@@ -171,6 +172,9 @@ class Training:
             moved = self.checkpoints.set_aside()
             if moved is not None:
                 logger.info("the files of the training before this one are now in %s", moved)
+        plan = executed_plan(self.config)
+        if state is None and self._first and plan is not None:
+            self.checkpoints.keep_plan(plan)
         if state is not None and changed:
             self.tracking.tags({"segbundles.continues": str(state["run_id"])})
         if state is not None and epochs != state["epochs"]:

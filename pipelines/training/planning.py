@@ -1,0 +1,91 @@
+"""The plan of a training at its start: made, or the one that an earlier start of the same training has kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.config.executed import ExecutedConfig, executed_config
+from pipelines.data.cases import Dataset
+from pipelines.distributed.collectives import from_first
+from pipelines.planning.plan_file import PLAN_FILE, asked_of, from_overlay, read_plan, write_plan
+from pipelines.planning.planned_config import Wish, overlay_of, plan_for, put_in, wish_of
+from pipelines.planning.table import lines
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.resume import NEW, resume_mode
+
+logger = logging.getLogger(__name__)
+
+
+def apply_plan(folder: str | os.PathLike, resume: bool | str = True) -> None:
+    """Give the knobs of the running config that are "auto" the values of a plan; to be called in "initialize".
+
+    A training that goes on keeps its plan, which lies in its folder, and so does the same command given again. The
+    folds of a cross-validation share one, which lies beside the patch store. Else the dataset is looked at and steps
+    are timed on this machine. Called by all ranks together, each of which gets the plan of rank 0.
+
+    Args:
+        folder: of the training's checkpoints.
+        resume: as `Training` takes it; "new" plans anew.
+
+    Raises:
+        PlanError: no plan fits what was given, or a kept one cannot be read.
+        DatasetError: the dataset cannot be used.
+    """
+    config = executed_config()
+    wish = wish_of(config)
+    if not wish.open:
+        return
+    data = config.parser.get_parsed_content("data")
+    overlay = from_first(lambda: _overlay(config, wish, data, Path(folder), resume))
+    put_in(config.parser, overlay, wish)
+    # Headers of a large cohort take a while: they are read once.
+    config.parser.ref_resolver.resolved_content["data"] = data
+
+
+def _overlay(
+    config: ExecutedConfig, wish: Wish, data: Dataset, folder: Path, resume: bool | str
+) -> Mapping[str, Any]:
+    """The plan that applies, as a config."""
+    asked = wish.digest(data, config.raw.get("network_def"))
+    store = Path(config.resolved("store_dir"))
+    # Folds are one experiment, though each is a training with cases of its own.
+    shared = store / "plans" / f"{asked[:32]}.json" if config.resolved("fold") is not None else None
+    if resume_mode(resume) != NEW:
+        kept = _kept(folder, asked)
+        if kept is None and shared is not None and shared.is_file():
+            kept = read_plan(shared)
+        if kept is not None and all(name in kept for name in wish.open):
+            logger.info("the settings are those of the plan that this training began with: %s", folder / PLAN_FILE)
+            return kept
+    plan, _ = plan_for(config, wish, data, store)
+    for line in lines(plan):
+        logger.info("%s", line)
+    overlay = overlay_of(config, wish, data, plan)
+    if shared is not None:
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        write_plan(shared, overlay)
+    return overlay
+
+
+def _kept(folder: Path, asked: str) -> Mapping[str, Any] | None:
+    """The plan in the folder of a training, where that goes on or is asked for once more."""
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        return None
+    plan = read_plan(path)
+    if asked_of(plan) == asked:
+        return plan
+    state = Checkpoints(folder).latest()
+    if state is None or state["finished"]:
+        return None
+    minutes = from_overlay(plan).minutes
+    logger.warning(
+        "the unfinished training in %s goes on with its own plan%s; --resume new begins anew with another",
+        folder,
+        "" if minutes is None else f" of {minutes:.0f} minutes",
+    )
+    return plan
