@@ -19,7 +19,6 @@ MR = {
     "patch_size": "[32,32,32]",
     "patches_per_epoch": 24,
     "val_interval": 2,
-    "initialize": "['$pipelines.preflight()','$pipelines.seed_everything(@seed, @deterministic)']",
 }
 
 

@@ -317,7 +317,7 @@ def test_a_ct_among_other_channels_alone_is_cropped_by_and_warned_of(caplog):
     assert preprocess.ct_channels == [1]
     shown = preprocess.hounsfield(preprocess.normalise(prepared.codes, prepared.intensity))
     assert torch.allclose(shown[1], ct[5:15, 4:14, 3:13], atol=0.5001)
-    preprocess.volume(MetaTensor(torch.stack([pet, pet]), affine=torch.eye(4)), "scan")
+    preprocess.volume(MetaTensor(torch.stack([pet, pet / 30]), affine=torch.eye(4)), "scan")
     assert "scan: not a CT in Hounsfield units" in caplog.text
 
 

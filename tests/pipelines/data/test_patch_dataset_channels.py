@@ -43,7 +43,7 @@ def test_a_patch_beyond_the_image_is_padded_channel_by_channel(tmp_path):
     inside = image[:, 5:35, 7:33, 11:29]
     outside = image[:, 0, 0, 0]
     assert torch.equal(outside, inside.amin((1, 2, 3)))
-    assert len(outside.unique()) == 4
+    assert len(outside.unique()) == 3, "values as they are and rescaled ones begin at 0 alike"
     item = VolumeDataset(dataset.as_dicts("test"), Preprocess(window=None, channels=4, normalization=WORDS))[
         0
     ]

@@ -147,7 +147,7 @@ def test_time_is_refused_and_stated_channels_are_not(tmp_path):
     for read in (read_image, read_header):
         with pytest.raises(ImageError, match=r"4 axes .*if the fourth axis is time, export one time point"):
             read(path)
-        with pytest.raises(ImageError, match="3 channels were expected"):
+        with pytest.raises(ImageError, match="holds channels, 3 are expected"):
             read(path, channels=3)
     np.testing.assert_array_equal(read_image(path, channels=2).numpy(), np.moveaxis(array, -1, 0))
     assert read_header(path, channels=2).channels == 2
