@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,17 +10,9 @@ from pipelines.data.cases import Dataset
 _SHOWN = 10
 
 
-def stated_channels(dataset: Dataset) -> list[str]:
-    """What dataset.json calls the channels, under "channel_names" or "modality"; empty where it does not."""
-    content = json.loads(dataset.description) if dataset.description else {}
-    stated = content.get("channel_names", content.get("modality"))
-    names = list(stated.values()) if isinstance(stated, dict) else stated
-    return [str(name) for name in ([names] if isinstance(names, str) else names or [])]
-
-
 def may_be_ct(dataset: Dataset) -> bool:
     """Whether the images may be CT: dataset.json says so under "modality" or "channel_names", or says nothing."""
-    names = stated_channels(dataset)
+    names = dataset.channel_names
     return not names or any(re.search(r"\bct\b", name, re.IGNORECASE) for name in names)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -11,9 +11,12 @@ import torch
 from scipy import ndimage
 from skimage.measure import label as label_components
 
+from pipelines.config.errors import problem
 from pipelines.data.cases import CaseItem, reading
 from pipelines.planning.intensity_statistics import inside_and_outside, whole_numbers
-from pipelines.planning.records import CaseFingerprint, ChannelFingerprint, ClassFingerprint
+from pipelines.planning.records import FORMAT, CaseFingerprint, ChannelFingerprint, ClassFingerprint
+from pipelines.utils.logs import warnings_of
+from pipelines.utils.worker_processes import end_with_parent
 from transforms.errors import ImageError
 from transforms.hounsfield import not_hounsfield
 from transforms.io.grids import Turn, require_grid
@@ -23,7 +26,7 @@ from transforms.label_values import Box, bounding_boxes, check_label_values, cou
 from transforms.spatial.geometry import Geometry, GeometryError, orient, voxel_ml
 from transforms.spatial.shear import straighten_labels
 
-__all__ = ["case_fingerprint"]
+__all__ = ["Job", "case_fingerprint", "look_in_worker", "outcome_of", "start_worker"]
 
 _AIR = -900.0
 """HU: what is lower is air."""
@@ -31,6 +34,48 @@ _BODY = -500.0
 """HU: what is higher is the patient or the table."""
 _OVERLAP = 6
 """Classes are looked at one by one in their boxes, unless the boxes together hold so many times the box around all."""
+
+
+class Job(NamedTuple):
+    """What decides the fingerprint of a case beside its files.
+
+    Attributes:
+        labels, channels: see `case_fingerprint`.
+    """
+
+    labels: dict[int, str]
+    channels: int | None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Plain JSON types, with the version of the record."""
+        return {"format": FORMAT, "labels": sorted(self.labels), "channels": self.channels}
+
+
+_job: Job
+
+
+def start_worker(job: Job) -> None:
+    """Make a new process ready for `look_in_worker`."""
+    global _job
+    _job = job
+    torch.set_num_threads(1)
+    end_with_parent()
+
+
+def look_in_worker(case: tuple[int, CaseItem]) -> CaseFingerprint | str:
+    """`outcome_of` a numbered case in a process of its own."""
+    return outcome_of(_job, case[1])
+
+
+def outcome_of(job: Job, item: CaseItem) -> CaseFingerprint | str:
+    """The fingerprint of a case, or in words why there is none."""
+    try:
+        # They are said when the patch store prepares the case.
+        with warnings_of("transforms", "pipelines"):
+            return case_fingerprint(item, job.labels, job.channels)
+    except Exception as error:  # one case must not hide the others
+        return problem(error, item["image"])
 
 
 def case_fingerprint(
@@ -47,16 +92,17 @@ def case_fingerprint(
         ImageError: image or label cannot be read with certainty, the label does not lie on the image's grid, or it
             holds a value that has no name.
     """
-    image, affine = image_array(item["image"], channels=channels, **reading(item))
+    path = item["image"]
+    image, affine = image_array(path, channels=channels, **reading(item))
     grid = Header(image.shape[1:], len(image), affine)
-    found, place = label_array(item["label"], grid, labels, image=item["image"])
+    found, place = label_array(item["label"], grid, labels, image=path if isinstance(path, str) else path[0])
     require_grid(item["label"], Header(found.shape[1:], len(found), place), grid)
     found = found[0]
     check_label_values(counts_of(found), labels, item["label"])
     try:
         geometry = orient(grid.shape, affine)
     except GeometryError as error:
-        raise ImageError(f"{item['image']}: {error}") from error
+        raise ImageError(f"{path}: {error}") from error
     inside = found > 0
     measured = [_channel(channel, inside) for channel in image]
     spacing = geometry.straight_spacing

@@ -12,50 +12,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
+import math
 import os
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import torch
-
-from pipelines.config.errors import problem
 from pipelines.data.case_state import CaseState, case_state
 from pipelines.data.cases import CaseItem, Dataset, DatasetError
-from pipelines.data.cohort import stated_channels
 from pipelines.data.stored_case import StoreError
-from pipelines.planning.case_fingerprint import case_fingerprint
+from pipelines.planning.case_fingerprint import Job, look_in_worker, outcome_of, start_worker
 from pipelines.planning.laterality import left_right_pairs
 from pipelines.planning.records import FORMAT, CaseFingerprint, Fingerprint
 from pipelines.utils.json_files import JsonError, read_json
-from pipelines.utils.logs import warnings_of
 from pipelines.utils.progress import Steps
-from pipelines.utils.worker_processes import WorkerDiedError, end_with_parent, in_processes, worker_count
+from pipelines.utils.worker_processes import WorkerDiedError, in_processes, worker_count
 from transforms.utils.files import FolderError, replacing, require_folder, unwritable
 
 __all__ = ["FOLDER", "fingerprint"]
 
-logger = logging.getLogger(__name__)
-
 FOLDER = "fingerprints"
 """Folder of the cached fingerprints below that of the patch store."""
 
+_START = 4.0
+"""Seconds until processes of their own have begun: what is done sooner is done without."""
 _ANOTHER = "name another folder with --store_dir"
-
-
-class _Job(NamedTuple):
-    """What decides the fingerprint of a case beside its files."""
-
-    labels: dict[int, str]
-    channels: int | None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"format": FORMAT, "labels": sorted(self.labels), "channels": self.channels}
-
-
-_job: _Job
 
 
 def fingerprint(
@@ -69,7 +51,8 @@ def fingerprint(
     Args:
         data: the dataset.
         store_dir: folder of the patch store.
-        num_workers: processes that read; default: one per available core, at most 8; 0 or 1 reads in this process.
+        num_workers: processes that read; default: one per available core, at most 8, unless all is read within seconds
+            anyway; 0 or 1 reads in this process.
 
     Raises:
         DatasetError: after every case was looked at: one error that lists each that cannot be read, and why.
@@ -78,7 +61,7 @@ def fingerprint(
     items = [item for item in data.as_dicts("training") if item.get("label")]
     if not items:
         raise DatasetError(data.root, ["no training case has a label; name labels in dataset.json."])
-    job = _Job(data.labels, data.channels)
+    job = Job(data.labels, data.channels)
     folder = require_folder(
         Path(os.path.abspath(store_dir)) / FOLDER, "the fingerprints of the cases", _ANOTHER
     )
@@ -96,7 +79,7 @@ def fingerprint(
         "format": FORMAT,
         "name": data.name,
         "labels": {str(value): name for value, name in sorted(data.labels.items())},
-        "channel_names": stated_channels(data),
+        "channel_names": data.channel_names,
         "cases": cases,
         "pairs": left_right_pairs(data.labels, cases),
     }
@@ -120,7 +103,7 @@ def _states(data: Dataset, items: list[CaseItem]) -> list[CaseState]:
 
 def _look(
     data: Dataset,
-    job: _Job,
+    job: Job,
     items: list[CaseItem],
     missing: list[int],
     folder: Path,
@@ -130,10 +113,10 @@ def _look(
     """Read the missing cases and keep what was found."""
     found: dict[int, CaseFingerprint] = {}
     problems: dict[int, str] = {}
-    workers = worker_count(num_workers, len(missing))
+    warm_up = max(1, worker_count(num_workers, len(missing)))
     with (
-        Steps(len(missing), "case", "looking at", warm_up=max(1, workers), delay=1.0, leave=False) as steps,
-        contextlib.closing(_outcomes(job, [(at, items[at]) for at in missing], workers)) as outcomes,
+        Steps(len(missing), "case", "looking at", warm_up=warm_up, delay=1.0, leave=False) as steps,
+        contextlib.closing(_outcomes(job, [(at, items[at]) for at in missing], num_workers)) as outcomes,
     ):
         for at, outcome in outcomes:
             steps.step()
@@ -148,15 +131,25 @@ def _look(
 
 
 def _outcomes(
-    job: _Job, cases: list[tuple[int, CaseItem]], workers: int
+    job: Job, cases: Sequence[tuple[int, CaseItem]], num_workers: int | None
 ) -> Generator[tuple[int, CaseFingerprint | str], None, None]:
     """The fingerprint of each case, or why there is none."""
-    if workers <= 1:
-        for at, item in cases:
-            yield at, _outcome(job, item)
+    left, taken = len(cases), math.inf
+    # The first case may have to import what reads it; the next ones tell how long the rest takes.
+    while left and (
+        worker_count(num_workers, left) < 2
+        or (num_workers is None and (left > len(cases) - 2 or left * taken < _START))
+    ):
+        at, item = cases[-left]
+        started = time.monotonic()
+        yield at, outcome_of(job, item)
+        taken = time.monotonic() - started
+        left -= 1
+    if not left:
         return
+    workers = worker_count(num_workers, left)
     try:
-        for (at, _), outcome in in_processes(_look_in_worker, cases, workers, _start_worker, job):
+        for (at, _), outcome in in_processes(look_in_worker, cases[-left:], workers, start_worker, job):
             yield at, outcome
     except WorkerDiedError as error:
         names = ", ".join(sorted(item["case"] for _, item in error.items))
@@ -170,26 +163,6 @@ def _outcomes(
         ) from error
 
 
-def _start_worker(job: _Job) -> None:
-    global _job
-    _job = job
-    torch.set_num_threads(1)
-    end_with_parent()
-
-
-def _look_in_worker(case: tuple[int, CaseItem]) -> CaseFingerprint | str:
-    return _outcome(_job, case[1])
-
-
-def _outcome(job: _Job, item: CaseItem) -> CaseFingerprint | str:
-    try:
-        # They are said when the patch store prepares the case.
-        with warnings_of("transforms", "pipelines"):
-            return case_fingerprint(item, job.labels, job.channels)
-    except Exception as error:  # one case must not hide the others
-        return problem(error, item["image"])
-
-
 # -- kept fingerprints -------------------------------------------------------------------------------------
 
 
@@ -197,7 +170,7 @@ def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _cached(folder: Path, state: CaseState, job: _Job) -> CaseFingerprint | None:
+def _cached(folder: Path, state: CaseState, job: Job) -> CaseFingerprint | None:
     """What was found of a case in its present state; None where that is not known, or its file was damaged."""
     try:
         content = read_json(folder / f"{state.entry}.json")
@@ -211,7 +184,7 @@ def _cached(folder: Path, state: CaseState, job: _Job) -> CaseFingerprint | None
     return cast(CaseFingerprint, found)
 
 
-def _keep(folder: Path, state: CaseState, job: _Job, found: CaseFingerprint) -> None:
+def _keep(folder: Path, state: CaseState, job: Job, found: CaseFingerprint) -> None:
     content = {"parameters": job.parameters, "digest": _digest(found), "case": found}
     name = f"{state.entry}.json"
     with replacing(folder / name, synced=False) as temporary:
