@@ -46,6 +46,7 @@ WINDOWS = 3
 """Forward passes that are timed after a first one."""
 BATCHES = 4
 """Batches that are augmented on the device differ in how; so many take turns."""
+SEEDING = "seeding_of_steps"
 NEUTRAL: dict[str, Any] = {
     "normalization": None,
     "window": None,
@@ -92,6 +93,9 @@ def prepared(
     parser["data"] = Dataset(Path(), "random patches", names, training=(), channels=channels)
     if "in_channels" in (raw.get("network_def") or {}):
         parser["network_def#in_channels"] = channels
+    if "seed" in raw and "deterministic" in raw:
+        # As the config's "initialize" does: it decides which kernels a GPU takes.
+        parser[SEEDING] = "$pipelines.seed_everything(@seed, @deterministic)"
     trainer = parser["train#trainer"]
     trainer |= {"max_epochs": 1, "train_data_loader": [], "train_handlers": []}
     return parser
@@ -114,6 +118,7 @@ def patches(parser: ConfigParser, channels: int, classes: int) -> list[dict[str,
         parser.get_parsed_content(f"train::dataset::{name}") if name in dataset else None
         for name in ("augment_on", "transform", "device")
     )
+    augmentation: Any = transform
     names = [f"random {number}" for number in range(count)]
     if not augments_on_device(place or "workers", device, transform):
         image = torch.randn(count, channels, *size)
@@ -122,13 +127,13 @@ def patches(parser: ConfigParser, channels: int, classes: int) -> list[dict[str,
         ]
 
     def item(name: str) -> Any:
-        source = transform.source_size()
+        source = augmentation.source_size()
         return {
             "image": torch.randint(-1000, 1000, (channels, *source), dtype=torch.int16),
             "label": torch.randint(classes, (1, *source), dtype=kind),
             "case": name,
             "intensity": {},
-            "variation": transform.draw(),
+            "variation": augmentation.draw(),
         }
 
     return [
@@ -153,6 +158,8 @@ def measured(
     """
     deadline = time.perf_counter() + seconds
     device = torch.device(parser.get_parsed_content("device"))
+    if SEEDING in parser:
+        parser.get_parsed_content(SEEDING)
     before = psutil.Process().memory_info().rss if before is None else before
     with PeakMemory() as peak:
         batches = patches(parser, channels, classes)
@@ -226,7 +233,7 @@ def _window_seconds(
     network = found.get("network", trainer.network).eval()
     precision = resolve_precision(found.get("precision", ANY_PRECISION), device)
     window = torch.randn(1, channels, *parser.get_parsed_content("patch_size"), device=device)
-    times = []
+    times: list[float] = []
     with torch.inference_mode(), autocast(device, precision):
         while len(times) <= WINDOWS and (len(times) < 2 or time.perf_counter() < deadline):
             started = time.perf_counter()
@@ -241,21 +248,21 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def why(error: BaseException) -> tuple[str, bool]:
-    """What went wrong in one line, and whether it is that memory was too small."""
+def why(error: BaseException) -> str:
+    """What went wrong, in one line."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any(is_out_of_memory(one) or isinstance(one, MemoryError) for one in chain):
-        return "there is too little memory for it", True
+        return "there is too little memory for it"
     known = user_error(error)
     if known is not None:
-        return " ".join(str(known).split()), False
+        return " ".join(str(known).split())
     # What MONAI says about it names the place in the config, but not what was wrong.
     first = chain[-1]
-    return f"{type(first).__name__}: {' '.join(str(first).split())}", False
+    return f"{type(first).__name__}: {' '.join(str(first).split())}"
 
 
 def _forget() -> None:
@@ -279,13 +286,23 @@ def _become_expendable() -> None:
 
 def main() -> int:
     """Answer candidates until stdin ends; see `StepTimer` for what is in the lines."""
+    try:
+        _serve()
+    except Exception as error:
+        # The last line of stderr is what `StepTimer` tells of it.
+        print(why(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     # Whatever libraries print must not stand among the answers.
     os.dup2(2, 1)
     _become_expendable()
     job = json.loads(sys.stdin.readline())
     use_cores()
-    config, channels, classes = job["config"], job["channels"], job["classes"]
+    config = job["config"]
     if job["distributed"]:
         # A network that is wrapped for several processes wants a group; of this process alone it needs no port.
         torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -300,17 +317,19 @@ def main() -> int:
     before = psutil.Process().memory_info().rss
     answers.write(json.dumps({"resident": before, "on_host": device.type != "cuda"}) + "\n")
     for line in iter(sys.stdin.readline, ""):
-        asked = json.loads(line)
-        try:
-            parser = prepared(config, asked["knobs"], channels, classes)
-            answer = {"cost": measured(parser, channels, classes, asked["seconds"], before)._asdict()}
-        except Exception as error:
-            reason, memory = why(error)
-            answer = {"reason": reason, "memory": memory}
-        parser = None  # type: ignore[assignment]
+        answer = _answer(job, json.loads(line), before)
         _forget()
         answers.write(json.dumps(answer) + "\n")
-    return 0
+
+
+def _answer(job: Mapping[str, Any], asked: Mapping[str, Any], before: int) -> dict[str, Any]:
+    """The cost of a candidate, or why it has none."""
+    channels, classes = job["channels"], job["classes"]
+    try:
+        parser = prepared(job["config"], asked["knobs"], channels, classes)
+        return {"cost": measured(parser, channels, classes, asked["seconds"], before)._asdict()}
+    except Exception as error:
+        return {"reason": why(error)}
 
 
 if __name__ == "__main__":
