@@ -35,6 +35,7 @@ from .training.losses import SegLoss as SegLoss
 from .training.optimization import averaged as averaged
 from .training.optimization import evaluated_network as evaluated_network
 from .training.optimization import lr_schedule as lr_schedule
+from .training.planning import apply_plan as apply_plan
 from .training.seed import seed_everything as seed_everything
 from .training.trainer import SegTrainer as SegTrainer
 from .training.workflow import Training as Training

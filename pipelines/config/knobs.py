@@ -49,6 +49,10 @@ KNOBS: dict[str, Knob] = {
     "resume": _RESUMING | _FOLDS,
     "checkpoint_minutes": _RESUMING | _FOLDS,
     "pictures": _RESUMING | _FOLDS,
+    # What a plan is made from; what comes out of it stands in the ids that it fills.
+    "minutes": _ENTRY | _RESUMING | _FOLDS,
+    "memory_gb": _ENTRY | _RESUMING | _FOLDS,
+    "planning": _ENTRY | _RESUMING | _FOLDS,
     # What is predicted, and what is written of it.
     "input": _PREDICTING,
     "split": _PREDICTING,

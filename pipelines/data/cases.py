@@ -154,6 +154,15 @@ class Dataset:
         """Names in the order of the class ids, background first."""
         return [self.labels[index] for index in range(self.num_classes)]
 
+    @property
+    def channel_names(self) -> list[str]:
+        """The names of the channels in dataset.json, "channel_names" or "modality"; empty where it has none."""
+        content = json.loads(self.description) if self.description else {}
+        stated = content.get("channel_names", content.get("modality"))
+        names = list(stated.values()) if isinstance(stated, dict) else stated
+        names = [names] if isinstance(names, str) else names
+        return [str(name) for name in names or []]
+
     def cases(self, split: str) -> tuple[Case, ...]:
         """Return the cases of "training", "validation" or "test"."""
         if split not in SPLITS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,11 +12,8 @@ _SHOWN = 10
 
 def may_be_ct(dataset: Dataset) -> bool:
     """Whether the images may be CT: dataset.json says so under "modality" or "channel_names", or says nothing."""
-    content = json.loads(dataset.description) if dataset.description else {}
-    stated = content.get("channel_names", content.get("modality"))
-    names = list(stated.values()) if isinstance(stated, dict) else stated
-    names = [names] if isinstance(names, str) else names
-    return not names or any(re.search(r"\bct\b", str(name), re.IGNORECASE) for name in names)
+    names = dataset.channel_names
+    return not names or any(re.search(r"\bct\b", name, re.IGNORECASE) for name in names)
 
 
 def missing_foreground(present: Mapping[str, Iterable[int]], labels: Mapping[int, str]) -> list[str]:

@@ -14,7 +14,7 @@ from transforms.errors import UserError
 from transforms.utils.files import replacing
 
 PLAN_FILE = "plan.json"
-COMMENT = "_desc_plan"
+COMMENT = "_desc_planned"
 """The id of a config that holds the reasons: MONAI takes ids that begin so for comments."""
 
 

@@ -24,6 +24,22 @@ SMALL = {
     "spacing": "[8.0,8.0,8.0]",
     "num_workers": 0,
 }
+# What a plan would choose, so that a test needs none: planning looks at data and machine, which takes it seconds.
+UNPLANNED = {
+    "spacing": "[3.0,3.0,10.0]",
+    "window": "[-1000,1000]",
+    "crop_above": -500,
+    "patch_size": "[112,96,28]",
+    "foreground": 0.33,
+    "flip_axes": "[]",
+    "epochs": 15,
+    "patches_per_epoch": 32,
+    "batch_size": 1,
+    "learning_rate": 0.004,
+    "warmup_steps": 10,
+    "val_interval": 3,
+}
+UNPLANNED_NETWORK = {"r2unet": {"features": "[8,16,32,64,128]"}, "upernet": {}}
 # The number format that every processor has fast kernels for; what a bundle would choose may differ by the machine.
 EVERYWHERE = {"precision": "fp32"}
 INTERRUPTIBLE = "tests/e2e/interrupt.json"
@@ -54,7 +70,8 @@ class Workplace:
         files = [name if "/" in name else f"bundles/{bundle}/{name}" for name in ("train.json", *overlays)]
         config = files[0] if len(files) == 1 else str(files)
         words = ["-m", "monai.bundle", "run", "training", "--config_file", config]
-        given = {"bundle_root": self.root, "store_dir": self.folder / "store", **EVERYWHERE, **overrides}
+        places = {"bundle_root": self.root, "store_dir": self.folder / "store"}
+        given = {**places, **EVERYWHERE, **UNPLANNED, **UNPLANNED_NETWORK[bundle], **overrides}
         return words + [word for key, value in given.items() for word in (f"--{key}", str(value))]
 
     @contextlib.contextmanager
