@@ -59,7 +59,9 @@ def _overlay(
         if kept is None and shared is not None and shared.is_file():
             kept = read_plan(shared)
         if kept is not None and all(name in kept for name in wish.open):
-            logger.info("the settings are those of the plan that this training began with: %s", folder / PLAN_FILE)
+            logger.info(
+                "the settings are those of the plan that this training began with: %s", folder / PLAN_FILE
+            )
             return kept
     plan, _ = plan_for(config, wish, data, store)
     for line in lines(plan):
