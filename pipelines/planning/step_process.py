@@ -192,14 +192,23 @@ class _Batches:
 
 
 class _Clock:
-    """Times the optimiser steps of a trainer, and ends it when they are enough."""
+    """Times the optimiser steps of a trainer, and ends it when they are enough.
+
+    A trainer that looks for the best number of threads is timed with the number that it ends up with.
+    """
 
     def __init__(self, trainer: Engine, device: torch.device, deadline: float) -> None:
-        self.times: list[float] = []
+        self._times: list[tuple[int, float]] = []
         self._device, self._deadline = device, deadline
         self._accumulation = int(getattr(trainer, "accumulation_steps", 1))
         self._last: float | None = None
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._done)
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds of the steps with the number of threads that is in use now; without any, of all."""
+        threads = torch.get_num_threads()
+        return [took for count, took in self._times if count == threads] or [took for _, took in self._times]
 
     def _done(self, trainer: Engine) -> None:
         if trainer.state.iteration % self._accumulation:
@@ -213,11 +222,12 @@ class _Clock:
                 torch.cuda.reset_peak_memory_stats(self._device)
             self._last = time.perf_counter()
             return
-        self.times.append(now - self._last)
+        self._times.append((torch.get_num_threads(), now - self._last))
         self._last = now
-        spent, count = sum(self.times), len(self.times)
-        late = now + 2 * self.times[-1] > self._deadline
-        if late or count >= MOST or (count >= STEPS and spent >= ENOUGH):
+        times = self.times
+        settled = getattr(getattr(trainer, "threads", None), "settled", True)
+        late = now + 2 * self._times[-1][1] > self._deadline
+        if late or len(times) >= MOST or (settled and len(times) >= STEPS and sum(times) >= ENOUGH):
             trainer.terminate()
 
 
