@@ -75,9 +75,7 @@ def wish_of(config: ExecutedConfig) -> Wish:
     )
 
 
-def plan_for(
-    config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path
-) -> tuple[Plan, Fingerprint]:
+def plan_for(config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path) -> tuple[Plan, Fingerprint]:
     """Look at the dataset and at this machine, and plan.
 
     Args:
@@ -118,7 +116,9 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
         raise PlanError(
             f"the plan has no value for {', '.join(missing)}: give --{missing[0]}, or --resume new to plan anew"
         )
-    config |= {name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")}
+    config |= {
+        name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")
+    }
     # MONAI has parsed the config already: it has to read it again.
     parser.ref_resolver.reset()
     parser.parse(reset=False)
