@@ -137,7 +137,7 @@ def window(fingerprint: Fingerprint, words: list[str]) -> PlannedValue:
         return PlannedValue(list(LIMITS), "no case has a labelled voxel: all values of a scanner are kept")
     low, high = (inside[QUANTILES.index(p)] for p in PERCENTILES)
     margin = max(MARGIN * (high - low), (NARROWEST - (high - low)) / 2)
-    lower = max(LIMITS[0], min(math.floor((low - margin) / 10) * 10, LIMITS[1] - NARROWEST))
+    lower = max(LIMITS[0], math.floor(min(low - margin, LIMITS[1] - NARROWEST) / 10) * 10)
     upper = min(LIMITS[1], max(math.ceil((high + margin) / 10) * 10, lower + NARROWEST))
     return PlannedValue(
         [float(lower), float(upper)],

@@ -23,7 +23,7 @@ def test_what_preparing_takes_is_taken_off_but_for_a_part() -> None:
     assert schedule.training_seconds(10, 10_000) == pytest.approx(180)
 
 
-@pytest.mark.parametrize(("validation", "share"), [(1.0, 0.03), (30.0, 0.12), (100.0, 0.17), (0.0, 0.0)])
+@pytest.mark.parametrize(("validation", "share"), [(1.0, 0.04), (30.0, 0.12), (100.0, 0.17), (0.0, 0.0)])
 def test_validations_take_a_small_share_but_there_is_at_least_one(validation: float, share: float) -> None:
     assert schedule.validating(600, validation) / 600 <= share
     assert schedule.validating(600, validation) >= min(validation, 1.0)
