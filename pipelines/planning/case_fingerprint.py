@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -146,7 +147,7 @@ def _body(image: np.ndarray, hounsfield: list[bool], geometry: Geometry) -> list
     """Millimetres of the box around the patient; of an image that is no CT all of it."""
     size = geometry.straight_shape
     if len(size) == 3 and any(hounsfield):
-        above = np.logical_or.reduce([channel > _BODY for channel in image])
+        above = functools.reduce(np.logical_or, (channel > _BODY for channel in image))
         box = bounding_boxes(_turned(above.view(np.uint8), geometry)).get(1)
         size = size if box is None else tuple(part.stop - part.start for part in box)
     return _millimetres(size, geometry)
