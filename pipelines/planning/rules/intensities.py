@@ -9,14 +9,9 @@ import numpy as np
 from pipelines.planning.records import QUANTILES, CaseFingerprint, Fingerprint, PlannedValue
 from pipelines.planning.rules.typical import count
 from pipelines.planning.summary import pooled
+from transforms.intensity import NORMALIZATIONS
 
-WORDS = {
-    "ct": "CT",
-    "zscore": "zscore",
-    "rescale_to_0_1": "rescale_to_0_1",
-    "rgb_to_0_1": "rgb_to_0_1",
-    "nonorm": "noNorm",
-}
+WORDS = {word.lower(): word for word in NORMALIZATIONS}
 """Names of channels that say how to normalise, in lower case (nnU-Net v2, `channel_name_to_normalization_mapping`)."""
 
 MAGNETIC = ("mr", "t1", "t2", "flair", "adc", "dwi")
