@@ -30,7 +30,7 @@ def tuned(place: Workplace, name: str, init: str, **given: object) -> tuple[Path
     words = place.training(
         "r2unet", **{**TINY, "dataset_dir": place.folder / "other", "bundle_root": root, "init": init, **given}
     )
-    return root / "models" / "model.pt", place.run(words).stderr
+    return root / "models" / "model.pt", place.run(words).stdout
 
 
 def test_a_registered_model_is_begun_with(place: Workplace) -> None:
