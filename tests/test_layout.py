@@ -84,6 +84,7 @@ TESTED_IN = {
     "networks.errors": "transforms/test_errors.py",
     "pipelines.cli.check": "pipelines/data/test_check.py",
     "pipelines.cli.compare": "e2e/test_compare.py",
+    "pipelines.cli.convert": "pipelines/data/test_convert.py",
     "pipelines.cli.evaluate": "e2e/test_evaluate.py",
     "pipelines.cli.predict": "e2e/test_predict.py",
     "pipelines.cli.sync": "pipelines/tracking/test_sync.py",
