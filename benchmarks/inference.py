@@ -44,9 +44,9 @@ import torch
 from benchmarks.gpu_time import Timed, kernel_seconds
 from benchmarks.inference_case import FOLDER, build, prepared, trained
 from benchmarks.inference_ways import WAYS, Task
-from benchmarks.measure import forget_peak, resident
 from pipelines.inference.memory_format import place
 from pipelines.inference.precision import PRECISIONS
+from pipelines.utils.resident_memory import forget_peak, resident
 from transforms.spatial.geometry import Geometry, cropped, orient, resampled
 from transforms.utils.memory import is_out_of_memory
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -36,16 +35,6 @@ def saved_activations(run: Callable[[], torch.Tensor], module: nn.Module) -> int
         y = run()
     del y
     return sum(storage.nbytes() for storage in kept.values())
-
-
-def resident(figure: str = "VmRSS") -> int:
-    """Bytes of this process in memory; "VmHWM" is the peak since `forget_peak`."""
-    return 1024 * int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{figure}:")[1].split()[0])
-
-
-def forget_peak() -> None:
-    """Set the peak of the resident set back to what it is now (Linux 4.0 and later)."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def gflops(build: Callable[[], nn.Module], shape: Sequence[int]) -> float:

@@ -42,7 +42,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ceiling import convolution_ceiling, matrix_ceiling
-from benchmarks.measure import forget_peak, resident, run_apart, saved_activations
+from benchmarks.measure import run_apart, saved_activations
 from benchmarks.plain_r2unet import PlainR2UNet
 from benchmarks.step_profile import shares
 from networks import R2UNet, UPerNet
@@ -51,6 +51,7 @@ from pipelines.inference.memory_format import lies_channels_last, place
 from pipelines.inference.precision import AUTO, PRECISIONS, autocast, resolve_precision
 from pipelines.training.losses import SegLoss
 from pipelines.training.trainer import SegTrainer
+from pipelines.utils.resident_memory import forget_peak, resident
 
 CLASSES = 3
 FEATURES = (16, 32, 64, 128, 256)

@@ -363,9 +363,7 @@ def _of_channel(parameters: ChannelParameters) -> ChannelIntensity:
 def _scheme(word: str, window: Sequence[float] | None) -> ChannelIntensity:
     if word == "CT" and window is not None:
         return CTWindow(*window)
-    return {"zscore": ZScore, "rescale_to_0_1": RescaleTo01, "rgb_to_0_1": RGBTo01}.get(
-        word, NoNormalization
-    )()
+    return _KINDS[{"zscore": "z_score", "noNorm": "no_norm"}.get(word, word)]()
 
 
 _KINDS: dict[str, type[ZScore | RescaleTo01 | RGBTo01 | NoNormalization]] = {

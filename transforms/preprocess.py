@@ -26,7 +26,7 @@ from transforms.intensity import (
     intensity_for,
     intensity_from,
 )
-from transforms.io.grids import grid_difference
+from transforms.io.grids import require_grid
 from transforms.io.header import Header
 from transforms.io.readers import ImagePath, Original, files_of, read_label, read_original
 from transforms.label_values import check_label_values, counts_of
@@ -356,13 +356,8 @@ def require_same_grid(name: str, labels: MetaTensor, geometry: Geometry) -> None
 
     The tolerance is that of the check at the start of a training, `transforms.io.grids.grid_difference`.
     """
-    if labels.shape[0] != 1:
-        raise ImageError(f"{name} has {labels.shape[0]} channels; a label map has one integer per voxel")
-    difference = grid_difference(
+    require_grid(
+        name,
+        Header(tuple(labels.shape[1:]), labels.shape[0], labels.affine.numpy()),
         Header(geometry.shape, 1, np.asarray(geometry.affine)),
-        Header(tuple(labels.shape[1:]), 1, labels.affine.numpy()),
     )
-    if difference:
-        raise ImageError(
-            f"{name} does not lie on the grid of its image ({difference}); resample it onto that grid"
-        )

@@ -171,7 +171,7 @@ def _listed_item(
         if value is None and key == "label" and split == "test":
             paths[key] = ()
             continue
-        values = value if isinstance(value, list) else [value]
+        values: list[Any] = value if isinstance(value, list) else [value]
         if not values:
             problems.append(f"{what}: {key} is an empty list.")
             return None

@@ -88,6 +88,7 @@ def find_inputs(
         raise InputError("name the CT to segment: --input FILE_OR_DICOM_FOLDER")
     if split is not None and split not in SPLITS:
         raise InputError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
+    cases: list[CaseItem]
     paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
     for path in paths:
         try:
@@ -266,13 +267,15 @@ def _cases(images: Sequence[Path], channels: int) -> list[CaseItem]:
     found: list[CaseItem] = []
     for name, files, problem in by_case(images, channels):
         lost = next((case for file in files if (case := _lost(file)) is not None), None)
-        if len(files) == 1 and not name:
+        if not name:
             found.append(lost or _case(files[0]))
             continue
-        case: CaseItem = {"image": [str(file) for file in files], "case": readable(name)}
-        if problem or (lost is not None and "problem" in lost):
-            case["problem"] = problem or (lost or case)["problem"]
-        found.append(case)
+        together: CaseItem = {"image": [str(file) for file in files], "case": readable(name)}
+        if lost is not None and "problem" in lost:
+            problem = lost["problem"]
+        if problem:
+            together["problem"] = problem
+        found.append(together)
     return found
 
 

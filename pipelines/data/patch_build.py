@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import socket
-import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from pipelines.data.case_state import CaseState, content_digest, image_digest
 from pipelines.data.cases import reading
 from pipelines.data.stored_case import StoreError
 from pipelines.utils.logs import warnings_of
+from pipelines.utils.worker_processes import end_with_parent
 from transforms.utils.files import NO_ROOM, new_folder, sync_folder
 
 FORMAT = 2
@@ -52,15 +51,7 @@ def start_worker(job: Job) -> None:
     _job = job
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def die_with_parent() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    # when the building process is killed its workers would wait for it for ever
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def build_in_worker(source: CaseState) -> str | None:

@@ -17,17 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +44,9 @@ from pipelines.data.patch_build import (
     temporary_name,
 )
 from pipelines.data.stored_case import StoredCase, StoreError, read_meta
-from pipelines.utils.cores import available_cores
 from pipelines.utils.locks import waiting_for
 from pipelines.utils.progress import Steps
+from pipelines.utils.worker_processes import WorkerDiedError, in_processes, worker_count
 from transforms.utils.files import (
     FolderError,
     require_folder,
@@ -65,8 +61,6 @@ MAX_REMARKS = 20
 """Notices of single images that are repeated when a training starts."""
 
 _ANOTHER = "name another folder with --store_dir"
-_MOST_ON_WINDOWS = 61
-"""Processes that a `ProcessPoolExecutor` can have there."""
 
 
 class PatchStore:
@@ -274,10 +268,7 @@ class PatchStore:
         missing = self._missing
         if not missing:
             return
-        # a worker needs seconds to import torch and MONAI: it pays from two cases a worker
-        enough = min(8, available_cores(), len(missing) // 2)
-        workers = self.num_workers if self.num_workers is not None else enough
-        workers = min(workers, len(missing), _MOST_ON_WINDOWS if os.name == "nt" else len(missing))
+        workers = worker_count(self.num_workers, len(missing))
         logger.info(f"preprocessing {len(missing)} of {len(self)} cases into {self.folder}")
         failed: list[tuple[CaseState, str]] = []
         done: set[str] = set()
@@ -302,34 +293,15 @@ class PatchStore:
             for source in sources:
                 yield source, outcome_of(job, source, self.folder)
             return
-        # forking a process that holds torch's thread pools can hang; a spawned one starts clean
-        pool = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=start_worker,
-            initargs=(job,),
-        )
         try:
-            queue = iter(sources)
-            running: dict[Future[str | None], CaseState] = {}
-            while True:
-                # few jobs ahead, so that a full disk or Ctrl-C ends the build soon
-                for source in itertools.islice(queue, 2 * workers - len(running)):
-                    running[pool.submit(build_in_worker, source)] = source
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    reason = future.result()
-                    yield running.pop(future), reason
-        except BrokenProcessPool as error:
+            yield from in_processes(build_in_worker, sources, workers, start_worker, job)
+        except WorkerDiedError as error:
             raise StoreError(
                 "a process that was preprocessing died, most likely for lack of memory, on one of the cases "
-                f"{', '.join(sorted(s.case for s in running.values()))}. The finished ones stay in {self.folder}: "
+                f"{', '.join(sorted(s.case for s in error.items))}. The finished ones stay in {self.folder}: "
                 "run again with fewer num_workers. (A script that builds with several workers must start its "
                 "work under `if __name__ == '__main__':`.)"
             ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 # -- names and digests -------------------------------------------------------------------------------------

@@ -88,8 +88,10 @@ class Evaluation:
         self.data = data
         self.split = split
         self.output_dir = Path(output_dir)
-        ct = evaluator.preprocess.shows_ct
-        self.pictures = CasePictures(self.output_dir / PICTURES, model.labels, pictures, ct)
+        preprocess = evaluator.preprocess
+        self.pictures = CasePictures(
+            self.output_dir / PICTURES, model.labels, pictures, preprocess.shows_ct, preprocess.channels
+        )
         self.mlflow = EvaluationRun(
             model,
             data,

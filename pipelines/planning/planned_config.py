@@ -7,11 +7,10 @@ planned around it. `"minutes"` and `"memory_gb"` say how long the training may t
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +23,12 @@ from pipelines.planning.fingerprint import fingerprint
 from pipelines.planning.machine import memory_for_training
 from pipelines.planning.plan_file import PlanError, as_overlay
 from pipelines.planning.planner import make_plan
-from pipelines.planning.records import AUTO, PLANNED, Fingerprint, Plan
+from pipelines.planning.records import AUTO, PLANNED, Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
 
-logger = logging.getLogger(__name__)
+MEASURED_SHARE = 0.05
+SHORTEST, LONGEST = 180.0, 600.0
+"""Seconds. A machine that does nothing else needs a fraction of them."""
 
 
 class Wish(NamedTuple):
@@ -75,9 +76,7 @@ def wish_of(config: ExecutedConfig) -> Wish:
     )
 
 
-def plan_for(
-    config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path
-) -> tuple[Plan, Fingerprint]:
+def plan_for(config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path) -> tuple[Plan, Fingerprint]:
     """Look at the dataset and at this machine, and plan.
 
     Args:
@@ -94,14 +93,19 @@ def plan_for(
     channels = len(found["cases"][0]["channels"])
     timer = StepTimer(config.parser.get(), channels=channels, classes=data.num_classes)
     memory = memory_for_training(config.parser.get_parsed_content("device"), wish.memory_gb)
+    deadline = time.monotonic() + _seconds_to_measure(wish.minutes)
+
+    def measure(candidates: Sequence[Mapping[str, Any]]) -> list[StepCost | None]:
+        return timer.measure(candidates, max(1.0, deadline - time.monotonic()), memory.bytes)
+
     plan = make_plan(
         found,
         given=wish.given,
         minutes=wish.minutes,
         memory=memory.bytes,
-        measure=functools.partial(timer.measure, memory=memory.bytes),
+        measure=measure,
         knobs=wish.open,
-        defaults=wish.network,
+        defaults={**wish.network, "validation_cases": len(data.validation)},
     )
     return plan, found
 
@@ -118,7 +122,9 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
         raise PlanError(
             f"the plan has no value for {', '.join(missing)}: give --{missing[0]}, or --resume new to plan anew"
         )
-    config |= {name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")}
+    config |= {
+        name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")
+    }
     # MONAI has parsed the config already: it has to read it again.
     parser.ref_resolver.reset()
     parser.parse(reset=False)
@@ -127,6 +133,11 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
 def overlay_of(config: ExecutedConfig, wish: Wish, data: Dataset, plan: Plan) -> dict[str, Any]:
     """The plan as a file holds it, see `pipelines.planning.plan_file`."""
     return as_overlay(plan, wish.digest(data, config.raw.get("network_def")))
+
+
+def _seconds_to_measure(minutes: float | None) -> float:
+    """How long steps are timed: a small part of a training, but long enough for a handful of settings."""
+    return min(max(MEASURED_SHARE * 60 * (minutes or 0.0), SHORTEST), LONGEST)
 
 
 def _positive(config: ExecutedConfig, name: str) -> float | None:

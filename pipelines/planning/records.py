@@ -159,11 +159,14 @@ class StepCost(NamedTuple):
 
     Attributes:
         seconds: of wall time, the median of several.
-        memory: bytes that the process needs at most, beyond what it had before the network was made.
+        memory: bytes that the process needs at most, beyond what it had before the network was made; on CUDA of the
+            GPU.
+        window_seconds: wall time of one window's forward pass in a validation; 0 where that was not measured.
     """
 
     seconds: float
     memory: int
+    window_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from pipelines.utils.cgroups import cgroup_folders, read_if_there
 from pipelines.utils.ranks import local_world_size
 
 __all__ = ["available_cores", "cores_of_this_process", "use_cores"]
@@ -71,38 +72,11 @@ def _quota(root: Path) -> float | None:
     `cpu.cfs_period_us`): https://docs.kernel.org/admin-guide/cgroup-v2.html, section CPU.
     """
     found = []
-    for folder in _cgroups(root):
+    for folder in cgroup_folders("cpu", root):
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-            words = [word for name in names for word in _read(folder / name).split()]
+            words = [word for name in names for word in read_if_there(folder / name).split()]
             if len(words) == 2 and words[0] not in ("max", "-1") and all(w.isdigit() for w in words):
                 quota, period = map(int, words)
                 if quota > 0 and period > 0:
                     found.append(quota / period)
     return min(found, default=None)
-
-
-def _cgroups(root: Path) -> list[Path]:
-    """The folders of this process's control groups for CPU time and of all groups around them."""
-    mount = root / "sys" / "fs" / "cgroup"
-    folders: list[Path] = []
-    for line in _read(root / "proc" / "self" / "cgroup").splitlines():
-        # id:controllers:path, with no controllers in version 2
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            tops = [mount, mount / "unified"]
-        elif "cpu" in controllers.split(","):
-            tops = [mount / controllers, mount / "cpu"]
-        else:
-            continue
-        own = PurePosixPath(path.lstrip("/"))
-        # In a container the path may be the host's, and only the root is to be seen.
-        folders += [top / part for top in tops for part in (own, *own.parents)]
-    return list(dict.fromkeys(folders))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:  # another system, or a part of it that is not shown here
-        return ""

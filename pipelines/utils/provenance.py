@@ -107,7 +107,7 @@ def environment() -> dict[str, str]:
     tags["host"] = platform.node()
     tags["host.cpus"] = str(os.cpu_count())
     tags["host.cpus_available"] = str(available_cores())
-    tags["host.cpu"] = _cpu_model()
+    tags["host.cpu"] = cpu_model()
     tags["host.memory_gib"] = f"{psutil.virtual_memory().total / 2**30:.1f}"
     tags["host.os"] = platform.platform()
     if torch.cuda.is_available():
@@ -133,7 +133,8 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Name of the processor."""
     with contextlib.suppress(OSError):  # Linux alone has this file
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -7,9 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transforms.errors import ImageError
 from transforms.io.header import Header
 
-__all__ = ["GRID_TOLERANCE", "Turn", "corners", "grid_difference", "turn_between", "turned_affine"]
+__all__ = [
+    "GRID_TOLERANCE",
+    "Turn",
+    "corners",
+    "grid_difference",
+    "require_grid",
+    "turn_between",
+    "turned_affine",
+]
 
 GRID_TOLERANCE = 0.05
 """Largest distance, in voxels, between corners of an image's and its label's grid that still counts as equal."""
@@ -35,6 +44,21 @@ def grid_difference(first: Header, second: Header) -> str:
         return ""
     distance = float(np.linalg.norm((second.affine - first.affine) @ at, axis=0).max())
     return f"corners lie up to {distance:.4g} mm apart ({np.abs(apart).max():.3g} voxels)"
+
+
+def require_grid(name: str, labels: Header, image: Header) -> None:
+    """Raise ImageError unless a label map lies on the grid of its image.
+
+    Args:
+        name: of the label map, for the message.
+    """
+    if labels.channels != 1:
+        raise ImageError(f"{name} has {labels.channels} channels; a label map has one integer per voxel")
+    difference = grid_difference(image, labels)
+    if difference:
+        raise ImageError(
+            f"{name} does not lie on the grid of its image ({difference}); resample it onto that grid"
+        )
 
 
 class Turn(NamedTuple):
