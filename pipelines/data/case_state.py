@@ -92,10 +92,11 @@ def content_digest(path: str) -> str:
     if os.path.isdir(path):
         from transforms.io.masks import is_mask_folder
 
-        digests = {name: content_digest(name) for name in _files(path)}
+        inside = {name: content_digest(name) for name in _files(path)}
         if is_mask_folder(path):  # its names say which class a mask is of
-            return text_digest("\n".join(f"{os.path.relpath(n, path)} {d}" for n, d in digests.items()))
-        return text_digest("\n".join(sorted(digests.values())))
+            named = (f"{os.path.relpath(name, path)} {digest}" for name, digest in inside.items())
+            return text_digest("\n".join(named))
+        return text_digest("\n".join(sorted(inside.values())))
     digests = [sha256_of(path), *(sha256_of(other) for other in _others(path))]
     return digests[0] if len(digests) == 1 else text_digest("\n".join(digests))
 

@@ -72,7 +72,7 @@ def convert(
         FolderError: the destination cannot be written to.
     """
     root, problems = Path(destination), list[str]()
-    where, dataset, items = describe(source, problems)
+    where, dataset, items = describe(Path(source), problems)
     if os.path.realpath(root) == os.path.realpath(dataset.root):
         raise DatasetError(root, ["is the dataset itself; name another folder for the new one."])
     file = Path(splits) if splits is not None else dataset.root / SPLITS_FINAL

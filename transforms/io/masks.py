@@ -16,7 +16,7 @@ import numpy as np
 from transforms.errors import ImageError
 from transforms.io.grids import grid_difference
 from transforms.io.header import Header, check_spacing, image_suffix
-from transforms.io.nifti import nifti_header, read_nifti
+from transforms.io.nifti import nifti_headers, read_nifti
 from transforms.utils.image_paths import check_path
 
 __all__ = ["check_masks", "is_mask_folder", "mask_files", "read_masks"]
@@ -126,8 +126,8 @@ def check_masks(folder: str | os.PathLike[str], labels: Mapping[int, str] | None
     """
     folder = Path(folder)
     first: tuple[Path, Header] | None = None
-    for file in _files_of_classes(folder, labels, quiet=True).values():
-        header = nifti_header(_existing(file), None)
+    files = _files_of_classes(folder, labels, quiet=True).values()
+    for file, header in nifti_headers(_existing(file) for file in files):
         first = first or (file, check_spacing(file, header))
         _require_same_grid(*first, file, header)
     assert first is not None
