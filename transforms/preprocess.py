@@ -251,7 +251,7 @@ class Preprocess:
 
         Args:
             named: the label values that the dataset names; None allows every one. With their names (a mapping)
-                where the label is a DICOM SEG or RTSTRUCT, whose segments have names.
+                where the label is a DICOM SEG or RTSTRUCT, whose segments have names, or a folder of masks.
             image: path of the image, with whose frame of reference that of a DICOM label is compared.
 
         Raises:

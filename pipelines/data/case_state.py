@@ -46,7 +46,9 @@ def case_state(item: CaseItem, names: Mapping[int, str] | None = None) -> CaseSt
     case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(images[0])))
     options: Options = {**reading(item)}
     if label is not None and names is not None and _is_dicom(label):
-        options["names"] = {str(k): v for k, v in names.items()}  # of a DICOM label they decide the class ids
+        options["names"] = {
+            str(k): v for k, v in names.items()
+        }  # of a DICOM label, and of masks, they decide the class ids
     stated = f"\n{json.dumps(options, sort_keys=True)}" if options else ""
     # What is said of one file is the same as when there was no more than one: entries of earlier stores stay valid.
     paths = text_digest("\n".join([case, *images, f"{label}{stated}"]))[:12]
@@ -86,9 +88,15 @@ def image_digest(paths: Sequence[str]) -> str:
 
 
 def content_digest(path: str) -> str:
-    """SHA-256 of a file's bytes; of a folder, over its files' digests, independent of their names."""
+    """SHA-256 of a file's bytes; of a folder, over its files' digests, independent of their names but for masks."""
     if os.path.isdir(path):
-        return text_digest("\n".join(sorted(content_digest(name) for name in _files(path))))
+        from transforms.io.masks import is_mask_folder
+
+        inside = {name: content_digest(name) for name in _files(path)}
+        if is_mask_folder(path):  # its names say which class a mask is of
+            named = (f"{os.path.relpath(name, path)} {digest}" for name, digest in inside.items())
+            return text_digest("\n".join(named))
+        return text_digest("\n".join(sorted(inside.values())))
     digests = [sha256_of(path), *(sha256_of(other) for other in _others(path))]
     return digests[0] if len(digests) == 1 else text_digest("\n".join(digests))
 

@@ -36,11 +36,12 @@ from transforms.dicom.series import read_series, scan_series
 from transforms.errors import ImageError
 from transforms.hounsfield import warn_unless_hounsfield
 from transforms.io.header import NIFTI_SUFFIXES, Header, check_spacing, image_suffix, spacing_of
+from transforms.io.masks import is_mask_folder
 from transforms.io.readers import image_array, label_array, read_header
 from transforms.label_values import check_label_values, counts_of
 from transforms.utils.files import replacing, require_folder
 
-_MOST_AT_ONCE = 4
+_MOST_AT_ONCE, _MOST_NAMES = 4, 12
 
 
 @dataclass
@@ -264,6 +265,8 @@ def _kind(path: str, label: bool = False) -> str:
     suffix = image_suffix(path)
     if suffix:
         return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
+    if label and is_mask_folder(path):
+        return "NIfTI masks"
     if not label:
         return "DICOM series" if os.path.isdir(path) else "DICOM"
     try:
@@ -280,7 +283,8 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
     if not case.label or case.problems:
         return
     try:
-        # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
+        # Masks, SEG and RTSTRUCT say names, which get their ids from the dataset; SEG and RTSTRUCT are drawn on the
+        # image's grid.
         named_on_grid = (grid, labels) if is_dicom(case.label) else ()
         with warnings_of("transforms", this_thread=True) as notices:
             counts = counts_of(label_array(case.label, *named_on_grid)[0])
@@ -302,6 +306,11 @@ def _foreground(cases: Sequence[CaseCheck], labels: Mapping[int, str]) -> list[s
     return missing_foreground(present, labels)
 
 
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
 def table(found: DatasetCheck) -> str:
     """A line a case, what is wrong below it, and a sum."""
     rows = [("case", "list", "size", "spacing (mm)", "axes", "image", "label", "classes")]
@@ -318,7 +327,7 @@ def table(found: DatasetCheck) -> str:
                 case.orientation,
                 image,
                 case.label_kind,
-                ", ".join(name for name in case.classes if name != "background"),
+                _some([name for name in case.classes if name != "background"]),
             )
         )
         below.append([*(f"refused: {p}" for p in case.problems), *(f"notice: {n}" for n in case.notices)])

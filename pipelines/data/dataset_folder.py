@@ -1,7 +1,7 @@
 """A dataset folder to cases with ids, labels and splits.
 
-Understood are an MSD ``dataset.json`` in the spellings of the Medical Segmentation Decathlon, MONAI and nnU-Net, and
-folders ``imagesTr``/``labelsTr`` without one; docs/data.md shows each. All that is wrong with a dataset is said at
+Understood are an MSD ``dataset.json`` in the spellings of the Medical Segmentation Decathlon, MONAI and nnU-Net,
+folders ``imagesTr``/``labelsTr`` without one, and TotalSegmentator's folder a subject; docs/data.md shows each. All that is wrong with a dataset is said at
 once, in one `DatasetError` that names the cases and files.
 """
 
@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.data.cases import Dataset, DatasetError
-from pipelines.data.dataset_json import Item, from_folders, from_json
+from pipelines.data.dataset_json import Item, from_folders, from_json, lists_cases, read_description
 from pipelines.data.demo import prepare_demo
 from pipelines.data.folds import split_cases
 from pipelines.data.integrity import check_ids, header_problems, labels_from_values
+from pipelines.data.subject_folders import from_subjects, holds_subjects
 
 
 def load_dataset(
@@ -29,8 +30,8 @@ def load_dataset(
     """Read a dataset folder.
 
     Args:
-        root: folder with a ``dataset.json`` (or the file itself), or with ``imagesTr`` and
-            ``labelsTr``.
+        root: folder with a ``dataset.json`` (or the file itself), with ``imagesTr`` and
+            ``labelsTr``, or with a folder a subject.
         fold: cross-validation: this fold of the pooled training and validation lists becomes the
             validation set. Items that carry "fold" decide themselves; otherwise whole patients are
             dealt to `num_folds` folds by `seed`.
@@ -86,17 +87,29 @@ def describe(root: str | Path, problems: list[str]) -> tuple[Path, Dataset, list
     if not root.is_dir():
         raise DatasetError(root, ["no such dataset folder."])
     description = root / "dataset.json"
-    if description.is_file():
+    content = read_description(description) if description.is_file() else None
+    if content is not None and lists_cases(description, content):
         where: Path = description
-        source = from_json(description, problems)
-    elif (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
+        source = from_json(description, content, problems)
+    elif content is None and (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
         where = root
         source = from_folders(root, {}, None, problems)
+    elif holds_subjects(root):
+        where = root
+        source = from_subjects(root, content or {}, problems)
+    elif content is not None:
+        raise DatasetError(
+            description,
+            [
+                'no "training" list, and neither a folder imagesTr nor subjects with segmentations beside it; name the'
+                " training cases."
+            ],
+        )
     else:
         raise DatasetError(
             root,
             [
-                'neither a dataset.json nor folders imagesTr and labelsTr here; write {"labels": {"0": "background",'
+                'neither a dataset.json nor folders imagesTr and labelsTr nor subjects with segmentations here; write {"labels": {"0": "background",'
                 ' "1": "liver"}, "training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]} to'
                 " dataset.json (docs/data.md)."
             ],

@@ -38,7 +38,13 @@ class Source:
     description: str
 
 
-def from_json(path: Path, problems: list[str]) -> Source:
+def read_description(path: Path) -> dict[str, Any]:
+    """The object in a dataset.json.
+
+    Raises:
+        DatasetError: it is none.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         if twice:
@@ -51,21 +57,25 @@ def from_json(path: Path, problems: list[str]) -> Source:
         raise DatasetError(path, [f"{error}; correct it there."]) from error
     if not isinstance(content, dict):
         raise DatasetError(path, ['must hold one JSON object with "labels" and "training".'])
+    return content
+
+
+def lists_cases(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a dataset.json says which cases there are, by itself or by the folders beside it."""
+    return "training" in content or "dataset" in content or (path.parent / "imagesTr").is_dir()
+
+
+def from_json(path: Path, content: dict[str, Any], problems: list[str]) -> Source:
     root = path.parent
-    labels = _parse_labels(content.get("labels"), problems)
+    labels = parse_labels(content.get("labels"), problems)
     if labels is None:
         raise DatasetError(path, problems)
     stated = content.get("channel_names", content.get("modality"))
     channels = len(stated) if isinstance(stated, (dict, list)) and stated else None
     if "training" in content or "dataset" in content:
         items = _listed_items(root, content, channels, problems)
-    elif (root / "imagesTr").is_dir():
-        source = from_folders(root, content, channels, problems)
-        items = source.items
     else:
-        raise DatasetError(
-            path, ['no "training" list, and no folder imagesTr beside it; name the training cases.']
-        )
+        items = from_folders(root, content, channels, problems).items
     if not any(item.split == "training" for item in items) and not problems:
         raise DatasetError(path, ["the training list is empty; name at least one case with image and label."])
     name = content.get("name")
@@ -78,7 +88,7 @@ def from_json(path: Path, problems: list[str]) -> Source:
     )
 
 
-def _parse_labels(labels: Any, problems: list[str]) -> dict[int, str] | None:
+def parse_labels(labels: Any, problems: list[str]) -> dict[int, str] | None:
     """Read {"0": "background"} (MSD) or {"background": 0} (nnU-Net); None, and a problem, where that fails."""
     example = 'write {"0": "background", "1": "liver"}'
     if not isinstance(labels, dict) or not labels:

@@ -13,6 +13,7 @@ from pipelines.data.cases import SPLITS, CaseItem, Reading, first_image
 from pipelines.data.channel_files import by_case, numbered
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.missing_files import may_be_an_image, reason_lost
+from pipelines.data.subject_folders import holds_subjects
 from pipelines.utils.file_names import readable
 from pipelines.utils.progress import Steps
 from transforms.dicom.files import DICOM_ENDINGS
@@ -139,10 +140,12 @@ def find_inputs(
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether a path names a dataset: a dataset.json, or a folder with one or with imagesTr and labelsTr."""
+    """Whether a path names a dataset: a dataset.json, a folder with one or with imagesTr and labelsTr, or of subjects."""
     if path.is_file():
         return path.name == "dataset.json"
-    return (path / "dataset.json").is_file() or all((path / n).is_dir() for n in ("imagesTr", "labelsTr"))
+    if (path / "dataset.json").is_file() or all((path / n).is_dir() for n in ("imagesTr", "labelsTr")):
+        return True
+    return holds_subjects(path)
 
 
 def is_dicom(path: str | os.PathLike) -> bool:

@@ -16,6 +16,7 @@ from transforms.dicom.labels import check_dicom_label
 from transforms.errors import ImageError
 from transforms.io.grids import grid_difference, turn_between
 from transforms.io.header import PICTURE_SUFFIXES, Header, image_suffix, pair_header
+from transforms.io.masks import check_masks, is_mask_folder
 from transforms.io.readers import is_dicom_label, label_array, read_header
 
 
@@ -110,6 +111,8 @@ def _check_case(case: Case, channels: int | None, labels: dict[int, str]) -> tup
             try:
                 if what == "image":
                     header = read_header(case.images, channels=channels, **case.reading)
+                elif is_mask_folder(path):
+                    header = check_masks(path, labels)
                 elif is_dicom_label(path):
                     check_dicom_label(path, labels, case.image)
                 else:

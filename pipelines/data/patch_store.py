@@ -77,7 +77,7 @@ class PatchStore:
         data: cases: "image", optionally "label" (paths), "case" (id; default: the image's file name),
             and "series" and "allow" (how to read a DICOM image).
         labels: the label values that the dataset names; other values in a label map are an error of
-            that case. A mapping to their names where labels are DICOM SEG or RTSTRUCT.
+            that case. A mapping to their names where labels are DICOM SEG or RTSTRUCT, or folders of masks.
         num_workers: processes that build; default: one per available core, at most 8; 0 or 1 builds in
             this process.
         progress: show a progress bar while building.

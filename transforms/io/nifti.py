@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import IO
@@ -18,7 +19,10 @@ from transforms.io.header import Header, fourth_axis, pair_header, pair_voxels
 from transforms.io.nifti_forms import Forms, affine_of, forms_of
 from transforms.io.nifti_numbers import check_excess, check_numbers, check_room
 
-__all__ = ["nifti_forms", "nifti_header", "read_nifti"]
+__all__ = ["nifti_forms", "nifti_header", "nifti_headers", "read_nifti"]
+
+_FIRST = 1024
+"""Bytes of a file that hold its header, compressed or not, unless it is compressed oddly."""
 
 
 def nifti_header(path: Path, channels: int | None) -> Header:
@@ -29,6 +33,41 @@ def nifti_header(path: Path, channels: int | None) -> Header:
     with _opened(file) as stream:
         check_room(file, header, isinstance(stream, gzip.GzipFile))
     return Header(shape, count, affine_of(path, header, shape))
+
+
+def nifti_headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Header]]:
+    """The grids of many NIfTI files of one value a voxel, several times faster where their headers are the very same.
+
+    Raises:
+        ImageError: as `nifti_header`, when the turn comes to the file.
+    """
+    known: dict[bytes, tuple[Header, nib.Nifti1Header]] = {}
+    for path in paths:
+        first, packed = _first_bytes(path)
+        if first and first in known:
+            grid, header = known[first]
+            check_room(path, header, packed)
+        else:
+            grid = nifti_header(path, None)
+            if first:
+                known[first] = grid, _header(path)
+        yield path, grid
+
+
+def _first_bytes(path: Path) -> tuple[bytes, bool]:
+    """The header of a file that is header and voxels at once, as it is stored; empty where that takes a closer look."""
+    with path.open("rb") as stream:
+        start = stream.read(_FIRST)
+    packed = start.startswith(b"\x1f\x8b")
+    if packed:
+        try:
+            start = zlib.decompressobj(31).decompress(start, _FIRST)
+        except zlib.error:
+            return b"", True
+    size = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
+    length = 540 if 540 in size else 348
+    magic = start[4:8] if length == 540 else start[344:348]
+    return (start[:length] if len(start) >= length and magic[:2] == b"n+" else b""), packed
 
 
 def nifti_forms(path: Path) -> Forms:

@@ -26,6 +26,7 @@ from transforms.io.header import (
     image_suffix,
 )
 from transforms.io.itk import itk_header, read_itk
+from transforms.io.masks import is_mask_folder, read_masks
 from transforms.io.nifti import nifti_forms, nifti_header, read_nifti
 from transforms.io.pictures import picture_header, read_picture
 from transforms.utils.image_paths import check_path
@@ -179,9 +180,12 @@ def _image(
 
 
 def is_dicom_label(path: str | Path) -> bool:
-    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a folder, or a file without a known image ending."""
+    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a file without a known image ending, or a folder but for one
+    of masks."""
     path = Path(path)
-    return path.exists() and (path.is_dir() or image_suffix(path) == "")
+    if path.is_dir():
+        return not is_mask_folder(path)
+    return path.exists() and image_suffix(path) == ""
 
 
 def read_label(
@@ -195,11 +199,11 @@ def read_label(
 
     Args:
         path: NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly
-            one).
+            one); or a folder of binary NIfTI masks, see `transforms.io.masks.read_masks`.
         grid: grid of the image, as `read_header` gives it. A DICOM label is read onto it. Of other
             files, which state a grid of their own, the axes are put into its order where the voxels are the
             very same ones.
-        labels: class id to name, by which the segments of a DICOM label get their class ids.
+        labels: class id to name, by which the segments of a DICOM label, and masks, get their class ids.
         image: the image itself, whose frame of reference a DICOM label must have.
 
     Returns:
@@ -240,7 +244,11 @@ def label_array(
             )
         placed = read_dicom_label(path, grid, labels, image=image)
         return placed[None], np.asarray(grid.affine)
-    array, affine = _read(path, None, label=True)
+    if path.is_dir():
+        mask, affine = read_masks(path, labels)
+        array = mask[None]
+    else:
+        array, affine = _read(path, None, label=True)
     if array.shape[0] > 1 and image_suffix(path) in PICTURE_SUFFIXES and (array == array[:1]).all():
         array = array[:1]
     if array.shape[0] != 1:
