@@ -303,7 +303,7 @@ def test_mistakes_are_one_sentence_and_status_2(tmp_path, capsys):
     predictions, references = folders(tmp_path, 1)
     for words, said in (
         ([predictions, tmp_path / "absent"], "absent does not exist"),
-        ([predictions, references, "--tolerance", "0"], "no distance above 0 mm"),
+        ([predictions, references, "--tolerance", "0"], "is not a distance above 0 mm"),
         ([predictions, references, "-o", predictions / "c0.nii.gz"], "is a file"),
     ):
         with pytest.raises(SystemExit) as ended:
