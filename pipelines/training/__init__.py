@@ -1,1 +1,1 @@
-"""Trainer, loss, checkpoints, resuming, run logger."""
+"""Training: trainer, loss, checkpoints, resuming, logging to MLflow."""
