@@ -1,1 +1,1 @@
-"""Sliding window, trained models, prediction."""
+"""Inference: sliding window, trained models, prediction of cases and their output files."""

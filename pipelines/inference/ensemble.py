@@ -1,4 +1,4 @@
-"""Several trained models as one: their logits are averaged window by window."""
+"""Ensembles: the logits of several trained models are averaged for each window."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class TrainedEnsemble(TrainedModel):
     """Models of several trainings, for example of the folds of a cross-validation, as one `TrainedModel`.
 
     Args:
-        paths: a `model.pt` each, with its `model.json` beside it.
+        paths: paths of `model.pt` files, each with its `model.json` in the same folder.
 
     Raises:
-        CheckpointError: a model cannot be loaded, or differs from the first in labels, preprocessing or window.
+        CheckpointError: a model cannot be loaded, or differs from the first in labels, preprocessing or patch size.
     """
 
     def __init__(self, paths: Sequence[PathLike]) -> None:
@@ -72,7 +72,7 @@ class TrainedEnsemble(TrainedModel):
 
 
 def trained_model(path: PathLike | Sequence[PathLike]) -> TrainedModel:
-    """The model at `path`; an ensemble for a list of paths, or for a text of paths with commas between them."""
+    """The model at `path`, or an ensemble for a list of paths or a comma-separated string of paths."""
     paths = (
         [path] if isinstance(path, os.PathLike) else path.split(",") if isinstance(path, str) else list(path)
     )

@@ -136,7 +136,9 @@ def test_one_channel_of_foreground_is_no_set_of_classes(tmp_path):
     data = [write_ct(tmp_path, "a")]
     engine = evaluator(data, Preprocess(), classes=2)
     engine.network = torch.nn.Conv3d(1, 1, 1)
-    with pytest.raises(ValueError, match=r"gives 1 classes, but 2 are named.*one channel for the foreground"):
+    with pytest.raises(
+        ValueError, match=r"has 1 output channels, but there are 2 classes.*needs an output channel"
+    ):
         engine.run()
 
 
