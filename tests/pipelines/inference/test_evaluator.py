@@ -128,7 +128,7 @@ def test_a_network_of_other_classes_is_named(tmp_path):
     data = [write_ct(tmp_path, "a")]
     engine = evaluator(data, Preprocess())
     engine.class_names.append("bone")
-    with pytest.raises(ValueError, match="gives 3 classes, but 4 are named"):
+    with pytest.raises(ValueError, match="has 3 output channels, but there are 4 classes"):
         engine.run()
 
 
