@@ -1,1 +1,1 @@
-"""The commands of `python -m pipelines`: predict, check, evaluate, compare, sync."""
+"""python -m pipelines: predict, check, evaluate, compare, sync."""

@@ -1,1 +1,1 @@
-"""Inference: sliding window, trained models, prediction of cases and their output files."""
+"""Sliding window, trained models, prediction of cases."""

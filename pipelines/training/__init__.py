@@ -1,1 +1,1 @@
-"""Training: trainer, loss, checkpoints, resuming, logging to MLflow."""
+"""Trainer, loss, checkpoints, resuming, MLflow logging."""
