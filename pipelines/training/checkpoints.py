@@ -323,7 +323,7 @@ def load_state(path: str | os.PathLike) -> TrainingState:
     for name, kind in KINDS.items():
         if name in state and not _is(state[name], kind):
             raise CheckpointError(
-                f"{path} is not the state of a training (its entry {name} has no valid value); move it away"
+                f"{path} is not the state of a training ({name} has no valid value); move it away"
             )
     return cast(TrainingState, state)
 
