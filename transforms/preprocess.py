@@ -155,7 +155,7 @@ class Preprocess:
         """
         if parameters["version"] not in (1, VERSION):
             raise SettingError(
-                f"preprocessing version {parameters['version']} is not the {VERSION} of this code"
+                f"preprocessing version {parameters['version']} is not supported (this code has version {VERSION})"
             )
         intensity = parameters["intensity"]
         window = (intensity["lower"], intensity["upper"]) if intensity["kind"] == "ct_window" else None
@@ -191,7 +191,7 @@ class Preprocess:
         if volume.shape[0] != self.channels:
             raise ImageError(
                 f"{name} has {volume.shape[0]} channels but {self.channels} are expected; "
-                "give one file per channel count, or set the number of channels of the bundle"
+                "give an image with that many channels, or set the number of channels of the bundle"
             )
         affine = volume.affine.numpy() if isinstance(volume, MetaTensor) else np.eye(4)
         if isinstance(self.intensity, CTWindow):
@@ -249,7 +249,7 @@ class Preprocess:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high > 65535:
             raise ImageError(
-                f"label values {low} to {high} are no class ids; they must lie between 0 and 65535"
+                f"label values {low} to {high} are not class ids; they must lie between 0 and 65535"
             )
         dtype = torch.uint8 if high <= 255 else torch.int32
         oriented = to_oriented(labels.to(dtype), geometry)[0]

@@ -53,7 +53,7 @@ WRONG = {
         lambda hu: (hu - hu.min()) / np.ptp(hu),
         "run from 0 to (1|0.[89]\\d*) only",
     ),
-    "padded 0..1": (lambda hu: circle(scaled(-1000, 1000, 1)(hu), -1000), "beside padding of -1000"),
+    "padded 0..1": (lambda hu: circle(scaled(-1000, 1000, 1)(hu), -1000), "apart from padding of -1000"),
     "0..255": (lambda hu: scaled(-1000, 1000, 255)(hu).round(), "picture of 8 bits"),
     "0..255 unclipped": (lambda hu: (hu + 1000) / 2000 * 255, "picture of 8 bits"),
     "0..255 of an abdomen": (lambda hu: scaled(-160, 240, 255)(hu).round(), "picture of 8 bits"),

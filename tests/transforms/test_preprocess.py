@@ -269,7 +269,7 @@ def test_a_model_of_the_first_version_meets_the_voxels_that_it_was_trained_on():
 def test_more_voxels_than_any_scan_are_refused():
     volume = scan(-1000, np.diag([60.0, 60, 60, 1]))
     with pytest.raises(
-        ImageError, match=r"more than any memory; give a spacing near its own, 60 x 60 x 60 mm"
+        ImageError, match=r"which does not fit into memory; give a spacing near its own, 60 x 60 x 60 mm"
     ):
         Preprocess(spacing=0.1).volume(volume, "a.nii")
 

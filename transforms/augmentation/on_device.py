@@ -144,7 +144,7 @@ def augments_on_device(place: str, device: torch.device | str | None, transform:
     possible = hasattr(transform, "draw")
     if place == "device" and transform is not None and not possible:
         raise AugmentationPlaceError(
-            f"augment_on is 'device', but {type(transform).__name__} cannot be drawn here and applied there as "
+            f"augment_on is 'device', but {type(transform).__name__} cannot be drawn in a worker and applied on the device as "
             "PatchAugmentation can; give 'workers'"
         )
     if place == "auto":

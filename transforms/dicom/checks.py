@@ -43,7 +43,7 @@ def check_slice(frame: Frame) -> None:
     cosines = frame.cosines.reshape(2, 3)
     if np.abs(cosines @ cosines.T - np.eye(2)).max() > 2 * UNIT_TOLERANCE:
         raise ImageError(
-            f"{frame.place}: ImageOrientationPatient {cosines.ravel().tolist()} is no pair of perpendicular unit vectors."
+            f"{frame.place}: ImageOrientationPatient {cosines.ravel().tolist()} is not a pair of perpendicular unit vectors."
             f" {EXPORT}"
         )
     if (frame.spacing <= 0).any():
@@ -115,7 +115,7 @@ def _check_layout(frame: Frame) -> None:
         or frame.integer("HighBit", stored - 1) != stored - 1
     ):
         raise ImageError(
-            f"{frame.place}: {stored} bits stored in {allocated} with the high bit {frame.text('HighBit')} is no layout"
+            f"{frame.place}: {stored} bits stored in {allocated} with the high bit {frame.text('HighBit')} is not a layout"
             f" of a CT image. {EXPORT}"
         )
     needed = frame.count * rows * columns * allocated // 8
@@ -141,7 +141,7 @@ def check_common_grid(frames: Sequence[Frame]) -> None:
             unit = "" if what == "orientation" else " mm"
             raise ImageError(
                 f"{frames[worst].place}: {what} {_list(values[worst])}{unit} differs from {_list(middle)}{unit} of the"
-                f" other slices (allowed: {tolerance:g}); move away what does not belong to the series."
+                f" other slices (allowed: {tolerance:g}); remove the files that do not belong to the series."
             )
 
 

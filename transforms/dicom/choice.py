@@ -77,7 +77,7 @@ def _matching(folder: Path, volumes: list[Volume], series: str | int | None, joi
         ] or volumes
         if all(volume.localizer for volume in found):
             raise ImageError(
-                f"{folder}: nothing but localizers (scout views) here, which are no CT to segment; give the folder of the"
+                f"{folder}: only localizers (scout views) here, which are not CT volumes to segment; give the folder of the"
                 f" CT series, or choose one of these with --series NUMBER:\n{_listed(found)}"
             )
         found = _joined([v for v in found if not v.localizer or _could_be_slices(v, found)], joined)

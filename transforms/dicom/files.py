@@ -28,7 +28,7 @@ def warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
     ]
     if blank:
         _log.warning(
-            "%s: empty, only zeros or a link to nothing, or not to be unpacked, though named like the slices beside it (%d such file(s));"
+            "%s: empty, only zeros, a broken link or impossible to unpack, though named like the slices beside it (%d such file(s));"
             " passed over. If it was a slice, copy the series again.",
             blank[0],
             len(blank),

@@ -96,7 +96,7 @@ class Frame:
             return np.array([float(value) for value in values])
         except ValueError:
             raise ImageError(
-                f"{self.place}: {keyword} is {self.text(keyword)}, which are no numbers. {EXPORT}"
+                f"{self.place}: {keyword} is {self.text(keyword)}, which are not numbers. {EXPORT}"
             ) from None
 
     def integer(self, keyword: str, default: int | None = None) -> int:

@@ -127,7 +127,7 @@ def _parsed_frames(path: Path) -> list[Frame]:
             if bare and not starts_bare(start):
                 if named:
                     raise ImageError(
-                        f"{path}: named like a slice but no DICOM file; it is damaged. Copy the series again."
+                        f"{path}: named like a slice but not a DICOM file; it is damaged. Copy the series again."
                     )
                 return []
             header, syntax, meta_kind = _parsed(stream, bare)

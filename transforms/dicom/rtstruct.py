@@ -165,7 +165,7 @@ def _collect(
     if beyond > 0.01:
         _log.warning("%s: ROI %r reaches up to %.3g mm out of the CT and is cut there.", path, name, beyond)
     if twice:
-        _log.warning("%s: ROI %r: %d contour(s) stand there twice and count once.", path, name, twice)
+        _log.warning("%s: ROI %r: %d contour(s) occur twice and are counted once.", path, name, twice)
 
 
 def _points(path: Path, name: str, number: int, contour: Dataset) -> np.ndarray:

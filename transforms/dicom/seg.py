@@ -177,7 +177,7 @@ def _frame_matrix(path: Path, groups: Dataset, number: int) -> np.ndarray:
         matrix[:3, 3] = _LPS_TO_RAS @ position
     except (ValueError, IndexError) as error:
         raise ImageError(
-            f"{path}: the place of frame {number + 1} is no set of numbers ({error}). {_EXPORT}"
+            f"{path}: the place of frame {number + 1} is not a set of numbers ({error}). {_EXPORT}"
         ) from error
     if not np.isfinite(matrix).all():
         raise ImageError(f"{path}: the place of frame {number + 1} is not finite. {_EXPORT}")

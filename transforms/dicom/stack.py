@@ -253,7 +253,7 @@ def _filled(line: _Line, places: np.ndarray, allow: Collection[str]) -> tuple[tu
         if missing > len(line.frames):
             raise ImageError(
                 f"{line.frames[widest].place}: {missing} slices missing and only {len(line.frames)} there, with"
-                f" {gaps[widest]:.4g} mm to {line.frames[widest + 1].name}; more would be invented than read. Find the"
+                f" {gaps[widest]:.4g} mm to {line.frames[widest + 1].name}; more slices would be interpolated than read. Find the"
                 " missing files."
             )
         _log.warning(

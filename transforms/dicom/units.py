@@ -59,5 +59,5 @@ def require_air(frames: Sequence[Frame], volume: np.ndarray) -> None:
     if unknown and not (volume < _AIR_HU).any():
         raise ImageError(
             f"{unknown[0].place}: values are in units that are not specified (RescaleType US), and none is that of air, so"
-            f" they are hardly Hounsfield units (lowest: {volume.min():.4g}); use the CT series."
+            f" they are probably not Hounsfield units (lowest: {volume.min():.4g}); use the CT series."
         )

@@ -1,1 +1,1 @@
-"""Every image format behind one reader and one writer."""
+"""Reading and writing of all image formats, by one reader and one writer."""

@@ -183,7 +183,9 @@ def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
     affine = np.asarray(affine, dtype=np.float64)
     dims = len(shape)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise GeometryError(f"the affine {affine.tolist()} is singular, so the image has no place in space")
+        raise GeometryError(
+            f"the affine {affine.tolist()} is singular, so the position of the image in space is unknown"
+        )
     axes, flips = list(range(dims)), [False] * dims
     if dims == 3:
         for file_axis, (world_axis, direction) in enumerate(nib.orientations.io_orientation(affine)):
@@ -230,7 +232,7 @@ def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None
     if not math.prod(sizes) <= max(LARGEST_GRID, 16 * math.prod(shape)):
         raise GeometryError(
             f"at a spacing of {wanted} mm an image of {' x '.join(map(str, shape))} voxels would become one of "
-            f"{' x '.join(f'{size:.3g}' for size in sizes)}, more than any memory; give a spacing near its own, "
+            f"{' x '.join(f'{size:.3g}' for size in sizes)}, which does not fit into memory; give a spacing near its own, "
             f"{' x '.join(f'{have:.3g}' for have in geometry.straight_spacing)} mm"
         )
     grid = tuple(max(1, round(size)) for size in sizes)

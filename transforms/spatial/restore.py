@@ -100,7 +100,7 @@ class Restorer:
 
     def _push(self, rows: torch.Tensor, softmax: bool) -> None:
         if len(rows) != self.classes:
-            raise SettingError(f"rows of {len(rows)} classes came, not of {self.classes}")
+            raise SettingError(f"got rows of {len(rows)} classes, expected {self.classes}")
         # In pieces, so that there is no second copy of all rows.
         bound = self._bound(CHUNK_VALUES, rows.device)
         step = max(1, bound * rows.shape[self.axis + 1] // max(1, rows.numel()))

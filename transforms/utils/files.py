@@ -143,7 +143,7 @@ def way_out(error: OSError) -> str:
     """What a user does about a file that cannot be written, as part of a sentence."""
     if error.errno in NO_ROOM:
         return "free some room there"
-    return "see to it that files can be written there"
+    return "make sure that files can be written there"
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -30,7 +30,7 @@ def check_path(path: Path) -> None:
     except OSError as error:  # a link to itself, a name that is too long, no permission
         raise ImageError(f"{str(path)[:300]}: cannot be opened ({error.strerror}).") from error
     except ValueError as error:
-        raise ImageError(f"{str(path)[:300]!r}: no name that a file can have ({error}).") from error
+        raise ImageError(f"{str(path)[:300]!r}: not a valid file name ({error}).") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise ImageError(f"{path}: {kind}, not a file or folder; give the image itself.")

@@ -57,7 +57,7 @@ def moved(shift=(0, 0, 0), degrees=0.0):
 )
 def test_voxel_sizes_that_disagree_are_refused_with_both(tmp_path, read, sform, codes, pixdim, sizes):
     path = write(tmp_path / "a.nii", sform=sform, codes=codes, pixdim=pixdim)
-    with pytest.raises(ImageError, match=r"a\.nii: the sform says voxels of") as told:
+    with pytest.raises(ImageError, match=r"a\.nii: the sform gives voxels of") as told:
         read(path)
     assert sizes in str(told.value)
 
