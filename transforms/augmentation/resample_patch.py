@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 
 __all__ = ["resample_patch"]
 
-# Rows of a 3D patch that are resampled at once on a CPU: their positions stay in its cache.
+# Number of rows of a 3D patch that are resampled at once on a CPU, so that their positions fit into its cache.
 _ROWS = 4
 
 
@@ -128,14 +128,14 @@ def _sample_in_planes(image: torch.Tensor, places: Sequence[torch.Tensor], out: 
     flat = image.reshape(1, -1, planes * rows, columns)
     grid = grid.reshape(1, -1, x.shape[-1], 2)
     near = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    # The last plane has none behind it: the share of what is read there instead is zero.
+    # There is no plane behind the last one: the weight of the plane that is read instead is zero.
     grid[..., 1].add_(2 / planes)
     far = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
     torch.lerp(near.reshape(out.shape), far.reshape(out.shape), x - plane, out=out)
 
 
 def _nearest(label: torch.Tensor, places: Sequence[torch.Tensor], source: Sequence[int]) -> torch.Tensor:
-    """Nearest voxel, read by its number: no class becomes a float."""
+    """Nearest voxel, read by its index, so that class ids are never converted to float."""
     index = None
     for place, n in zip(places, source, strict=True):
         step = place.round().clamp_(0, n - 1).to(torch.int32)

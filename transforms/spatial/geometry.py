@@ -1,10 +1,10 @@
-"""The grid of a file and the grid of the network, and the one invertible way between them.
+"""The invertible mapping between the grid of a file and the grid of the network.
 
 Orientation, straightening of a sheared grid (gantry tilt), foreground crop and resampling are one step with
 one record, `Geometry`, so that whatever was done to an image can be undone exactly for a prediction. Resampling keeps voxel *edges* where they are (the
 corner of the first voxel and the corner of the last one stay fixed), so the field of view is the same on
-both grids and the way back needs no rounding. The spacing that results differs from the one asked for by at
-most half a voxel over the whole extent; `Geometry.prepared_affine` says the true one.
+both grids and the inverse needs no rounding. The resulting spacing differs from the requested one by at
+most half a voxel over the whole extent; `Geometry.prepared_affine` has the true one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHEAR_TOLERANCE = 0.5
 
 
 LARGEST_GRID = 1 << 30
-"""Voxels of a resampled image that are always possible; more only where the file has nearly as many."""
+"""Number of voxels up to which resampling is always allowed; larger grids only if the file is nearly as large."""
 
 
 class GeometryError(UserError, ValueError):
@@ -62,8 +62,8 @@ class Geometry:
     Attributes:
         shape: spatial shape of the file, (X, Y, Z) or (X, Y).
         affine: 4x4 affine of the file, voxel to RAS+ millimetres, as nested tuples.
-        axes: for every oriented axis the file axis that feeds it.
-        flips: whether that oriented axis runs against the file's.
+        axes: for every oriented axis the corresponding file axis.
+        flips: whether that oriented axis has the opposite direction of the file axis.
         crop: (start, stop) per oriented (and straightened) axis.
         grid: spatial shape of the prepared image.
         shear: 3x4 matrix from oriented to straightened voxel indices; None where the axes of the file are

@@ -1,1 +1,1 @@
-"""Files whole or not at all, threads, walks."""
+"""Helpers for atomic writing of files, threads and walking through folders."""
