@@ -64,10 +64,10 @@ def _terms(
     parts = []
     for k in range(dims):
         for j in range(dims):
-            # The centre's own place goes to the term that a scaling has.
+            # The position of the centre is added to the term that is present even without rotation.
             offset = (source[k] - 1) / 2 if j == k else 0.0
             parts.append(matrix[k, j] * (np.arange(size[j]) - (size[j] - 1) / 2) + offset)
-    # One small copy that nobody waits for.
+    # One small asynchronous copy.
     flat = torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device, non_blocking=True)
     split = iter(flat.split([len(part) for part in parts]))
     return [

@@ -154,7 +154,7 @@ def _shear(
     columns = affine[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
     cosines = np.abs((columns / spacing).T @ (columns / spacing))
-    # The axis that leans is the one left over by the pair that is most nearly perpendicular; where a tilt leaves
+    # The sheared axis is the one outside the most nearly perpendicular pair; where a tilt leaves
     # two such pairs, the axis of the slices, the last one of a file.
     lean = min(range(3), key=lambda axis: (round(cosines[(axis + 1) % 3, (axis + 2) % 3], 5), -axes[axis]))
     order = [axis for axis in range(3) if axis != lean] + [lean]

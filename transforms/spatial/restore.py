@@ -128,13 +128,13 @@ class Restorer:
         return values * max(1, min(CUDA_FACTOR, memory >> 32))
 
     def _retried(self, step: Callable[[], _T]) -> _T:
-        """What `step` returns; where there is no memory for it on the device, on the host."""
+        """What `step` returns; if the memory of the device does not suffice, it is run again on the host."""
         try:
             return step()
         except RuntimeError as error:
             if self._on_host or not is_out_of_memory(error):
                 raise
-        # Not above: the error holds on to the tensors of the frames that it came through.
+        # Not in the except block: the error keeps references to the tensors of its stack frames.
         self._to_host()
         return step()
 
