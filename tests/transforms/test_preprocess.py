@@ -74,7 +74,7 @@ def test_parameters_make_the_same_definition_through_json(preprocess):
 
 
 def test_parameters_of_another_version_are_refused():
-    with pytest.raises(ValueError, match="version 0 is not the 2 of this code"):
+    with pytest.raises(ValueError, match="version 0 is not supported"):
         Preprocess.from_parameters({**Preprocess().parameters(), "version": 0})
 
 
@@ -162,7 +162,7 @@ def test_more_classes_than_a_byte_holds(ct, tmp_path):
     assert on_grid.dtype == np.uint16
     assert np.unique(on_grid).tolist() == [0, 1200]
     geometry = Preprocess().image(image).geometry
-    with pytest.raises(ImageError, match="0 to 70000 are no class ids"):
+    with pytest.raises(ImageError, match="0 to 70000 are not class ids"):
         preprocess.label(write(tmp_path / "more.nii.gz", classes.astype(np.int32) * 35000), geometry)
 
 

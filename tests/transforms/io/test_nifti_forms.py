@@ -67,7 +67,7 @@ def test_sizes_that_nobody_set_are_noticed(tmp_path, caplog, pixdim):
     path = write(tmp_path / "a.nii", codes=(1, 0), pixdim=pixdim)
     np.testing.assert_array_equal(read_header(path).affine, SIZES)
     assert "4 x 4 x 8 mm and pixdim" in caplog.text
-    assert "nobody set; read is the sform" in caplog.text
+    assert "which was never set; the sform is used" in caplog.text
 
 
 @pytest.mark.parametrize(
