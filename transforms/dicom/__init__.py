@@ -1,4 +1,4 @@
-"""Reading and checking of CT series, reading and writing of SEG and RTSTRUCT.
+"""CT series, SEG and RTSTRUCT in DICOM.
 
 The names in `__init__.pyi` are imported on first use, because importing pydicom is slow.
 """

@@ -1,1 +1,1 @@
-"""Reading and writing of all image formats, by one reader and one writer."""
+"""Reader and writer of all image formats."""

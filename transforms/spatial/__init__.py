@@ -1,1 +1,1 @@
-"""Orientation, resampling, and the conversion of predictions back to the grid of the file."""
+"""Orientation, resampling, and the inverse."""

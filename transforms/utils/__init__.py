@@ -1,1 +1,1 @@
-"""Helpers for atomic writing of files, threads and walking through folders."""
+"""Atomic file writing, threads, walks."""

@@ -103,7 +103,7 @@ def test_two_dimensions(tmp_path, high):
         ("a.nii.gz", label_map(dtype=torch.float32) * 0.5, "whole numbers"),
         ("a.nii.gz", label_map(dtype=torch.float32) * float("nan"), "whole numbers"),
         ("a.nii.gz", label_map().repeat(2, 1, 1, 1), r"shape \(1, X, Y\)"),
-        ("a.nii.gz", label_map().as_tensor(), "carries no affine"),
+        ("a.nii.gz", label_map().as_tensor(), "has no affine"),
         ("a.nii.gz", label_map(affine=torch.zeros(4, 4, dtype=torch.float64)), "not an invertible"),
         ("a.png", label_map(), "a PNG holds a 2D label map"),
         ("a.jpg", label_map((5, 4)), r"written as \.nii\.gz, \.nii or \.png"),
