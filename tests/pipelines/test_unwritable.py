@@ -44,7 +44,7 @@ def test_the_sentence(place, tmp_path):
     with pytest.raises(FolderError) as caught:
         require_folder(path, "the results", "choose another --output")
     assert str(caught.value) == (
-        f"the results cannot be written to {path} ({reason}); see to it that files can be written there, "
+        f"the results cannot be written to {path} ({reason}); make sure that files can be written there, "
         "or choose another --output"
     )
     assert (tmp_path / "file").read_text() == "mine"
