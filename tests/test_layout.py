@@ -80,7 +80,6 @@ TESTED_IN = {
     "pipelines.cli.evaluate": "e2e/test_evaluate.py",
     "pipelines.cli.predict": "e2e/test_predict.py",
     "pipelines.cli.sync": "pipelines/tracking/test_sync.py",
-    "pipelines.deployment.mlflow_model": "pipelines/training/test_run_logger.py",
     "pipelines.deployment.packaging": "e2e/test_packaging.py",
     "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
     "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
