@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from pipelines.cli import check, compare, evaluate, predict, sync
-from pipelines.config.errors import DEBUG, user_error
-from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import FAILED, UserError
 
@@ -41,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def report_error(error: Exception) -> int:
     """Print an error, in one sentence if it is a known one, and return its exit status."""
+    # Only what fails waits for these: they take as long as all that --help needs of the project.
+    import traceback
+
+    from pipelines.config.errors import DEBUG, user_error
+    from pipelines.utils.passwords import hidden
+
     known = user_error(error)
     if known is None and isinstance(error, OSError) and error.strerror:
         # A full disk, a missing permission or a missing file: a traceback would not explain it better.

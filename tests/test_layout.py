@@ -56,18 +56,11 @@ DOORS["pipelines.data"] = [
 ]
 DOORS["pipelines.inference"] = [*DOORS["pipelines.data"], "pipelines.metrics", "pipelines.data"]
 DOORS["pipelines.evaluation"] = [*DOORS["pipelines.inference"], "pipelines.tracking", "pipelines.inference"]
-DOORS["pipelines.packaging"] = ["transforms", "pipelines.utils", "pipelines.inference"]
-DOORS["pipelines.mlflow_model"] = [
-    "transforms",
-    "pipelines.utils",
-    "pipelines.inference",
-    "pipelines.packaging",
-]
+DOORS["pipelines.deployment"] = ["transforms", "pipelines.utils", "pipelines.inference"]
 DOORS["pipelines.training"] = [
     *DOORS["pipelines.evaluation"],
     "pipelines.evaluation",
-    "pipelines.packaging",
-    "pipelines.mlflow_model",
+    "pipelines.deployment",
 ]
 DOORS["pipelines.comparison"] = [
     "transforms",
@@ -87,10 +80,9 @@ TESTED_IN = {
     "pipelines.cli.evaluate": "e2e/test_evaluate.py",
     "pipelines.cli.predict": "e2e/test_predict.py",
     "pipelines.cli.sync": "pipelines/tracking/test_sync.py",
+    "pipelines.deployment.packaging": "e2e/test_packaging.py",
     "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
     "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
-    "pipelines.mlflow_model": "pipelines/training/test_run_logger.py",
-    "pipelines.packaging": "e2e/test_packaging.py",
     "transforms.dicom.attributes": "transforms/dicom/test_frame.py",
     "transforms.utils.image_paths": "pipelines/test_hostile_inputs.py",
 }

@@ -6,14 +6,12 @@ It runs that file with MONAI's ConfigWorkflow, exactly as `python -m monai.bundl
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from pipelines.cli.options import EXIT, add_reading
 from pipelines.utils.importing import gc_paused
-from pipelines.utils.json_files import JsonError, read_json
 from transforms.errors import DONE
 
 
@@ -100,6 +98,11 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Predict and return the exit status."""
+    # Only a prediction waits for these, not the --help of any command.
+    import logging
+
+    from pipelines.utils.json_files import JsonError, read_json
+
     bundle = Path(arguments.bundle)
     folders = [folder for folder in (bundle, bundle / "configs") if (folder / "inference.json").is_file()]
     # Wrong paths are reported here, before torch and MONAI take seconds to load.

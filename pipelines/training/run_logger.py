@@ -17,6 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchDataset
+from pipelines.deployment.mlflow_model import write_model
 from pipelines.distributed.collectives import mean_of_ranks, of_all_ranks
 from pipelines.evaluation.mlflow_results import case_table, log_results
 from pipelines.inference.evaluator import SegEvaluator
@@ -26,7 +27,6 @@ from pipelines.inference.trained_model import CARD
 from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.result_files import Measured, Results, results
 from pipelines.metrics.summary import Summary, statistics_of, summarise
-from pipelines.mlflow_model import write_model
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST
 from pipelines.training.crossvalidation import parent_of

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
-import subprocess
 import sys
 
 
@@ -23,4 +21,11 @@ def take_every_character() -> None:
 
 def quoted(word: str) -> str:
     """A word of a command line as this system's shell wants it."""
-    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
+    # Imported here, since every command imports this module for `take_every_character`.
+    if os.name == "nt":
+        import subprocess
+
+        return subprocess.list2cmdline([word])
+    import shlex
+
+    return shlex.quote(word)

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import torch
 
-from pipelines.packaging import package
+from pipelines.deployment.packaging import package
 from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
 
 

@@ -11,8 +11,8 @@ from pipelines.data.demo import prepare_demo
 from pipelines.data.inputs import InputError
 from pipelines.data.patch_store import PatchStore
 from pipelines.data.stored_case import StoreError
+from pipelines.deployment.packaging import package
 from pipelines.inference.outputs import Outputs
-from pipelines.packaging import package
 from pipelines.tracking.journal import usable_folder
 from tests.e2e.commands import Workplace
 from tests.pipelines import small

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from networks import R2UNet, UPerNet
+from pipelines.deployment.mlflow_model import Predictor
+from pipelines.deployment.packaging import assemble
 from pipelines.inference.ensemble import trained_model
 from pipelines.inference.model_card import CardError, read_card
 from pipelines.inference.trained_model import CheckpointError, TrainedModel, load_tensors
-from pipelines.mlflow_model import Predictor
-from pipelines.packaging import assemble
 from pipelines.training.checkpoints import KINDS, Checkpoints, Progress, load_state, require_whole
 from tests.pipelines import small
 from transforms.preprocess import Preprocess

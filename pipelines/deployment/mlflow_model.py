@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from pipelines.deployment.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.memory_format import place
 from pipelines.inference.precision import AUTO
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.inference.trained_model import BEST, TrainedModel
-from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.utils.cores import use_cores
 from transforms.errors import UserError
 from transforms.preprocess import Prepared, PreparedCase
@@ -72,7 +72,7 @@ def write_model(
         models: folder with `model.pt` and `model.json`.
         source: the flat bundle folder; with None, or a folder in which files of a bundle are missing, the model
             folder contains no configs.
-        executed: the config of the training, see `pipelines.packaging.assemble`.
+        executed: the config of the training, see `pipelines.deployment.packaging.assemble`.
 
     Raises:
         CheckpointError: the trained model is missing or damaged.

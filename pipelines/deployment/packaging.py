@@ -23,7 +23,7 @@ from pipelines.utils.terminal import take_every_character
 from transforms.errors import UserError
 from transforms.utils.files import put_in_place, require_folder
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")
 CODE = ("networks", "transforms", "pipelines")
 
