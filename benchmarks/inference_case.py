@@ -1,4 +1,4 @@
-"""The CT and the network of `benchmarks.inference`: the demo's, or made up where there are no data."""
+"""The CT and the network of `benchmarks.inference`: the demo's, or a phantom and random weights without data."""
 
 from __future__ import annotations
 

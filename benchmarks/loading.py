@@ -1,13 +1,14 @@
-"""From the patch store with augmentation to a full batch on the device: does the data side keep up with the step?
+"""Loading augmented batches from the patch store to the device: whether it is fast enough for the training steps.
 
     python -m benchmarks.loading                                      # patches per second, this machine
-    python -m benchmarks.loading --step-seconds 0.25                  # ... and which steps of 0.25 s wait for data
+    python -m benchmarks.loading --step-seconds 0.25                  # also the share of 0.25 s steps that wait for data
     python -m benchmarks.loading --device cuda --size 128 --batch 2 --network r2unet --peers monai nnunet
     python -m benchmarks.loading --parts                              # milliseconds per part of the CPU's work
 
-The cohort is the demo's training CT (512 x 512 x 133, LIDC-IDRI-0001, CC BY 3.0) at 1.5 mm where `data/demo` is
-there, else, or with --synthetic, four made volumes of 256 x 256 x 160. Everybody augments with the probabilities and
-bounds of `PatchAugmentation`, which are nnU-Net's, and feeds torch's loader with the same number of workers:
+The cohort is the demo's training CT (512 x 512 x 133, LIDC-IDRI-0001, CC BY 3.0) at 1.5 mm if `data/demo` exists,
+otherwise, or with --synthetic, four synthetic volumes of 256 x 256 x 160. All contestants augment with the
+probabilities and bounds of `PatchAugmentation`, which are nnU-Net's, and use torch's loader with the same number of
+workers:
 
 - ours workers: PatchDataset and PatchAugmentation in the loader's workers;
 - ours device: drawn in the workers, applied on the device (augment_on);
@@ -16,10 +17,10 @@ bounds of `PatchAugmentation`, which are nnU-Net's, and feeds torch's loader wit
 - nnunet: nnU-Net v2's get_training_transforms (batchgeneratorsv2) on patches of our store, read with nnU-Net's
   margin, where nnunetv2 is installed.
 
-Every contestant runs in a process of its own, rounds interleaved, medians. A step waits if it waits for its batch
-more than 2% of its time; the step is a real one of a network (--network), or as many seconds of sleep, in which a
-GPU would be busy and the CPU is not (--step-seconds). The host waits for the device after each step here, so that
-work that is queued on the device hides no waiting; a training is better off.
+Each contestant runs in a separate process, rounds interleaved, medians. A step counts as waiting if it waits for its
+batch for more than 2% of its time. The step is a real one of a network (--network) or a sleep (--step-seconds), which
+stands for a step on a GPU that leaves the CPU idle. Here the host waits for the device after each step, so that all
+waiting is measured; in a training, work queued on the device hides a part of it.
 """
 
 from __future__ import annotations

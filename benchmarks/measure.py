@@ -1,7 +1,7 @@
-"""What a network costs: parameters, operations, time and saved activations, each network in a process of its own.
+"""Measuring a network's parameters, operations, time and saved activations, each network in a separate process.
 
-One process per network, since the allocator's caches of one distort the next; rounds over all networks and the
-median of the rounds, since a machine's other work comes and goes.
+A separate process per network avoids the influence of the allocator's caches. The rounds cycle through all networks and
+the median is reported, because the load of the machine varies.
 """
 
 from __future__ import annotations

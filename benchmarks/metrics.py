@@ -1,12 +1,12 @@
-"""Metrics of a case: seconds of ours and of MONAI's, the same numbers wherever the definitions are the same.
+"""Time to compute the metrics of a case, compared with MONAI; equal values are required for equal definitions.
 
     python -m benchmarks.metrics                       # 256 x 256 x 128, 14 classes: about a minute
     python -m benchmarks.metrics --shape 128 128 64 --rounds 1
 
-Counting is all overlap metrics: ours from one confusion matrix, MONAI's DiceMetric from label maps made one-hot, as
-in its tutorials (AsDiscrete). Surfaces are HD95, mean distance and surface Dice of all classes; MONAI's three metrics
-are timed together, its surface Dice with `use_subvoxels`, which is ours by definition. Medians of the rounds, one
-thread unless --threads says more. Values are compared: a fast wrong answer does not count.
+"Counting" comprises all overlap metrics: those of this project from one confusion matrix, MONAI's DiceMetric from
+one-hot label maps, as in its tutorials (AsDiscrete). "Surfaces" comprises HD95, mean distance and surface Dice of all
+classes; MONAI's three metrics are timed together, its surface Dice with `use_subvoxels`, whose definition is the one
+of this project. Medians of the rounds, one thread by default (--threads).
 """
 
 from __future__ import annotations

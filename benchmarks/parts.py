@@ -1,4 +1,4 @@
-"""Commands one after another within a time limit, each with its output in a file and a line in a summary."""
+"""Running commands one after another within a time limit, each with its output in a file and a line in a summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 GRACE = 10.0
-"""Seconds that a part gets to end by itself after its limit, and that are kept back for the summary."""
+"""Seconds that a part has to end by itself after its limit; as many are reserved for the summary."""
 _END = re.compile(r"^PART ended: (?P<exit>.+) after (?P<seconds>\d+) s$", re.MULTILINE)
 
 

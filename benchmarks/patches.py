@@ -1,8 +1,8 @@
-"""Random patches out of many CT volumes: patches per second and memory, the patch store and its peers.
+"""Random patches from many CT volumes: patches per second and memory of the patch store, compared with MONAI.
 
     python benchmarks/patches.py                    # 10 and 200 cases of 512 x 512 x 120, 10 to 20 minutes
     python benchmarks/patches.py --quick            # 4 and 20 cases of 192 x 192 x 64, about 2 minutes
-    python benchmarks/patches.py --layouts          # what chunk and block shapes cost
+    python benchmarks/patches.py --layouts          # time and size for several chunk and block shapes
 
 Peers, all with MONAI's own transforms LoadImaged, EnsureChannelFirstd, ScaleIntensityRanged and
 RandCropByPosNegLabeld (one sample a volume), nothing resampled, nothing augmented:
@@ -11,14 +11,12 @@ RandCropByPosNegLabeld (one sample a volume), nothing resampled, nothing augment
 - PersistentDataset: the deterministic part cached on disk (warm),
 - CacheDataset: the deterministic part held in memory.
 
-Each runs in a process of its own with one thread, over the same files. Throughput is that of a single
-process without workers, after one pass over the cases has warmed the file system's cache for everyone.
-Memory is the peak, while batches of two come from two workers, of the anonymous and shared memory of the main
-process and its workers, pages that several of them share counted once (Pss_Anon and Pss_Shmem of
-/proc/PID/smaps_rollup, so Linux only). Mapped files are left out: the libraries, whose share depends on what
-else runs on the machine, and the file system's cache.
-The peers are measured on the
-smaller number of cases only: CacheDataset with 200 would need 50 GB of memory, PersistentDataset as much disk.
+Each runs in a separate process with one thread, on the same files. Throughput is measured in a single process
+without workers, after one pass over the cases has filled the file system's cache. Memory is the peak of the anonymous
+and shared memory of the main process and two workers that load batches of two; pages that they share are counted once
+(Pss_Anon and Pss_Shmem of /proc/PID/smaps_rollup, so Linux only). Mapped files are not counted: libraries, whose share
+depends on other processes of the machine, and the file system's cache. The peers are measured only with the smaller
+number of cases, because with 200 cases CacheDataset would need 50 GB of memory and PersistentDataset as much disk.
 """
 
 from __future__ import annotations

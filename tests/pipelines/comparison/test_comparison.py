@@ -68,7 +68,7 @@ def test_cases_and_classes_are_joined_by_name_and_leftovers_are_said() -> None:
         "different splits: 'a' (a0000000) validation, 'b' (b0000000) test",
         "'b' (b0000000) has the status RUNNING",
         "the code of 'b' (b0000000) had uncommitted changes",
-        "validation that chose its model",
+        "validation that selected its model",
     ):
         assert part in text
     assert all(

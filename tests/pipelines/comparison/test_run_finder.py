@@ -97,7 +97,7 @@ def test_what_cannot_be_found_is_one_sentence(store: tuple[str, dict[str, str]])
             "neither the name of a run nor a valid MLflow filter",
         ),
         (["first"], r"'first' matches only the run 'first' \(\w{8}\); give two or more runs"),
-        (["first", ids["first"]], "two or more runs are needed"),
+        (["first", ids["first"]], "give two or more runs"),
         (["gone", "first"], "'gone' is neither"),
     ):
         with pytest.raises(RunError, match=sentence) as caught:

@@ -91,7 +91,7 @@ def test_what_cannot_be_matched_is_said(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no segmentation"):
         segmentations(tmp_path / "empty")
-    with pytest.raises(InputError, match="both called 'x'"):
+    with pytest.raises(InputError, match="have the same name 'x'"):
         segmentations(put(tmp_path / "p", "x.nii"))
 
 
