@@ -148,7 +148,7 @@ def _spacing(options: argparse.Namespace) -> float | None:
 
 
 def _passed(options: argparse.Namespace) -> Iterator[str]:
-    """What a process of one way is told beside way, classes and precision."""
+    """The arguments of the process of one implementation, apart from its name, the classes and the precision."""
     for key in ("spacing", "overlap", "steps", "device", "window", "repeats"):
         yield from (f"--{key}", str(getattr(options, key)))
     if options.size:
@@ -160,7 +160,7 @@ def _passed(options: argparse.Namespace) -> Iterator[str]:
 def run_way(
     way: str, classes: int, precision: str, options: argparse.Namespace, at_once: int = 0
 ) -> Figures | None:
-    """The figures of a way in a process of its own; None where it failed, which its output says."""
+    """The results of an implementation, measured in a separate process; None if it failed (see its output)."""
     command = [sys.executable, "-m", "benchmarks.inference", "--measure", way, "--classes", str(classes)]
     command += ["--precision", precision, "--at-once", str(at_once), *_passed(options)]
     output = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, encoding="utf-8")

@@ -62,12 +62,12 @@ ENDLESS = 10**6
 
 Batch = Mapping[str, Any]
 Prepare = Callable[[Batch, torch.device], tuple[torch.Tensor, torch.Tensor]]
-# What to load, what the loader needs beside it, and what makes a batch on the device of what it gives.
+# The dataset, further arguments of its loader, and the function that makes a batch on the device from its output.
 Contestant = tuple[Any, dict[str, Any], Prepare]
 
 
 def cohort(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Preprocess]:
-    """Cases and how they are prepared; synthetic ones are made at the first call."""
+    """The cases and their preprocessing; synthetic ones are created at the first call."""
     if DEMO.is_dir() and not args.synthetic:
         return load_dataset(DEMO).as_dicts("training"), Preprocess(spacing=1.5, crop_above=-500)
     folder = args.folder / "data"
@@ -170,7 +170,7 @@ class NnunetAugmentation:
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
         turn = (-ROTATION, ROTATION)
-        read = get_patch_size(size, turn, turn, turn, (0.85, 1.25))  # as nnUNetTrainer asks for it
+        read = get_patch_size(size, turn, turn, turn, (0.85, 1.25))  # as in nnUNetTrainer
         self.read = [p + 2 * -(-(int(r) - p) // 2) for p, r in zip(size, read, strict=True)]
         self.transforms = nnUNetTrainer.get_training_transforms(
             np.array(size), turn, None, tuple(range(len(size))), do_dummy_2d_data_aug=False
@@ -263,7 +263,7 @@ def waiting(
         got = time.perf_counter()
         step(*prepare(batch, device))
         synchronise(device)
-        if number >= 5:  # the first fill the queue and warm the network up
+        if number >= 5:  # the first steps fill the queue and are the warm-up
             waits.append(got - started)
             totals.append(time.perf_counter() - started)
     late = [wait > WAITS * total for wait, total in zip(waits, totals, strict=True)]
@@ -275,7 +275,7 @@ def waiting(
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """All figures of one contestant, to be called in a fresh process."""
+    """All results of one contestant; must be called in a new process."""
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -314,7 +314,7 @@ def parts(args: argparse.Namespace) -> None:
 
 
 def augmentation_ms(augment: PatchAugmentation, count: int) -> float:
-    """Per patch, of patches that are in memory with the margin that each needs."""
+    """Time per patch for patches in memory, each with the margin that it needs."""
     items = []
     for number in range(count + 1):
         augment.set_random_state(number)
@@ -379,14 +379,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, nargs="+", default=[n for n in (0, 1, 2, 4, 8) if n <= cores])
     parser.add_argument("--seconds", type=float, default=8.0, help="time measured per number of workers")
-    parser.add_argument("--step-seconds", type=float, default=0.0, help="a step is so much sleep")
-    parser.add_argument("--network", choices=("r2unet", "upernet"), help="a step is one of this network")
-    parser.add_argument("--steps", type=int, default=100, help="steps of which those that wait are counted")
+    parser.add_argument("--step-seconds", type=float, default=0.0, help="a step is a sleep of this duration")
+    parser.add_argument(
+        "--network", choices=("r2unet", "upernet"), help="a step is a training step of this network"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=100, help="number of steps among which those that wait are counted"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="processes per contestant, interleaved")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's own choice")
     parser.add_argument("--peers", nargs="*", choices=("monai", "nnunet"), default=["monai"])
-    parser.add_argument("--synthetic", action="store_true", help="made volumes, even where the demo is")
-    parser.add_argument("--parts", action="store_true", help="milliseconds of every part instead")
+    parser.add_argument(
+        "--synthetic", action="store_true", help="use synthetic volumes although the demo exists"
+    )
+    parser.add_argument("--parts", action="store_true", help="measure the milliseconds of each part instead")
     parser.add_argument(
         "--folder", type=Path, help="where to work; default: a temporary folder, removed after"
     )

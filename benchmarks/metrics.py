@@ -29,7 +29,7 @@ SPACING = (0.8, 0.8, 2.0)
 
 
 def structures(shape: tuple[int, ...], classes: int, seed: int) -> np.ndarray:
-    """Smooth structures of about a twentieth of the volume altogether, uint8, as organs lie in a body."""
+    """Smooth organ-like structures, together about a twentieth of the volume, uint8."""
     random = np.random.default_rng(0)
     labels = np.zeros(shape, np.uint8)
     grid = np.indices(shape, dtype=np.float32)

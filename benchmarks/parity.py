@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Name: what is turned, and how it is said on the command line.
+# Name of a switch: what it changes, and its option on the command line.
 SWITCHES: dict[str, list[str]] = {
     "plain": [],
     "bf16": ["--precision", "fp32"],

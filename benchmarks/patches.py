@@ -62,7 +62,7 @@ def generate(folder: Path, shape: tuple[int, ...], cases: int) -> None:
             nibabel.save(file, folder / f"{name}{k}.nii.gz")
     for i in range(DISTINCT, cases):
         for name in ("image", "label"):
-            # separate paths: no loader or cache takes two cases for one
+            # Separate paths, so that no loader or cache treats two cases as one.
             os.link(folder / f"{name}{i % DISTINCT}.nii.gz", folder / f"{name}{i}.nii.gz")
 
 
@@ -110,7 +110,7 @@ def make_dataset(kind: str, folder: Path, cases: int, patch: tuple[int, ...]):
 
 
 class PeakMemory(threading.Thread):
-    """Samples the memory of this process and its children, mapped files left out."""
+    """Samples the memory of this process and its children, without mapped files."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -143,13 +143,13 @@ def measure(kind: str, folder: Path, cases: int, patch: tuple[int, ...], seconds
     start = time.perf_counter()
     dataset = make_dataset(kind.replace("build", "ours"), folder, cases, patch)
     if kind == "build":
-        # by a process of its own, so that what is measured afterwards is a training that finds its store
+        # Built in a separate process, so that the measurement is that of a training whose store exists.
         print(json.dumps({"setup": time.perf_counter() - start}))
         return
     count = cases if kind != "ours" else 4 * cases
     order = np.random.default_rng(0).integers(count, size=10**5).tolist()
     if kind != "plain":
-        for i in range(cases):  # PersistentDataset fills its cache; the page cache is warm for everyone
+        for i in range(cases):  # fills the caches of PersistentDataset and of the file system
             dataset[i]
     setup = time.perf_counter() - start
     times = []
@@ -230,7 +230,9 @@ def main() -> None:
         "--folder", type=Path, help="where to work; default: a temporary folder, removed after"
     )
     peers = ("plain", "persistent", "cache")
-    parser.add_argument("--peers", nargs="*", choices=peers, default=peers, help="whom to compare with")
+    parser.add_argument(
+        "--peers", nargs="*", choices=peers, default=peers, help="implementations to compare with"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     patch = tuple(options.patch)
