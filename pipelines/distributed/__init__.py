@@ -1,1 +1,1 @@
-"""Training and prediction over several processes."""
+"""Training and prediction in several processes."""

@@ -1,1 +1,1 @@
-"""Evaluation of a model, or of segmentations in files."""
+"""Evaluation of models and files."""
