@@ -1,21 +1,23 @@
-"""Seconds from a command to its first useful moment, and from the last iteration to the end of the process.
+"""Seconds from the start of a command to its first iteration or window, and from the last one to the process's end.
 
     python -m benchmarks.startup                               # about three minutes
     python -m benchmarks.startup --bundles r2unet --rounds 3   # medians of three starts
     python -m benchmarks.startup --nnunet python3              # a Python that has nnunetv2, to compare imports
     python -m benchmarks.startup --parts help imports --rounds 15 --tree ../before   # against another checkout
 
-- training: `python -m monai.bundle run training` on the demo, to the end of its first iteration: once with nothing
-  there yet (patch store and MLflow database are made), then with both there. By part, see `benchmarks.stopwatch`.
-- MONAI: a bundle of MONAI's own parts on the same CT: LoadImage, Spacing, crop, UNet, SupervisedTrainer, MLFlowHandler.
+- training: `python -m monai.bundle run training` on the demo, to the end of its first iteration: first without a patch
+  store and MLflow database, which are then created, then with both. By part, see `benchmarks.stopwatch`.
+- MONAI: a bundle of MONAI's components on the same CT: LoadImage, Spacing, crop, UNet, SupervisedTrainer,
+  MLFlowHandler.
 - the end: a training of one epoch with its validation, from the last iteration to the end of the process.
 - commands of `python -m pipelines`: predict to the first window, the others to their end.
-- help: the commands that should answer at once.
-- imports: what ours cost over torch and MONAI's bundle runner, in a process of its own without a stopwatch.
+- help: the commands whose answer should come at once.
+- imports: those of this project in addition to torch and MONAI's bundle runner, in a separate process without
+  stopwatch.
 
 With `--tree` the processes of help and imports run in both checkouts in turn, each round in the other order.
 
-Processor seconds are those of the process to that moment, in the table those of the main thread.
+Processor seconds are those of the process up to that time; in the table, those of the main thread.
 """
 
 from __future__ import annotations

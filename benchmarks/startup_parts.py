@@ -1,4 +1,4 @@
-"""What `benchmarks.startup` takes the time of, and MONAI's own training that it compares with."""
+"""The functions that `benchmarks.startup` measures, and the training with MONAI's components for comparison."""
 
 from __future__ import annotations
 

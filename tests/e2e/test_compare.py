@@ -77,7 +77,7 @@ def test_what_cannot_be_compared_ends_with_2_and_one_sentence(
         (["before", "nobody"], "error: 'nobody' is neither the name of a run"),
         (["before", "bare"], "error: the run 'bare' ("),
         (["before", "after", "--metric", "hd95_mm"], "has no hd95_mm, only dice"),
-        (["before"], "two or more runs are needed"),
+        (["before"], "give two or more runs"),
         (["before", "after", "--experiment", "liver"], "error: there is no experiment 'liver'"),
     ):
         assert main(["compare", *words, "--tracking-uri", uri, "--no-log"]) == 2

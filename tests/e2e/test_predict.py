@@ -164,7 +164,7 @@ def test_mistakes_are_one_sentence_and_status_2(command, model, tmp_path, capsys
     for words, said in (
         (["--keep-largest", "spleen"], "'spleen', which the model does not have"),
         (["--format", "seg"], "is not DICOM"),
-        (["--split", "test"], "is no dataset"),
+        (["--split", "test"], "is not a dataset"),
     ):
         assert command(images, out, *words) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
