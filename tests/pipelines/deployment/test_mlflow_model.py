@@ -9,7 +9,7 @@ import pytest
 from pipelines.deployment import mlflow_model
 from tests.pipelines import tiny_model
 
-EARLIER = "pipelines.mlflow_model"
+EARLIER = "pipelines.model_of_an_earlier_version"
 LOAD = """
 import mlflow, numpy as np, sys
 model = mlflow.pyfunc.load_model(sys.argv[1])
