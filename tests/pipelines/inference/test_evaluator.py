@@ -68,7 +68,7 @@ def test_surfaces_are_measured_where_a_tolerance_is_given(tmp_path):
     plain.run()
     assert "hd95_mm" not in plain.state.cases[0]
     assert plain.state.cases[0]["dice"] == record["dice"]
-    with pytest.raises(ValueError, match="no number for the class 'liver'"):
+    with pytest.raises(ValueError, match="no value for the class 'liver'"):
         evaluator(data, Preprocess(), surface_tolerance={"lung": 1.0})
 
 
