@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 files to voxels and a place in space, or a reason why not."""
+"""Reader of NIfTI-1 and NIfTI-2 files: voxels and affine, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _first_bytes(path: Path) -> tuple[bytes, bool]:
 
 
 def nifti_forms(path: Path) -> Forms:
-    """Sform and qform of a NIfTI file that can be read."""
+    """Sform and qform of a valid NIfTI file."""
     return forms_of(_header(path))
 
 
@@ -139,13 +139,13 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _parsed(path: Path, stream: IO[bytes]) -> nib.Nifti1Header:
-    """Parse without nibabel's own check, which takes longer than all the rest and only logs most findings."""
+    """Parse without nibabel's header check, which takes longer than all other steps and only logs most findings."""
     try:
         first = stream.read(4)
         stream.seek(0)
         size = {int.from_bytes(first, "little"), int.from_bytes(first, "big")}
         kind = nib.Nifti2Header if 540 in size else nib.Nifti1Header
-        # Extensions are of no use here, and their stated lengths are one more thing that can be wrong.
+        # Extensions are not used here, and an error in their stated lengths would only prevent reading.
         header = kind(stream.read(kind.template_dtype.itemsize), check=False)
         known = bytes(header["magic"])[:3] in (b"n+1", b"n+2", b"ni1", b"ni2") and size & {348, 540}
         header.get_data_dtype()
@@ -163,7 +163,7 @@ def _parsed(path: Path, stream: IO[bytes]) -> nib.Nifti1Header:
     if not known:
         raise ImageError(f"{path}: not a NIfTI file (its header has no magic number).")
     check_numbers(path, header)
-    if abs(header["pixdim"][0]) != 1:  # the standard's qfac; 0 is written by many and stands for 1
+    if abs(header["pixdim"][0]) != 1:  # qfac of the standard; many programs write 0, which means 1
         header["pixdim"][0] = 1
     return header
 

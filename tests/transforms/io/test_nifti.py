@@ -104,7 +104,7 @@ REFUSED_NIFTI = {
     "RGB": (_rgb, "RGB colours"),
     "no orientation": (_patched(252, bytes(4)), "states no orientation"),
     "mirrored forms": (_mirrored, "mirror images of each other"),
-    "metres": (lambda path: nifti(path, ramp(), xyzt_units=1), "counts in meters"),
+    "metres": (lambda path: nifti(path, ramp(), xyzt_units=1), "gives lengths in meters"),
     "singular": (_patched(280, np.zeros(12, "<f4").tobytes()), "no inverse"),
     "nan affine": (_patched(280, np.full(12, np.nan, "<f4").tobytes()), "no inverse"),
     "unknown type": (_patched(70, b"\x99\x99"), "not a NIfTI file"),
