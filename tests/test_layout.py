@@ -89,11 +89,7 @@ TESTED_IN = {
     "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
     "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
     "pipelines.inference.card_values": "pipelines/inference/test_model_card.py",
-    "pipelines.planning.command": "e2e/test_plan.py",
-    "pipelines.planning.page": "e2e/test_plan.py",
     "pipelines.planning.records": "pipelines/planning/test_plan_file.py",
-    "pipelines.training.fold_runs": "e2e/test_crossval.py",
-    "pipelines.training.planning": "e2e/test_plan.py",
     "transforms.dicom.attributes": "transforms/dicom/test_frame.py",
     "transforms.utils.image_paths": "pipelines/test_hostile_inputs.py",
 }

@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pipelines.data.cases import SPLITS, CaseItem, Reading, first_image
 from pipelines.data.channel_files import by_case, numbered
 from pipelines.data.dataset_folder import load_dataset
+from pipelines.data.dicom_inputs import (
+    dicom_files,
+    folders_of_one_series,
+    is_one_study,
+    localizer_folders,
+)
 from pipelines.data.missing_files import may_be_an_image, reason_lost
 from pipelines.data.subject_folders import holds_subjects
 from pipelines.utils.file_names import readable
 from pipelines.utils.progress import Steps
 from transforms.dicom.files import DICOM_ENDINGS
-from transforms.dicom.headers import frames_of, holds_dicom
+from transforms.dicom.headers import holds_dicom
 from transforms.dicom.stack import checked_names
-from transforms.dicom.volumes import is_localizer
 from transforms.errors import ImageError, UserError
 from transforms.io.header import PICTURE_SUFFIXES, image_suffix, names_image
 from transforms.utils.image_paths import bounded, check_path
-from transforms.utils.threads import parallel
 from transforms.utils.walk import files_below, leads_nowhere
 
 logger = logging.getLogger(__name__)
 
 _SKIPPED = {"DICOMDIR", "THUMBS.DB"}
 _WHAT = "give a NIfTI/NRRD file, a folder of DICOM slices, a folder of either, or a dataset.json"
-
-
-class _DicomFile(NamedTuple):
-    """The header values that decide which case a DICOM file belongs to; empty if the header is damaged."""
-
-    modality: str
-    study: str
-    series: str
-    localizer: bool
 
 
 class InputError(UserError, ValueError):
@@ -209,8 +203,8 @@ def _folder(path: Path, series: str | int | None, output: Path | None, channels:
     unlisted: list[OSError] = []
     crowded: dict[Path, str] = {}
     inside = {folder: _listed(folder, skip, unlisted, crowded) for folder in folders}
-    slices = {folder: _dicom_files(files) for folder, files in inside.items()}
-    shared = _sharing(slices)
+    slices = {folder: dicom_files(files) for folder, files in inside.items()}
+    shared = folders_of_one_series(slices)
     whole = [folder for folder in folders if slices[folder]]
     if (
         shared
@@ -220,11 +214,11 @@ def _folder(path: Path, series: str | int | None, output: Path | None, channels:
         and len({id(group) for group in shared.values()}) == 1
     ):
         return [_case(path)]
-    if series and not cases and len(whole) > 1 and _one_study(slices):
+    if series and not cases and len(whole) > 1 and is_one_study(slices):
         return [_case(path)]  # the reader chooses the series among all of the study
     images_here = bool(cases)
     closed = {Path(error.filename): error for error in unlisted}
-    scouts = _scouts(slices)
+    scouts = localizer_folders(slices)
     # Exports with a DICOMDIR often include a viewer, whose folders are not cases.
     exported = any(e.name.upper() == "DICOMDIR" for e in entries)
     for folder in folders:
@@ -337,7 +331,7 @@ def _require_slices(path: Path, images: Sequence[CaseItem], others: Sequence[Pat
     Raises:
         InputError: there are more image files than DICOM files; the folder may be a cohort with a stray DICOM file.
     """
-    files = sum(file.modality not in ("SEG", "RTSTRUCT") for file in _dicom_files(others))
+    files = sum(file.modality not in ("SEG", "RTSTRUCT") for file in dicom_files(others))
     first = Path(first_image(images[0])).name
     if len(images) > files:
         raise InputError(
@@ -350,56 +344,3 @@ def _require_slices(path: Path, images: Sequence[CaseItem], others: Sequence[Pat
         len(images),
         first,
     )
-
-
-def _dicom_files(files: Sequence[Path]) -> list[_DicomFile]:
-    """The header values of those files that are DICOM."""
-    return [found for found in parallel(_dicom_file, files) if found is not None]
-
-
-def _dicom_file(path: Path) -> _DicomFile | None:
-    try:
-        frames = frames_of(path)
-    except ImageError:
-        return (
-            _DicomFile("", "", "", False) if holds_dicom(path) else None
-        )  # the reader reports the damaged file
-    if not frames:
-        return None
-    modality, study, series = (
-        frames[0].text(keyword) for keyword in ("Modality", "StudyInstanceUID", "SeriesInstanceUID")
-    )
-    return _DicomFile(modality, study, series, is_localizer(frames[0]))
-
-
-def _scouts(slices: Mapping[Path, Sequence[_DicomFile]]) -> set[Path]:
-    """The folders that hold only localizers of a study whose other images lie in other folders."""
-    found: dict[Path, str] = {}
-    studies: set[str] = set()
-    for folder, files in slices.items():
-        study = files[0].study if files else ""
-        if files and all(file.localizer for file in files):
-            found[folder] = study
-        else:
-            studies.add(study)
-    return {folder for folder, study in found.items() if study and study in studies}
-
-
-def _sharing(slices: Mapping[Path, Sequence[_DicomFile]]) -> dict[Path, set[Path]]:
-    """The folders that share a CT series with another folder, each mapped to its group of folders."""
-    homes: dict[str, set[Path]] = defaultdict(set)
-    for folder, files in slices.items():
-        for uid in {file.series for file in files if file.modality == "CT"} - {""}:
-            homes[uid].add(folder)
-    groups: dict[Path, set[Path]] = {}
-    for parts in homes.values():
-        if len(parts) > 1:
-            joined = set(parts).union(*(groups.get(folder, set()) for folder in parts))
-            for folder in joined:
-                groups[folder] = joined
-    return groups
-
-
-def _one_study(slices: Mapping[Path, Sequence[_DicomFile]]) -> bool:
-    studies = {files[0].study for files in slices.values() if files}
-    return len(studies) == 1 and "" not in studies

@@ -92,7 +92,7 @@ def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
     codes = np.ascontiguousarray(prepared.codes)
     if codes.dtype != np.int16 or codes.ndim not in (3, 4):
         raise StoreError(
-            f"{source.image}: preprocessing returned {codes.dtype} of shape {codes.shape}; a store needs int16 of shape"
+            f"{source.images[0]}: preprocessing returned {codes.dtype} of shape {codes.shape}; a store needs int16 of shape"
             " (C, X, Y) or (C, X, Y, Z)."
         )
     spatial = codes.shape[1:]
