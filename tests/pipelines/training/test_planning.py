@@ -8,7 +8,11 @@ from pipelines.planning.plan_file import PlanError
 from tests.pipelines import small
 
 PLANNED = {
-    "initialize": ["$pipelines.preflight()", "$pipelines.apply_plan(@bundle_root + '/models', @resume)"],
+    "initialize": [
+        "$pipelines.preflight()",
+        "$pipelines.apply_plan(@bundle_root + '/models', @resume)",
+        "$pipelines.seed_everything(@seed)",
+    ],
     "data": "$pipelines.open_dataset(@dataset_dir, fold=@fold)",
     "minutes": 2,
     "memory_gb": "auto",
