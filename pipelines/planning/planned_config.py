@@ -26,6 +26,7 @@ from pipelines.planning.planner import make_plan
 from pipelines.planning.records import AUTO, PLANNED, Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
 
+_KEPT = ("imports", "initialize")
 MEASURED_SHARE = 0.05
 SHORTEST, LONGEST = 180.0, 600.0
 """Seconds. A machine that does nothing else needs a fraction of them."""
@@ -125,9 +126,12 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
     config |= {
         name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")
     }
-    # MONAI has parsed the config already: it has to read it again.
-    parser.ref_resolver.reset()
+    # MONAI has parsed the config already: it has to read it again. What has been initialized stays so.
+    resolver = parser.ref_resolver
+    done = {name: value for name, value in resolver.resolved_content.items() if name.split("::")[0] in _KEPT}
+    resolver.reset()
     parser.parse(reset=False)
+    resolver.resolved_content |= done
 
 
 def overlay_of(config: ExecutedConfig, wish: Wish, data: Dataset, plan: Plan) -> dict[str, Any]:
