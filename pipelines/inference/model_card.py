@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from pipelines.inference.card_values import CardError, mapping, matching, number, shown, text, whole
+from pipelines.inference.training_data import TrainingData, checked_training_data
 from pipelines.utils.json_files import JsonError, read_json
 from transforms.intensity import (
     ChannelParameters,
@@ -64,6 +65,7 @@ class Card(TypedDict):
         patch_size: voxels of the sliding window.
         run_id, experiment: of the training, in MLflow.
         validation: Dice of the cases by which the weights were chosen.
+        training_data: what the cases look like that it was trained on.
     """
 
     format: int
@@ -75,6 +77,7 @@ class Card(TypedDict):
     experiment: NotRequired[str | None]
     epoch: NotRequired[int]
     validation: NotRequired[list[CaseMetrics]]
+    training_data: NotRequired[TrainingData]
 
 
 class ModelCard(Card):
@@ -146,6 +149,8 @@ def checked(content: Mapping[str, object]) -> ModelCard:
         found["epoch"] = whole(content["epoch"], "epoch", 0, 10**9)
     if content.get("validation") is not None:
         found["validation"] = _validation(content["validation"])
+    if content.get("training_data") is not None:
+        found["training_data"] = checked_training_data(content["training_data"])
     _require_own_sizes(found)
     return found
 

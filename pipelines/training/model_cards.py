@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+from typing import Any
 
 from pipelines.config.executed import ExecutedConfig
-from pipelines.data.cases import Dataset
+from pipelines.data.cases import Dataset, DatasetError
+from pipelines.data.patch_dataset import PatchDataset
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.model_card import Card, CardError, checked
 from pipelines.inference.trained_model import CARD, CheckpointError
+from pipelines.inference.training_data import TrainingData
+from pipelines.planning.card_data import training_data
+from pipelines.planning.fingerprint import fingerprint
 from pipelines.tracking.run import Tracking
 from transforms.preprocess import Preprocess
+from transforms.utils.files import FolderError
+
+logger = logging.getLogger(__name__)
 
 
 def model_card(
@@ -20,8 +29,13 @@ def model_card(
     tracking: Tracking,
     evaluator: SegEvaluator | None,
     epoch: int,
+    looks: TrainingData | None = None,
 ) -> Card:
-    """The content of `model.json` after an epoch, but for the checksum of the weights."""
+    """The content of `model.json` after an epoch, but for the checksum of the weights.
+
+    Args:
+        looks: what the training cases look like, see `training_cases`.
+    """
     card: Card = {
         "format": 1,
         "network": config.resolved("network_def"),
@@ -37,7 +51,32 @@ def model_card(
             {"case": case["case"], "dice": {k: None if v != v else v for k, v in case["dice"].items()}}
             for case in evaluator.state.cases
         ]
+    if looks is not None:
+        card["training_data"] = looks
     return card
+
+
+def training_cases(data: Dataset, patches: Any) -> TrainingData | None:
+    """What the training cases look like, with which `predict` compares its inputs.
+
+    A plan has looked at them already; else each case is read once and remembered beside the patch store. None, and a
+    warning, where that cannot be: the training can do without.
+
+    Args:
+        data: the dataset.
+        patches: what the training reads; of anything but a `PatchDataset` nothing is said.
+    """
+    if not isinstance(patches, PatchDataset):
+        return None
+    try:
+        return training_data(fingerprint(data, patches.store.root), patches.preprocess.ct_channels)
+    except (DatasetError, FolderError) as error:
+        logger.warning(
+            "the model will not know what its training cases look like, so that predictions cannot say which images"
+            " are unlike them: %s",
+            error,
+        )
+        return None
 
 
 def require_openable(card: Card) -> None:

@@ -20,12 +20,13 @@ from pipelines.evaluation.validation import validation_dice
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.model_card import Card
 from pipelines.inference.trained_model import BEST
+from pipelines.inference.training_data import TrainingData
 from pipelines.metrics.summary import Summary
 from pipelines.planning.plan_file import executed_plan
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST, Checkpoints, RankState, TrainingState, require_whole
 from pipelines.training.early_stopping import EarlyStopping, StoppingError
-from pipelines.training.model_cards import model_card, require_openable
+from pipelines.training.model_cards import model_card, require_openable, training_cases
 from pipelines.training.restoring import restore
 from pipelines.training.resume import (
     NEW,
@@ -117,6 +118,7 @@ class Training:
         self._history: list[dict[str, float]] = []
         self._skip = 0
         self._first = rank() == 0
+        self._looks: TrainingData | None = None
         self._saver = Saver(self.checkpoints, checkpoint_minutes, tracking.drain, enabled=self._first)
         self._request = StopRequest()
         self._parts: list[RankState] = []
@@ -172,6 +174,8 @@ class Training:
             moved = self.checkpoints.set_aside()
             if moved is not None:
                 logger.info("the files of the training before this one are now in %s", moved)
+        patches = self.trainer.data_loader.dataset  # type: ignore[union-attr]
+        self._looks = from_first(lambda: training_cases(self.data, patches))
         plan = executed_plan(self.config)
         if state is None and self._first and plan is not None:
             self.checkpoints.keep_plan(plan)
@@ -368,7 +372,8 @@ class Training:
         }
 
     def _card(self, epoch: int) -> Card:
-        return model_card(self.config, self.data, self.preprocess, self.tracking, self.evaluator, epoch)
+        known = self.config, self.data, self.preprocess, self.tracking, self.evaluator
+        return model_card(*known, epoch, self._looks)
 
     def _end(self) -> Summary | None:
         if not self._first:
