@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pipelines.data.cases import Reading
+from pipelines.metrics.confidence import Estimates
 from pipelines.metrics.summary import Scores
 from pipelines.metrics.volumes import Volume
 from pipelines.utils.json_files import JsonError, read_json
@@ -86,6 +87,8 @@ class CaseReport(TypedDict):
         versions: of the software.
         computed: what "auto" has become.
         volumes: of the structures by name.
+        confidence: how sure the network is of them, the Dice to be expected; None of a structure that is not there.
+        surface_entropy: of its probabilities at their surfaces, in bits.
         metrics: of a case with a label.
         seconds: what took how long.
         finished: when.
@@ -107,12 +110,22 @@ class CaseReport(TypedDict):
     labels: NotRequired[dict[str, str]]
     settings: NotRequired[dict[str, Any]]
     volumes: NotRequired[dict[str, Volume]]
+    confidence: NotRequired[dict[str, float | None]]
+    surface_entropy: NotRequired[dict[str, float | None]]
     metrics: NotRequired[Scores | None]
     seconds: NotRequired[dict[str, float]]
     finished: NotRequired[str]
     outputs: NotRequired[dict[str, int]]
     error: NotRequired[str]
     traceback: NotRequired[str]
+
+
+def estimates_of(report: CaseReport) -> Estimates:
+    """What the network says of its own result; nothing where it was not asked."""
+    found: Estimates = {}
+    if "confidence" in report and "surface_entropy" in report:
+        found = {"confidence": report["confidence"], "surface_entropy": report["surface_entropy"]}
+    return found
 
 
 def read_reports(folder: Path) -> dict[str, CaseReport]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.config.errors import problem
 from pipelines.data.cases import UnreadableCase
+from pipelines.inference.confidence import CaseConfidence, Confidence
 from pipelines.inference.precision import autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
@@ -27,6 +28,20 @@ from transforms.spatial.restore import Restorer, slab_axis
 if TYPE_CHECKING:
     # No more than types, and scipy.stats behind them takes a while.
     from pipelines.metrics.summary import CaseMetrics, Scores
+
+
+class Segmentation(NamedTuple):
+    """A predicted case.
+
+    Attributes:
+        labels: classes (1, *file shape) on the grid of its file.
+        probabilities: float32 (classes, *file shape); None where they were not asked for.
+        confidence: how sure the network is of each class; None where that is switched off.
+    """
+
+    labels: MetaTensor
+    probabilities: MetaTensor | None
+    confidence: CaseConfidence | None
 
 
 class SegEvaluator(SupervisedEvaluator):
@@ -48,6 +63,8 @@ class SegEvaluator(SupervisedEvaluator):
         surface_tolerance: mm, of one class or all; adds the metrics of surfaces (docs/evaluation.md), which take
             longer than all others together. None leaves them out, as validations during a training do.
         on_score: called with (item, MetaTensor label map, record) after each case that has a label.
+        confidence: also say how sure the network is of each class, see `pipelines.inference.confidence`.
+        confidence_factors: what that is multiplied by, of a trained model its `confidence_factors`.
 
     Raises:
         SettingError: a tolerance is no positive number, or not given for every class.
@@ -65,6 +82,8 @@ class SegEvaluator(SupervisedEvaluator):
         on_prediction: Callable[[PreparedCase, MetaTensor], None] | None = None,
         surface_tolerance: float | Mapping[str, float] | None = None,
         on_score: Callable[[PreparedCase, MetaTensor, CaseMetrics], None] | None = None,
+        confidence: bool = True,
+        confidence_factors: Mapping[str, float] | None = None,
         val_handlers: Sequence | None = None,
         **kwargs: Any,
     ) -> None:
@@ -86,6 +105,8 @@ class SegEvaluator(SupervisedEvaluator):
             None if surface_tolerance is None else require_tolerance(surface_tolerance, self.class_names)
         )
         self.on_score = on_score
+        self.confidence = confidence
+        self.confidence_factors = confidence_factors
         self.go_on = False
         self.reset()
 
@@ -108,16 +129,20 @@ class SegEvaluator(SupervisedEvaluator):
             NonFiniteError: its output is NaN or infinite somewhere.
             InferenceMemoryError: a single window does not fit the memory of the device.
         """
-        return self._restored(item, probabilities=False)[0]
+        return self._restored(item, probabilities=False, confidence=False).labels
 
     def predict_with_probabilities(self, item: PreparedCase) -> tuple[MetaTensor, MetaTensor]:
         """Classes (1, *file shape) and probabilities float32 (classes, *file shape) of one case.
 
         The probabilities take the number of classes times the volume of the file. Raises as `predict` does.
         """
-        labels, maps = self._restored(item, probabilities=True)
-        assert maps is not None
-        return labels, maps
+        found = self._restored(item, probabilities=True, confidence=False)
+        assert found.probabilities is not None
+        return found.labels, found.probabilities
+
+    def segment(self, item: PreparedCase, probabilities: bool = False) -> Segmentation:
+        """All that is known of one case after one prediction, see `predict` and `predict_with_probabilities`."""
+        return self._restored(item, probabilities, self.confidence)
 
     def score(self, item: PreparedCase, labels: MetaTensor) -> Scores:
         """The metrics of a predicted case against its "label"; with a tolerance, those of surfaces too.
@@ -144,10 +169,12 @@ class SegEvaluator(SupervisedEvaluator):
         surfaces = surface_metrics(*pair, self.class_names, affine, self.surface_tolerance)
         return confusion, {**overlap, **surfaces}
 
-    def _restored(self, item: PreparedCase, probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
+    def _restored(self, item: PreparedCase, probabilities: bool, confidence: bool) -> Segmentation:
         geometry = Geometry.from_dict(item["geometry"])
         classes = len(self.class_names) + 1
-        restorer = Restorer(geometry, classes, slab_axis(geometry), probabilities)
+        axis = slab_axis(geometry)
+        sure = Confidence(classes, axis) if confidence else None
+        restorer = Restorer(geometry, classes, axis, probabilities, None if sure is None else sure.add)
         self.network.eval()
         with torch.inference_mode(), autocast(self.state.device, self.precision):
             for rows in self._rows(item, restorer.axis, restorer.needs_softmax):
@@ -160,7 +187,9 @@ class SegEvaluator(SupervisedEvaluator):
                 restorer.push_logits(rows)
         affine = torch.as_tensor(np.asarray(geometry.affine))
         maps = MetaTensor(restorer.probabilities(), affine=affine) if probabilities else None
-        return MetaTensor(restorer.labels(), affine=affine), maps
+        labels = MetaTensor(restorer.labels(), affine=affine)
+        found = None if sure is None else sure.result(self.class_names, self.confidence_factors)
+        return Segmentation(labels, maps, found)
 
     def _rows(self, item: PreparedCase, axis: int, normalise: bool) -> Iterator[torch.Tensor]:
         if isinstance(self.inferer, SlidingWindow):
@@ -182,7 +211,7 @@ class SegEvaluator(SupervisedEvaluator):
             return {}
 
     def _evaluate(self, engine: SegEvaluator, batchdata: PreparedCase) -> dict:
-        labels = self.predict(batchdata)
+        labels, _, confidence = self.segment(batchdata)
         if self.on_prediction is not None:
             self.on_prediction(batchdata, labels)
         output: dict[str, Any] = {Keys.IMAGE: batchdata["image"], Keys.PRED: labels}
@@ -191,6 +220,8 @@ class SegEvaluator(SupervisedEvaluator):
             self._require_same_grid(batchdata)
             confusion, scores = self._compared(labels, batchdata["label"])
             record: CaseMetrics = {"case": batchdata["case"], **scores}
+            if confidence is not None:
+                record |= confidence.estimates()
             if self.on_score is not None:
                 self.on_score(batchdata, labels, record)
             engine.state.confusion += confusion

@@ -64,7 +64,7 @@ class Card(TypedDict):
         labels: class id as text to name.
         patch_size: voxels of the sliding window.
         run_id, experiment: of the training, in MLflow.
-        validation: Dice of the cases by which the weights were chosen.
+        validation: Dice and confidence of the cases by which the weights were chosen.
         training_data: what the cases look like that it was trained on.
     """
 
@@ -364,16 +364,19 @@ def _validation(content: Any) -> list[CaseMetrics]:
     cases: list[CaseMetrics] = []
     for item in content:
         case = mapping(item, "validation")
-        dice = mapping(case.get("dice"), "validation#dice")
-        cases.append(
-            {
-                "case": text(case.get("case"), "validation#case", 500),
-                "dice": {
-                    text(name, "validation#dice", _LETTERS): None
-                    if value is None
-                    else number(value, "validation#dice", 0, 1)
-                    for name, value in dice.items()
-                },
-            }
-        )
+        found: CaseMetrics = {
+            "case": text(case.get("case"), "validation#case", 500),
+            "dice": _shares(case.get("dice"), "validation#dice"),
+        }
+        if case.get("confidence") is not None:
+            found["confidence"] = _shares(case["confidence"], "validation#confidence")
+        cases.append(found)
     return cases
+
+
+def _shares(content: Any, where: str) -> dict[str, float | None]:
+    """A number from 0 to 1 for each class, or None."""
+    return {
+        text(name, where, _LETTERS): None if value is None else number(value, where, 0, 1)
+        for name, value in mapping(content, where).items()
+    }

@@ -46,3 +46,6 @@ METRICS = {
     "nsd": Metric("surface Dice (NSD)"),
 }
 """By key, in the order of the columns of CSV files."""
+
+ESTIMATES = {"confidence": "confidence", "surface_entropy": "entropy at the surface in bits"}
+"""What a network says of its own result, see `pipelines.inference.confidence`; models are not compared by it."""

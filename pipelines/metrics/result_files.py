@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipelines.metrics.names import METRICS
+from pipelines.metrics.names import ESTIMATES, METRICS
 from pipelines.metrics.overlap import FORMAT
 from pipelines.metrics.summary import CaseMetrics, Summary, outcome, statistics_of, summarise, value_of
 from transforms.utils.files import replacing
@@ -72,7 +72,8 @@ def csv_table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Iterable[An
 def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> None:
     """One line per case and class with all its metrics; what has no value is empty.
 
-    "outcome" tells present, missed, false positive and absent apart, where the records hold voxel counts.
+    "outcome" tells present, missed, false positive and absent apart, where the records hold voxel counts. Last come
+    `pipelines.metrics.names.ESTIMATES`.
 
     Examples:
         >>> write_csv(Path("metrics.csv"), [{"case": "a", "dice": {"liver": 0.9}}], ["liver"])
@@ -82,13 +83,15 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[st
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     counted = all("reference_voxels" in case for case in cases)
     extra = ["outcome", "reference_voxels", "prediction_voxels"] if counted else []
-    with csv_table(path, ["case", "class", *metrics, *extra]) as write:
+    estimates = [name for name in ESTIMATES if any(name in case for case in cases)]
+    with csv_table(path, ["case", "class", *metrics, *extra, *estimates]) as write:
         for case in cases:
             for name in class_names:
                 row = [_text(value_of(case, metric, name)) for metric in metrics]
                 if counted:
                     voxels = case["reference_voxels"][name], case["prediction_voxels"][name]
                     row += [outcome(case, name), *map(str, voxels)]
+                row += [_text(value_of(case, estimate, name)) for estimate in estimates]
                 write([case["case"], name, *row])
 
 

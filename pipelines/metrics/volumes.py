@@ -8,6 +8,8 @@ from typing import TypedDict
 
 from monai.data import MetaTensor
 
+from pipelines.metrics.confidence import Estimates
+from pipelines.metrics.names import ESTIMATES
 from pipelines.metrics.result_files import csv_table
 from transforms.label_values import value_counts
 from transforms.spatial.geometry import voxel_ml
@@ -20,8 +22,8 @@ class Volume(TypedDict):
     ml: float | None
 
 
-class CaseVolumes(TypedDict):
-    """The structures of a case by name."""
+class CaseVolumes(Estimates):
+    """The structures of a case by name, and how sure the network is of them."""
 
     case: str
     volumes: dict[str, Volume]
@@ -50,15 +52,26 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
 
 
 def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
-    """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
+    """One line per case and class: case,class,ml,voxels,confidence,surface_entropy; ml is empty for 2D pictures.
+
+    What the network says of its own result is empty where it was not asked, or where there is no such structure.
 
     Examples:
         >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])
         >>> Path("volumes.csv").read_text().splitlines()
-        ['case,class,ml,voxels', 'a,liver,1,1000']
+        ['case,class,ml,voxels,confidence,surface_entropy', 'a,liver,1,1000,,']
     """
-    with csv_table(path, ["case", "class", "ml", "voxels"]) as write:
+    with csv_table(path, ["case", "class", "ml", "voxels", *ESTIMATES]) as write:
         for case in cases:
             for name, found in case["volumes"].items():
                 ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
-                write([case["case"], name, ml, found["voxels"]])
+                sure = [(case.get(key) or {}).get(name) for key in ESTIMATES]
+                write(
+                    [
+                        case["case"],
+                        name,
+                        ml,
+                        found["voxels"],
+                        *["" if x is None else f"{x:.6f}" for x in sure],
+                    ]
+                )

@@ -13,6 +13,7 @@ from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.model_card import Card, CardError, checked
 from pipelines.inference.trained_model import CARD, CheckpointError
 from pipelines.inference.training_data import TrainingData
+from pipelines.metrics.result_files import without_nan
 from pipelines.planning.card_data import training_data
 from pipelines.planning.fingerprint import fingerprint
 from pipelines.tracking.run import Tracking
@@ -48,7 +49,7 @@ def model_card(
     }
     if evaluator is not None and evaluator.state.cases:
         card["validation"] = [
-            {"case": case["case"], "dice": {k: None if v != v else v for k, v in case["dice"].items()}}
+            without_nan({key: case[key] for key in ("case", "dice", "confidence") if key in case})
             for case in evaluator.state.cases
         ]
     if looks is not None:
