@@ -67,7 +67,7 @@ def _plot(name: str, cases: Sequence[CaseMetrics]) -> Plot:
         plot.add("line", "grid", x1=plot.x(low), x2=plot.x(1.0), y1=y(tick), y2=y(tick))
         plot.label(f"Dice {tick:g}", y(tick))
     plot.add("line", "zero", x1=plot.x(low), x2=plot.x(1.0), y1=y(low), y2=y(1.0))
-    for sure, dice, case in points:
-        tip = f"{case}: confidence {sure:.3f}, Dice {dice:.3f}"
+    for sure, dice, of in points:
+        tip = f"{of}: confidence {sure:.3f}, Dice {dice:.3f}"
         plot.add("circle", "case", tip, cx=plot.x(sure), cy=y(dice), r=3)
     return plot

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -115,7 +115,8 @@ class Confidence:
         surface &= best != 0
         at = surface.nonzero().unbind(1)
         classes = best[at].long()
-        values = _entropy(rows[(slice(None), *at)])
+        columns: tuple[Any, ...] = (slice(None), *at)
+        values = _entropy(rows[columns])
         entropy = self._per_class(classes, values) + self._per_class(earlier, bits)
         ones = torch.ones(len(classes) + len(earlier), device=best.device)
         on_surface = self._per_class(torch.cat([classes, earlier]), ones)

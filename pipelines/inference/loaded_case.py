@@ -15,7 +15,6 @@ from pipelines.inference.training_data import TrainingData
 from pipelines.inference.unlike import unlike_training
 from pipelines.utils.logs import warnings_of
 from transforms.dicom.series import Series
-from transforms.errors import ImageError
 from transforms.preprocess import PreparedCase
 from transforms.spatial.geometry import Geometry
 
@@ -61,8 +60,6 @@ def load_case(
     started = time.perf_counter()
     case = dataset.data[index]
     with warnings_of("transforms", "pipelines") as notices:
-        if case.get("problem"):
-            raise ImageError(case["problem"])
         item = cast(PreparedCase, dataset[index])
         image, series = item.pop("original")
         if training is not None:

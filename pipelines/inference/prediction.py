@@ -207,9 +207,11 @@ class Prediction:
         case = self.dataset.data[index]
         if not self.claims.take(case["case"]):
             raise TakenError(case["case"])
+        if case.get("problem"):
+            raise ImageError(case["problem"])
         # Before it is read: a change meanwhile is seen by the next prediction.
-        wanted = {} if case.get("problem") else self._wanted(case)
-        return load_case(self.dataset, index, self.outputs, self.training), cast(Request, wanted)
+        wanted = self._wanted(case)
+        return load_case(self.dataset, index, self.outputs, self.training), wanted
 
     def _claimed(self, index: int, load: Callable[[], tuple[LoadedCase, Request]]) -> Predicted:
         """Predict one case, which this process claims meanwhile.

@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,10 +45,14 @@ class TrainedModel:
         labels: class id to name, background included.
         patch_size: the window for sliding-window inference.
         card: the content of `model.json`.
+        postprocessing: arguments of `pipelines.Postprocess` that a cross-validation chose; empty without one.
 
     Raises:
         CheckpointError: a file is missing, damaged, or the two do not belong together.
     """
+
+    # Here, for an ensemble is made without `__init__`.
+    postprocessing: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: str | os.PathLike, trusted: Iterable[str] = ()) -> None:
         path = Path(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from monai.data import MetaTensor
 
@@ -63,9 +63,10 @@ def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
     """
     with csv_table(path, ["case", "class", "ml", "voxels", *ESTIMATES]) as write:
         for case in cases:
+            estimates: Mapping[str, Any] = case
             for name, found in case["volumes"].items():
                 ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
-                sure = [(case.get(key) or {}).get(name) for key in ESTIMATES]
+                sure = [(estimates.get(key) or {}).get(name) for key in ESTIMATES]
                 write(
                     [
                         case["case"],

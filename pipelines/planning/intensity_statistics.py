@@ -35,6 +35,9 @@ def inside_and_outside(channel: np.ndarray, inside: np.ndarray) -> tuple[Intensi
         channel: (*spatial) int16, int32 or float32, finite.
         inside: (*spatial) bool.
     """
+    # In the order of memory, which is several times faster.
+    order = np.argsort(np.negative(np.abs(channel.strides)), kind="stable")
+    channel, inside = channel.transpose(order), inside.transpose(order)
     if channel.dtype != np.int16 and whole_numbers(channel):
         low, high = channel.min(), channel.max()
         if low >= -_OFFSET and high < _OFFSET:

@@ -27,8 +27,8 @@ from pipelines.planning.records import AUTO, PLANNED, Fingerprint, Plan, StepCos
 from pipelines.planning.steps import StepTimer
 
 MEASURED_SHARE = 0.05
-SHORTEST, LONGEST = 45.0, 120.0
-"""Seconds."""
+SHORTEST, LONGEST = 180.0, 600.0
+"""Seconds. A machine that does nothing else needs a fraction of them."""
 
 
 class Wish(NamedTuple):

@@ -52,6 +52,9 @@ def test_training_and_prediction(bundle: str, layout, tmp_path: Path) -> None:
         found[name] = np.asarray(nib.load(out / f"{CASES[-1]}.nii.gz").dataobj)
     assert np.array_equal(found["volume"], found["files"])
     assert np.array_equal(found["volume"], found["several"])
+    places = [str(tmp_path / name) for name in ("out-files", "files/labelsTs", "evaluated", "four")]
+    place.run(["-m", "pipelines", "evaluate", *places[:2], "-o", places[2], "--images", places[3]])
+    assert (tmp_path / "evaluated" / "pictures" / f"{CASES[-1]}.png").is_file()
     wanted = voxels(CASES[-1])[1]
     assert 2 * (found["files"] & wanted).sum() / (found["files"].sum() + wanted.sum()) > 0.5
 

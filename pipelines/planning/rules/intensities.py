@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.planning.records import QUANTILES, CaseFingerprint, Fingerprint, Intensities, PlannedValue
+from pipelines.planning.records import QUANTILES, CaseFingerprint, Fingerprint, PlannedValue
 from pipelines.planning.rules.typical import count
+from pipelines.planning.summary import pooled
+from transforms.intensity import NORMALIZATIONS
 
-WORDS = {
-    "ct": "CT",
-    "zscore": "zscore",
-    "rescale_to_0_1": "rescale_to_0_1",
-    "rgb_to_0_1": "rgb_to_0_1",
-    "nonorm": "noNorm",
-}
+WORDS = {word.lower(): word for word in NORMALIZATIONS}
 """Names of channels that say how to normalise, in lower case (nnU-Net v2, `channel_name_to_normalization_mapping`)."""
 
 MAGNETIC = ("mr", "t1", "t2", "flair", "adc", "dwi")
@@ -104,10 +99,11 @@ def _looks_like_ct(cases: list[CaseFingerprint], channel: int, name: str, few: b
         return False
     records = [case["channels"][channel] for case in cases]
     air = np.median([record["air"] for record in records]) >= AIR
-    inside = pooled(record["inside"] for record in records)
-    outside = pooled(record["outside"] for record in records)
-    low = min(q[QUANTILES.index(1.0)] for q in (inside, outside) if q is not None)
-    high = max(q[QUANTILES.index(99.0)] for q in (inside, outside) if q is not None)
+    both = [record[part] for part in ("inside", "outside") for record in records]
+    values = pooled(both)["quantiles"]
+    if not values:
+        return False
+    low, high = values[QUANTILES.index(1.0)], values[QUANTILES.index(99.0)]
     whole = all(record["whole_numbers"] for record in records)
     return bool(air or (whole and low < 0 and high - low >= BROAD))
 
@@ -115,26 +111,6 @@ def _looks_like_ct(cases: list[CaseFingerprint], channel: int, name: str, few: b
 def _air_words(cases: list[CaseFingerprint], channel: int) -> str:
     air = float(np.median([case["channels"][channel]["air"] for case in cases]))
     return f"{air:.0%} is air" if air >= AIR else "whole numbers, broad, below 0"
-
-
-def pooled(records: Iterator[Intensities]) -> list[float] | None:
-    """Values at `QUANTILES` of all voxels together; None without voxels.
-
-    The distribution of each case is taken as linear between its quantiles, and the mixture is read off a fine scale.
-    """
-    known = [record for record in records if record["voxels"] > 0]
-    if not known:
-        return None
-    order = np.argsort(QUANTILES)
-    ranks = np.array(QUANTILES)[order] / 100
-    values = np.array([record["quantiles"] for record in known], float)[:, order]
-    scale = np.unique(values)
-    weights = np.array([record["voxels"] for record in known], float)
-    below = sum(
-        weight * np.interp(scale, row, ranks, left=0.0, right=1.0)
-        for weight, row in zip(weights / weights.sum(), values, strict=True)
-    )
-    return [float(v) for v in np.interp(np.array(QUANTILES) / 100, below, scale)]
 
 
 def window(fingerprint: Fingerprint, words: list[str]) -> PlannedValue:
@@ -150,12 +126,13 @@ def window(fingerprint: Fingerprint, words: list[str]) -> PlannedValue:
     channels = [index for index, word in enumerate(words) if word == "CT"]
     if not channels:
         return PlannedValue(None, "no channel is a CT, so that values have no unit that a window could be in")
-    inside = pooled(case["channels"][c]["inside"] for case in fingerprint["cases"] for c in channels)
-    if inside is None:
+    records = [case["channels"][c]["inside"] for case in fingerprint["cases"] for c in channels]
+    inside = pooled(records)["quantiles"]
+    if not inside:
         return PlannedValue(list(LIMITS), "no case has a labelled voxel: all values of a scanner are kept")
     low, high = (inside[QUANTILES.index(p)] for p in PERCENTILES)
     margin = max(MARGIN * (high - low), (NARROWEST - (high - low)) / 2)
-    lower = max(LIMITS[0], min(math.floor((low - margin) / 10) * 10, LIMITS[1] - NARROWEST))
+    lower = max(LIMITS[0], math.floor(min(low - margin, LIMITS[1] - NARROWEST) / 10) * 10)
     upper = min(LIMITS[1], max(math.ceil((high + margin) / 10) * 10, lower + NARROWEST))
     return PlannedValue(
         [float(lower), float(upper)],

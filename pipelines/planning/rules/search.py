@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pipelines.planning.extrapolation import StepLine
 from pipelines.planning.records import StepCost
 from pipelines.planning.rules.expectation import learning_loss, width_loss
 from pipelines.planning.rules.patches import batch_of
@@ -132,7 +133,7 @@ class Choice(NamedTuple):
 
 
 class Meter:
-    """Costs of settings: measured, or by voxels from the nearest that was."""
+    """Costs of settings: measured, or by voxels from those that were."""
 
     def __init__(self, measure: Measure) -> None:
         self.measure = measure
@@ -155,25 +156,37 @@ class Meter:
         return self._expected[setting]
 
     def _from_nearest(self, setting: Setting) -> StepCost | None:
+        """By the line through what was measured at the nearest width, see `StepLine`."""
         voxels, width = setting.voxels * setting.batch, setting.width or 1
-        known = []
+        known: dict[int, list[tuple[Setting, StepCost]]] = {}
         for other, cost in self.measured.items():
-            size, wide = other.voxels * other.batch, other.width or 1
+            wide = other.width or 1
             if cost is not None:
-                known.append(
-                    (abs(math.log(wide / width)), abs(math.log(size / voxels)), wide, size, other, cost)
-                )
-            elif size <= voxels and wide <= width:
+                known.setdefault(wide, []).append((other, cost))
+            elif other.voxels * other.batch <= voxels and wide <= width:
                 return None
         if not known:
             return None
-        *_, wide, size, other, cost = min(known, key=lambda item: item[:2])
-        times = voxels / size * (width / wide) ** WIDER
+        nearest = min(known, key=lambda wide: (abs(math.log(wide / width)), wide))
+        cost = _on_line(setting, known[nearest])
+        wider = width / nearest
         return StepCost(
-            cost.seconds * times,
-            math.ceil(cost.memory * voxels / size * width / wide),
-            cost.window_seconds * setting.voxels / other.voxels * (width / wide) ** WIDER,
+            cost.seconds * wider**WIDER, math.ceil(cost.memory * wider), cost.window_seconds * wider**WIDER
         )
+
+
+def _on_line(setting: Setting, known: Sequence[tuple[Setting, StepCost]]) -> StepCost:
+    """What a setting costs, from others of the same width; in proportion where they are all of one size."""
+    if len({other.voxels * other.batch for other, _ in known}) > 1:
+        line = StepLine([(other.patch, other.batch) for other, _ in known], [cost for _, cost in known])
+        return line.at(setting.patch, setting.batch)
+    other, cost = known[0]
+    times = setting.voxels * setting.batch / (other.voxels * other.batch)
+    return StepCost(
+        cost.seconds * times,
+        math.ceil(cost.memory * times),
+        cost.window_seconds * setting.voxels / other.voxels,
+    )
 
 
 def probe(options: Options, meter: Meter) -> bool:
@@ -249,7 +262,7 @@ def _best_within(options: Options, meter: Meter, seconds: float, most: int, know
     choices = _choices(options, meter, seconds, most)
     allowed = (c for c in choices if not known or c.setting in meter.measured)
     # Of equals the one that takes less of the machine, then the first: always the same.
-    return min(allowed, key=lambda c: (round(c.loss, 6), c.step, c.setting.knobs().__repr__()), default=None)
+    return min(allowed, key=lambda c: (round(c.loss, 6), c.step, repr(c.setting)), default=None)
 
 
 def _choices(options: Options, meter: Meter, seconds: float, most: int) -> Iterator[Choice]:

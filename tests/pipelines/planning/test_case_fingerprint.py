@@ -161,6 +161,17 @@ def test_four_channels_in_one_file(tmp_path):
         assert not channel["whole_numbers"]
 
 
+def test_channels_in_files_of_their_own(tmp_path):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 900, (9, 8, 7, 2)).astype(np.int16)
+    label = (random.random((9, 8, 7)) < 0.3).astype(np.uint8)
+    labels = {0: "background", 1: "tumour"}
+    wanted = look(tmp_path, image, label, np.eye(4), labels, channels=2)
+    files = [save(tmp_path / f"a_000{index}.nii.gz", image[..., index], np.eye(4)) for index in range(2)]
+    item = {"case": "a", "image": files, "label": str(tmp_path / "label.nii.gz")}
+    assert case_fingerprint(item, labels, 2) == wanted
+
+
 def test_an_mr_with_negative_values_is_no_ct(tmp_path):
     random = np.random.default_rng(0)
     image = random.normal(0, 1, (20, 20, 20)).astype(np.float32)

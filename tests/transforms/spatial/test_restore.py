@@ -159,7 +159,7 @@ def test_who_looks_sees_every_voxel_once_and_in_order(spacing, axis, monkeypatch
     for part in logits.split(4, axis + 1):
         restorer.push_logits(part)
         plain.push_logits(part)
-    assert len(seen) > 3
+    assert len(seen) >= 3
     expected = torch.softmax(logits, 0)
     torch.testing.assert_close(torch.cat([piece[0] for piece in seen], axis + 1), expected)
     assert torch.equal(torch.cat([piece[1] for piece in seen], axis).long(), expected.argmax(0))
