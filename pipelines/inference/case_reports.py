@@ -89,6 +89,7 @@ class CaseReport(TypedDict):
         volumes: of the structures by name.
         confidence: how sure the network is of them, the Dice to be expected; None of a structure that is not there.
         surface_entropy: of its probabilities at their surfaces, in bits.
+        pass_agreement: of several passes.
         metrics: of a case with a label.
         seconds: what took how long.
         finished: when.
@@ -112,6 +113,7 @@ class CaseReport(TypedDict):
     volumes: NotRequired[dict[str, Volume]]
     confidence: NotRequired[dict[str, float | None]]
     surface_entropy: NotRequired[dict[str, float | None]]
+    pass_agreement: NotRequired[dict[str, float | None]]
     metrics: NotRequired[Scores | None]
     seconds: NotRequired[dict[str, float]]
     finished: NotRequired[str]
@@ -125,6 +127,8 @@ def estimates_of(report: CaseReport) -> Estimates:
     found: Estimates = {}
     if "confidence" in report and "surface_entropy" in report:
         found = {"confidence": report["confidence"], "surface_entropy": report["surface_entropy"]}
+    if "pass_agreement" in report:
+        found["pass_agreement"] = report["pass_agreement"]
     return found
 
 

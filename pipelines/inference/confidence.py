@@ -31,19 +31,26 @@ class CaseConfidence(NamedTuple):
     Attributes:
         confidence: the Dice to be expected, 0 to 1.
         surface_entropy: bits, 0 to log2 of the number of classes.
+        pass_agreement: 0 to 1, see `pipelines.inference.pass_agreement`; None where there was one pass only.
     """
 
     confidence: dict[str, float | None]
     surface_entropy: dict[str, float | None]
+    pass_agreement: dict[str, float | None] | None = None
 
     def estimates(self) -> Estimates:
         """The same beside the metrics of a case, where NaN is what has no value."""
-        return {
-            "confidence": {name: math.nan if x is None else x for name, x in self.confidence.items()},
-            "surface_entropy": {
-                name: math.nan if x is None else x for name, x in self.surface_entropy.items()
-            },
+        found: Estimates = {
+            "confidence": _with_nan(self.confidence),
+            "surface_entropy": _with_nan(self.surface_entropy),
         }
+        if self.pass_agreement is not None:
+            found["pass_agreement"] = _with_nan(self.pass_agreement)
+        return found
+
+
+def _with_nan(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 class _Plane(NamedTuple):

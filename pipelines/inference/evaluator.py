@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,8 @@ from monai.utils.enums import CommonKeys as Keys
 from pipelines.config.errors import problem
 from pipelines.data.cases import UnreadableCase
 from pipelines.inference.confidence import CaseConfidence, Confidence
+from pipelines.inference.ensemble import Ensemble
+from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.inference.precision import autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
@@ -176,8 +179,13 @@ class SegEvaluator(SupervisedEvaluator):
         sure = Confidence(classes, axis) if confidence else None
         restorer = Restorer(geometry, classes, axis, probabilities, None if sure is None else sure.add)
         self.network.eval()
-        with torch.inference_mode(), autocast(self.state.device, self.precision):
-            for rows in self._rows(item, restorer.axis, restorer.needs_softmax):
+        agreement = PassAgreement(classes) if confidence and self._passes > 1 else None
+        with (
+            torch.inference_mode(),
+            autocast(self.state.device, self.precision),
+            contextlib.nullcontext() if agreement is None else agreement.listening(self.network),
+        ):
+            for rows in self._rows(item, restorer.axis, restorer.needs_softmax, agreement):
                 if len(rows) != classes:
                     hint = "; one channel for the foreground alone is not enough" if len(rows) == 1 else ""
                     raise SettingError(
@@ -189,13 +197,27 @@ class SegEvaluator(SupervisedEvaluator):
         maps = MetaTensor(restorer.probabilities(), affine=affine) if probabilities else None
         labels = MetaTensor(restorer.labels(), affine=affine)
         found = None if sure is None else sure.result(self.class_names, self.confidence_factors)
+        if found is not None and agreement is not None:
+            found = found._replace(pass_agreement=agreement.result(self.class_names))
         return Segmentation(labels, maps, found)
 
-    def _rows(self, item: PreparedCase, axis: int, normalise: bool) -> Iterator[torch.Tensor]:
+    @property
+    def _passes(self) -> int:
+        """How often the network sees each window, every member of an ensemble counted."""
+        if not isinstance(self.inferer, SlidingWindow):
+            return 1
+        members = len(self.network.networks) if isinstance(self.network, Ensemble) else 1
+        return members * 2 ** len(self.inferer.mirror_axes)
+
+    def _rows(
+        self, item: PreparedCase, axis: int, normalise: bool, agreement: PassAgreement | None
+    ) -> Iterator[torch.Tensor]:
         if isinstance(self.inferer, SlidingWindow):
             # Around a volume smaller than the window the network sees what it saw in training.
             cval = item.get("padding")
-            return self.inferer.rows(item["image"], self.network, axis, normalise, cval=cval)
+            return self.inferer.rows(
+                item["image"], self.network, axis, normalise, cval=cval, agreement=agreement
+            )
         return iter(self.inferer(item["image"].to(self.state.device), self.network))
 
     def _iteration(self, engine: SegEvaluator, batchdata: PreparedCase | UnreadableCase) -> dict:  # type: ignore[override]

@@ -270,6 +270,8 @@ class Prediction:
                 absent = [name for name, volume in report["volumes"].items() if not volume["voxels"]]
                 report["confidence"] = found.confidence.confidence | dict.fromkeys(absent)
                 report["surface_entropy"] = found.confidence.surface_entropy | dict.fromkeys(absent)
+                if found.confidence.pass_agreement is not None:
+                    report["pass_agreement"] = found.confidence.pass_agreement | dict.fromkeys(absent)
             report["metrics"] = self._metrics(case, loaded.item, labels)
             report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
             report["status"] = "done"

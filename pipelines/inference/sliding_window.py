@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
+from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.inference.windows import (
     Batches,
     InferenceMemoryError,
@@ -134,6 +135,7 @@ class SlidingWindow(Inferer):
         normalise: bool = True,
         *args: Any,
         cval: float | Sequence[float] | None = None,
+        agreement: PassAgreement | None = None,
         **kwargs: Any,
     ) -> Iterator[torch.Tensor]:
         """Blended logits of one volume, finished rows along one axis after another.
@@ -146,6 +148,7 @@ class SlidingWindow(Inferer):
             normalise: divide by the sum of weights. Without it the logits of each voxel are scaled by a
                 positive number, which does not change the largest.
             cval: instead of the constructor's, for this volume; one value, or one for every channel.
+            agreement: is told of all passes over each window; it has to listen to the network.
 
         Yields:
             Tensors (classes, *spatial) with some extent along `axis`, float32; together they are the volume.
@@ -171,6 +174,7 @@ class SlidingWindow(Inferer):
             mirror_axes=self.mirror_axes,
             blending=self.device,
             progress=self.progress,
+            agreement=agreement,
         )
         slab: _Slab | None = None
         for window, logits in batches:

@@ -22,6 +22,7 @@ class Estimates(TypedDict, total=False):
 
     confidence: Mapping[str, float | None]
     surface_entropy: Mapping[str, float | None]
+    pass_agreement: Mapping[str, float | None]
 
 
 class Agreement(TypedDict):

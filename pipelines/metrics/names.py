@@ -47,5 +47,5 @@ METRICS = {
 }
 """By key, in the order of the columns of CSV files."""
 
-ESTIMATES = {"confidence": "confidence", "surface_entropy": "entropy at the surface in bits"}
+ESTIMATES = ("confidence", "surface_entropy", "pass_agreement")
 """What a network says of its own result, see `pipelines.inference.confidence`; models are not compared by it."""

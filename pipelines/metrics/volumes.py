@@ -52,14 +52,14 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
 
 
 def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
-    """One line per case and class: case,class,ml,voxels,confidence,surface_entropy; ml is empty for 2D pictures.
+    """One line per case and class: case,class,ml,voxels and `pipelines.metrics.names.ESTIMATES`; ml is empty for 2D pictures.
 
     What the network says of its own result is empty where it was not asked, or where there is no such structure.
 
     Examples:
         >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])
         >>> Path("volumes.csv").read_text().splitlines()
-        ['case,class,ml,voxels,confidence,surface_entropy', 'a,liver,1,1000,,']
+        ['case,class,ml,voxels,confidence,surface_entropy,pass_agreement', 'a,liver,1,1000,,,']
     """
     with csv_table(path, ["case", "class", "ml", "voxels", *ESTIMATES]) as write:
         for case in cases:

@@ -34,6 +34,7 @@ def test_volumes_are_voxels_times_the_determinant(tmp_path):
             "voxels": "6",
             "confidence": "0.250000",
             "surface_entropy": "",
+            "pass_agreement": "",
         },
         {
             "case": "a",
@@ -42,6 +43,7 @@ def test_volumes_are_voxels_times_the_determinant(tmp_path):
             "voxels": "0",
             "confidence": "",
             "surface_entropy": "",
+            "pass_agreement": "",
         },
     ]
 
