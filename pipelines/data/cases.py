@@ -1,4 +1,4 @@
-"""Cases with ids, labels and splits: what the rest of the workflow knows of a dataset."""
+"""The description of a dataset: its cases with ids, labels and splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN = 20
 
 
 class DatasetError(UserError, ValueError):
-    """A dataset cannot be used; the message lists every reason (20 at most, and how many there are).
+    """A dataset cannot be used; the message lists the reasons (at most 20) and how many there are.
 
     Attributes:
         problems: all reasons.
@@ -39,7 +39,7 @@ class DatasetError(UserError, ValueError):
     def __init__(self, where: str | Path, problems: Sequence[str]):
         self.where = where
         self.problems = tuple(problems)
-        # Not the text: an error comes out of another process by being made anew from these.
+        # Not the text: when an error is sent between processes, pickle constructs it again from these arguments.
         super().__init__(where, self.problems)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class DatasetError(UserError, ValueError):
 
 
 class Reading(TypedDict, total=False):
-    """How an image is to be read beside its path, see `transforms.io.readers.read_image`.
+    """Options for reading an image, see `transforms.io.readers.read_image`.
 
     Attributes:
         series: which series of a DICOM folder.
@@ -63,7 +63,7 @@ class Reading(TypedDict, total=False):
 
 
 class Options(Reading, total=False):
-    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too."""
+    """The options that affect how a case is stored; for a DICOM label they include the names of the classes."""
 
     names: dict[str, str]
 
@@ -73,9 +73,9 @@ class CaseItem(Reading):
 
     Attributes:
         case: its id.
-        image: path; a list of them where every channel, or some, have a file of their own.
-        label: path; a case without a label has none.
-        problem: why the image cannot be read, where that is clear beforehand.
+        image: path; a list of paths if the channels lie in several files.
+        label: path; absent if the case has none.
+        problem: why the image cannot be read, if that is known before reading it.
     """
 
     case: str
@@ -120,7 +120,7 @@ class Case:
 
     @property
     def reading(self) -> Reading:
-        """How the image is to be read beside its path; each only where it is set."""
+        """Options for reading the image; only those that are set."""
         found: Reading = {}
         if self.series:
             found["series"] = self.series
@@ -138,10 +138,9 @@ class Dataset:
         name: from dataset.json, else the folder's name.
         labels: class id to name, 0 (background) to K-1 without gaps.
         training, validation, test: the splits.
-        channels: number of channels that dataset.json states ("modality" or "channel_names"); to be
-            handed to `transforms.io.readers.read_image`. None where it names none, see `num_channels`.
-        description: dataset.json as it was read (canonical JSON), part of the digest; empty without
-            one.
+        channels: number of channels according to dataset.json ("modality" or "channel_names"), an argument of
+            `transforms.io.readers.read_image`. None where it names none, see `num_channels`.
+        description: content of dataset.json with sorted keys, part of the digest; empty without a dataset.json.
     """
 
     root: Path
@@ -194,7 +193,7 @@ class Dataset:
         return getattr(self, split)
 
     def as_dicts(self, split: str) -> list[CaseItem]:
-        """Return a MONAI data list; items of DICOM folders say how they are read where dataset.json does."""
+        """Return a MONAI data list; items include the reading options of dataset.json, if any."""
         items = []
         for case in self.cases(split):
             images = [str(image) for image in case.images]
@@ -209,9 +208,9 @@ class Dataset:
         return items
 
     def digest(self) -> str:
-        """Return a sha256 over dataset.json and the splits with path, size and modification time of every file.
+        """Return the SHA-256 of dataset.json and the splits, with path, size and modification time of every file.
 
-        Paths count relative to the folder, so that a dataset moved with its times keeps its digest.
+        Paths are relative to the folder: a dataset that is moved with its modification times keeps its digest.
         """
         rows = [(split, case) for split in SPLITS for case in self.cases(split)]
         sha = hashlib.sha256(json.dumps([self.description, self.class_names, self.channels]).encode())
@@ -256,7 +255,7 @@ def first_image(item: CaseItem) -> str:
 
 
 def reading(item: Reading) -> Reading:
-    """How the image of an item is to be read beside its path; each only where it is set."""
+    """Options for reading the image of an item; only those that are set."""
     found: Reading = {}
     if item.get("series"):
         found["series"] = item["series"]

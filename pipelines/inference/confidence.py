@@ -1,6 +1,6 @@
-"""How sure a network is of each class of a case, from the probabilities of one prediction as they come by.
+"""Estimates the quality of a prediction per class from the network's own probabilities, block by block.
 
-Two figures per class, of what is predicted and on the grid that the network saw:
+Two values per predicted class, on the prepared grid:
 
 - the confidence, an estimate of the Dice: the soft Dice of the probabilities with the label map that was made of them,
   2 I / (S + N), where I is the sum of the probabilities of the class over the voxels that got it, S that over all

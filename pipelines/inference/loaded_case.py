@@ -1,4 +1,4 @@
-"""A case on its way into a prediction: read, prepared, and compared with what the model was trained on."""
+"""Reads and prepares a case for prediction, and compares it with the training data of the model."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class LoadedCase(NamedTuple):
     """A case that is ready to be predicted.
 
     Attributes:
-        item: as the network gets it.
-        series: the DICOM series that it was read from; None for any other image.
-        image: as it was read, for the preview; None where none is wanted, so that its voxels need no memory.
-        notices: what the reader noticed, and in what it is unlike the training's.
-        seconds: how long all this took.
-        unwritable: formats that cannot be written, and why.
+        item: the prepared input of the network.
+        series: the DICOM series of the image; None if the image is not DICOM.
+        image: the original image for the preview; None without a preview, to save memory.
+        notices: warnings while the image was read, and differences from the training data.
+        seconds: duration of reading and preparing.
+        unwritable: formats that cannot be written, with the reasons.
     """
 
     item: PreparedCase
@@ -49,10 +49,10 @@ def load_case(
     """Read and prepare a case.
 
     Args:
-        dataset: keeps originals.
-        index: of the case in it.
-        outputs: what will be written of it.
-        training: what the model's card says of the cases that it was trained on; None compares nothing.
+        dataset: with `keep_originals` set.
+        index: index of the case in the dataset.
+        outputs: the requested files.
+        training: summary of the model's training cases; None compares nothing.
 
     Raises:
         ImageError: the image cannot be read.
@@ -66,11 +66,11 @@ def load_case(
             geometry = Geometry.from_dict(item["geometry"])
             # Nothing but CT is read from DICOM.
             for finding in unlike_training(image.numpy(), geometry, training, ct=series is not None):
-                logger.warning("%s is unlike what the model was trained on: %s", first_image(case), finding)
+                logger.warning(
+                    "%s differs from the training data of the model: %s", first_image(case), finding
+                )
         lacking = unwritable(outputs, case, series)
         for reason in lacking.values():
-            logger.warning(
-                "%s: predicted all the same, what else was asked for is written", reason.rstrip(".")
-            )
+            logger.warning("%s; all other requested files of the case are written", reason.rstrip("."))
     kept = image if outputs.preview else None
     return LoadedCase(item, series, kept, notices, time.perf_counter() - started, lacking)

@@ -1,7 +1,7 @@
-"""How far several passes over one case agree: the members of an ensemble, mirrored inputs, or both.
+"""Agreement of several passes over the same case: members of an ensemble, mirrored inputs, or both.
 
-The figure per class is the mean Dice between every two passes, from the votes of each voxel, so that no pass has to be
-kept: where n of P passes vote for a class, n (n - 1) / 2 pairs agree on it, and 2 sum n (n - 1) / 2 over (P - 1) sum n is
+It is, per class, the Dice of all pairs of passes together. It is computed from the votes of each voxel, so that no pass
+is kept: where n of P passes vote for a class, n (n - 1) / 2 pairs agree on it, and 2 sum n (n - 1) / 2 over (P - 1) sum n is
 the Dice of all pairs together. A. G. Roy et al., Bayesian QuickNAT, NeuroImage 195, 2019, take the same agreement of
 samples as a measure of quality. Each window counts with the weights with which it is blended.
 """

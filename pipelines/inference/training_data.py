@@ -1,4 +1,4 @@
-"""What a model's description says of the data that it was trained on: few figures, bounded, perhaps a stranger's."""
+"""The summary of the training data in `model.json`: a few bounded values, checked because the file is not trusted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = [
 ]
 
 PERCENTS = (0.5, 5.0, 50.0, 95.0, 99.5)
-"""Which quantiles are kept, by the names that `Quantiles` gives them."""
+"""The quantiles that are kept, in percent."""
 _NAMES = tuple(f"{percent:g}" for percent in PERCENTS)
 _MOST = 1e38
-"""Beyond what float32 holds, which images are read as."""
+"""Bound on intensities, about the largest float32, the type of images in memory."""
 _MILLIMETRES = 1e-4, 1e9
 _CASES = 10**9
 _CHANNELS, _CLASSES, _ORIENTATIONS = 1024, 65_536, 48
@@ -28,7 +28,7 @@ _LETTERS = 256
 
 
 class Range(TypedDict):
-    """A figure over the cases that have it: smallest, median, largest."""
+    """Smallest, median and largest of a value over the cases that have it."""
 
     low: float
     median: float
@@ -36,18 +36,19 @@ class Range(TypedDict):
 
 
 Quantiles = dict[str, float]
-"""Values at `PERCENTS`, by "0.5", "5", "50", "95" and "99.5"; empty where there was no voxel."""
+"""Intensities at `PERCENTS`, with the keys "0.5", "5", "50", "95" and "99.5"; empty if there was no voxel."""
 
 
 class ChannelData(TypedDict):
     """One channel of the training cases.
 
     Attributes:
-        name: as the dataset names it; empty where it does not.
-        hounsfield: whether the model takes them for Hounsfield units.
-        inside, outside: quantiles over all voxels of any class, and of the background, in the units of the files.
-        image: of the quantiles of whole cases, the range over the cases. Where `hounsfield` is false, intensities
-            have a unit of their own in each case, and these are distances from the case's mean in its deviations.
+        name: name of the channel in the dataset; empty if it has none.
+        hounsfield: whether the model treats the values as Hounsfield units.
+        inside, outside: quantiles over the voxels of all classes, and of the background, of all cases together, in the
+            units of the files.
+        image: ranges over the cases of the quantiles of each whole image. If `hounsfield` is false, the values of each
+            image are standardised first (minus its mean, divided by its standard deviation).
     """
 
     name: str
@@ -58,15 +59,15 @@ class ChannelData(TypedDict):
 
 
 class TrainingData(TypedDict):
-    """The cases that a model was trained on.
+    """Summary of the cases that a model was trained on.
 
     Attributes:
-        cases: how many.
-        spacing, extent: millimetres between voxels, and of the whole image, along R, A, S (X, Y in 2D, where they
-            are pixels).
-        orientations: of the files, with the number of cases; empty in 2D.
+        cases: number of cases.
+        spacing, extent: voxel spacing, and size of the whole image, in millimetres along R, A, S (in 2D in pixels along
+            X, Y).
+        orientations: number of cases by orientation of the file; empty in 2D.
         channels: one record per channel.
-        volumes: of each class by name in the cases that have it, in millilitres (in 2D its area); None where none has.
+        volumes: volume in millilitres (in 2D area) by class name, over the cases with the class; None if no case has it.
     """
 
     cases: int
@@ -78,10 +79,10 @@ class TrainingData(TypedDict):
 
 
 def checked_training_data(content: Any) -> TrainingData:
-    """Check what a description says; returns it without whatever nobody here knows.
+    """Check a summary from a model's description; unknown keys are dropped.
 
     Raises:
-        CardError: it is no such record, or beyond the bounds.
+        CardError: a value is missing, of the wrong type, or out of bounds.
     """
     where = "training_data"
     found = mapping(content, where)

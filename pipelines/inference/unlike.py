@@ -1,7 +1,7 @@
-"""In what an image is unlike those that a model was trained on, in sentences with both figures.
+"""Compares an image with the training data of a model and describes each difference in a sentence with both values.
 
-A model answers on any image, with the same certainty; what it has never seen it may get wrong. The bounds are wide:
-a training of a few cases knows little of what is usual.
+A model gives a result for any image, also for one that is unlike its training data, where it is less reliable. The
+bounds are wide, because a training with few cases has seen only a part of the usual variation.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from transforms.spatial.geometry import Geometry
 __all__ = ["unlike_training"]
 
 _FACTOR = 1.5
-"""Sizes and spacings within this factor of the training's are like them."""
+"""Extents and spacings beyond the training's range by more than this factor are reported."""
 _SHARE = 0.5, 0.2
-"""An intensity may lie this share of the range of the training's cases beyond it, and this share of the width of the
-median case."""
+"""Margin around the training's range of a quantile: the first share of that range plus the second share of the distance
+between the median case's lowest and highest quantile."""
 _VOXELS = 2_000_000
-"""So many, evenly spread, are looked at."""
+"""About so many evenly spaced voxels are compared."""
 _AIR, _METAL = -1024.0, 3071.0
-"""HU: what lies beyond is padding or metal, of which there is a lot or nothing."""
+"""HU: values beyond are padding or metal, whose amount varies between normal images, and are clipped."""
 _AXES = {3: ("from left to right", "from back to front", "from foot to head"), 2: ("in x", "in y")}
 
 
 class _Size(NamedTuple):
-    """What is compared of an image along each axis."""
+    """Spacing and extent of an image in millimetres, along R, A, S (X, Y in 2D)."""
 
     spacing: Sequence[float]
     extent: Sequence[float]
@@ -41,13 +41,16 @@ class _Size(NamedTuple):
 def unlike_training(
     image: np.ndarray, geometry: Geometry, training: TrainingData, ct: bool = False
 ) -> list[str]:
-    """Say in what an image is unlike the training's; nothing where it is like them.
+    """Describe in which respects an image differs from the training data.
 
     Args:
-        image: (C, *file shape) as it was read.
-        geometry: how it lies in space; what a crop leaves out counts.
-        training: what the model's card says.
-        ct: the image is known to be a CT.
+        image: original image (C, *file shape).
+        geometry: geometry of the image; the whole image is compared, whatever the crop.
+        training: summary of the training data from the model's card.
+        ct: whether the image is known to be a CT.
+
+    Returns:
+        One sentence per difference; empty if there is none.
     """
     spacing = geometry.straight_spacing
     size = _Size(spacing, [mm * count for mm, count in zip(spacing, geometry.straight_shape, strict=True)])
@@ -94,7 +97,7 @@ def _sizes(size: _Size, training: TrainingData) -> list[str]:
 
 
 def _orientation(size: _Size, geometry: Geometry, training: TrainingData) -> list[str]:
-    """Voxels are turned as the header says, so that it matters only where the header seems to be wrong."""
+    """Preprocessing follows the header, so another orientation is reported only if the header seems to be wrong."""
     here = "".join(nib.orientations.aff2axcodes(np.asarray(geometry.affine)))
     if here in training["orientations"]:
         return []
@@ -113,7 +116,7 @@ def _orientation(size: _Size, geometry: Geometry, training: TrainingData) -> lis
 
 
 def _intensities(channel: np.ndarray, known: ChannelData, name: str) -> list[str]:
-    """The one quantile that is furthest from the training's, by its own margin."""
+    """The quantile that is furthest beyond its margin, as a sentence; empty if none is."""
     values = _quantiles(channel, known["hounsfield"])
     inner, outer = known["image"][f"{PERCENTS[0]:g}"], known["image"][f"{PERCENTS[-1]:g}"]
     width = _clipped(outer["median"], known) - _clipped(inner["median"], known)

@@ -1,4 +1,4 @@
-"""How large the structures of a label map are, as a table."""
+"""Volumes of the structures in label maps, as a table."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from transforms.spatial.geometry import voxel_ml
 
 
 class Volume(TypedDict):
-    """How large a structure is; a 2D picture has no ml."""
+    """The size of a structure; `ml` is None for a 2D picture."""
 
     voxels: int
     ml: float | None
 
 
 class CaseVolumes(Estimates):
-    """The structures of a case by name, and how sure the network is of them."""
+    """The volumes of a case, and the network's own estimates, by class name."""
 
     case: str
     volumes: dict[str, Volume]
 
 
 def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
-    """Voxels and ml of every foreground class of a label map (1, *shape), absent ones included.
+    """Number of voxels and volume in ml of every foreground class of a label map (1, *shape), also of absent ones.
 
     Returns:
-        By the name of the class.
+        Class name to volume.
 
     Examples:
         >>> import torch
@@ -52,9 +52,9 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
 
 
 def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
-    """One line per case and class: case,class,ml,voxels and `pipelines.metrics.names.ESTIMATES`; ml is empty for 2D pictures.
+    """Write one line per case and class: case,class,ml,voxels and `pipelines.metrics.names.ESTIMATES`.
 
-    What the network says of its own result is empty where it was not asked, or where there is no such structure.
+    The column ml is empty for 2D pictures; a missing estimate is an empty cell.
 
     Examples:
         >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])

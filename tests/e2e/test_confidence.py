@@ -42,7 +42,7 @@ def test_a_prediction_says_how_sure_it_is_and_what_is_unlike(workplace: Workplac
     assert like["notices"] == []
     told = "its voxels are 2 mm apart from back to front; the training's were 1 mm"
     assert unlike["notices"] == [
-        f"{images / 'coarse.nii.gz'} is unlike what the model was trained on: {told}"
+        f"{images / 'coarse.nii.gz'} differs from the training data of the model: {told}"
     ]
     assert (done.stdout + done.stderr).count(told) == 1
     table = {(row["case"], row["class"]): row for row in rows(tmp_path / "out" / "volumes.csv")}

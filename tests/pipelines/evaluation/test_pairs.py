@@ -84,14 +84,14 @@ def test_what_cannot_be_matched_is_said(tmp_path):
     for given, said in (
         ((tmp_path / "absent", references), "absent does not exist"),
         ((predictions / "x.nii.gz", references), "is a file and .*r a folder"),
-        ((predictions, references), r"no file of .*p \(x\) has the name of one of .*r \(y\)"),
+        ((predictions, references), r"no file of .*p \(x\) has the same name as one of .*r \(y\)"),
     ):
         with pytest.raises(InputError, match=said):
             find_pairs(*given)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no segmentation"):
         segmentations(tmp_path / "empty")
-    with pytest.raises(InputError, match="both called 'x'"):
+    with pytest.raises(InputError, match="have the same name 'x'"):
         segmentations(put(tmp_path / "p", "x.nii"))
 
 
@@ -115,8 +115,8 @@ def test_class_names_of_msd_nnunet_and_ours(tmp_path, content, names):
     [
         ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
         ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "ignore label"),
-        ({"labels": {"1": "liver", "2": "liver"}}, "a name of its own"),
-        ({"labels": {"liver": 1, "cyst": 1}}, "a name of its own"),
+        ({"labels": {"1": "liver", "2": "liver"}}, "a unique value and name"),
+        ({"labels": {"liver": 1, "cyst": 1}}, "a unique value and name"),
         ({"labels": {"liver": "one"}}, "does not name classes"),
         ({"labels": {}}, "does not name classes"),
         ([1], "does not name classes"),

@@ -33,7 +33,9 @@ def test_a_prediction_compares_its_images_with_those_of_the_training(tmp_path, c
     model = trained_model(tmp_path / "run" / "models" / "model.pt")
     with caplog.at_level(logging.WARNING):
         prediction(find_inputs(images), tmp_path / "out", model=model).run()
-    told = f"{images / 'coarser.nii.gz'} is unlike what the model was trained on: its voxels are 2 mm apart"
+    told = (
+        f"{images / 'coarser.nii.gz'} differs from the training data of the model: its voxels are 2 mm apart"
+    )
     assert report(tmp_path / "out", "same")["notices"] == []
     (notice,) = report(tmp_path / "out", "coarser")["notices"]
     assert notice == f"{told} from foot to head; the training's were 1 mm"

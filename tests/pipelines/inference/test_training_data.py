@@ -40,7 +40,7 @@ def test_a_record_comes_back_without_what_nobody_knows():
 
 
 CHANGES = {
-    "no object": (lambda _: [1], "training_data is [1], no JSON object"),
+    "no object": (lambda _: [1], "training_data is [1], not a JSON object"),
     "no case": (lambda d: d | {"cases": 0}, "training_data#cases is 0; it must be a number from 1"),
     "no axes": (lambda d: d | {"spacing": None}, "training_data#spacing is None, no list of 1 to 3 items"),
     "many axes": (

@@ -62,5 +62,5 @@ def test_a_training_does_without_what_its_cases_look_like(tmp_path, caplog):
     (dataset / "store" / "fingerprints").write_text("no folder", encoding="utf-8")
     small.run(small.config(tmp_path / "run", dataset, epochs=1))
     assert "training_data" not in read_card(tmp_path / "run" / "models" / "model.json")
-    assert "the model will not know what its training cases look like" in caplog.text
+    assert "model.json gets no summary of the training cases" in caplog.text
     assert str(dataset / "store" / "fingerprints") in caplog.text
