@@ -41,7 +41,7 @@ def kept(folder, fold=None):
 
 @pytest.fixture
 def dataset(tmp_path):
-    return small.write_dataset(tmp_path / "data", training=4, validation=0)
+    return small.write_dataset(tmp_path / "data", training=5, validation=0)
 
 
 def test_folds_share_one_plan_and_another_wish_gets_another(dataset, tmp_path, monkeypatch):
