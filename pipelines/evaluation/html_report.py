@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.evaluation.confidence_plots import agreements
 from pipelines.metrics.names import METRICS
 from pipelines.metrics.result_files import Results
 from pipelines.metrics.summary import (
@@ -66,6 +67,7 @@ def write_report(
         titles=[METRICS[metric].heading for metric in metrics],
         classes=_classes(summary, metrics),
         plots={name: plot for name, plot in plots.items() if plot is not None},
+        confidence=agreements(results),
         with_pictures=bool(pictures),
         worst=_worst(results, pictures or {}),
         lines=_lines(results, metrics),

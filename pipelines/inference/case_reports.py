@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pipelines.data.cases import Reading
+from pipelines.metrics.confidence import Estimates
 from pipelines.metrics.summary import Scores
 from pipelines.metrics.volumes import Volume
 from pipelines.utils.json_files import JsonError, read_json
@@ -86,6 +87,9 @@ class CaseReport(TypedDict):
         versions: software versions.
         computed: device, and the precision that "auto" was resolved to.
         volumes: volumes of the structures by name.
+        confidence: expected Dice of the structures by name; None if the structure is absent.
+        surface_entropy: mean entropy of the probabilities at the surface of the structures, in bits.
+        pass_agreement: agreement of several passes on the structures.
         metrics: metrics of a case with a reference label.
         seconds: duration of each step.
         finished: date and time of the end.
@@ -107,12 +111,25 @@ class CaseReport(TypedDict):
     labels: NotRequired[dict[str, str]]
     settings: NotRequired[dict[str, Any]]
     volumes: NotRequired[dict[str, Volume]]
+    confidence: NotRequired[dict[str, float | None]]
+    surface_entropy: NotRequired[dict[str, float | None]]
+    pass_agreement: NotRequired[dict[str, float | None]]
     metrics: NotRequired[Scores | None]
     seconds: NotRequired[dict[str, float]]
     finished: NotRequired[str]
     outputs: NotRequired[dict[str, int]]
     error: NotRequired[str]
     traceback: NotRequired[str]
+
+
+def estimates_of(report: CaseReport) -> Estimates:
+    """What the network says of its own result; nothing where it was not asked."""
+    found: Estimates = {}
+    if "confidence" in report and "surface_entropy" in report:
+        found = {"confidence": report["confidence"], "surface_entropy": report["surface_entropy"]}
+    if "pass_agreement" in report:
+        found["pass_agreement"] = report["pass_agreement"]
+    return found
 
 
 def read_reports(folder: Path) -> dict[str, CaseReport]:

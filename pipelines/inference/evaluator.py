@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from monai.utils.enums import CommonKeys as Keys
 
 from pipelines.config.errors import problem
 from pipelines.data.cases import UnreadableCase
+from pipelines.inference.confidence import CaseConfidence, Confidence
+from pipelines.inference.ensemble import Ensemble
+from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.inference.precision import autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
@@ -27,6 +31,20 @@ from transforms.spatial.restore import Restorer, slab_axis
 if TYPE_CHECKING:
     # Needed for types only; importing it loads scipy.stats, which is slow.
     from pipelines.metrics.summary import CaseMetrics, Scores
+
+
+class Segmentation(NamedTuple):
+    """A predicted case.
+
+    Attributes:
+        labels: classes (1, *file shape) on the grid of its file.
+        probabilities: float32 (classes, *file shape); None where they were not asked for.
+        confidence: how sure the network is of each class; None where that is switched off.
+    """
+
+    labels: MetaTensor
+    probabilities: MetaTensor | None
+    confidence: CaseConfidence | None
 
 
 class SegEvaluator(SupervisedEvaluator):
@@ -49,6 +67,8 @@ class SegEvaluator(SupervisedEvaluator):
             (docs/evaluation.md), which take longer than all others together. None leaves them out, as in
             validations during a training.
         on_score: called with (item, MetaTensor label map, record) after each case that has a label.
+        confidence: also say how sure the network is of each class, see `pipelines.inference.confidence`.
+        confidence_factors: what that is multiplied by, of a trained model its `confidence_factors`.
 
     Raises:
         SettingError: a tolerance is not a positive number, or is not given for every class.
@@ -66,6 +86,8 @@ class SegEvaluator(SupervisedEvaluator):
         on_prediction: Callable[[PreparedCase, MetaTensor], None] | None = None,
         surface_tolerance: float | Mapping[str, float] | None = None,
         on_score: Callable[[PreparedCase, MetaTensor, CaseMetrics], None] | None = None,
+        confidence: bool = True,
+        confidence_factors: Mapping[str, float] | None = None,
         val_handlers: Sequence | None = None,
         **kwargs: Any,
     ) -> None:
@@ -87,6 +109,8 @@ class SegEvaluator(SupervisedEvaluator):
             None if surface_tolerance is None else require_tolerance(surface_tolerance, self.class_names)
         )
         self.on_score = on_score
+        self.confidence = confidence
+        self.confidence_factors = confidence_factors
         self.go_on = False
         self.reset()
 
@@ -109,7 +133,7 @@ class SegEvaluator(SupervisedEvaluator):
             NonFiniteError: the output of the network contains NaN or infinity.
             InferenceMemoryError: a single window does not fit in the memory of the device.
         """
-        return self._restored(item, probabilities=False)[0]
+        return self._restored(item, probabilities=False, confidence=False).labels
 
     def predict_with_probabilities(self, item: PreparedCase) -> tuple[MetaTensor, MetaTensor]:
         """Label map (1, *file shape) and probabilities float32 (classes, *file shape) of one case.
@@ -117,9 +141,13 @@ class SegEvaluator(SupervisedEvaluator):
         The probabilities need memory for 4 bytes times classes times voxels of the file. Raises the same errors as
         `predict`.
         """
-        labels, maps = self._restored(item, probabilities=True)
-        assert maps is not None
-        return labels, maps
+        found = self._restored(item, probabilities=True, confidence=False)
+        assert found.probabilities is not None
+        return found.labels, found.probabilities
+
+    def segment(self, item: PreparedCase, probabilities: bool = False) -> Segmentation:
+        """All that is known of one case after one prediction, see `predict` and `predict_with_probabilities`."""
+        return self._restored(item, probabilities, self.confidence)
 
     def score(self, item: PreparedCase, labels: MetaTensor) -> Scores:
         """The metrics of a predicted case against its "label"; with a tolerance, the surface metrics too.
@@ -146,13 +174,20 @@ class SegEvaluator(SupervisedEvaluator):
         surfaces = surface_metrics(*pair, self.class_names, affine, self.surface_tolerance)
         return confusion, {**overlap, **surfaces}
 
-    def _restored(self, item: PreparedCase, probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
+    def _restored(self, item: PreparedCase, probabilities: bool, confidence: bool) -> Segmentation:
         geometry = Geometry.from_dict(item["geometry"])
         classes = len(self.class_names) + 1
-        restorer = Restorer(geometry, classes, slab_axis(geometry), probabilities)
+        axis = slab_axis(geometry)
+        sure = Confidence(classes, axis) if confidence else None
+        restorer = Restorer(geometry, classes, axis, probabilities, None if sure is None else sure.add)
         self.network.eval()
-        with torch.inference_mode(), autocast(self.state.device, self.precision):
-            for rows in self._rows(item, restorer.axis, restorer.needs_softmax):
+        agreement = PassAgreement(classes) if confidence and self._passes > 1 else None
+        with (
+            torch.inference_mode(),
+            autocast(self.state.device, self.precision),
+            contextlib.nullcontext() if agreement is None else agreement.listening(self.network),
+        ):
+            for rows in self._rows(item, restorer.axis, restorer.needs_softmax, agreement):
                 if len(rows) != classes:
                     hint = "; the background needs an output channel too" if len(rows) == 1 else ""
                     raise SettingError(
@@ -162,13 +197,29 @@ class SegEvaluator(SupervisedEvaluator):
                 restorer.push_logits(rows)
         affine = torch.as_tensor(np.asarray(geometry.affine))
         maps = MetaTensor(restorer.probabilities(), affine=affine) if probabilities else None
-        return MetaTensor(restorer.labels(), affine=affine), maps
+        labels = MetaTensor(restorer.labels(), affine=affine)
+        found = None if sure is None else sure.result(self.class_names, self.confidence_factors)
+        if found is not None and agreement is not None:
+            found = found._replace(pass_agreement=agreement.result(self.class_names))
+        return Segmentation(labels, maps, found)
 
-    def _rows(self, item: PreparedCase, axis: int, normalise: bool) -> Iterator[torch.Tensor]:
+    @property
+    def _passes(self) -> int:
+        """How often the network sees each window, every member of an ensemble counted."""
+        if not isinstance(self.inferer, SlidingWindow):
+            return 1
+        members = len(self.network.networks) if isinstance(self.network, Ensemble) else 1
+        return members * 2 ** len(self.inferer.mirror_axes)
+
+    def _rows(
+        self, item: PreparedCase, axis: int, normalise: bool, agreement: PassAgreement | None
+    ) -> Iterator[torch.Tensor]:
         if isinstance(self.inferer, SlidingWindow):
             # A volume smaller than the window is padded with the same value as in training.
             cval = item.get("padding")
-            return self.inferer.rows(item["image"], self.network, axis, normalise, cval=cval)
+            return self.inferer.rows(
+                item["image"], self.network, axis, normalise, cval=cval, agreement=agreement
+            )
         return iter(self.inferer(item["image"].to(self.state.device), self.network))
 
     def _iteration(self, engine: SegEvaluator, batchdata: PreparedCase | UnreadableCase) -> dict:  # type: ignore[override]
@@ -184,7 +235,7 @@ class SegEvaluator(SupervisedEvaluator):
             return {}
 
     def _evaluate(self, engine: SegEvaluator, batchdata: PreparedCase) -> dict:
-        labels = self.predict(batchdata)
+        labels, _, confidence = self.segment(batchdata)
         if self.on_prediction is not None:
             self.on_prediction(batchdata, labels)
         output: dict[str, Any] = {Keys.IMAGE: batchdata["image"], Keys.PRED: labels}
@@ -193,6 +244,8 @@ class SegEvaluator(SupervisedEvaluator):
             self._require_same_grid(batchdata)
             confusion, scores = self._compared(labels, batchdata["label"])
             record: CaseMetrics = {"case": batchdata["case"], **scores}
+            if confidence is not None:
+                record |= confidence.estimates()
             if self.on_score is not None:
                 self.on_score(batchdata, labels, record)
             engine.state.confusion += confusion

@@ -36,7 +36,9 @@ def _case(report: CaseReport, names: Iterable[str]) -> dict[str, Any]:
         "name": report["case"],
         "anchor": quote(report["case"]),
         "error": None if done else str(report.get("error", "failed")),
-        "amounts": [_amount(report["volumes"].get(name)) for name in names] if done else [],
+        "amounts": [(_amount(report["volumes"].get(name)), _sure(report, name)) for name in names]
+        if done
+        else [],
         "notices": report.get("notices", []),
         "dice": {name: f"{value:.3f}" for name, value in dice.items() if value is not None},
         "picture": quote(preview) if done and preview in report.get("outputs", {}) else None,
@@ -47,3 +49,8 @@ def _amount(found: Volume | None) -> str:
     if found is None:
         return ""
     return f"{found['voxels']}" if found["ml"] is None else f"{found['ml']:.4g}"
+
+
+def _sure(report: CaseReport, name: str) -> str:
+    value = report.get("confidence", {}).get(name)
+    return "" if value is None else f"{value:.2f}"

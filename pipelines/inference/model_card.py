@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from pipelines.inference.card_values import CardError, mapping, matching, number, shown, text, whole
+from pipelines.inference.training_data import TrainingData, checked_training_data
 from pipelines.utils.json_files import JsonError, read_json
 from transforms.intensity import (
     ChannelParameters,
@@ -64,7 +65,8 @@ class Card(TypedDict):
         labels: names of the classes by class id (as text).
         patch_size: size of the sliding window in voxels.
         run_id, experiment: MLflow run and experiment of the training.
-        validation: Dice of the cases of the validation by which the weights were selected.
+        validation: Dice and confidence of the cases of the validation by which the weights were selected.
+        training_data: summary of the training cases.
     """
 
     format: int
@@ -76,6 +78,7 @@ class Card(TypedDict):
     experiment: NotRequired[str | None]
     epoch: NotRequired[int]
     validation: NotRequired[list[CaseMetrics]]
+    training_data: NotRequired[TrainingData]
 
 
 class ModelCard(Card):
@@ -147,6 +150,8 @@ def checked(content: Mapping[str, object]) -> ModelCard:
         found["epoch"] = whole(content["epoch"], "epoch", 0, 10**9)
     if content.get("validation") is not None:
         found["validation"] = _validation(content["validation"])
+    if content.get("training_data") is not None:
+        found["training_data"] = checked_training_data(content["training_data"])
     _require_own_sizes(found)
     return found
 
@@ -363,16 +368,19 @@ def _validation(content: Any) -> list[CaseMetrics]:
     cases: list[CaseMetrics] = []
     for item in content:
         case = mapping(item, "validation")
-        dice = mapping(case.get("dice"), "validation#dice")
-        cases.append(
-            {
-                "case": text(case.get("case"), "validation#case", 500),
-                "dice": {
-                    text(name, "validation#dice", _LETTERS): None
-                    if value is None
-                    else number(value, "validation#dice", 0, 1)
-                    for name, value in dice.items()
-                },
-            }
-        )
+        found: CaseMetrics = {
+            "case": text(case.get("case"), "validation#case", 500),
+            "dice": _shares(case.get("dice"), "validation#dice"),
+        }
+        if case.get("confidence") is not None:
+            found["confidence"] = _shares(case["confidence"], "validation#confidence")
+        cases.append(found)
     return cases
+
+
+def _shares(content: Any, where: str) -> dict[str, float | None]:
+    """A number from 0 to 1 for each class, or None."""
+    return {
+        text(name, where, _LETTERS): None if value is None else number(value, where, 0, 1)
+        for name, value in mapping(content, where).items()
+    }

@@ -19,6 +19,7 @@ from pipelines.data.inputs import InputError, named
 from pipelines.inference.case_files import FORMATS, OutputPlan, failed, write_files
 from pipelines.inference.case_reports import (
     CaseReport,
+    estimates_of,
     read_report,
     read_reports,
     write_json_file,
@@ -265,7 +266,7 @@ class Outputs(OutputPlan):
         done = [report for report in reports.values() if report["status"] == "done"]
         names = [name for value, name in self.labels.items() if value != 0]
         scored: list[CaseMetrics] = [
-            {"case": report["case"], **metrics}
+            {"case": report["case"], **metrics, **estimates_of(report)}
             for report in done
             if (metrics := report.get("metrics")) and set(metrics["dice"]) == set(names)
         ]
@@ -273,7 +274,8 @@ class Outputs(OutputPlan):
         with self._placing("-summary") as part:
             if done:
                 write_volumes(
-                    part / "volumes.csv", [{"case": r["case"], "volumes": r["volumes"]} for r in done]
+                    part / "volumes.csv",
+                    [{"case": r["case"], "volumes": r["volumes"], **estimates_of(r)} for r in done],
                 )
             if summary is not None:
                 write_csv(part / "metrics.csv", scored, names)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
@@ -22,7 +21,6 @@ from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import CaseItem, first_image, image_paths, reading
 from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.distributed.collectives import ranks
-from pipelines.inference.case_files import unwritable
 from pipelines.inference.case_reports import (
     CaseReport,
     Request,
@@ -33,6 +31,7 @@ from pipelines.inference.case_reports import (
 )
 from pipelines.inference.claims import Claims
 from pipelines.inference.evaluator import SegEvaluator
+from pipelines.inference.loaded_case import LoadedCase, load_case
 from pipelines.inference.outputs import UNFINISHED, OutputError, Outputs
 from pipelines.inference.postprocess import Postprocess
 from pipelines.inference.prediction_settings import settings_of
@@ -40,11 +39,9 @@ from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.result_files import without_nan
 from pipelines.metrics.summary import Scores, table
 from pipelines.metrics.volumes import measure
-from pipelines.utils.logs import warnings_of
 from pipelines.utils.progress import Steps
 from pipelines.utils.provenance import versions
 from pipelines.utils.signals import terminating
-from transforms.dicom.series import Series
 from transforms.errors import FAILED, ImageError, UserError
 from transforms.preprocess import PreparedCase
 from transforms.utils.threads import ahead
@@ -60,28 +57,6 @@ class PredictionError(UserError, ValueError):
 
 class TakenError(Exception):
     """Another prediction into the same folder is working on the case at this moment."""
-
-
-class Loaded(NamedTuple):
-    """A case that is ready to be predicted.
-
-    Attributes:
-        item: the prepared input of the network.
-        series: the DICOM series of the image; None if the image is not DICOM.
-        image: the original image for the preview; None without a preview, to save memory.
-        wanted: the request, with which the report of an earlier prediction is compared.
-        notices: warnings while the image was read.
-        seconds: duration of reading and preparing.
-        unwritable: formats that cannot be written, with the reasons.
-    """
-
-    item: PreparedCase
-    series: Series | None
-    image: MetaTensor | None
-    wanted: Request
-    notices: list[str]
-    seconds: float
-    unwritable: dict[str, str]
 
 
 class Predicted(NamedTuple):
@@ -132,6 +107,7 @@ class Prediction:
         self.postprocess = postprocess or Postprocess()
         self.postprocess.require_names(self.outputs.labels)
         models = list(model) if isinstance(model, Sequence) else [model]
+        self.training = next((m.card["training_data"] for m in models if "training_data" in m.card), None)
         self.models = [digest for m in models for digest in m.card.get("members", [m.card["sha256"]])]
         self.settings = settings_of(evaluator, self.postprocess, config)
         self.run_id = ""
@@ -222,29 +198,22 @@ class Prediction:
             "settings": self.settings,
         }
 
-    def _load(self, index: int) -> Loaded:
-        """Read and prepare a case.
+    def _load(self, index: int) -> tuple[LoadedCase, Request]:
+        """Read and prepare a case; with what its report compares.
 
         Raises:
             TakenError: another prediction is working on it.
         """
-        started = time.perf_counter()
         case = self.dataset.data[index]
         if not self.claims.take(case["case"]):
             raise TakenError(case["case"])
-        with warnings_of("transforms", "pipelines") as notices:
-            if case.get("problem"):
-                raise ImageError(case["problem"])
-            wanted = self._wanted(case)
-            item = cast(PreparedCase, self.dataset[index])
-            image, series = item.pop("original")
-            lacking = unwritable(self.outputs, case, series)
-            for reason in lacking.values():
-                logger.warning("%s; all other requested files of the case are written", reason.rstrip("."))
-        kept = image if self.outputs.preview else None
-        return Loaded(item, series, kept, wanted, notices, time.perf_counter() - started, lacking)
+        if case.get("problem"):
+            raise ImageError(case["problem"])
+        # Before it is read: a change meanwhile is seen by the next prediction.
+        wanted = self._wanted(case)
+        return load_case(self.dataset, index, self.outputs, self.training), wanted
 
-    def _claimed(self, index: int, load: Callable[[], Loaded]) -> Predicted:
+    def _claimed(self, index: int, load: Callable[[], tuple[LoadedCase, Request]]) -> Predicted:
         """Predict one case under a claim of this process; raises TakenError as `_load` does."""
         case = self.dataset.data[index]
         try:
@@ -274,7 +243,7 @@ class Prediction:
     def _first_file(self, report: CaseReport) -> str:
         return str(self.outputs.folder / next(iter(report["outputs"]), ""))
 
-    def _case(self, case: CaseItem, load: Callable[[], Loaded]) -> Predicted:
+    def _case(self, case: CaseItem, load: Callable[[], tuple[LoadedCase, Request]]) -> Predicted:
         report: CaseReport = {
             "case": case["case"],
             "status": "failed",
@@ -285,19 +254,26 @@ class Prediction:
             "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision},
         }
         try:
-            loaded = load()
-            report = {**report, **loaded.wanted, "notices": loaded.notices}
+            loaded, wanted = load()
+            report = {**report, **wanted, "notices": loaded.notices}
             started = time.perf_counter()
-            labels, probabilities = self._predict(loaded.item)
-            labels = self.postprocess(labels, self.outputs.labels)
+            found = self.evaluator.segment(loaded.item, self.outputs.probabilities)
+            labels = self.postprocess(found.labels, self.outputs.labels)
             predicted = time.perf_counter() - started
             report["volumes"] = measure(labels, self.outputs.labels)
+            if found.confidence is not None:
+                # Of what is in the result, not of what its postprocessing took away.
+                absent = [name for name, volume in report["volumes"].items() if not volume["voxels"]]
+                report["confidence"] = found.confidence.confidence | dict.fromkeys(absent)
+                report["surface_entropy"] = found.confidence.surface_entropy | dict.fromkeys(absent)
+                if found.confidence.pass_agreement is not None:
+                    report["pass_agreement"] = found.confidence.pass_agreement | dict.fromkeys(absent)
             report["metrics"] = self._metrics(case, loaded.item, labels)
             report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
             report["status"] = "done"
             report["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             whole = self.outputs.write(
-                case, loaded.series, loaded.image, labels, probabilities, report, loaded.unwritable
+                case, loaded.series, loaded.image, labels, found.probabilities, report, loaded.unwritable
             )
             return Predicted(whole, self._first_file(whole))
         except TakenError:
@@ -324,12 +300,6 @@ class Prediction:
                 "" if str(error) == report["error"] else f" Its report could not be written either: {error}"
             )
             return {**report, "error": f"{report['error']}{also}"}
-
-    def _predict(self, item: PreparedCase) -> tuple[MetaTensor, torch.Tensor | None]:
-        """Label map (1, *file shape), and probabilities (classes, *file shape) if requested."""
-        if self.outputs.probabilities:
-            return self.evaluator.predict_with_probabilities(item)
-        return self.evaluator.predict(item), None
 
     def _metrics(self, case: CaseItem, item: PreparedCase, labels: MetaTensor) -> Scores | None:
         if "label" not in item:

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
+from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.inference.windows import (
     Batches,
     InferenceMemoryError,
@@ -136,6 +137,7 @@ class SlidingWindow(Inferer):
         normalise: bool = True,
         *args: Any,
         cval: float | Sequence[float] | None = None,
+        agreement: PassAgreement | None = None,
         **kwargs: Any,
     ) -> Iterator[torch.Tensor]:
         """Blended logits of one volume, in blocks of finished rows along one axis.
@@ -148,6 +150,7 @@ class SlidingWindow(Inferer):
             normalise: divide by the sum of weights. Without it the logits of each voxel are scaled by a
                 positive number, which does not change the class with the largest logit.
             cval: value of the padding for this volume, instead of the constructor's; one value, or one per channel.
+            agreement: collects the votes of all passes over each window; must be listening to the network.
 
         Yields:
             Tensors (classes, *spatial), float32, each a part of the volume along `axis`; together they are the whole
@@ -173,6 +176,7 @@ class SlidingWindow(Inferer):
             mirror_axes=self.mirror_axes,
             blending=self.device,
             progress=self.progress,
+            agreement=agreement,
         )
         slab: _Slab | None = None
         for window, logits in batches:

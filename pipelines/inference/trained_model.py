@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pipelines.inference.model_card import CardError, ModelCard, build_network, checked, read_content
+from pipelines.metrics.confidence import factors
 from transforms.errors import UserError
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of
@@ -89,6 +90,11 @@ class TrainedModel:
     def class_names(self) -> list[str]:
         """Names of the foreground classes 1, 2, ... in order."""
         return [self.labels[value] for value in sorted(self.labels) if value != 0]
+
+    @property
+    def confidence_factors(self) -> dict[str, float]:
+        """What the confidence of each class is multiplied by, see `pipelines.metrics.confidence.factors`."""
+        return factors(self.card.get("validation", []), self.class_names)
 
     def require_labels(self, labels: Mapping[int, str]) -> None:
         """Raise CheckpointError unless a dataset has exactly the classes that the model predicts."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
+from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.utils.progress import Steps, at_work
 from transforms.errors import SettingError, UserError
 from transforms.utils.memory import is_out_of_memory
@@ -124,6 +125,7 @@ class Batches:
         size: windows per forward pass; None for as many as fit in the memory of a CUDA device, and 1 on other devices.
         padding_mode, cval, mirror_axes, progress: see `SlidingWindow`; `cval` is one value, or one per channel.
         blending: device on which windows are blended; None to choose it by the free memory.
+        agreement: collects the votes of all passes over each window; None collects nothing.
     """
 
     def __init__(
@@ -139,8 +141,10 @@ class Batches:
         mirror_axes: Sequence[int],
         blending: torch.device | None,
         progress: bool,
+        agreement: PassAgreement | None = None,
     ) -> None:
         self.plan, self.network, self.device = plan, network, device
+        self.agreement = agreement
         self.mirror_axes, self.blending, self.progress = tuple(mirror_axes), blending, progress
         pad = [
             n
@@ -305,12 +309,20 @@ class Batches:
                 f"mirror_axes {self.mirror_axes} must be axes 0 to {batch.ndim - 3} of the window"
             )
         flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
+        if self.agreement is not None:
+            self.agreement.begin()
         total = self._network(batch)
-        for flip in flips[1:]:
+        for number, flip in enumerate(flips):
             # `flip` copies, so adding in place changes neither the network's output buffer nor its input.
-            total = self._network(batch.flip(flip)).flip(flip).float().add_(total)
+            if number:
+                total = self._network(batch.flip(flip)).flip(flip).float().add_(total)
+            if self.agreement is not None:
+                self.agreement.turn_back(flip)
         if len(flips) > 1:
             total.div_(len(flips))
+        # Last of all: where memory runs out, these windows come again.
+        if self.agreement is not None:
+            self.agreement.end(self.plan.weights)
         return total.unsqueeze(-1) if self.plan.flat else total
 
     def _network(self, batch: torch.Tensor) -> torch.Tensor:

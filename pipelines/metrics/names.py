@@ -46,3 +46,7 @@ METRICS = {
     "nsd": Metric("surface Dice (NSD)"),
 }
 """Key of the metric to its properties, in the order of the columns of CSV files."""
+
+ESTIMATES = ("confidence", "surface_entropy", "pass_agreement")
+"""Estimates of the quality of a result by the network itself, see `pipelines.inference.confidence`; not used to compare
+models."""

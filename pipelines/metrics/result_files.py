@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipelines.metrics.names import METRICS
+from pipelines.metrics.names import ESTIMATES, METRICS
 from pipelines.metrics.overlap import FORMAT
 from pipelines.metrics.summary import CaseMetrics, Summary, outcome, statistics_of, summarise, value_of
 from transforms.utils.files import replacing
@@ -73,7 +73,8 @@ def csv_table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Iterable[An
 def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> None:
     """Write one line per case and class with all metrics; a missing value is an empty cell.
 
-    If the records hold voxel counts, the column "outcome" is present, missed, false positive or absent.
+    If the records hold voxel counts, the column "outcome" is present, missed, false positive or absent. The last columns are
+    `pipelines.metrics.names.ESTIMATES`.
 
     Examples:
         >>> write_csv(Path("metrics.csv"), [{"case": "a", "dice": {"liver": 0.9}}], ["liver"])
@@ -83,13 +84,15 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[st
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
     counted = all("reference_voxels" in case for case in cases)
     extra = ["outcome", "reference_voxels", "prediction_voxels"] if counted else []
-    with csv_table(path, ["case", "class", *metrics, *extra]) as write:
+    estimates = [name for name in ESTIMATES if any(name in case for case in cases)]
+    with csv_table(path, ["case", "class", *metrics, *extra, *estimates]) as write:
         for case in cases:
             for name in class_names:
                 row = [_text(value_of(case, metric, name)) for metric in metrics]
                 if counted:
                     voxels = case["reference_voxels"][name], case["prediction_voxels"][name]
                     row += [outcome(case, name), *map(str, voxels)]
+                row += [_text(value_of(case, estimate, name)) for estimate in estimates]
                 write([case["case"], name, *row])
 
 

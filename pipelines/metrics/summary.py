@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
+from pipelines.metrics.confidence import Agreement, Estimates, agreement, mean_agreement
 from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import OverlapScores
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from typing import NotRequired
 
 
-class Scores(OverlapScores, SurfaceScores, total=False):
-    """The metrics that were computed for one case."""
+class Scores(OverlapScores, SurfaceScores, Estimates, total=False):
+    """The metrics that were computed for one case, and the network's own estimates."""
 
 
 class CaseMetrics(Scores):
@@ -56,8 +57,16 @@ class ClassSummary(_Counts):
     """
 
 
+class ConfidenceSummary(TypedDict):
+    """How well the confidence tells the Dice: the mean over the classes, and by the names of the classes."""
+
+    mean: Agreement
+    classes: dict[str, Agreement]
+
+
 class _Intervals(TypedDict, total=False):
     mean_ci95: dict[str, list[float] | None]
+    confidence: ConfidenceSummary
 
 
 class Summary(_Intervals):
@@ -68,6 +77,7 @@ class Summary(_Intervals):
         mean_dice: mean Dice over the classes of the means over the cases; NaN if no class has a value.
         mean: the same mean for each metric.
         mean_ci95: 95% confidence interval [low, high] of each mean, if requested.
+        confidence: how well the confidence predicts the Dice, if cases have a confidence.
         absent, missed, false_positives: sums over the classes, see `ClassSummary`.
         classes: class name to its summary.
     """
@@ -150,6 +160,8 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
     sure: _Intervals = {}
     if intervals:
         sure["mean_ci95"] = {metric: interval(values) for metric, values in columns.items()}
+    if any("confidence" in case for case in cases):
+        sure["confidence"] = _confidence(cases, class_names)
     return {
         "cases": len(cases),
         "mean_dice": mean.get("dice", math.nan),
@@ -165,7 +177,8 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
 def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
     """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, without NaN values.
 
-    The names of classes are those of `pipelines.metrics.mlflow_names`.
+    The names of classes are those of `pipelines.metrics.mlflow_names`. With a confidence there are also
+    confidence_spearman and confidence_error, and both with _<class>.
 
     Examples:
         >>> summary = summarise([{"case": "a", "dice": {"liver": 0.9}}], ["liver"])
@@ -181,6 +194,13 @@ def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
     for key, count in (("missed", summary["missed"]), ("false_positives", summary["false_positives"])):
         if count is not None:
             values[f"{prefix}{key}"] = float(count)
+    if "confidence" in summary:
+        for ending, found in (
+            ("", summary["confidence"]["mean"]),
+            *((f"_{keys[name]}", row) for name, row in summary["confidence"]["classes"].items()),
+        ):
+            values[f"{prefix}confidence_spearman{ending}"] = found["spearman"]
+            values[f"{prefix}confidence_error{ending}"] = found["mean_absolute_error"]
     return {key: value for key, value in values.items() if not math.isnan(value)}
 
 
@@ -217,6 +237,15 @@ def table(summary: Summary) -> str:
     if sure is not None:
         lines.append(f"95% confidence interval of the mean Dice: {sure[0]:.4f} to {sure[1]:.4f}")
     return "\n".join(lines)
+
+
+def _confidence(cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> ConfidenceSummary:
+    columns = {
+        name: [np.array([value_of(case, key, name) for case in cases]) for key in ("confidence", "dice")]
+        for name in class_names
+    }
+    classes = {name: agreement(confidence, dice) for name, (confidence, dice) in columns.items()}
+    return {"mean": mean_agreement(list(classes.values())), "classes": classes}
 
 
 def _statistics(values: np.ndarray, intervals: bool) -> Statistics:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from monai.data import MetaTensor
 
+from pipelines.metrics.confidence import Estimates
+from pipelines.metrics.names import ESTIMATES
 from pipelines.metrics.result_files import csv_table
 from transforms.label_values import value_counts
 from transforms.spatial.geometry import voxel_ml
@@ -20,8 +22,8 @@ class Volume(TypedDict):
     ml: float | None
 
 
-class CaseVolumes(TypedDict):
-    """The volumes of a case, by class name."""
+class CaseVolumes(Estimates):
+    """The volumes of a case, and the network's own estimates, by class name."""
 
     case: str
     volumes: dict[str, Volume]
@@ -50,15 +52,27 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
 
 
 def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
-    """Write one line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
+    """Write one line per case and class: case,class,ml,voxels and `pipelines.metrics.names.ESTIMATES`.
+
+    The column ml is empty for 2D pictures; a missing estimate is an empty cell.
 
     Examples:
         >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])
         >>> Path("volumes.csv").read_text().splitlines()
-        ['case,class,ml,voxels', 'a,liver,1,1000']
+        ['case,class,ml,voxels,confidence,surface_entropy,pass_agreement', 'a,liver,1,1000,,,']
     """
-    with csv_table(path, ["case", "class", "ml", "voxels"]) as write:
+    with csv_table(path, ["case", "class", "ml", "voxels", *ESTIMATES]) as write:
         for case in cases:
+            estimates: Mapping[str, Any] = case
             for name, found in case["volumes"].items():
                 ml = "" if found["ml"] is None else f"{found['ml']:.6g}"
-                write([case["case"], name, ml, found["voxels"]])
+                sure = [(estimates.get(key) or {}).get(name) for key in ESTIMATES]
+                write(
+                    [
+                        case["case"],
+                        name,
+                        ml,
+                        found["voxels"],
+                        *["" if x is None else f"{x:.6f}" for x in sure],
+                    ]
+                )

@@ -8,18 +8,11 @@ from typing import TypedDict
 
 import numpy as np
 
+from pipelines.inference.training_data import Range
 from pipelines.planning.intensity_statistics import pooled_quantiles
 from pipelines.planning.records import QUANTILES, ClassFingerprint, Fingerprint, Intensities, Pair
 
-__all__ = ["ChannelSummary", "ClassSummary", "Range", "Summary", "pooled", "summarise"]
-
-
-class Range(TypedDict):
-    """A figure over the cases that have it: smallest, median, largest."""
-
-    low: float
-    median: float
-    high: float
+__all__ = ["ChannelSummary", "ClassSummary", "Summary", "figures_of", "pooled", "summarise"]
 
 
 class ChannelSummary(TypedDict):
@@ -102,7 +95,7 @@ def summarise(found: Fingerprint) -> Summary:
         "shape": _columns(case["shape"] for case in cases),
         "spacing": _columns(case["spacing"] for case in cases),
         "size": _columns(np.multiply(case["shape"], case["spacing"]).tolist() for case in cases),
-        "anisotropy": _range([max(case["spacing"]) / min(case["spacing"]) for case in cases]),
+        "anisotropy": figures_of([max(case["spacing"]) / min(case["spacing"]) for case in cases]),
         "orientations": dict(Counter(case["orientation"] for case in cases).most_common()),
         "channels": [
             _channel(found, channel, names[channel] if channel < len(names) else "") for channel in channels
@@ -113,7 +106,7 @@ def summarise(found: Fingerprint) -> Summary:
             if value in cases[0]["classes"]
         },
         "pairs": found["pairs"],
-        "ignored": _range([case["ignored"] for case in cases]),
+        "ignored": figures_of([case["ignored"] for case in cases]),
     }
 
 
@@ -146,7 +139,7 @@ def _channel(found: Fingerprint, channel: int, name: str) -> ChannelSummary:
         "outside": pooled(record["outside"] for record in records),
         "whole_numbers": float(np.mean([record["whole_numbers"] for record in records])),
         "hounsfield": float(np.mean([record["hounsfield"] for record in records])),
-        "air": _range([record["air"] for record in records]),
+        "air": figures_of([record["air"] for record in records]),
     }
 
 
@@ -155,16 +148,17 @@ def _class(name: str, records: Sequence[ClassFingerprint]) -> ClassSummary:
     return {
         "name": name,
         "cases": len(present),
-        "millilitres": _range([record["millilitres"] for record in present]) if present else None,
-        "components": _range([record["components"] for record in present]) if present else None,
+        "millilitres": figures_of([record["millilitres"] for record in present]) if present else None,
+        "components": figures_of([record["components"] for record in present]) if present else None,
         "smallest_component": min((record["smallest_component"] for record in present), default=0),
         "extent": _columns(record["extent"] for record in present),
     }
 
 
 def _columns(rows: Iterable[Sequence[float]]) -> list[Range]:
-    return [_range(column) for column in zip(*rows, strict=True)]
+    return [figures_of(column) for column in zip(*rows, strict=True)]
 
 
-def _range(values: Sequence[float]) -> Range:
+def figures_of(values: Sequence[float]) -> Range:
+    """Smallest, median and largest of some values, at least one."""
     return {"low": float(min(values)), "median": float(np.median(values)), "high": float(max(values))}

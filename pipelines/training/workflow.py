@@ -18,14 +18,13 @@ from pipelines.distributed.failures import failing_together
 from pipelines.distributed.process_group import barrier, is_distributed
 from pipelines.evaluation.validation import validation_dice
 from pipelines.inference.evaluator import SegEvaluator
-from pipelines.inference.model_card import Card
 from pipelines.inference.trained_model import BEST
 from pipelines.metrics.summary import Summary
 from pipelines.planning.plan_file import executed_plan
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST, Checkpoints, RankState, TrainingState, require_whole
 from pipelines.training.early_stopping import EarlyStopping, StoppingError
-from pipelines.training.model_cards import model_card, require_openable
+from pipelines.training.model_cards import ModelCards, require_openable
 from pipelines.training.restoring import restore
 from pipelines.training.resume import (
     NEW,
@@ -125,7 +124,8 @@ class Training:
         self._parts: list[RankState] = []
         self._random: RandomState | None = None
         self._ranks: list[RankState] | None = None
-        require_openable(self._card(0))
+        self.cards = ModelCards(config, data, preprocess, tracking, evaluator)
+        require_openable(self.cards.card(0))
 
     def run(self) -> Summary | None:
         """Train to the end.
@@ -169,12 +169,13 @@ class Training:
             self.checkpoints.starts.begin(self.work, self.tracking.run_id)
         if self._first:
             # Checked again, since the name of the experiment of MLFLOW_EXPERIMENT_ID is only known now.
-            require_openable(self._card(0))
+            require_openable(self.cards.card(0))
         # Only after `record.begin`: a start that MLflow refuses must not change any file.
         if state is None and self._first:
             moved = self.checkpoints.set_aside()
             if moved is not None:
                 logger.info("the files of the previous training were moved to %s", moved)
+        self.cards.summarise(self.trainer.data_loader.dataset)  # type: ignore[union-attr]
         plan = executed_plan(self.config)
         if state is None and self._first and plan is not None:
             self.checkpoints.keep_plan(plan)
@@ -322,7 +323,7 @@ class Training:
         self._ranks = None
         # Without a validation the last weights are saved as the model.
         if self._first and (improved or (last and self.best == float("-inf"))):
-            self._saver.keep_model(self.network, self._card(epoch))
+            self._saver.keep_model(self.network, self.cards.card(epoch))
         # Empty, since the next epoch has no losses yet.
         self._parts = of_all_ranks(self._of_this_rank([]))
         self._saver.write(self._state(epoch, self._parts), required=last)
@@ -372,9 +373,6 @@ class Training:
             **trainer_state(self.trainer),
         }
 
-    def _card(self, epoch: int) -> Card:
-        return model_card(self.config, self.data, self.preprocess, self.tracking, self.evaluator, epoch)
-
     def _end(self) -> Summary | None:
         if not self._first:
             return None
@@ -382,7 +380,7 @@ class Training:
         if not self.checkpoints.has_model():
             # The files were deleted, or a training without validation already had all its epochs when resumed.
             weights = plain_network(self.network).state_dict()
-            self.checkpoints.save_model(weights, self._card(self.trainer.state.epoch))
+            self.checkpoints.save_model(weights, self.cards.card(self.trainer.state.epoch))
         if self.stopped_early:
             epoch, of = self.trainer.state.epoch, self.trainer.state.max_epochs
             message = "%d validations in a row were not better, so the training ends after epoch %d of %d"

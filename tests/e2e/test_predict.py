@@ -141,6 +141,7 @@ def test_ensemble_and_mirroring(command, model, tmp_path):
     assert is_right(out, case)
     found = report(out, "ct00")
     assert len(set(found["models"])) == 2
+    assert found["pass_agreement"] == {"lung": pytest.approx(1), "liver": pytest.approx(1)}
     assert found["settings"]["mirror_axes"] == [1, 2]
 
 

@@ -54,6 +54,9 @@ class Restorer:
         axis: the axis of the prepared grid along which rows arrive, see `slab_axis`.
         keep_probabilities: also interpolate the probabilities of all classes to the file's grid, which takes
             C times the volume in float32.
+        look: called with the probabilities (C, *spatial) and classes (*spatial) on the prepared grid of each piece in
+            order, on whatever device. It must not keep or change them, and where it runs out of memory it is called
+            again.
 
     Attributes:
         interpolates: whether the two grids differ by more than order, direction and crop.
@@ -62,7 +65,12 @@ class Restorer:
     """
 
     def __init__(
-        self, geometry: Geometry, classes: int, axis: int = 0, keep_probabilities: bool = False
+        self,
+        geometry: Geometry,
+        classes: int,
+        axis: int = 0,
+        keep_probabilities: bool = False,
+        look: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
     ) -> None:
         self.geometry = geometry
         self.classes = classes
@@ -70,7 +78,8 @@ class Restorer:
         self._dims = geometry.spatial_dims
         self._output: Straight | Sheared = (Straight if geometry.shear is None else Sheared)(geometry, axis)
         self.interpolates = geometry.shear is not None or geometry.grid != geometry.cropped_shape
-        self.needs_softmax = self.interpolates or keep_probabilities
+        self.needs_softmax = self.interpolates or keep_probabilities or look is not None
+        self._look = look
         # torch can hardly compute with uint16.
         self._dtype = torch.uint8 if classes <= 256 else torch.int32
         # On the device of the rows while its memory suffices, where writing and reordering are fast.
@@ -158,7 +167,15 @@ class Restorer:
                 "predict with --precision fp32 (half precision may overflow), and if that does not help, "
                 "look for NaN in the image or in the weights of the model"
             )
-        best = best.to(self._dtype).movedim(self.axis, 0)
+        best = best.to(self._dtype)
+        found = self._continued(rows, best.movedim(self.axis, 0))
+        # Last of all: what runs out of memory is done again.
+        if self._look is not None:
+            self._look(rows, best)
+        return found
+
+    def _continued(self, rows: torch.Tensor, best: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows after those that are still needed."""
         if not self.interpolates:
             return rows, best
         values = rows.movedim(0, -1).movedim(self.axis, 0).float()

@@ -42,6 +42,10 @@ def test_files_and_run_of_an_evaluation(data, uri, tmp_path, capsys):
     assert run.data.metrics["hd95_mm_liver"] == pytest.approx(summary["classes"]["liver"]["hd95_mm"]["mean"])
     assert {f"mean_{metric}" for metric in METRICS} <= set(run.data.metrics)
     assert run.data.metrics["false_positives"] == 1
+    error = written["summary"]["confidence"]["classes"]["liver"]["mean_absolute_error"]
+    assert run.data.metrics["confidence_error_liver"] == pytest.approx(error)
+    assert "confidence,surface_entropy" in (out / "metrics.csv").read_text().splitlines()[0]
+    assert "Confidence and Dice" in (out / "report.html").read_text()
     stored = Path(client.download_artifacts(run.info.run_id, "results", str(tmp_path)))
     assert json.loads((stored / "cases.json").read_text()) == written
     assert (stored / "report.html").read_bytes() == (out / "report.html").read_bytes()
@@ -49,6 +53,7 @@ def test_files_and_run_of_an_evaluation(data, uri, tmp_path, capsys):
         path.name for path in (out / "pictures").iterdir()
     }
     table = client.load_table(experiment.experiment_id, "results/table.json", [run.info.run_id])
+    assert len(table["confidence"]) == len(table["dice"])
     assert sorted(table["case"]) == sorted([case.id for case in data.validation] * 2)
     assert {path.name for path in stored.glob("*.png")} == {"dice.png", "confusion.png"}
     assert not [e for e in client.search_experiments() if e.name == "evaluation"]

@@ -176,15 +176,15 @@ def test_a_file_that_cannot_be_made_in_the_end_costs_no_other(tmp_path):
     write_dicom(tmp_path / "p1")
     out = tmp_path / "out"
     started = prediction(find_inputs(tmp_path / "p1"), out, formats=BOTH)
-    predict = started.evaluator.predict
+    segment = started.evaluator.segment
 
-    def gone(item):
-        labels = predict(item)
+    def gone(item, probabilities):
+        found = segment(item, probabilities)
         for path in list((tmp_path / "p1").iterdir())[2:5]:
             path.unlink()
-        return labels
+        return found
 
-    started.evaluator.predict = gone
+    started.evaluator.segment = gone
     with pytest.raises(PredictionError, match=r"missing.*Kept: p1\.nii\.gz"):
         started.run()
     assert (out / "p1.nii.gz").is_file()
@@ -220,14 +220,14 @@ def test_a_slice_that_changes_before_a_file_is_written_fails_it(tmp_path):
     write_dicom(tmp_path / "p1")
     out = tmp_path / "out"
     started = prediction(find_inputs(tmp_path / "p1"), out, formats=BOTH)
-    predict = started.evaluator.predict
+    segment = started.evaluator.segment
 
-    def changed(item):
-        labels = predict(item)
+    def changed(item, probabilities):
+        found = segment(item, probabilities)
         change(tmp_path / "p1", PatientID="another patient")
-        return labels
+        return found
 
-    started.evaluator.predict = changed
+    started.evaluator.segment = changed
     with pytest.raises(PredictionError, match=r"changed since its header was read.*Kept: p1\.nii\.gz"):
         started.run()
     assert not list(out.glob("*.dcm"))

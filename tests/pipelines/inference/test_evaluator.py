@@ -132,6 +132,24 @@ def test_probabilities_come_with_the_labels(tmp_path, spacing):
     np.testing.assert_array_equal(maps.affine, labels.affine)
 
 
+@pytest.mark.parametrize("spacing", [None, 1.7])
+def test_confidence_comes_with_the_labels_and_changes_none(tmp_path, spacing):
+    data = [write_ct(tmp_path, "a", affine=OBLIQUE)]
+    engine = evaluator(data, Preprocess(spacing=spacing), classes=4, confidence_factors={"liver": 0.5})
+    item = VolumeDataset(data, engine.preprocess)[0]
+    found = engine.segment(item)
+    assert torch.equal(found.labels.as_tensor(), engine.predict(item).as_tensor())
+    assert found.probabilities is None
+    assert 0.9 < found.confidence.confidence["lung"] <= 1
+    assert found.confidence.confidence["liver"] == pytest.approx(0.5, abs=0.05)
+    assert found.confidence.confidence["bone"] is None
+    engine.run()
+    assert engine.state.cases[0]["confidence"]["lung"] == found.confidence.confidence["lung"]
+    assert math.isnan(engine.state.cases[0]["surface_entropy"]["bone"])
+    engine.confidence = False
+    assert engine.segment(item, probabilities=True).confidence is None
+
+
 def test_any_inferer_of_monai_does(tmp_path):
     data = [write_ct(tmp_path, "a", affine=OBLIQUE)]
     own = evaluator(data, Preprocess(spacing=1.7))

@@ -19,6 +19,7 @@ def test_a_preview_and_a_page_over_all(tmp_path):
     assert 'src="c%231_preview.png"' in page
     assert "a &amp; b" in page
     assert "bad.nii.gz: not a NIfTI file" in page
+    assert "confidence 1.00" in page
     assert "http" not in page
     for name in ("a & b", "c#1"):
         assert Image.open(out / f"{name}_preview.png").size[0] > 600

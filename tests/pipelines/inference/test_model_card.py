@@ -17,6 +17,7 @@ from pipelines.inference.model_card import CardError, checked, read_card
 from pipelines.inference.trained_model import CheckpointError, TrainedModel, load_tensors
 from pipelines.training.checkpoints import KINDS, Checkpoints, Progress, load_state, require_whole
 from tests.pipelines import small
+from tests.pipelines.inference.test_training_data import CT
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of
 
@@ -38,7 +39,11 @@ CARD = {
     "run_id": "0123456789abcdef0123456789abcdef",
     "experiment": "r2unet",
     "epoch": 7,
-    "validation": [{"case": "a", "dice": {"lung": 0.9}}, {"case": "b", "dice": {"lung": None}}],
+    "validation": [
+        {"case": "a", "dice": {"lung": 0.9}, "confidence": {"lung": 0.95}},
+        {"case": "b", "dice": {"lung": None}},
+    ],
+    "training_data": CT,
 }
 
 
@@ -113,6 +118,11 @@ def calls(path):
         "experiment",
         "validation",
         "validation/0/dice/lung",
+        "validation/0/confidence/lung",
+        "training_data",
+        "training_data/spacing/0/low",
+        "training_data/channels/0/name",
+        "training_data/volumes/lung",
     ],
 )
 def test_a_target_anywhere_in_a_card_is_never_called(model, tmp_path, place, hostile):
@@ -247,7 +257,9 @@ BEYOND = [
     ("format", 2),
     ("validation", [{"case": "a"}]),
     ("validation", [{"case": "a", "dice": {"lung": 7}}]),
+    ("validation", [{"case": "a", "dice": {}, "confidence": {"lung": -1}}]),
     ("validation", "all"),
+    ("training_data", {"cases": 3}),
 ]
 
 

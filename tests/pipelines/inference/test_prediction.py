@@ -47,7 +47,7 @@ def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
     labels = json.loads((out / "labels.json").read_text())
     assert labels == {"0": "background", "1": "lung", "2": "liver"}
     found = report(out, "a")
-    assert set(found) == set(CaseReport.__annotations__) - {"error", "traceback"}
+    assert set(found) == set(CaseReport.__annotations__) - {"error", "traceback", "pass_agreement"}
     assert found["status"] == "done"
     assert found["input"]["path"] == cases[0]["image"]
     assert found["labels"] == labels
@@ -57,12 +57,35 @@ def test_label_maps_lie_on_the_grid_of_their_images(tmp_path):
     lung = int((read_label(cases[0]["label"]) == 1).sum())
     unit = abs(np.linalg.det(affine[:3, :3])) / 1000
     assert found["volumes"]["lung"] == {"voxels": lung, "ml": pytest.approx(lung * unit)}
+    assert found["confidence"] == {"lung": pytest.approx(1), "liver": pytest.approx(1)}
+    assert found["surface_entropy"] == {"lung": pytest.approx(0), "liver": pytest.approx(0)}
     table = rows(out / "volumes.csv")
+    assert [float(row["confidence"]) for row in table] == [1.0] * 4
     assert [(row["case"], row["class"]) for row in table] == [
         (case, name) for case in "ab" for name in ("lung", "liver")
     ]
     assert float(table[0]["ml"]) == pytest.approx(lung * unit, rel=1e-5)
     assert not (out / UNFINISHED).exists()
+
+
+def test_what_postprocessing_takes_away_has_no_confidence(tmp_path):
+    cohort(tmp_path, "a")
+    clean = Postprocess(min_volume_ml={"lung": 1e6})
+    prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out", postprocess=clean).run()
+    found = report(tmp_path / "out", "a")
+    assert found["volumes"]["lung"]["voxels"] == 0
+    assert found["confidence"] == {"lung": None, "liver": pytest.approx(1)}
+    assert found["surface_entropy"]["lung"] is None
+    assert [row["confidence"] for row in rows(tmp_path / "out" / "volumes.csv")] == ["", "1.000000"]
+
+
+def test_no_confidence_where_it_is_switched_off(tmp_path):
+    cohort(tmp_path, "a")
+    run = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out")
+    run.evaluator.confidence = False
+    run.run()
+    assert "confidence" not in report(tmp_path / "out", "a")
+    assert rows(tmp_path / "out" / "volumes.csv")[0]["confidence"] == ""
 
 
 def test_a_broken_case_does_not_stop_the_others(tmp_path, capsys):
@@ -120,14 +143,14 @@ def test_a_label_with_a_value_too_many_is_said(tmp_path):
 def test_an_unexpected_error_costs_only_its_case(tmp_path):
     cohort(tmp_path, "ab")
     run = prediction(find_inputs(tmp_path / "imagesTr"), tmp_path / "out")
-    predict = run.evaluator.predict
+    segment = run.evaluator.segment
 
-    def fails_on_a(item):
+    def fails_on_a(item, probabilities):
         if item["case"] == "a":
             raise RuntimeError("the device vanished")
-        return predict(item)
+        return segment(item, probabilities)
 
-    run.evaluator.predict = fails_on_a
+    run.evaluator.segment = fails_on_a
     with pytest.raises(PredictionError, match=r"a\.nii\.gz: RuntimeError: the device vanished \(traceback"):
         run.run()
     assert "fails_on_a" in report(tmp_path / "out", "a")["traceback"]
@@ -173,14 +196,14 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys):
     cohort(tmp_path)
     out = tmp_path / "out"
     run = prediction(find_inputs(tmp_path / "imagesTr"), out)
-    predict = run.evaluator.predict
+    segment = run.evaluator.segment
 
-    def stops_at_b(item):
+    def stops_at_b(item, probabilities):
         if item["case"] == "b":
             raise KeyboardInterrupt
-        return predict(item)
+        return segment(item, probabilities)
 
-    run.evaluator.predict = stops_at_b
+    run.evaluator.segment = stops_at_b
     with pytest.raises(KeyboardInterrupt):
         run.run()
     said = capsys.readouterr()

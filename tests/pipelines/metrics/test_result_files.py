@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -99,3 +100,11 @@ def test_cases_read_back_from_json_count_as_those_measured():
         read = json.loads(json.dumps(without_nan(cases)))
         found, expected = (summarise(part, NAMES, intervals=True) for part in (read, cases))
         np.testing.assert_equal(found, expected)
+
+
+def test_the_confidence_stands_last(tmp_path):
+    sure = [{"confidence": {"liver": 0.8, "cyst": math.nan, "stone": math.nan}}, {}, {}]
+    write_csv(tmp_path / "m.csv", [case | more for case, more in zip(CASES, sure, strict=True)], NAMES)
+    lines = (tmp_path / "m.csv").read_text().splitlines()
+    assert lines[:3] == ["case,class,dice,confidence", "a,liver,0.900000,0.800000", "a,cyst,,"]
+    assert lines[4] == "b,liver,0.700000,"

@@ -127,3 +127,25 @@ def test_a_full_table_names_misses_and_false_positives():
     assert "hd95_mm" in text
     assert text.splitlines()[0].endswith("missed  false positive")
     assert text.splitlines()[1].split()[-2:] == ["1", "0"]
+
+
+def test_how_well_the_confidence_tells_the_dice():
+    sure = ({"liver": 0.95, "cyst": math.nan}, {"liver": 0.8, "cyst": 0.6}, {"liver": 0.85, "cyst": 0.3})
+    cases = [case | {"confidence": {**row, "stone": None}} for case, row in zip(CASES, sure, strict=True)]
+    summary = summarise(cases, NAMES)
+    assert summary["confidence"]["classes"]["liver"] == {
+        "n": 3,
+        "spearman": pytest.approx(1.0),
+        "mean_absolute_error": pytest.approx(0.2 / 3),
+    }
+    assert summary["confidence"]["classes"]["cyst"]["mean_absolute_error"] == pytest.approx(0.2)
+    assert summary["confidence"]["classes"]["stone"]["n"] == 0
+    found = {key: value for key, value in figures(summary, "t_").items() if "confidence" in key}
+    assert found == {
+        "t_confidence_spearman": pytest.approx(1.0),
+        "t_confidence_error": pytest.approx((0.2 / 3 + 0.2) / 2),
+        "t_confidence_spearman_liver": pytest.approx(1.0),
+        "t_confidence_error_liver": pytest.approx(0.2 / 3),
+        "t_confidence_error_cyst": pytest.approx(0.2),
+    }
+    assert "confidence" not in summarise(CASES, NAMES)

@@ -22,12 +22,29 @@ def test_volumes_are_voxels_times_the_determinant(tmp_path):
     assert found["lung"]["ml"] == pytest.approx(6 * 1.5 * 0.8 * 2.5 / 1000)
     assert found["liver, left"] == {"voxels": 0, "ml": 0.0}
     assert list(found) == ["lung", "liver, left"]
-    write_volumes(tmp_path / "volumes.csv", [{"case": "a", "volumes": found}])
+    sure = {"lung": 0.25, "liver, left": None}
+    write_volumes(tmp_path / "volumes.csv", [{"case": "a", "volumes": found, "confidence": sure}])
     with (tmp_path / "volumes.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert rows == [
-        {"case": "a", "class": "lung", "ml": "0.018", "voxels": "6"},
-        {"case": "a", "class": "liver, left", "ml": "0", "voxels": "0"},
+        {
+            "case": "a",
+            "class": "lung",
+            "ml": "0.018",
+            "voxels": "6",
+            "confidence": "0.250000",
+            "surface_entropy": "",
+            "pass_agreement": "",
+        },
+        {
+            "case": "a",
+            "class": "liver, left",
+            "ml": "0",
+            "voxels": "0",
+            "confidence": "",
+            "surface_entropy": "",
+            "pass_agreement": "",
+        },
     ]
 
 

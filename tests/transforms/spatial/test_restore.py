@@ -147,6 +147,41 @@ def test_logits_are_enough_where_nothing_is_resampled():
     )
 
 
+@pytest.mark.parametrize("spacing", [None, 2.0])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_who_looks_sees_every_voxel_once_and_in_order(spacing, axis, monkeypatch):
+    monkeypatch.setattr("transforms.spatial.restore.CHUNK_VALUES", 600)
+    geometry = resampled(orient((13, 11, 12), AFFINE), spacing)
+    logits = torch.randn(3, *geometry.grid, generator=torch.Generator().manual_seed(1))
+    seen = []
+    look = lambda *piece: seen.append([each.clone() for each in piece])  # noqa: E731
+    restorer, plain = Restorer(geometry, 3, axis, look=look), Restorer(geometry, 3, axis)
+    for part in logits.split(4, axis + 1):
+        restorer.push_logits(part)
+        plain.push_logits(part)
+    assert len(seen) >= 3
+    expected = torch.softmax(logits, 0)
+    torch.testing.assert_close(torch.cat([piece[0] for piece in seen], axis + 1), expected)
+    assert torch.equal(torch.cat([piece[1] for piece in seen], axis).long(), expected.argmax(0))
+    assert torch.equal(restorer.labels(), plain.labels())
+
+
+def test_who_looks_in_vain_looks_again():
+    geometry = resampled(orient((8, 9, 10), AFFINE), 2.0)
+    maps, seen = smooth(3, geometry.grid, 1), []
+
+    def look(probabilities, best):
+        seen.append(len(seen))
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        assert torch.equal(probabilities.argmax(0), best.long())
+
+    restorer = Restorer(geometry, 3, 0, look=look)
+    restorer.push(maps)
+    assert seen == [0, 1]
+    assert torch.equal(restorer.labels(), labels_from_probabilities(maps, geometry))
+
+
 # --- sheared grids --------------------------------------------------------------------------------------------------
 
 
