@@ -134,8 +134,9 @@ class Predictor:
 
         Args:
             data: path of an image file or of a folder of DICOM slices; or an array (X, Y, Z) of HU, or (C, X, Y, Z);
-                or {"image": array, "affine": 4x4 voxel to RAS+ millimetres}; or a list of these. An array without
-                affine has voxels of 1 mm along R, A and S.
+                or {"image": array, "affine": 4x4 voxel to RAS+ millimetres}; or {"image": [path, path]}, the files
+                that hold its channels; or a list of these. An array without affine has voxels of 1 mm along R, A
+                and S.
             params: not used.
 
         Returns:
@@ -164,6 +165,9 @@ class Predictor:
         if isinstance(data, Mapping) and "image" in data:
             affine = np.asarray(data.get("affine", affine), dtype=np.float64)
             data = data["image"]
+            paths = data if isinstance(data, (list, tuple)) else [data]
+            if paths and all(isinstance(path, (str, Path)) for path in paths):
+                return self.trained.preprocess.image(paths), str(paths[0])
         if not isinstance(data, (np.ndarray, torch.Tensor)):
             raise ModelInputError(
                 f"an image is a path, an array, or a mapping with 'image' and 'affine', not {type(data).__name__}"

@@ -135,9 +135,18 @@ def copy_model(models: Path, root: Path) -> None:
 
 
 def _describe(path: Path, trained: TrainedModel) -> None:
-    """Metadata of the weights that are packed: classes and validation Dice."""
+    """Metadata of the weights that are packed: channels, classes and validation Dice."""
     metadata = json.loads(path.read_text(encoding="utf-8"))
     classes = {str(value): name for value, name in sorted(trained.labels.items())}
+    image = metadata["network_data_format"]["inputs"]["image"]
+    count, ct = trained.preprocess.channels, trained.preprocess.ct_channels
+    image["num_channels"] = count
+    if len(ct) < count:
+        image |= {"format": "magnitude", "modality": "any", "value_range": []}
+    if count > 1:
+        image["channel_def"] = {
+            str(index): "CT" if index in ct else f"channel {index}" for index in range(count)
+        }
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"], output["channel_def"] = len(classes), classes
     metadata["label_classes"] = "1 channel: " + ", ".join(

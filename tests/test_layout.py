@@ -89,6 +89,7 @@ TESTED_IN = {
     "pipelines.cli.sync": "pipelines/tracking/test_sync.py",
     "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
     "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
+    "pipelines.inference.card_values": "pipelines/inference/test_model_card.py",
     "pipelines.mlflow_model": "pipelines/training/test_run_logger.py",
     "pipelines.packaging": "e2e/test_packaging.py",
     "transforms.dicom.attributes": "transforms/dicom/test_frame.py",

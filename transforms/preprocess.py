@@ -17,10 +17,18 @@ from monai.data import MetaTensor
 
 from transforms.errors import ImageError, SettingError
 from transforms.hounsfield import warn_unless_hounsfield
-from transforms.intensity import CTWindow, CTWindowParameters, IntensityRecord, ZScore, ZScoreParameters
+from transforms.intensity import (
+    CTWindow,
+    Intensity,
+    IntensityParameters,
+    IntensityRecord,
+    PerChannel,
+    intensity_for,
+    intensity_from,
+)
 from transforms.io.grids import require_grid
 from transforms.io.header import Header
-from transforms.io.readers import Original, read_label, read_original
+from transforms.io.readers import ImagePath, Original, files_of, read_label, read_original
 from transforms.label_values import check_label_values, counts_of
 from transforms.spatial.geometry import (
     Box,
@@ -41,8 +49,9 @@ if TYPE_CHECKING:
     from typing import NotRequired
 
 PathLike = str | os.PathLike
-VERSION = 2
-"""2: a CT is clipped to its window before it is interpolated, 1: after. Models of version 1 keep to it."""
+VERSION, CHANNELS_VERSION = 2, 3
+"""2: a CT is clipped to its window before it is interpolated, 1: after. Models of version 1 keep to it. 3: as 2, but
+what is done to intensities, and the padding, are of each channel."""
 
 
 class Prepared(NamedTuple):
@@ -67,16 +76,16 @@ class PreparedCase(TypedDict):
         image: float32 (1, C, *grid).
         label: integer classes (1, *file shape) on the grid of its file, of a case that has a label.
         geometry: how the grid of the image lies on that of its file.
-        padding: what lies around the image, for the sliding window.
+        padding: what lies around the image, one value for every channel, for the sliding window.
         case: id.
-        path: of the image, where it is of a file.
+        path: of the image, where it is of a file; of several the first.
         original: the image as it was read, where it is asked for.
     """
 
     image: torch.Tensor
     label: NotRequired[MetaTensor]
     geometry: GeometryRecord
-    padding: NotRequired[float]
+    padding: NotRequired[list[float]]
     case: str
     path: NotRequired[str]
     original: NotRequired[Original]
@@ -88,7 +97,7 @@ class PreprocessParameters(TypedDict):
     version: int
     orientation: Literal["RAS"]
     spacing: list[float | None] | float | None
-    intensity: CTWindowParameters | ZScoreParameters
+    intensity: IntensityParameters
     crop_above: float | None
     crop_margin: float
     channels: int
@@ -102,9 +111,16 @@ class Preprocess:
         window: (lower, upper) HU, clipped and scaled to [-1, 1]; None normalises each image to zero mean and
             unit deviation, for images without physical units.
         crop_above: cut the image to the box around all voxels above this value (HU; for a CT -500 is the
-            patient and the table), so that air costs nothing. None keeps the whole image.
+            patient and the table), so that air costs nothing; only channels that are CT count where there are any.
+            None keeps the whole image.
         crop_margin: millimetres kept around that box.
         channels: number of channels every image must have.
+        normalization: nnU-Net's word for each channel, or one for all: "CT" (the window), "zscore",
+            "rescale_to_0_1", "rgb_to_0_1", "noNorm" (values as they are), in upper or lower case; any other word,
+            such as "T1", means "zscore". None: CT where there is a window, else "zscore".
+
+    Raises:
+        SettingError: the window is none, or there are not as many words as channels.
 
     Examples:
         >>> preprocess = Preprocess(spacing=2.0, window=(-1000, 1000))
@@ -123,15 +139,28 @@ class Preprocess:
         crop_above: float | None = None,
         crop_margin: float = 10.0,
         channels: int = 1,
+        normalization: Sequence[str] | str | None = None,
     ) -> None:
         self.spacing = (
             spacing if spacing is None or isinstance(spacing, (int, float)) else tuple(s for s in spacing)
         )
-        self.intensity: CTWindow | ZScore = CTWindow(*window) if window is not None else ZScore()
         self.crop_above = crop_above
         self.crop_margin = float(crop_margin)
         self.channels = int(channels)
-        self.version = VERSION
+        self.intensity: Intensity = intensity_for(normalization, window, self.channels)
+        self.version = CHANNELS_VERSION if isinstance(self.intensity, PerChannel) else VERSION
+
+    @property
+    def ct_channels(self) -> list[int]:
+        """The channels whose values are HU."""
+        if isinstance(self.intensity, PerChannel):
+            return [i for i, each in enumerate(self.intensity.schemes) if isinstance(each, CTWindow)]
+        return list(range(self.channels)) if isinstance(self.intensity, CTWindow) else []
+
+    @property
+    def shows_ct(self) -> bool:
+        """Whether the first channel, which pictures show, is a CT."""
+        return 0 in self.ct_channels
 
     def parameters(self) -> PreprocessParameters:
         """Everything that changes the prepared voxels, as plain JSON types."""
@@ -153,49 +182,48 @@ class Preprocess:
         Raises:
             SettingError: it was written by a version of this class that is not known.
         """
-        if parameters["version"] not in (1, VERSION):
+        if parameters["version"] not in (1, VERSION, CHANNELS_VERSION):
             raise SettingError(
-                f"preprocessing version {parameters['version']} is not the {VERSION} of this code"
+                f"preprocessing version {parameters['version']} is not the {CHANNELS_VERSION} of this code"
             )
-        intensity = parameters["intensity"]
-        window = (intensity["lower"], intensity["upper"]) if intensity["kind"] == "ct_window" else None
         found = cls(
             spacing=parameters["spacing"],
-            window=window,
+            window=None,
             crop_above=parameters["crop_above"],
             crop_margin=parameters["crop_margin"],
             channels=parameters["channels"],
         )
+        found.intensity = intensity_from(parameters["intensity"])
         found.version = parameters["version"]
         return found
 
-    def image(self, path: PathLike, series: str | int | None = None, allow: Sequence[str] = ()) -> Prepared:
+    def image(self, path: ImagePath, series: str | int | None = None, allow: Sequence[str] = ()) -> Prepared:
         """Read an image (a file or a folder of DICOM slices) and bring it to the network's grid.
 
         Args:
-            path: file or folder.
+            path: file or folder, or several on one grid that hold its channels.
             series: which series of a DICOM folder, see `read_image`.
             allow: irregularities of a DICOM series to accept, see `read_image`.
 
         Raises:
             ImageError: the file cannot be read with certainty; the message names it.
         """
-        return self.volume(self.read(path, series, allow).image, os.fspath(path))
+        return self.volume(self.read(path, series, allow).image, str(files_of(path)[0]))
 
-    def read(self, path: PathLike, series: str | int | None = None, allow: Sequence[str] = ()) -> Original:
+    def read(self, path: ImagePath, series: str | int | None = None, allow: Sequence[str] = ()) -> Original:
         """Read an image as it is, as `image` does before it brings it to the network's grid."""
-        return read_original(Path(path), channels=self.channels, series=series, allow=allow)
+        return read_original(path, channels=self.channels, series=series, allow=allow)
 
     def volume(self, volume: MetaTensor, name: str = "the image") -> Prepared:
         """The same for a volume (C, X, Y, Z) with its affine that is already in memory."""
         if volume.shape[0] != self.channels:
             raise ImageError(
-                f"{name} has {volume.shape[0]} channels but {self.channels} are expected; "
-                "give one file per channel count, or set the number of channels of the bundle"
+                f"{name} has {volume.shape[0]} channel(s) but {self.channels} are expected; give all channels of the"
+                " image, in one file or as several files"
             )
         affine = volume.affine.numpy() if isinstance(volume, MetaTensor) else np.eye(4)
-        if isinstance(self.intensity, CTWindow):
-            warn_unless_hounsfield(volume.numpy(), name)
+        if self.ct_channels:
+            warn_unless_hounsfield(volume.numpy()[self.ct_channels], name)
         clip = self.intensity.clip if self.version > 1 else torch.Tensor.float
         try:
             geometry = orient(volume.shape[1:], affine)
@@ -207,7 +235,7 @@ class Preprocess:
             else:
                 values = cut(straighten(clip(values), geometry), geometry.crop)
             geometry = resampled(geometry, self.spacing)
-        except GeometryError as error:
+        except (GeometryError, ImageError) as error:
             raise ImageError(f"{name}: {error}") from error
         codes, record = self.intensity.encode(resample(values, geometry.grid))
         return Prepared(codes.numpy(), geometry, record)
@@ -217,7 +245,7 @@ class Preprocess:
         path: PathLike,
         geometry: Geometry,
         named: Collection[int] | Mapping[int, str] | None = None,
-        image: PathLike | None = None,
+        image: ImagePath | None = None,
     ) -> np.ndarray:
         """Read a label map and bring it to the grid of its image; uint8 or uint16 (X, Y, Z).
 
@@ -234,7 +262,7 @@ class Preprocess:
             Path(path),
             Header(geometry.shape, 1, np.asarray(geometry.affine)),
             named if isinstance(named, Mapping) else None,
-            image=image if image is None else Path(image),
+            image=image if image is None else files_of(image)[0],
         )
         require_same_grid(os.fspath(path), labels, geometry)
         if named is not None:
@@ -262,14 +290,30 @@ class Preprocess:
         """Codes of a patch or a volume to the float32 values that the network sees, same shape."""
         return self.intensity.decode(torch.as_tensor(codes), intensity)
 
-    def padding_code(self, intensity: IntensityRecord) -> int:
-        """The code of what lies outside the image (air)."""
-        return self.intensity.padding(intensity)
+    def padding_code(self, intensity: IntensityRecord) -> list[int]:
+        """The code of what lies outside the image (air) in every channel."""
+        codes = self.intensity.padding(intensity)
+        return codes * self.channels if len(codes) == 1 else codes
 
-    def padding_value(self, intensity: IntensityRecord) -> float:
-        """What the network sees outside the image."""
-        code = torch.tensor([self.padding_code(intensity)], dtype=torch.int16)
-        return float(self.normalise(code, intensity)[0])
+    def padding_value(self, intensity: IntensityRecord) -> list[float]:
+        """What the network sees outside the image in every channel."""
+        codes = torch.tensor(self.padding_code(intensity), dtype=torch.int16)
+        return [float(value) for value in self.normalise(codes, intensity)]
+
+    def hounsfield(self, values: torch.Tensor) -> torch.Tensor:
+        """What the network sees (C, *spatial) with the channels that are CT back in HU, for pictures of it."""
+        values = values.float()
+        schemes = (
+            self.intensity.schemes
+            if isinstance(self.intensity, PerChannel)
+            else [self.intensity] * len(values)
+        )
+        return torch.stack(
+            [
+                scheme.hounsfield(channel) if isinstance(scheme, CTWindow) else channel
+                for scheme, channel in zip(schemes, values, strict=True)
+            ]
+        )
 
     def restore(self, logits: torch.Tensor, geometry: Geometry) -> MetaTensor:
         """Logits (C, *geometry.grid) to classes (1, *file shape) on the grid of the file.
@@ -290,6 +334,8 @@ class Preprocess:
 
     def _box_above(self, threshold: float, values: torch.Tensor, geometry: Geometry) -> Box:
         spacing = geometry.straight_spacing
+        if self.ct_channels and len(self.ct_channels) < len(values):
+            values = values[self.ct_channels]
         if geometry.shear is not None:
             # Whatever lies far below the threshold weighs the same, so that padding draws no voxel below it.
             floor = min(threshold, -1000.0) if self.version > 1 else -torch.inf

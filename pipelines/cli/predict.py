@@ -29,7 +29,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "input",
         metavar="PATH",
-        help="a DICOM folder, a NIfTI or NRRD file, a folder of either, or a dataset.json",
+        nargs="+",
+        help="a DICOM folder, a NIfTI or NRRD file, a folder of either, or a dataset.json; several files are the channels"
+        " of one case",
     )
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument(
@@ -95,8 +97,9 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     # Mistakes in paths are told at once, before torch and MONAI take their seconds to load.
     if not folders:
         parser.error(f"{bundle} is no bundle (it has no inference.json); give --bundle bundles/r2unet")
-    if not os.path.exists(arguments.input):
-        parser.error(f"{arguments.input[:300]} does not exist")
+    for path in arguments.input:
+        if not os.path.exists(path):
+            parser.error(f"{path[:300]} does not exist")
     try:
         read_json(folders[0] / "inference.json")
     except JsonError as error:
@@ -107,9 +110,10 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for model in models:
         if not Path(model).is_file():
             parser.error(f"there is no trained model at {model}; train one first, or name one with --model")
+    inputs = [_plain(path) for path in arguments.input]
     settings: dict[str, Any] = {
         "bundle_root": _plain(bundle),
-        "input": _plain(arguments.input),
+        "input": inputs[0] if len(inputs) == 1 else inputs,
         "output": _plain(arguments.output),
         "model": _plain(models[0]) if len(models) == 1 else [_plain(model) for model in models],
         "series": arguments.series,

@@ -7,11 +7,11 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.data.cases import CaseItem, Options, reading
+from pipelines.data.cases import CaseItem, Options, image_paths, reading
 from pipelines.data.stored_case import StoreError
 from pipelines.utils.file_names import is_device
 from transforms.utils.files import (
@@ -24,7 +24,7 @@ class CaseState(NamedTuple):
     """One case as the user names it, and the name its entry must have."""
 
     case: str
-    image: str
+    images: tuple[str, ...]
     label: str | None
     entry: str
     options: Options
@@ -41,18 +41,19 @@ def _is_dicom(label: str) -> bool:
 def case_state(item: CaseItem, names: Mapping[int, str] | None = None) -> CaseState:
     if "image" not in item:
         raise StoreError(f'a case without "image": {dict(item)}')
-    image = os.path.abspath(item["image"])
+    images = tuple(os.path.abspath(path) for path in image_paths(item))
     label = os.path.abspath(item["label"]) if item.get("label") else None
-    case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(image)))
+    case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(images[0])))
     options: Options = {**reading(item)}
     if label is not None and names is not None and _is_dicom(label):
         options["names"] = {str(k): v for k, v in names.items()}  # of a DICOM label they decide the class ids
     stated = f"\n{json.dumps(options, sort_keys=True)}" if options else ""
-    paths = text_digest(f"{case}\n{image}\n{label}{stated}")[:12]
-    state = _state(image, case) if label is None else f"{_state(image, case)}\n{_state(label, case)}"
+    # What is said of one file is the same as when there was no more than one: entries of earlier stores stay valid.
+    paths = text_digest("\n".join([case, *images, f"{label}{stated}"]))[:12]
+    state = "\n".join(_state(path, case) for path in (*images, label) if path is not None)
     name = re.sub(r"[^A-Za-z0-9_.]", "_", case).lstrip(".")[:80]
     name = f"_{name}" if is_device(name) else name
-    return CaseState(case, image, label, f"{name}-{paths}-{text_digest(state)[:16]}", options)
+    return CaseState(case, images, label, f"{name}-{paths}-{text_digest(state)[:16]}", options)
 
 
 def _state(path: str, case: str) -> str:
@@ -76,6 +77,12 @@ def _state(path: str, case: str) -> str:
 def _files(folder: str) -> list[str]:
     """What a folder's digests cover: the files that are read of it, and hidden ones."""
     return sorted(str(path) for path in files_below(folder, hidden=True, dangling=False))
+
+
+def image_digest(paths: Sequence[str]) -> str:
+    """SHA-256 of an image's content: of its file or folder, of several over their digests in order."""
+    digests = [content_digest(path) for path in paths]
+    return digests[0] if len(digests) == 1 else text_digest("\n".join(digests))
 
 
 def content_digest(path: str) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from pipelines.utils.threads import in_threads
-from transforms.errors import FAILED, SettingError, UserError
+from transforms.errors import FAILED, ImageError, SettingError, UserError
 from transforms.io.image_files import image_files
+from transforms.io.readers import read_header
 from transforms.label_values import check_label_values
 from transforms.utils.walk import files_below
 
-__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values"]
+__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values", "first_image", "image_paths"]
 
 if TYPE_CHECKING:
     from typing import NotRequired
@@ -70,12 +73,13 @@ class CaseItem(Reading):
 
     Attributes:
         case: its id.
-        image, label: paths; a case without a label has none.
+        image: path; a list of them where every channel, or some, have a file of their own.
+        label: path; a case without a label has none.
         problem: why the image cannot be read, where that is clear beforehand.
     """
 
     case: str
-    image: str
+    image: str | list[str]
     label: NotRequired[str]
     problem: NotRequired[str]
 
@@ -94,7 +98,7 @@ class Case:
 
     Attributes:
         id: unique in the dataset and safe as a file name.
-        image: file, or folder of DICOM slices.
+        images: file, or folder of DICOM slices; several hold the channels one after another.
         label: file, or folder with one DICOM SEG or RTSTRUCT. None only in the test list.
         group: the patient; cases of one group are never split between training and validation.
         series: which series of a DICOM folder, see `transforms.io.readers.read_image`.
@@ -103,11 +107,16 @@ class Case:
     """
 
     id: str
-    image: Path
+    images: tuple[Path, ...]
     label: Path | None
     group: str
     series: str | None = None
     allow: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> Path:
+        """The image; of several files the first."""
+        return self.images[0]
 
     @property
     def reading(self) -> Reading:
@@ -130,7 +139,7 @@ class Dataset:
         labels: class id to name, 0 (background) to K-1 without gaps.
         training, validation, test: the splits.
         channels: number of channels that dataset.json states ("modality" or "channel_names"); to be
-            handed to `transforms.io.readers.read_image`.
+            handed to `transforms.io.readers.read_image`. None where it names none, see `num_channels`.
         description: dataset.json as it was read (canonical JSON), part of the digest; empty without
             one.
     """
@@ -163,6 +172,21 @@ class Dataset:
         names = [names] if isinstance(names, str) else names
         return [str(name) for name in names or []]
 
+    @cached_property
+    def num_channels(self) -> int:
+        """Number of channels of every image: what dataset.json states, else that of the first image's header.
+
+        Raises:
+            DatasetError: the header cannot be read.
+        """
+        if self.channels is not None:
+            return self.channels
+        case = next(case for split in SPLITS for case in self.cases(split))
+        try:
+            return read_header(case.images, **case.reading).channels
+        except (ImageError, OSError) as error:
+            raise DatasetError(f"case {case.id!r}", [str(error)]) from error
+
     def cases(self, split: str) -> tuple[Case, ...]:
         """Return the cases of "training", "validation" or "test"."""
         if split not in SPLITS:
@@ -173,7 +197,12 @@ class Dataset:
         """Return a MONAI data list; items of DICOM folders say how they are read where dataset.json does."""
         items = []
         for case in self.cases(split):
-            item: CaseItem = {"image": str(case.image), "case": case.id, **case.reading}
+            images = [str(image) for image in case.images]
+            item: CaseItem = {
+                "image": images if len(images) > 1 else images[0],
+                "case": case.id,
+                **case.reading,
+            }
             if case.label is not None:
                 item["label"] = str(case.label)
             items.append(item)
@@ -193,7 +222,7 @@ class Dataset:
 
 def _digest_line(root: Path, split: str, case: Case) -> str:
     fields: list[Any] = [split, case.id, case.group, *([case.reading] if case.reading else [])]
-    for path in (case.image, case.label):
+    for path in (*case.images, case.label):
         if path is None:
             fields.append(None)
             continue
@@ -213,6 +242,17 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
             ) from error
         fields.append([name, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
     return json.dumps(fields)
+
+
+def image_paths(item: CaseItem) -> list[str]:
+    """The files or folders that hold the image of a case, one or its channels one after another."""
+    image = item["image"]
+    return [os.fspath(image)] if isinstance(image, (str, os.PathLike)) else list(image)
+
+
+def first_image(item: CaseItem) -> str:
+    """The file or folder of a case's image; of several the first, by whose name a case goes."""
+    return image_paths(item)[0]
 
 
 def reading(item: Reading) -> Reading:

@@ -15,8 +15,16 @@ from typing import NamedTuple
 import nibabel as nib
 import pydicom
 
-from pipelines.data.cases import SPLITS, CaseItem, DatasetError, Reading, reading
-from pipelines.data.cohort import may_be_ct, missing_foreground
+from pipelines.data.cases import (
+    SPLITS,
+    CaseItem,
+    DatasetError,
+    Reading,
+    first_image,
+    image_paths,
+    reading,
+)
+from pipelines.data.cohort import missing_foreground, stated_normalization
 from pipelines.data.dataset_folder import describe, load_dataset
 from pipelines.data.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.data.integrity import header_problems
@@ -41,13 +49,13 @@ class CaseCheck:
 
     Attributes:
         case, split: id, and list of the dataset ("" outside of a dataset).
-        image, label: paths; the label's is "" where there is none.
+        image, label: paths; a list of an image in several files; the label's is "" where there is none.
         kind, label_kind: "NIfTI", "NRRD", "DICOM series", "DICOM SEG" and so on.
         size: voxels along the file's axes.
         spacing: millimetres along the file's axes.
         orientation: where the file's axes run to, such as "LPS"; "" for a 2D picture.
         series: SeriesDescription (0008,103E) of a DICOM series.
-        files: number of DICOM files of the image.
+        files: number of DICOM files of the image, or of the files that hold its channels.
         classes: name (or value) to voxels, of the label map.
         problems: why the case is refused.
         notices: what is read in spite of an irregularity.
@@ -55,7 +63,7 @@ class CaseCheck:
 
     case: str
     split: str
-    image: str
+    image: str | list[str]
     label: str = ""
     kind: str = ""
     label_kind: str = ""
@@ -84,11 +92,11 @@ class DatasetCheck:
 
 
 class _Listed(NamedTuple):
-    """A case before it is looked at: its split, and whether its dataset says that it is a CT."""
+    """A case before it is looked at: its split, and which channels its dataset says to be CT, None where it says nothing."""
 
     item: CaseItem
     split: str = ""
-    ct: bool = True
+    ct: list[int] | None = None
 
 
 class _Described(NamedTuple):
@@ -195,7 +203,8 @@ def _dataset(path: Path) -> _Described:
             load_dataset(path, check=False, validation_fraction=0.2)
         except DatasetError as error:
             notices = [f"for a training: {problem}" for problem in error.problems]
-    ct = may_be_ct(dataset)
+    words = stated_normalization(dataset)
+    ct = None if words in (None, "CT") else [i for i, word in enumerate(words or ()) if word == "CT"]
     cases = [_Listed(item, split, ct) for split in SPLITS for item in dataset.as_dicts(split)]
     return _Described(cases, dataset.labels, dataset.channels, general, notices, of_cases)
 
@@ -204,10 +213,10 @@ def _image(
     listed: _Listed, asked: Reading, described: _Described, voxels: bool
 ) -> tuple[CaseCheck, Header | None]:
     """What is known of a case, and the grid of its image where that can be read."""
-    item, channels = listed.item, described.channels
+    item, channels, first = listed.item, described.channels, first_image(listed.item)
     found = CaseCheck(item["case"], listed.split, item["image"], item.get("label") or "")
     found.problems = list(described.of_cases.get(found.case, ()))
-    found.kind = _kind(item["image"])
+    found.kind = _kind(first)
     found.label_kind = _kind(found.label, label=True) if found.label else ""
     if item.get("problem"):
         found.problems.append(item["problem"])
@@ -215,9 +224,14 @@ def _image(
     array = None
     try:
         with warnings_of("transforms", this_thread=True) as found.notices:
-            if is_dicom(item["image"]):
-                series = scan_series(item["image"], **asked)
-                header = check_spacing(Path(item["image"]), Header(series.shape, 1, series.affine))
+            if isinstance(item["image"], list):
+                found.files = len(image_paths(item))
+                header = read_header(item["image"], **asked)
+                if voxels and not found.problems:
+                    array = image_array(item["image"], **asked)[0]
+            elif is_dicom(first):
+                series = scan_series(first, **asked)
+                header = check_spacing(Path(first), Header(series.shape, 1, series.affine))
                 found.series, found.files = series.description, len(series.files)
                 if voxels and not found.problems:
                     array = read_series(series)[0]
@@ -226,17 +240,18 @@ def _image(
                         "compressed with loss: values are near those of the scanner, not equal"
                     )
             else:
-                header = read_header(item["image"], channels=channels)
+                header = read_header(first, channels=channels)
                 if voxels and not found.problems:
-                    array = image_array(item["image"], channels=channels)[0]
-            if array is not None and listed.ct and len(header.shape) == 3:
-                warn_unless_hounsfield(array.reshape(header.channels, *header.shape), item["image"])
+                    array = image_array(first, channels=channels)[0]
+            if array is not None and listed.ct != [] and len(header.shape) == 3:
+                array = array.reshape(header.channels, *header.shape)
+                warn_unless_hounsfield(array if listed.ct is None else array[listed.ct], first)
     except (ImageError, OSError) as error:
         if not found.problems:
             found.problems.append(str(error))
         return found, None
     except Exception as error:  # one case must not hide the others
-        found.problems.append(f"{item['image']}: {type(error).__name__}: {error}")
+        found.problems.append(f"{first}: {type(error).__name__}: {error}")
         return found, None
     dims = len(header.shape)
     found.size = list(header.shape)

@@ -6,14 +6,24 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipelines.data.cases import Dataset
+from transforms.intensity import normalization_word
 
 _SHOWN = 10
 
 
-def may_be_ct(dataset: Dataset) -> bool:
-    """Whether the images may be CT: dataset.json says so under "modality" or "channel_names", or says nothing."""
+def stated_normalization(dataset: Dataset) -> list[str] | str | None:
+    """What is to be done to each channel by its name in dataset.json, as nnU-Net understands names.
+
+    Returns:
+        A word of `transforms.intensity.NORMALIZATIONS` for each channel: the one that the name is, "CT" where the name
+        says CT among other words, else "zscore". One word for all channels where "modality" is a plain text. None
+        where dataset.json names no channels: the images have to be looked at.
+    """
     names = dataset.channel_names
-    return not names or any(re.search(r"\bct\b", name, re.IGNORECASE) for name in names)
+    words = [
+        "CT" if re.search(r"\bct\b", name, re.IGNORECASE) else normalization_word(name) for name in names
+    ]
+    return words[0] if words and dataset.channels is None else words or None
 
 
 def missing_foreground(present: Mapping[str, Iterable[int]], labels: Mapping[int, str]) -> list[str]:

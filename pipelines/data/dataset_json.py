@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.cases import SPLITS, Case, DatasetError
+from pipelines.data.channel_files import channel_file, missing_channels, numbered
 from pipelines.data.missing_files import may_be_an_image
 from pipelines.utils.file_names import readable
 from pipelines.utils.json_files import JsonError, read_json
@@ -57,7 +58,7 @@ def from_json(path: Path, problems: list[str]) -> Source:
     stated = content.get("channel_names", content.get("modality"))
     channels = len(stated) if isinstance(stated, (dict, list)) and stated else None
     if "training" in content or "dataset" in content:
-        items = _listed_items(root, content, problems)
+        items = _listed_items(root, content, channels, problems)
     elif (root / "imagesTr").is_dir():
         source = from_folders(root, content, channels, problems)
         items = source.items
@@ -120,7 +121,9 @@ def _parse_labels(labels: Any, problems: list[str]) -> dict[int, str] | None:
     return None
 
 
-def _listed_items(root: Path, content: dict[str, Any], problems: list[str]) -> list[Item]:
+def _listed_items(
+    root: Path, content: dict[str, Any], channels: int | None, problems: list[str]
+) -> list[Item]:
     lists: list[tuple[str, list[Any]]] = []
     for split in SPLITS:
         entries = content.get(split, [])
@@ -138,45 +141,43 @@ def _listed_items(root: Path, content: dict[str, Any], problems: list[str]) -> l
     items = []
     for split, entries in lists:
         for number, entry in enumerate(entries):
-            item = _listed_item(root, split, f'"{split}" item {number}', entry, problems)
+            item = _listed_item(root, split, f'"{split}" item {number}', entry, channels, problems)
             if item is not None:
                 items.append(item)
     return items
 
 
-def _listed_item(root: Path, split: str, what: str, entry: Any, problems: list[str]) -> Item | None:
+def _listed_item(
+    root: Path, split: str, what: str, entry: Any, channels: int | None, problems: list[str]
+) -> Item | None:
     if isinstance(entry, str):
         entry = {"image": entry}
     if not isinstance(entry, dict):
         problems.append(f'{what} is neither a path nor an object with "image" and "label".')
         return None
-    paths: dict[str, Path | None] = {}
+    paths: dict[str, tuple[Path, ...]] = {}
     for key in ("image", "label"):
         value = entry.get(key)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, list):
-            problems.append(
-                f"{what}: {key} is a list of {len(value)} files; store the channels of a case in one file."
-                if value
-                else f"{what}: {key} is an empty list."
-            )
-            return None
         if value is None and key == "label" and split == "test":
-            paths[key] = None
+            paths[key] = ()
             continue
-        if not isinstance(value, str) or not value:
+        values: list[Any] = value if isinstance(value, list) else [value]
+        if not values:
+            problems.append(f"{what}: {key} is an empty list.")
+            return None
+        if not all(isinstance(path, str) and path for path in values):
             problems.append(f'{what} names no {key}; add "{key}": "path" to it.')
             return None
-        paths[key] = root / value
-    image, label = paths["image"], paths["label"]
-    assert image is not None
-    # First edition of nnU-Net: the list leaves out the channel that the file name has.
-    if not os.path.exists(image):
-        suffix = image_suffix(image)
-        channel = image.with_name(f"{image.name[: len(image.name) - len(suffix)]}_0000{suffix}")
-        if suffix and os.path.exists(channel):
-            image = channel
+        if key == "label" and len(values) > 1:
+            problems.append(
+                f"{what}: label is a list of {len(values)} files; store one class id per voxel in one file."
+            )
+            return None
+        paths[key] = tuple(root / path for path in values)
+    images, label = paths["image"], (*paths["label"], None)[0]
+    if len(images) == 1:
+        images = _with_channels(images[0], channels)
+    image = images[0]
     stated_id = next((entry[key] for key in _ID_KEYS if entry.get(key) not in (None, "")), None)
     identity = str(stated_id) if stated_id is not None else _case_id(image, label)
     group = next((entry[key] for key in _GROUP_KEYS if entry.get(key) not in (None, "")), None)
@@ -194,8 +195,20 @@ def _listed_item(root: Path, split: str, what: str, entry: Any, problems: list[s
         problems.append(f'{what}: "allow" is {allow!r}; it must be a list of words.')
         return None
     patient = str(group) if group is not None else identity
-    case = Case(identity, image, label, patient, series, tuple(allow))
+    case = Case(identity, images, label, patient, series, tuple(allow))
     return Item(case, split, fold, group is not None)
+
+
+def _with_channels(image: Path, channels: int | None) -> tuple[Path, ...]:
+    """The files of an image whose channels the list leaves out, as the first edition of nnU-Net does."""
+    if os.path.exists(image) or not image_suffix(image):
+        return (image,)
+    found = 0
+    while os.path.exists(channel_file(image, found)):
+        found += 1
+    if found > 1:
+        found = max(found, channels or 0)  # reading the dataset says which file is missing
+    return tuple(channel_file(image, index) for index in range(found)) or (image,)
 
 
 def _stem(path: Path) -> str:
@@ -237,6 +250,7 @@ def from_folders(root: Path, content: dict[str, Any], channels: int | None, prob
             root / "dataset.json", [f'"file_ending" {ending!r} is unknown; use {", ".join(SUFFIXES)}.']
         )
     items: list[Item] = []
+    in_channels = False
     for split, images, labels in (("training", "imagesTr", "labelsTr"), ("test", "imagesTs", "labelsTs")):
         if not (root / images).is_dir():
             continue
@@ -248,24 +262,36 @@ def from_folders(root: Path, content: dict[str, Any], channels: int | None, prob
                 )
             by_stem[_stem(label)] = label
         used: set[str] = set()
-        for image in _entries(root / images, ending):
+        listed = _entries(root / images, ending)
+        parts = Counter(found[0] for image in listed if (found := numbered(_stem(image))))
+        cases: list[tuple[str, list[tuple[int, Path]]]] = []
+        channels_of: dict[str, list[tuple[int, Path]]] = {}
+        for image in listed:
             stem = _stem(image)
-            numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
-            if stem not in by_stem and numbered:
-                identity, channel = numbered.groups()
-                if channel != "0000" and (identity in by_stem or split == "test"):
-                    problems.append(
-                        f"case {identity!r}: {image} is a further channel of this case; store all channels of a"
-                        " case in one file."
-                    )
-                    used.add(identity)
-                    continue
-                stem = identity
+            part = numbered(stem) if stem not in by_stem else None
+            # Test images have no labels to tell a channel by: they are named as those of the training are.
+            if part and (part[0] in by_stem or (split == "test" and (in_channels or parts[part[0]] == 1))):
+                identity, channel = part
+                if identity not in channels_of:
+                    channels_of[identity] = []
+                    cases.append((identity, channels_of[identity]))
+                channels_of[identity].append((channel, image))
+            else:
+                cases.append((stem, [(0, image)]))
+        in_channels = in_channels or bool(channels_of)
+        for stem, files in cases:
             if stem not in by_stem and split == "training":
-                problems.append(f"case {stem!r}: {image} has no label; {root / labels}/{stem}.* is missing.")
+                problems.append(
+                    f"case {stem!r}: {files[0][1]} has no label; {root / labels}/{stem}.* is missing."
+                )
                 continue
             used.add(stem)
-            items.append(Item(Case(stem, image, by_stem.get(stem), stem), split))
+            lacking = missing_channels([channel for channel, _ in files])
+            if lacking:
+                problems.append(f"case {stem!r}: {files[0][1]}: {lacking}.")
+                continue
+            paths = tuple(path for _, path in sorted(files))
+            items.append(Item(Case(stem, paths, by_stem.get(stem), stem), split))
         for stem in sorted(by_stem.keys() - used):
             problems.append(f"case {stem!r}: {by_stem[stem]} has no image in {root / images}.")
     if not any(item.split == "training" for item in items) and not problems:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.data.cases import SPLITS, CaseItem, Reading
+from pipelines.data.cases import SPLITS, CaseItem, Reading, first_image
+from pipelines.data.channel_files import by_case, numbered
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.missing_files import may_be_an_image, reason_lost
 from pipelines.utils.file_names import readable
@@ -44,12 +45,13 @@ class InputError(UserError, ValueError):
 
 
 def find_inputs(
-    path: str | os.PathLike | None,
+    path: str | os.PathLike | Sequence[str | os.PathLike] | None,
     split: str | None = None,
     series: str | int | None = None,
     allow: Sequence[str] | str | None = None,
     output: str | os.PathLike | None = None,
     labels: Mapping[int, str] | None = None,
+    channels: int = 1,
 ) -> list[CaseItem]:
     """The cases at `path`; those of a dataset with their labels.
 
@@ -57,7 +59,9 @@ def find_inputs(
     - A file: one case.
     - A folder: each image file in it is a case, and so is each subfolder that holds DICOM slices (at any depth)
       or one image file. DICOM slices right in the folder make the whole folder one case, and so does a series
-      that lies in several of its subfolders.
+      that lies in several of its subfolders. For a model of several channels, `case_0000.nii.gz`, `case_0001.nii.gz`
+      and so on are one case.
+    - A list of files or DICOM folders: one case, whose channels they hold in this order.
 
     Hidden files, files of other kinds and the folder `output` are passed over.
 
@@ -67,6 +71,7 @@ def find_inputs(
         allow: irregularities that the DICOM reader may accept; a list, or text with commas.
         output: where results go; it may lie in the input and is no case.
         labels: class id to name of the model; a dataset with others is predicted but cannot be evaluated.
+        channels: that the model takes.
 
     Raises:
         InputError: there is nothing at `path`, `allow` holds an unknown name, or two images would write the same result.
@@ -82,15 +87,23 @@ def find_inputs(
         raise InputError("name the CT to segment: --input FILE_OR_DICOM_FOLDER")
     if split is not None and split not in SPLITS:
         raise InputError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
-    path = Path(path)
-    try:
-        check_path(path)
-    except ImageError as error:
-        raise InputError(str(error)) from None
-    if not path.exists():
-        raise InputError(f"{path} does not exist; {_WHAT}")
+    cases: list[CaseItem]
+    paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
+    for path in paths:
+        try:
+            check_path(path)
+        except ImageError as error:
+            raise InputError(str(error)) from None
+        if not path.exists():
+            raise InputError(f"{path} does not exist; {_WHAT}")
+    path = paths[0]
     allow = allowed(allow)
-    if is_dataset(path):
+    if len(paths) > 1:
+        if split is not None:
+            raise InputError(f"{path} is no dataset, so it has no split '{split}'; give a dataset.json")
+        part = numbered(case_id(path))
+        cases = [{"image": [str(each) for each in paths], "case": part[0] if part else case_id(path)}]
+    elif is_dataset(path):
         # Broken images are found one by one when they are read, so that they do not stop the others.
         dataset = load_dataset(path, check=False, validation_fraction=0)
         wanted = SPLITS if split is None else (split,)
@@ -112,10 +125,10 @@ def find_inputs(
         cases = [{"image": str(path), "case": case_id(path)}]
     else:
         with Steps(None, f"looking for images in {path}"):
-            cases = _folder(path, series, Path(output) if output else None)
+            cases = _folder(path, series, Path(output) if output else None, channels)
     twice = [n for n, count in Counter(case["case"].casefold() for case in cases).items() if count > 1]
     if twice:
-        first, second = [case["image"] for case in cases if case["case"].casefold() == twice[0]][:2]
+        first, second = [first_image(case) for case in cases if case["case"].casefold() == twice[0]][:2]
         raise InputError(f"{first} and {second} are both called '{case_id(Path(first))}'; rename one of them")
     asked: Reading = {}
     if series:
@@ -167,7 +180,7 @@ def case_id(path: Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def _folder(path: Path, series: str | int | None, output: Path | None) -> list[CaseItem]:
+def _folder(path: Path, series: str | int | None, output: Path | None, channels: int) -> list[CaseItem]:
     skip = os.path.realpath(output) if output is not None else None
     try:
         entries = [e for e in sorted(path.iterdir()) if e.name[0] != "." and os.path.realpath(e) != skip]
@@ -175,7 +188,7 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[C
         raise InputError(f"{path} cannot be listed ({error.strerror}); {_WHAT}") from error
     folders = [e for e in entries if e.is_dir()]
     files = [e for e in entries if e.is_file() or leads_nowhere(e)]
-    cases = [_lost(e) or _case(e) for e in files if names_image(e)]
+    cases = _cases([e for e in files if names_image(e)], channels)
     others = [e for e in files if not image_suffix(e) and e.name.upper() not in _SKIPPED]
     strange = [e for e in entries if image_suffix(e) and e not in files]
     cases += [_case(e, why) for e in strange if (why := _unreadable(e))]
@@ -228,9 +241,8 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[C
             logger.info("%s: passed over, no DICOM slices", folder)
         elif slices[folder] or (not images and not images_here and inside[folder]):
             cases.append(_case(folder))
-        elif len(images) == 1:
-            case = _lost(images[0]) or _case(images[0])
-            cases.append({**case, "case": readable(folder.name)})
+        elif images and len(found := _cases(images, channels)) == 1:
+            cases.append({**found[0], "case": readable(folder.name)})
         elif images:
             shown = ", ".join(str(image.relative_to(folder)) for image in images[:3])
             cases.append(
@@ -245,6 +257,23 @@ def _folder(path: Path, series: str | int | None, output: Path | None) -> list[C
     if not cases:
         raise InputError(f"{path} is empty; {_WHAT}")
     return cases
+
+
+def _cases(images: Sequence[Path], channels: int) -> list[CaseItem]:
+    """The cases of image files side by side."""
+    found: list[CaseItem] = []
+    for name, files, problem in by_case(images, channels):
+        lost = next((case for file in files if (case := _lost(file)) is not None), None)
+        if not name:
+            found.append(lost or _case(files[0]))
+            continue
+        together: CaseItem = {"image": [str(file) for file in files], "case": readable(name)}
+        if lost is not None and "problem" in lost:
+            problem = lost["problem"]
+        if problem:
+            together["problem"] = problem
+        found.append(together)
+    return found
 
 
 def _unreadable(path: Path) -> str:
@@ -298,7 +327,7 @@ def _require_slices(path: Path, images: Sequence[CaseItem], others: Sequence[Pat
         InputError: there are more of them than DICOM files, so that it may be a cohort with a stray one.
     """
     files = sum(file.modality not in ("SEG", "RTSTRUCT") for file in _dicom_files(others))
-    first = Path(images[0]["image"]).name
+    first = Path(first_image(images[0])).name
     if len(images) > files:
         raise InputError(
             f"{path} holds {len(images)} image files (such as {first}) and {files} DICOM slices side by side; give one "

@@ -42,11 +42,17 @@ def check_ids(items: list[Item], problems: list[str]) -> None:
             problems.append(
                 f'case {case.id!r} ({case.image}): the id is no safe file name; rename it or add "case": "name".'
             )
-        image = os.path.normpath(pair_header(case.image) or case.image)
-        first = by_image.setdefault(image, item)
-        if first is not item:
+        owners = [
+            (path, by_image.setdefault(os.path.normpath(pair_header(path) or path), item))
+            for path in case.images
+        ]
+        twice = [(path, first) for path, first in owners if first is not item]
+        if not twice and len({os.path.normpath(path) for path in case.images}) < len(case.images):
+            twice = [(case.image, item)]
+        if twice:
+            path, first = twice[0]
             problems.append(
-                f"case {case.id!r}: {case.image} is listed twice (in {first.split} and {item.split}); keep one."
+                f"case {case.id!r}: {path} is listed twice (in {first.split} and {item.split}); keep one."
             )
             continue
         by_id.setdefault(case.id.casefold(), []).append(case)
@@ -103,7 +109,7 @@ def _check_case(case: Case, channels: int | None, labels: dict[int, str]) -> tup
         if path is not None:
             try:
                 if what == "image":
-                    header = read_header(path, channels=channels, **case.reading)
+                    header = read_header(case.images, channels=channels, **case.reading)
                 elif is_dicom_label(path):
                     check_dicom_label(path, labels, case.image)
                 else:
@@ -116,10 +122,11 @@ def _check_case(case: Case, channels: int | None, labels: dict[int, str]) -> tup
                 problems.append(f"{what} {path}: {type(error).__name__}: {error}")
         headers.append(header)
     image, label = headers
-    if image is not None and channels is not None and channels > 1 and image.channels != channels:
+    if image is not None and channels is not None and image.channels != channels:
+        files = f" in {len(case.images)} files" if len(case.images) > 1 else ""
         problems.append(
-            f"image {case.image}: {image.channels} channel(s), but dataset.json names {channels}; store all channels of"
-            " a case in one file, or correct dataset.json."
+            f"image {case.image}: {image.channels} channel(s){files}, but dataset.json names {channels}; add the files"
+            " of the missing channels, or correct dataset.json."
         )
     if label is not None and label.channels != 1 and image_suffix(str(case.label)) not in PICTURE_SUFFIXES:
         problems.append(

@@ -15,7 +15,7 @@ import blosc2
 import numpy as np
 import torch
 
-from pipelines.data.case_state import CaseState, content_digest
+from pipelines.data.case_state import CaseState, content_digest, image_digest
 from pipelines.data.cases import reading
 from pipelines.data.stored_case import StoreError
 from pipelines.utils.logs import warnings_of
@@ -80,9 +80,10 @@ def _build_case(job: Job, source: CaseState) -> None:
 
 
 def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
-    sha256 = {"image": content_digest(source.image)}
+    image = list(source.images) if len(source.images) > 1 else source.images[0]
+    sha256 = {"image": image_digest(source.images)}
     with warnings_of("transforms", "pipelines") as notices:
-        prepared = job.preprocess.image(source.image, **reading(source.options))
+        prepared = job.preprocess.image(image, **reading(source.options))
     codes = np.ascontiguousarray(prepared.codes)
     if codes.dtype != np.int16 or codes.ndim not in (3, 4):
         raise StoreError(
@@ -96,7 +97,7 @@ def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
         sha256["label"] = content_digest(source.label)
         named: tuple[Any, ...] = (job.labels,)
         if "names" in source.options:
-            named = (job.names, source.image)
+            named = (job.names, image)
         label = np.ascontiguousarray(job.preprocess.label(source.label, prepared.geometry, *named))
         if label.shape != spatial or label.dtype not in (np.uint8, np.uint16):
             raise StoreError(
@@ -111,7 +112,7 @@ def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
     meta = {
         "format": FORMAT,
         "case": source.case,
-        "image": source.image,
+        "image": image,
         "label": source.label,
         "sha256": sha256,
         "options": source.options,

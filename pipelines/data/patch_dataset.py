@@ -213,7 +213,9 @@ class PatchDataset(Dataset):
             target.append(slice(a - f, b - f))
         codes = case.read(inside)
         if codes.shape[1:] != outer:
-            full = np.full((case.shape[0], *outer), self.preprocess.padding_code(case.intensity), np.int16)
+            outside = np.reshape(self.preprocess.padding_code(case.intensity), (-1, *(1,) * len(outer)))
+            full = np.empty((case.shape[0], *outer), np.int16)
+            full[:] = outside
             full[(slice(None), *target)] = codes
             codes = full
         # int16 is half of float32 for collating, pinning and copying.

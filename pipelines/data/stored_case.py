@@ -30,7 +30,7 @@ class Meta(TypedDict):
     Attributes:
         format: of the entry.
         case: case id.
-        image, label: paths of the files that it was made from.
+        image, label: paths of the files that it was made from; a list of an image in several files.
         sha256: "image", and "label" of a case with one, to the digest of the file's content.
         options: how the files were read.
         shape: (C, *grid) of the image.
@@ -42,7 +42,7 @@ class Meta(TypedDict):
 
     format: int
     case: str
-    image: str
+    image: str | list[str]
     label: str | None
     sha256: dict[str, str]
     options: NotRequired[Options]

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pipelines.config.errors import problem
-from pipelines.data.cases import CaseItem, UnreadableCase, reading
+from pipelines.data.cases import CaseItem, UnreadableCase, first_image, reading
 from pipelines.data.patch_store import PatchStore
 from pipelines.utils.ranks import rank
 from transforms.io.header import Header
@@ -65,7 +65,7 @@ class VolumeDataset(Dataset):
             if not self.problems_as_items:
                 raise
             item = self.data[index]
-            return {"case": item["case"], "problem": problem(error, item["image"])}
+            return {"case": item["case"], "problem": problem(error, first_image(item))}
 
     def _item(self, index: int) -> PreparedCase:
         item = self.data[index]
@@ -81,7 +81,7 @@ class VolumeDataset(Dataset):
             )
         else:
             assert original is not None
-            prepared = self.preprocess.volume(original.image, item["image"])
+            prepared = self.preprocess.volume(original.image, first_image(item))
             codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
         if not self.keep_originals:
             original = None  # its voxels need not be in memory beside the normalised ones
@@ -90,13 +90,13 @@ class VolumeDataset(Dataset):
             "geometry": geometry,
             "padding": self.preprocess.padding_value(intensity),
             "case": item["case"],
-            "path": item["image"],
+            "path": first_image(item),
         }
         if original is not None:
             result["original"] = original
         if item.get("label"):
             grid = Header(tuple(geometry["shape"]), 1, np.asarray(geometry["affine"]))
-            result["label"] = read_label(item["label"], grid, self.labels, image=item["image"])
+            result["label"] = read_label(item["label"], grid, self.labels, image=first_image(item))
         return result
 
 

@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.config.errors import problem
-from pipelines.data.cases import reading
+from pipelines.data.cases import first_image, reading
 from pipelines.data.inputs import InputError
 from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
@@ -152,7 +152,7 @@ def _read(pair: Pair, names: Mapping[int, str]) -> list[MetaTensor]:
     dicom = [is_dicom_label(path) for path in paths]
     found: dict[int, MetaTensor] = {i: read_label(p) for i, p in enumerate(paths) if not dicom[i]}
     if any(dicom):
-        image = None if pair.image is None else pair.image["image"]
+        image = None if pair.image is None else first_image(pair.image)
         if pair.image is not None:
             grid = read_header(pair.image["image"], **reading(pair.image))
         elif found:

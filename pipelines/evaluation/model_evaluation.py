@@ -20,7 +20,6 @@ from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.summary import CaseMetrics, Summary, table
 from pipelines.utils.ranks import rank
 from transforms.errors import FAILED, UserError
-from transforms.intensity import CTWindow
 from transforms.io.writers import write_label
 from transforms.preprocess import PreparedCase
 from transforms.utils.files import require_folder
@@ -89,8 +88,10 @@ class Evaluation:
         self.data = data
         self.split = split
         self.output_dir = Path(output_dir)
-        ct = isinstance(evaluator.preprocess.intensity, CTWindow)
-        self.pictures = CasePictures(self.output_dir / PICTURES, model.labels, pictures, ct)
+        preprocess = evaluator.preprocess
+        self.pictures = CasePictures(
+            self.output_dir / PICTURES, model.labels, pictures, preprocess.shows_ct, preprocess.channels
+        )
         self.mlflow = EvaluationRun(
             model,
             data,

@@ -37,16 +37,23 @@ class CasePictures:
         folder: where they go.
         names: class id to name.
         limit: how many are kept; 0 draws none.
-        ct: the images are in HU.
+        ct: the images, or their first channels, are in HU.
+        channels: of the images, where that is known: a file of four axes is only read where it is.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, names: Mapping[int, str], limit: int, ct: bool = True
+        self,
+        folder: str | os.PathLike,
+        names: Mapping[int, str],
+        limit: int,
+        ct: bool = True,
+        channels: int | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.names = dict(names)
         self.limit = limit
         self.ct = ct
+        self.channels = channels
         self._kept: list[tuple[tuple[float, tuple[int, ...]], str]] = []
 
     def add(
@@ -71,7 +78,7 @@ class CasePictures:
             path.unlink(missing_ok=True)
             return
         try:
-            values = read_image(image["image"], **reading(image))
+            values = read_image(image["image"], channels=self.channels, **reading(image))
             picture = draw_overlay(
                 values,
                 _in_order_of(values, prediction),

@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.config.errors import problem, user_error
-from pipelines.data.cases import CaseItem
+from pipelines.data.cases import CaseItem, first_image
 from pipelines.data.inputs import is_dicom
 from pipelines.inference.case_reports import CaseReport, Failure
 from transforms.dicom.rehearsal import require_writable
@@ -34,7 +34,7 @@ class OutputPlan:
         formats: keys of `FORMATS`.
         labels: class id to name, background included.
         probabilities, preview: whether they are written too.
-        ct: the images are in HU.
+        ct: the images, or their first channels, are in HU.
     """
 
     folder: Path
@@ -46,7 +46,7 @@ class OutputPlan:
 
     def names(self, case: CaseItem) -> list[str]:
         """File names of a case's results; its report `<case>.json` comes on top."""
-        flat = image_suffix(case["image"]) in PICTURE_SUFFIXES
+        flat = image_suffix(first_image(case)) in PICTURE_SUFFIXES
         names = [
             case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
         ]
@@ -59,9 +59,9 @@ class OutputPlan:
     def refusal(self, case: CaseItem) -> str:
         """Why a case cannot be written as asked for, "" where it can."""
         wanted = [name for name in self.formats if name != "nii.gz"]
-        if wanted and not is_dicom(case["image"]):
+        if wanted and not is_dicom(first_image(case)):
             return (
-                f"{case['image']} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
+                f"{first_image(case)} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
                 f"leave out the format '{wanted[0]}', or give the DICOM folder"
             )
         return ""
@@ -120,7 +120,7 @@ def write_files(
 
     def label_map() -> None:
         target = folder / outputs.names(case)[outputs.formats.index("nii.gz")]
-        write_label(target, labels, like=case["image"])
+        write_label(target, labels, like=first_image(case))
 
     def dicom(name: str, write: Callable[..., Any]) -> None:
         if name in left_out:
@@ -132,7 +132,7 @@ def write_files(
 
         assert probabilities is not None
         target = folder / f"{case['case']}_probabilities.nii.gz"
-        forms = forms_like(case["image"])
+        forms = forms_like(first_image(case))
         write_probabilities(target, probabilities, labels.affine.cpu().numpy(), forms)
 
     def picture() -> None:
@@ -160,7 +160,9 @@ def write_files(
 
 def failed(case: CaseItem, failures: Sequence[Exception]) -> Failure:
     """What a report says of files that could not be made."""
-    found: Failure = {"error": " ".join(dict.fromkeys(problem(error, case["image"]) for error in failures))}
+    found: Failure = {
+        "error": " ".join(dict.fromkeys(problem(error, first_image(case)) for error in failures))
+    }
     strange = [error for error in failures if user_error(error) is None]
     if strange:
         found["traceback"] = "\n".join("".join(traceback.format_exception(error)) for error in strange)

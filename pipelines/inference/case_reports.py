@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
@@ -26,9 +26,17 @@ FORMAT_VERSION = 1
 
 
 class Fingerprint(TypedDict):
-    """What shows that a file or folder is still the same, see `fingerprint`."""
+    """What shows that a file or folder is still the same, see `fingerprint`.
+
+    Attributes:
+        path: of several files the first.
+        channels: of an image in several files, all of them.
+        files: how many there are, those in a folder or beside a header included.
+        digest: over their names, sizes and times.
+    """
 
     path: str
+    channels: NotRequired[list[str]]
     files: int
     digest: str
 
@@ -37,6 +45,7 @@ class ReportedInput(Reading):
     """The image of a case; of one that could not be read the path alone."""
 
     path: str
+    channels: NotRequired[list[str]]
     files: NotRequired[int]
     digest: NotRequired[str]
 
@@ -135,12 +144,26 @@ def write_json_file(path: Path, content: Mapping[str, object]) -> None:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def fingerprint(path: str | os.PathLike, without: Path | None = None) -> Fingerprint:
+def fingerprint(
+    path: str | os.PathLike | Sequence[str | os.PathLike], without: Path | None = None
+) -> Fingerprint:
     """What shows that an input is still the same: path, number of files, digest over names, sizes and times.
 
     Args:
+        path: file or folder, or all those that hold the channels of an image.
         without: a folder in it that does not belong to it (where results go).
     """
+    if not isinstance(path, (str, os.PathLike)):
+        parts = [fingerprint(each, without) for each in path]
+        if len(parts) == 1:
+            return parts[0]
+        digest = hashlib.sha256(json.dumps([part["digest"] for part in parts]).encode()).hexdigest()
+        return {
+            "path": parts[0]["path"],
+            "channels": [part["path"] for part in parts],
+            "files": sum(part["files"] for part in parts),
+            "digest": digest,
+        }
     path = Path(os.path.abspath(path))
     rows: list[tuple[str, int, int]] = []
     if path.is_dir():

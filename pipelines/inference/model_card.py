@@ -17,9 +17,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from pipelines.inference.card_values import CardError, mapping, matching, number, shown, text, whole
 from pipelines.utils.json_files import JsonError, read_json
-from transforms.errors import UserError
-from transforms.intensity import CTWindowParameters, ZScore, ZScoreParameters
+from transforms.intensity import (
+    ChannelParameters,
+    IntensityParameters,
+    NoNormalization,
+    RescaleTo01,
+    RGBTo01,
+    ZScore,
+)
 from transforms.preprocess import PreprocessParameters
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ CLASSES = 65_536
 PATCH_VOXELS = 64, 1 << 27
 LOGITS = 1 << 32
 """Classes times voxels of a patch."""
+CHANNELS = 1024
 SPACING = 1e-3, 1e3
 """Millimetres."""
 _AXIS = 1 << 14
@@ -45,7 +53,6 @@ _WIDTH, _DETAIL = 65_536, 1024
 _ITEMS, _LETTERS = 64, 256
 # What a training began with: a path of another machine, of no use once there are weights.
 _BEGINNINGS = ("encoder_weights",)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Card(TypedDict):
@@ -77,10 +84,6 @@ class ModelCard(Card):
     members: NotRequired[list[str]]
 
 
-class CardError(UserError, ValueError):
-    """A description is none, or beyond the bounds; the message is the end of a sentence that names the file."""
-
-
 def read_card(path: str | os.PathLike[str]) -> ModelCard:
     """Read and check a description; returns it without whatever nobody here knows.
 
@@ -105,7 +108,7 @@ def read_content(path: str | os.PathLike[str]) -> dict[str, object]:
         content = read_json(path, largest=LARGEST_FILE)
     except JsonError as error:
         raise CardError(f"it is {error}") from None
-    return dict(_mapping(content, "it"))
+    return dict(mapping(content, "it"))
 
 
 def checked(content: Mapping[str, object]) -> ModelCard:
@@ -120,14 +123,14 @@ def checked(content: Mapping[str, object]) -> ModelCard:
     if missing:
         raise CardError(f"'{missing[0]}' is missing")
     if content.get("format", FORMAT) != FORMAT:
-        raise CardError(f"its format {_shown(content['format'])} is not the {FORMAT} of this code")
+        raise CardError(f"its format {shown(content['format'])} is not the {FORMAT} of this code")
     found: ModelCard = {
         "format": FORMAT,
-        "network": _plain(_mapping(content["network"], "network"), "network"),
+        "network": _plain(mapping(content["network"], "network"), "network"),
         "labels": _labels(content["labels"]),
         "preprocessing": _preprocessing(content["preprocessing"]),
         "patch_size": _patch_size(content["patch_size"]),
-        "sha256": _matching(content["sha256"], "sha256", "[0-9a-f]{64}"),
+        "sha256": matching(content["sha256"], "sha256", "[0-9a-f]{64}"),
     }
     voxels = math.prod(found["patch_size"])
     if voxels * len(found["labels"]) > LOGITS:
@@ -136,11 +139,11 @@ def checked(content: Mapping[str, object]) -> ModelCard:
     if isinstance(spacing, list) and len(spacing) < len(found["patch_size"]):
         raise CardError(f"spacing {spacing} has fewer axes than patch_size {found['patch_size']}")
     if content.get("run_id") is not None:
-        found["run_id"] = _matching(content["run_id"], "run_id", "[A-Za-z0-9_-]{1,100}")
+        found["run_id"] = matching(content["run_id"], "run_id", "[A-Za-z0-9_-]{1,100}")
     if content.get("experiment") is not None:
-        found["experiment"] = _text(content["experiment"], "experiment", 500)
+        found["experiment"] = text(content["experiment"], "experiment", 500)
     if content.get("epoch") is not None:
-        found["epoch"] = _whole(content["epoch"], "epoch", 0, 10**9)
+        found["epoch"] = whole(content["epoch"], "epoch", 0, 10**9)
     if content.get("validation") is not None:
         found["validation"] = _validation(content["validation"])
     _require_own_sizes(found)
@@ -209,9 +212,9 @@ def _named_by_the_user() -> set[str]:
 
 def _plain(definition: Mapping[str, object], where: str) -> dict[str, Any]:
     """A network's definition: one `_target_` and arguments that are plain values."""
-    target = _text(definition.get("_target_"), f"{where}#_target_", _LETTERS)
+    target = text(definition.get("_target_"), f"{where}#_target_", _LETTERS)
     if definition.get("_disabled_", False) is not False:
-        raise CardError(f"{where}#_disabled_ is {_shown(definition['_disabled_'])}")
+        raise CardError(f"{where}#_disabled_ is {shown(definition['_disabled_'])}")
     plain = {
         key: _argument(value, f"{where}#{key}", _STEPS.get(key, _WIDTH))
         for key, value in definition.items()
@@ -225,13 +228,13 @@ def _argument(value: Any, where: str, most: float, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (int, float)):
-        return _number(value, where, -most, most)
+        return number(value, where, -most, most)
     if isinstance(value, str):
         if value.startswith(("$", "@", "%")):
             raise CardError(
-                f"{where} is an expression, {_shown(value)}; a model's description is plain values"
+                f"{where} is an expression, {shown(value)}; a model's description is plain values"
             )
-        return _text(value, where, 4096 if where.rpartition("#")[2] in _BEGINNINGS else _LETTERS)
+        return text(value, where, 4096 if where.rpartition("#")[2] in _BEGINNINGS else _LETTERS)
     if depth == 3 or not isinstance(value, (list, Mapping)):
         raise CardError(f"{where} is no plain value")
     if len(value) > _ITEMS:
@@ -249,7 +252,7 @@ def _keys(found: Mapping[str, object], where: str) -> None:
     """Raise CardError for a key that MONAI or Python gives a meaning of its own, such as `_target_`."""
     for key in found:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", key):
-            raise CardError(f"{where} holds {_shown(key)}, so it is no plain value")
+            raise CardError(f"{where} holds {shown(key)}, so it is no plain value")
 
 
 def _require_own_sizes(card: ModelCard) -> None:
@@ -267,13 +270,13 @@ def _require_own_sizes(card: ModelCard) -> None:
 
 
 def _labels(content: Any) -> dict[str, str]:
-    labels = _mapping(content, "labels")
+    labels = mapping(content, "labels")
     if not 1 <= len(labels) <= CLASSES:
         raise CardError(f"labels has {len(labels)} classes; 1 to {CLASSES} can be")
     ids = {str(value) for value in range(len(labels))}
     if set(labels) != ids:
         raise CardError(f"labels has to name the classes 0 to {len(labels) - 1}, each once")
-    names = {key: _text(labels[key], f"labels#{key}", _LETTERS) for key in sorted(labels, key=int)}
+    names = {key: text(labels[key], f"labels#{key}", _LETTERS) for key in sorted(labels, key=int)}
     if len(set(names.values())) < len(names):
         raise CardError("labels gives one name to two classes")
     return names
@@ -281,8 +284,8 @@ def _labels(content: Any) -> dict[str, str]:
 
 def _patch_size(content: Any) -> list[int]:
     if not isinstance(content, list) or len(content) not in (2, 3):
-        raise CardError(f"patch_size is {_shown(content)}, not two or three numbers of voxels")
-    size = [_whole(value, "patch_size", 1, _AXIS) for value in content]
+        raise CardError(f"patch_size is {shown(content)}, not two or three numbers of voxels")
+    size = [whole(value, "patch_size", 1, _AXIS) for value in content]
     if not PATCH_VOXELS[0] <= math.prod(size) <= PATCH_VOXELS[1]:
         raise CardError(
             f"patch_size {size} is {math.prod(size)} voxels; {PATCH_VOXELS[0]} to {PATCH_VOXELS[1]} can be"
@@ -292,40 +295,59 @@ def _patch_size(content: Any) -> list[int]:
 
 def _preprocessing(content: Any) -> PreprocessParameters:
     """The parameters of `pipelines.Preprocess`, whose version it checks itself."""
-    found = _mapping(content, "preprocessing")
+    found = mapping(content, "preprocessing")
     known = ("version", "orientation", "spacing", "intensity", "crop_above", "crop_margin", "channels")
     for key in (*known, *found):
         if key not in found or key not in known:
-            raise CardError(f"preprocessing {'lacks' if key in known else 'has an unknown'} {_shown(key)}")
+            raise CardError(f"preprocessing {'lacks' if key in known else 'has an unknown'} {shown(key)}")
     if found["orientation"] != "RAS":
-        raise CardError(f"preprocessing#orientation is {_shown(found['orientation'])}, not 'RAS'")
+        raise CardError(f"preprocessing#orientation is {shown(found['orientation'])}, not 'RAS'")
     spacing = found["spacing"]
     if isinstance(spacing, list):
         if len(spacing) not in (2, 3):
-            raise CardError(f"preprocessing#spacing is {_shown(spacing)}, not two or three millimetres")
-        spacing = [None if mm is None else _number(mm, "preprocessing#spacing", *SPACING) for mm in spacing]
+            raise CardError(f"preprocessing#spacing is {shown(spacing)}, not two or three millimetres")
+        spacing = [None if mm is None else number(mm, "preprocessing#spacing", *SPACING) for mm in spacing]
     elif spacing is not None:
-        spacing = _number(spacing, "preprocessing#spacing", *SPACING)
+        spacing = number(spacing, "preprocessing#spacing", *SPACING)
     above = found["crop_above"]
+    channels = whole(found["channels"], "preprocessing#channels", 1, CHANNELS)
     return {
         "version": found["version"],
         "orientation": "RAS",
         "spacing": spacing,
-        "intensity": _intensity(found["intensity"]),
-        "crop_above": None if above is None else _number(above, "preprocessing#crop_above", -1e9, 1e9),
-        "crop_margin": _number(found["crop_margin"], "preprocessing#crop_margin", 0, 1e4),
-        "channels": _whole(found["channels"], "preprocessing#channels", 1, 1024),
+        "intensity": _intensity(found["intensity"], channels),
+        "crop_above": None if above is None else number(above, "preprocessing#crop_above", -1e9, 1e9),
+        "crop_margin": number(found["crop_margin"], "preprocessing#crop_margin", 0, 1e4),
+        "channels": channels,
     }
 
 
-def _intensity(content: Any) -> CTWindowParameters | ZScoreParameters:
+def _intensity(content: Any, channels: int) -> IntensityParameters:
     where = "preprocessing#intensity"
-    found = _mapping(content, where)
-    if found == ZScore().parameters():
-        return ZScore().parameters()
+    found = mapping(content, where)
+    if found.get("kind") != "per_channel":
+        one = _of_channel(found, where)
+        if one["kind"] == "ct_window" or one["kind"] == "z_score":
+            return one
+        raise CardError(f"{where} is {shown(found)}, neither a window of HU nor z-scores")
+    each = found.get("channels")
+    if set(found) != {"kind", "channels"} or not isinstance(each, list) or len(each) != channels:
+        raise CardError(
+            f"{where} is {shown(found)}, which does not say what is done to each of {channels} channels"
+        )
+    return {
+        "kind": "per_channel",
+        "channels": [_of_channel(mapping(one, f"{where}#channels"), f"{where}#channels") for one in each],
+    }
+
+
+def _of_channel(found: Mapping[str, Any], where: str) -> ChannelParameters:
+    for scheme in (ZScore(), RescaleTo01(), RGBTo01(), NoNormalization()):
+        if found == scheme.parameters():
+            return scheme.parameters()
     if set(found) != {"kind", "lower", "upper"} or found["kind"] != "ct_window":
-        raise CardError(f"{where} is {_shown(found)}, neither a window of HU nor z-scores")
-    lower, upper = (_number(found[key], f"{where}#{key}", -32768, 32767) for key in ("lower", "upper"))
+        raise CardError(f"{where} is {shown(found)}, neither a window of HU nor another normalization")
+    lower, upper = (number(found[key], f"{where}#{key}", -32768, 32767) for key in ("lower", "upper"))
     if not lower < upper:
         raise CardError(f"{where} is the window [{lower}, {upper}], which does not rise")
     return {"kind": "ct_window", "lower": lower, "upper": upper}
@@ -336,61 +358,17 @@ def _validation(content: Any) -> list[CaseMetrics]:
         raise CardError("validation is no list of cases")
     cases: list[CaseMetrics] = []
     for item in content:
-        case = _mapping(item, "validation")
-        dice = _mapping(case.get("dice"), "validation#dice")
+        case = mapping(item, "validation")
+        dice = mapping(case.get("dice"), "validation#dice")
         cases.append(
             {
-                "case": _text(case.get("case"), "validation#case", 500),
+                "case": text(case.get("case"), "validation#case", 500),
                 "dice": {
-                    _text(name, "validation#dice", _LETTERS): None
+                    text(name, "validation#dice", _LETTERS): None
                     if value is None
-                    else _number(value, "validation#dice", 0, 1)
+                    else number(value, "validation#dice", 0, 1)
                     for name, value in dice.items()
                 },
             }
         )
     return cases
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise CardError(f"{where} is {_shown(value)}, no JSON object")
-    return value
-
-
-def _number(value: Any, where: str, low: float, high: float) -> Any:
-    # NaN lies between no two numbers.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise CardError(f"{where} is {_shown(value)}; it must be a number from {low:g} to {high:g}")
-    return value
-
-
-def _whole(value: Any, where: str, low: int, high: int) -> int:
-    number = _number(value, where, low, high)
-    if number != int(number):
-        raise CardError(f"{where} is {_shown(value)}; it must be a whole number")
-    return int(number)
-
-
-def _text(value: Any, where: str, longest: int) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= longest:
-        raise CardError(f"{where} is {_shown(value)}; it must be a text of 1 to {longest} letters")
-    if _CONTROL.search(value):
-        raise CardError(f"{where} is {_shown(value)}, which holds control characters")
-    return value
-
-
-def _matching(value: Any, where: str, pattern: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise CardError(f"{where} is {_shown(value)}, which it cannot be")
-    return value
-
-
-def _shown(value: Any, limit: int = 60) -> str:
-    """A value in a message: short, whatever it is, and without characters that a terminal obeys."""
-    if isinstance(value, (list, Mapping)) and len(value) > 16:
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)} items"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**20:
-        return f"a number of {int(value.bit_length() * 0.30103)} digits"
-    text = ascii(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."

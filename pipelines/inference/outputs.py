@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from monai.data import MetaTensor
 
-from pipelines.data.cases import CaseItem
+from pipelines.data.cases import CaseItem, first_image, image_paths
 from pipelines.data.inputs import InputError, named
 from pipelines.inference.case_files import FORMATS, OutputPlan, failed, write_files
 from pipelines.inference.case_reports import (
@@ -95,10 +95,11 @@ class Outputs(OutputPlan):
                         f"the case '{case['case']}' would write {name}, and so would "
                         f"{other if other.startswith('the ') else f'the case {other!r}'}; rename it"
                     )
-            image = os.path.realpath(case["image"])
-            if any(os.path.realpath(self.folder / name) == image for name in self.names(case)):
+            images = {os.path.realpath(path): path for path in image_paths(case)}
+            results = {os.path.realpath(self.folder / name) for name in self.names(case)}
+            for replaced in sorted(results & images.keys()):
                 raise InputError(
-                    f"the result would replace the image {case['image']}; choose another --output"
+                    f"the result would replace the image {images[replaced]}; choose another --output"
                 )
         wanted = [name for name in self.formats if name != "nii.gz"]
         if wanted and cases and all(self.refusal(case) for case in cases):
@@ -125,7 +126,7 @@ class Outputs(OutputPlan):
             known = reports.get(case["case"])
             if known is None or not known.get("outputs"):
                 continue
-            source, now = known.get("input", {}).get("path"), os.path.abspath(case["image"])
+            source, now = known.get("input", {}).get("path"), os.path.abspath(first_image(case))
             if source != now:
                 raise InputError(
                     f"{self.folder} holds the result of {source} as case '{case['case']}', and {now} would replace it; "

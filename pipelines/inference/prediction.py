@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipelines.config.errors import user_error
 from pipelines.config.executed import ExecutedConfig
-from pipelines.data.cases import CaseItem, reading
+from pipelines.data.cases import CaseItem, first_image, image_paths, reading
 from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.distributed.collectives import ranks
 from pipelines.inference.case_files import unwritable
@@ -46,7 +46,6 @@ from pipelines.utils.provenance import versions
 from pipelines.utils.signals import terminating
 from transforms.dicom.series import Series
 from transforms.errors import FAILED, ImageError, UserError
-from transforms.intensity import CTWindow
 from transforms.preprocess import PreparedCase
 from transforms.utils.threads import ahead
 
@@ -127,9 +126,8 @@ class Prediction:
         config: ExecutedConfig | None = None,
         read_ahead: bool | None = None,
     ) -> None:
-        ct = isinstance(evaluator.preprocess.intensity, CTWindow)
         self.evaluator = evaluator
-        self.outputs = Outputs(output, labels, formats, probabilities, preview, ct)
+        self.outputs = Outputs(output, labels, formats, probabilities, preview, evaluator.preprocess.shows_ct)
         self.overwrite = overwrite
         self.postprocess = postprocess or Postprocess()
         self.postprocess.require_names(self.outputs.labels)
@@ -217,7 +215,7 @@ class Prediction:
     def _wanted(self, case: CaseItem) -> Request:
         folder = self.outputs.folder
         return {
-            "input": {**fingerprint(case["image"], folder), **reading(case)},
+            "input": {**fingerprint(image_paths(case), folder), **reading(case)},
             "reference": fingerprint(case["label"], folder) if case.get("label") else None,
             "models": self.models,
             "labels": self.outputs.named_labels(),
@@ -274,7 +272,7 @@ class Prediction:
         if same:
             return Predicted(report, self._first_file(report))
         problem = (
-            f"{case['image']}: another prediction with other settings writes to {self.outputs.folder} at the same time;"
+            f"{first_image(case)}: another prediction with other settings writes to {self.outputs.folder} at the same time;"
             " choose another --output"
         )
         return Predicted({**report, "status": "failed", "error": problem}, "")
@@ -288,7 +286,7 @@ class Prediction:
             "status": "failed",
             "run": self.run_id,
             "notices": [],
-            "input": {"path": os.path.abspath(case["image"])},
+            "input": {"path": os.path.abspath(first_image(case))},
             "versions": versions("segbundles", "torch", "monai", "numpy"),
             "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision},
         }
@@ -313,7 +311,7 @@ class Prediction:
         except Exception as error:  # whatever is wrong with one case must not cost the others
             known = user_error(error)
             report["status"] = "failed"
-            report["error"] = str(known) if known else f"{case['image']}: {type(error).__name__}: {error}"
+            report["error"] = str(known) if known else f"{first_image(case)}: {type(error).__name__}: {error}"
             if known is None:
                 report["traceback"] = traceback.format_exc()
             return Predicted(self._failed(report), "")

@@ -133,7 +133,7 @@ class SlidingWindow(Inferer):
         axis: int | None = None,
         normalise: bool = True,
         *args: Any,
-        cval: float | None = None,
+        cval: float | Sequence[float] | None = None,
         **kwargs: Any,
     ) -> Iterator[torch.Tensor]:
         """Blended logits of one volume, finished rows along one axis after another.
@@ -145,7 +145,7 @@ class SlidingWindow(Inferer):
             axis: spatial axis of the sweep; the longest by default.
             normalise: divide by the sum of weights. Without it the logits of each voxel are scaled by a
                 positive number, which does not change the largest.
-            cval: instead of the constructor's, for this volume.
+            cval: instead of the constructor's, for this volume; one value, or one for every channel.
 
         Yields:
             Tensors (classes, *spatial) with some extent along `axis`, float32; together they are the volume.

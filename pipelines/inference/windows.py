@@ -119,7 +119,8 @@ class Batches:
     Args:
         volume: (1, C, *spatial) on any device.
         size: windows per forward pass; None for as many as a CUDA device holds, 1 elsewhere.
-        padding_mode, cval: what the network sees around a volume smaller than the window.
+        padding_mode, cval: what the network sees around a volume smaller than the window; one value, or one for
+            every channel.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Batches:
         *,
         size: int | None,
         padding_mode: str,
-        cval: float,
+        cval: float | Sequence[float],
         mirror_axes: Sequence[int],
         blending: torch.device | None,
         progress: bool,
@@ -146,8 +147,7 @@ class Batches:
             for n in (b, p - s - b)
         ]
         if any(pad):
-            constant = padding_mode == "constant"
-            volume = F.pad(volume, pad, mode=padding_mode, value=cval if constant else None)
+            volume = _padded(volume, pad, padding_mode, cval)
         self._came_from_host = device.type == "cuda" and volume.device.type == "cpu"
         if self._came_from_host and volume.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
             volume = volume.to(device)
@@ -322,6 +322,17 @@ class Batches:
                 f"for each of {len(batch)} windows"
             )
         return logits
+
+
+def _padded(volume: torch.Tensor, pad: list[int], mode: str, value: float | Sequence[float]) -> torch.Tensor:
+    """A volume (1, C, *spatial) with a margin, see `torch.nn.functional.pad`."""
+    if mode != "constant":
+        return F.pad(volume, pad, mode=mode)
+    values = [value] if isinstance(value, (int, float)) else list(value)
+    if len(set(values)) == 1:
+        return F.pad(volume, pad, value=values[0])
+    parts = zip(volume.split(1, dim=1), values, strict=True)
+    return torch.cat([F.pad(part, pad, value=each) for part, each in parts], dim=1)
 
 
 def longest(shape: Sequence[int]) -> int:

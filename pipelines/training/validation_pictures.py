@@ -17,7 +17,6 @@ from PIL import Image
 
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.metrics.summary import CaseMetrics
-from transforms.intensity import CTWindow
 from transforms.preprocess import PreparedCase, Preprocess
 from transforms.spatial.geometry import Geometry
 from transforms.visualization.overlay import draw_overlay, overlay_place
@@ -76,9 +75,7 @@ class Snapshots:
             place = overlay_place(reference)
             if place is not None:
                 self._places[case] = place
-        values, window = torch.as_tensor(item["image"])[0, :1].float(), self.preprocess.intensity
-        if isinstance(window, CTWindow):
-            values = (values + 1) * ((window.upper - window.lower) / 2) + window.lower
+        values = self.preprocess.hounsfield(torch.as_tensor(item["image"])[0])
         return draw_overlay(
             MetaTensor(values, affine=torch.as_tensor(geometry.prepared_affine)),
             prediction,
@@ -86,7 +83,7 @@ class Snapshots:
             self.labels,
             title=case,
             dice=scores["dice"],
-            ct=isinstance(window, CTWindow),
+            ct=self.preprocess.shows_ct,
             place=self._places.get(case),
         )
 

@@ -27,6 +27,7 @@ SMALL = {
 # What a plan would choose, so that a test needs none: planning looks at data and machine, which takes it seconds.
 UNPLANNED = {
     "spacing": "[3.0,3.0,10.0]",
+    "normalization": "$None",
     "window": "[-1000,1000]",
     "crop_above": -500,
     "patch_size": "[112,96,28]",

@@ -74,3 +74,33 @@ def test_axial_slices_of_volumes(lungs_like: Path, tmp_path: Path) -> None:
     wanted = np.asarray(nib.load(lungs_like / "labels" / source.name).dataobj)
     found = np.asarray(labels.dataobj)
     assert 2 * ((found > 0) & (wanted > 0)).sum() / ((found > 0).sum() + (wanted > 0).sum()) > 0.8
+
+
+def test_photographs_in_colour(shared_data: Path, tmp_path: Path) -> None:
+    """Three channels from JPEG to PNG, without a word on how many there are."""
+    source = shared_data / "chase"
+    listed = json.loads((source / "dataset.json").read_text())
+    names = ("training", "training", "training", "validation")
+    items = {name: [] for name in names}
+    for index, name in enumerate(names):
+        entry = listed[name][index if name == "training" else 0]
+        items[name].append(entry | {key: str(source / entry[key]) for key in ("image", "label")})
+    root = tmp_path / "data"
+    root.mkdir()
+    named = {key: listed[key] for key in ("labels", "channel_names")}
+    (root / "dataset.json").write_text(json.dumps({**named, **items}))
+    place = Workplace(tmp_path)
+    without = {"spacing": "$None", "window": "$None", "crop_above": "$None"}
+    words = {"normalization": "['rgb_to_0_1','red','noNorm']", "features": "[4,8,16]"}
+    size = {"patch_size": "[192,192]", "epochs": 2, "patches_per_epoch": 16, "val_interval": 2}
+    place.run(place.training("r2unet", dataset_dir=root, **(SMALL | without | words | size)))
+    card = json.loads((place.root / "models" / "model.json").read_text())
+    assert card["network"]["in_channels"] == 3
+    place.bundle("r2unet", "evaluate.json", dataset_dir=root)
+    (picture,) = (place.root / "evaluation" / "pictures").iterdir()
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)[100:400]
+    assert np.median(pixels[..., 0] - pixels[..., 2]) > 30, "a fundus is red"
+    image = Path(items["validation"][0]["image"])
+    place.bundle("r2unet", "inference.json", input=image, output=tmp_path / "out", preview="$True")
+    found = Image.open(tmp_path / "out" / f"{image.stem}.png")
+    assert found.size == Image.open(image).size

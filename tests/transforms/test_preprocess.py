@@ -46,8 +46,8 @@ def test_an_untouched_ct_keeps_its_hounsfield_units(ct):
     assert on_grid.dtype == np.uint8
     assert (prepared.codes[0][on_grid == 2] == 150).all()
     assert (on_grid == 2).sum() == (classes == 2).sum()
-    assert preprocess.padding_code(prepared.intensity) == -1000
-    assert preprocess.padding_value(prepared.intensity) == -1.0
+    assert preprocess.padding_code(prepared.intensity) == [-1000]
+    assert preprocess.padding_value(prepared.intensity) == [-1.0]
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,9 @@ def test_an_untouched_ct_keeps_its_hounsfield_units(ct):
         Preprocess(),
         Preprocess(spacing=(2.0, None, 1.0), window=(-160, 240), crop_above=-500, crop_margin=3, channels=1),
         Preprocess(spacing=1.5, window=None, channels=3),
+        Preprocess(window=(-160, 240), channels=4, normalization=["CT", "T1", "noNorm", "rescale_to_0_1"]),
     ],
-    ids=["defaults", "ct", "z-score"],
+    ids=["defaults", "ct", "z-score", "each its own"],
 )
 def test_parameters_make_the_same_definition_through_json(preprocess):
     parameters = json.loads(json.dumps(preprocess.parameters()))
@@ -74,7 +75,7 @@ def test_parameters_make_the_same_definition_through_json(preprocess):
 
 
 def test_parameters_of_another_version_are_refused():
-    with pytest.raises(ValueError, match="version 0 is not the 2 of this code"):
+    with pytest.raises(ValueError, match="version 0 is not the 3 of this code"):
         Preprocess.from_parameters({**Preprocess().parameters(), "version": 0})
 
 
@@ -168,7 +169,7 @@ def test_more_classes_than_a_byte_holds(ct, tmp_path):
 
 def test_another_number_of_channels_or_axes_is_refused(ct):
     volume = MetaTensor(torch.zeros(2, 4, 4, 4), affine=torch.eye(4))
-    with pytest.raises(ImageError, match=r"scan\.nii has 2 channels but 1 are expected"):
+    with pytest.raises(ImageError, match=r"scan\.nii has 2 channel\(s\) but 1 are expected"):
         Preprocess().volume(volume, "scan.nii")
     with pytest.raises(ImageError, match=r"ct\.nii\.gz: spacing .* has 2 numbers for an image of 3 axes"):
         Preprocess(spacing=(1.0, 1.0)).image(ct[0])
@@ -241,7 +242,7 @@ def test_padding_does_not_bleed_into_the_field_of_view(padding, affine, options)
     padded, plain = (preprocess.volume(scan(value, affine)) for value in (padding, -1000))
     assert padded.geometry == plain.geometry
     np.testing.assert_array_equal(padded.codes, plain.codes)
-    assert padded.codes.min() == preprocess.padding_code({})
+    assert [padded.codes.min()] == preprocess.padding_code({})
 
 
 def test_metal_does_not_bleed_either():
@@ -290,3 +291,41 @@ def test_a_label_in_another_order_of_axes_is_the_same_label(tmp_path, ct, axes, 
     )
     nib.save(stored.as_reoriented(turn), tmp_path / kind)
     np.testing.assert_array_equal(preprocess.label(tmp_path / kind, prepared.geometry), wanted)
+
+
+# -- several channels ----------------------------------------------------------------------------------------
+
+
+def test_words_that_say_what_was_done_before_change_no_store():
+    """A plan names the words of every training: entries and models made without them stay what they are."""
+    assert Preprocess(normalization=["CT"]).parameters() == Preprocess().parameters()
+    assert Preprocess(normalization="ct", channels=2).parameters() == Preprocess(channels=2).parameters()
+    assert Preprocess(normalization=["T1"]).parameters() == Preprocess(window=None).parameters()
+    assert Preprocess(normalization="T1", channels=2).parameters()["version"] == 3
+
+
+def test_a_ct_among_other_channels_alone_is_cropped_by_and_warned_of(caplog):
+    ct = torch.full((20, 18, 16), -1000.0)
+    ct[5:15, 4:14, 3:13] = torch.linspace(-80, 60, 1000).reshape(10, 10, 10)
+    pet = torch.rand(20, 18, 16) * 30
+    volume = MetaTensor(torch.stack([pet, ct]), affine=torch.eye(4))
+    preprocess = Preprocess(channels=2, normalization=["PET", "CT"], crop_above=-500, crop_margin=0)
+    prepared = preprocess.volume(volume)
+    assert prepared.codes.shape == (2, 10, 10, 10)
+    assert caplog.records == []
+    assert not preprocess.shows_ct
+    assert preprocess.ct_channels == [1]
+    shown = preprocess.hounsfield(preprocess.normalise(prepared.codes, prepared.intensity))
+    assert torch.allclose(shown[1], ct[5:15, 4:14, 3:13], atol=0.5001)
+    preprocess.volume(MetaTensor(torch.stack([pet, pet / 30]), affine=torch.eye(4)), "scan")
+    assert "scan: not a CT in Hounsfield units" in caplog.text
+
+
+def test_every_channel_is_padded_with_its_own_value():
+    volume = MetaTensor(torch.rand(3, 6, 6, 6) * 255, affine=torch.eye(4))
+    preprocess = Preprocess(channels=3, normalization=["CT", "rgb_to_0_1", "T2"])
+    prepared = preprocess.volume(volume)
+    network = preprocess.normalise(prepared.codes, prepared.intensity)
+    padding = preprocess.padding_value(prepared.intensity)
+    assert padding == [-1.0, 0.0, pytest.approx(float(network[2].min()))]
+    assert Preprocess(channels=3).padding_value({}) == [-1.0] * 3

@@ -13,6 +13,7 @@ __all__ = [
     "Header",
     "check_affine",
     "check_spacing",
+    "fourth_axis",
     "image_suffix",
     "names_image",
     "pair_header",
@@ -123,6 +124,14 @@ def check_spacing(path: Path, header: Header) -> Header:
             f" in {'metres' if tiny else 'micrometres'}. Rewrite its header in millimetres."
         )
     return header
+
+
+def fourth_axis(channels: int | None) -> str:
+    """What to do about a fourth axis that does not hold the channels expected, or nobody said that it holds any."""
+    time = "if the fourth axis is time, export one time point"
+    if channels is None:
+        return f'{time}; if it holds channels, name as many of them under "channel_names" in dataset.json.'
+    return f"{time}; if it holds channels, {channels} are expected: give an image of as many, or name all in dataset.json."
 
 
 def check_affine(path: Path, affine: np.ndarray) -> np.ndarray:

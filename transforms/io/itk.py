@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from transforms.errors import ImageError
-from transforms.io.header import Header, check_affine
+from transforms.io.header import Header, check_affine, fourth_axis
 from transforms.io.metaimage import metaimage_header
 from transforms.io.nrrd import nrrd_header
 from transforms.io.raw_volume import RawVolume, check_room, read_voxels
@@ -57,10 +57,7 @@ def _layout(volume: RawVolume, channels: int | None) -> Header:
     path, size, count = volume.path, volume.shape, volume.channels
     if len(size) == 4:
         if count != 1 or (size[3] != 1 and size[3] != channels):
-            raise ImageError(
-                f"{path}: the image has 4 axes {size}; if the fourth axis is time, export one time point; if it"
-                ' holds channels, name as many of them under "modality" in dataset.json.'
-            )
+            raise ImageError(f"{path}: the image has 4 axes {size}; {fourth_axis(channels)}")
         count = size[3]
     if len(size) < 2:
         raise ImageError(f"{path}: not an image, its size is {size}.")

@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from transforms.errors import ImageError
 from transforms.io.dtypes import compact
-from transforms.io.header import Header, pair_header, pair_voxels
+from transforms.io.header import Header, fourth_axis, pair_header, pair_voxels
 from transforms.io.nifti_forms import Forms, affine_of, forms_of
 from transforms.io.nifti_numbers import check_excess, check_numbers, check_room
 
@@ -144,9 +144,5 @@ def _layout(path: Path, header: nib.Nifti1Header, channels: int | None) -> tuple
     count = int(np.prod(shape[3:]))
     vector = int(header["intent_code"]) == 1007 and len(shape) == 5 and shape[3] == 1  # NIFTI_INTENT_VECTOR
     if not vector and (len(shape) != 4 or count != channels):
-        wanted = "" if channels in (None, 1) else f" and {channels} channels were expected"
-        raise ImageError(
-            f"{path}: the image has {len(shape)} axes {shape}{wanted}; if the fourth axis is time, export one time"
-            ' point; if it holds channels, name as many of them under "modality" in dataset.json.'
-        )
+        raise ImageError(f"{path}: the image has {len(shape)} axes {shape}; {fourth_axis(channels)}")
     return count, shape[:3]

@@ -1,4 +1,4 @@
-"""One image file, or one folder of DICOM slices, to a volume in world space.
+"""One image file, one folder of DICOM slices, or several of either on one grid, to a volume in world space.
 
 Every reader returns a `monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, X, Y)`` for 2D images) with a
 4x4 float64 affine from voxel index to millimetres in RAS+, the convention of MONAI's ``LoadImage`` followed by
@@ -7,7 +7,8 @@ Every reader returns a `monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from transforms.errors import ImageError
 from transforms.io.dtypes import compact
-from transforms.io.grids import turn_between
+from transforms.io.grids import grid_difference, turn_between
 from transforms.io.header import (
     ITK_SUFFIXES,
     NIFTI_SUFFIXES,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Header",
     "ImageError",
+    "ImagePath",
     "Original",
+    "files_of",
     "image_array",
     "image_suffix",
     "is_dicom_label",
@@ -48,6 +51,8 @@ __all__ = [
     "read_original",
 ]
 
+ImagePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""Where an image lies: a file or folder, or several that hold its channels one after another."""
 READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
 _ROUNDING = 1.01e-4
 """Distance from a whole number at which a label value still is one: files may count class ids in fractions, such as
@@ -66,8 +71,13 @@ class Original(NamedTuple):
     series: Series | None
 
 
+def files_of(path: ImagePath) -> list[Path]:
+    """The files or folders that hold an image: one, or its channels one after another."""
+    return [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
+
+
 def read_image(
-    path: str | Path,
+    path: ImagePath,
     *,
     channels: int | None = None,
     series: str | int | None = None,
@@ -77,7 +87,7 @@ def read_image(
 
     Args:
         path: NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or
-            BMP.
+            BMP. Several are one image whose channels they hold in this order; they must lie on one grid.
         channels: state that the fourth axis of a 4D file holds this many channels (MSD data sets with several
             modalities). Without it a fourth axis longer than one is taken for time and refused.
         series, allow: DICOM: which volume of several, and which irregularities are let in; see
@@ -104,23 +114,22 @@ def read_image(
 
 
 def read_original(
-    path: str | Path,
+    path: ImagePath,
     *,
     channels: int | None = None,
     series: str | int | None = None,
     allow: Collection[str] = (),
 ) -> Original:
     """`read_image` for who writes DICOM for the image later, and needs the headers of its series for that."""
-    path = Path(path)
     array, affine, found = _image(path, channels, series, allow)
-    image = _meta_tensor(path, array, affine)
+    image = _meta_tensor(files_of(path)[0], array, affine)
     if found is not None:
         image.meta["series_uid"] = found.uid
     return Original(image, found)
 
 
 def image_array(
-    path: str | Path,
+    path: ImagePath,
     *,
     channels: int | None = None,
     series: str | int | None = None,
@@ -135,13 +144,20 @@ def image_array(
     Raises:
         ImageError: as `read_image`.
     """
-    return _image(Path(path), channels, series, allow)[:2]
+    return _image(path, channels, series, allow)[:2]
 
 
 def _image(
-    path: Path, channels: int | None, series: str | int | None, allow: Collection[str]
+    path: ImagePath, channels: int | None, series: str | int | None, allow: Collection[str]
 ) -> tuple[np.ndarray, np.ndarray, Series | None]:
-    """Array, affine, and DICOM series (None for any other image)."""
+    """Array, affine, and DICOM series (None for any other image); of several files that of the first."""
+    files = files_of(path)
+    if len(files) > 1:
+        read_header(files, series=series, allow=allow)  # refuses other grids before voxels are read
+        parts = [_image(file, None, series if _is_dicom(file) else None, allow) for file in files]
+        array = compact(np.concatenate([part[0] for part in parts]))
+        return array, parts[0][1], parts[0][2]
+    path = files[0]
     if _is_dicom(path):
         from transforms.dicom.series import read_series, scan_series
 
@@ -254,7 +270,7 @@ def label_array(
 
 
 def read_header(
-    path: str | Path,
+    path: ImagePath,
     *,
     channels: int | None = None,
     series: str | int | None = None,
@@ -267,7 +283,10 @@ def read_header(
     Raises:
         ImageError: as `read_image`, for everything that the header shows.
     """
-    path = Path(path)
+    files = files_of(path)
+    if len(files) > 1:
+        return _shared_header(files, series, allow)
+    path = files[0]
     if _is_dicom(path):
         from transforms.dicom.series import scan_series
 
@@ -281,6 +300,25 @@ def read_header(
         return check_spacing(path, itk_header(path, channels))
     size, count, affine = picture_header(path)
     return Header(size, count, affine)
+
+
+def _shared_header(files: Sequence[Path], series: str | int | None, allow: Collection[str]) -> Header:
+    dicom = [_is_dicom(file) for file in files]
+    if not any(dicom):
+        _require_no_series(files[0], series)
+    headers = [
+        read_header(file, series=series if is_dicom else None, allow=allow)
+        for file, is_dicom in zip(files, dicom, strict=True)
+    ]
+    first = headers[0]
+    for file, header in zip(files[1:], headers[1:], strict=True):
+        difference = grid_difference(first, header)
+        if difference:
+            raise ImageError(
+                f"{file}: not on the grid of {files[0]}, of whose image it is a further channel ({difference});"
+                " resample it to that grid."
+            )
+    return Header(first.shape, sum(header.channels for header in headers), first.affine)
 
 
 def _read(path: Path, channels: int | None, label: bool = False) -> tuple[np.ndarray, np.ndarray]:

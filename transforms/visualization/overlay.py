@@ -25,6 +25,7 @@ from transforms.visualization.planes import (
     largest_place,
     picture_size,
     planes,
+    shown_channels,
     spread_window,
 )
 
@@ -71,8 +72,8 @@ def draw_overlay(
     """Draw contours of prediction (solid) and reference (dashed, lighter) over three orthogonal planes.
 
     Args:
-        image: (C, X, Y, Z) or (C, X, Y), HU for CT; the first channel is shown. On another grid than the
-            labels it is interpolated linearly at their voxels, those of the three planes only.
+        image: (C, X, Y, Z) or (C, X, Y), HU for CT; the first channel is shown, of a picture in colour all
+            three. On another grid than the labels it is interpolated linearly at their voxels, those of the three planes only.
         prediction: (1, ...) classes.
         reference: (1, ...) classes on the same grid; None where there is none.
         names: class id to name; the legend lists the foreground classes that the planes show.
@@ -128,9 +129,16 @@ def draw_overlay(
 def _values(
     image: MetaTensor, plane: Plane, shape: tuple[int, ...], affine: np.ndarray, ct: bool
 ) -> np.ndarray:
-    """The image at the pixels of a plane of the labels' grid, (rows, columns)."""
-    channel = image.as_tensor()[0].detach().cpu()
-    own = np.asarray(image.affine.cpu(), dtype=np.float64)
+    """The image at the pixels of a plane of the labels' grid, (rows, columns), in colour (rows, columns, 3)."""
+    volume, own = image.as_tensor().detach().cpu(), np.asarray(image.affine.cpu(), dtype=np.float64)
+    count = shown_channels(volume, ct)
+    values = [_of_channel(channel, own, plane, shape, affine, ct) for channel in volume[:count]]
+    return values[0] if count == 1 else np.stack(values, -1)
+
+
+def _of_channel(
+    channel: torch.Tensor, own: np.ndarray, plane: Plane, shape: tuple[int, ...], affine: np.ndarray, ct: bool
+) -> np.ndarray:
     if tuple(channel.shape) == shape and np.allclose(own, affine, atol=1e-4):
         return plane.of(channel.numpy())
     voxels = plane.voxels(shape).astype(np.float64)

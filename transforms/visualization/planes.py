@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from transforms.label_values import bounding_boxes, value_counts
@@ -35,6 +36,7 @@ __all__ = [
     "middle",
     "picture_size",
     "planes",
+    "shown_channels",
     "spread_window",
     "write_letters",
 ]
@@ -175,6 +177,11 @@ def largest_place(classes: np.ndarray, affine: np.ndarray) -> tuple[int, ...] | 
     return tuple(part.start + int(at[len(at) // 2]) for part, at in zip(box, widest, strict=True))
 
 
+def shown_channels(image: torch.Tensor, ct: bool) -> int:
+    """How many channels of an image (C, *spatial) a picture shows: three of a picture in colour, else the first."""
+    return 3 if not ct and image.ndim == 3 and len(image) == 3 else 1
+
+
 def spread_window(values: Iterable[np.ndarray]) -> tuple[float, float]:
     """From the 1st to the 99th percentile, for images without units."""
     lower, upper = (float(v) for v in np.percentile(np.concatenate([v.reshape(-1) for v in values]), (1, 99)))
@@ -195,11 +202,11 @@ def picture_size(plane_size: tuple[float, float], physical: bool) -> tuple[int, 
 
 
 def grey(values: np.ndarray, window: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
-    """Values (rows, columns) in a window as float32 (height, width, 3), 0 to 255."""
+    """Values (rows, columns), or of red, green and blue (rows, columns, 3), as float32 (height, width, 3), 0 to 255."""
     lower, upper = window
     shade = np.clip((values.astype(np.float32) - lower) / (upper - lower), 0, 1) * 255
     picture = Image.fromarray(shade.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-    return np.repeat(np.asarray(picture)[..., None], 3, axis=2).astype(np.float32)
+    return np.asarray(picture.convert("RGB")).astype(np.float32)
 
 
 def enlarged(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from transforms.visualization.planes import (
     LUNG,
     MARGIN,
     SOFT_TISSUE,
+    Plane,
     colour_of,
     composed,
     contour,
@@ -26,6 +27,7 @@ from transforms.visualization.planes import (
     largest_place,
     picture_size,
     planes,
+    shown_channels,
     spread_window,
 )
 
@@ -39,7 +41,7 @@ class Panel(NamedTuple):
 
     Attributes:
         name: "axial", "coronal", "sagittal", or "" for a 2D picture.
-        image, label: values and classes of the plane.
+        image, label: values and classes of the plane; values in colour have a third axis.
         size: width and height in millimetres (2D: pixels).
         letters: what lies at left, right, top, bottom; empty for a 2D picture.
     """
@@ -51,22 +53,30 @@ class Panel(NamedTuple):
     letters: tuple[str, str, str, str] | tuple[()]
 
 
-def panels(image: MetaTensor, label: MetaTensor) -> list[Panel]:
+def panels(image: MetaTensor, label: MetaTensor, ct: bool = True) -> list[Panel]:
     """The three planes through the largest structure, or the picture itself in 2D.
 
     Args:
-        image: (C, X, Y, Z) or (C, X, Y); the first channel is shown.
+        image: (C, X, Y, Z) or (C, X, Y); the first channel is shown, of a picture in colour all three.
         label: (1, ...) classes on the same grid.
+        ct: the values are HU.
 
     Each plane is the one in which the structure has its largest area. Without any structure the planes are the
     middle ones. On a grid that is oblique to the body the planes are those nearest to the anatomical ones.
     """
-    values, classes = (volume.as_tensor().cpu().numpy()[0] for volume in (image, label))
+    classes = label.as_tensor().cpu().numpy()[0]
+    volume = image.as_tensor().cpu()
+    channels = volume[: shown_channels(volume, ct)].numpy()
     affine = np.asarray(image.affine.cpu(), dtype=np.float64)
     return [
-        Panel(plane.name, plane.of(values), plane.of(classes), plane.size, plane.letters)
-        for plane in planes(values.shape, affine, largest_place(classes, affine))
+        Panel(plane.name, _shown(plane, channels), plane.of(classes), plane.size, plane.letters)
+        for plane in planes(classes.shape, affine, largest_place(classes, affine))
     ]
+
+
+def _shown(plane: Plane, channels: np.ndarray) -> np.ndarray:
+    values = [plane.of(channel) for channel in channels]
+    return values[0] if len(values) == 1 else np.stack(values, -1)
 
 
 def draw_preview(
@@ -89,7 +99,7 @@ def draw_preview(
         ct: the values are HU and shown in a CT window: for soft tissue, or for lungs where the structures are
             mostly air. Otherwise the window is from the 1st to the 99th percentile of the planes.
     """
-    shown = panels(image, label)
+    shown = panels(image, label, ct)
     lower, upper = _window(shown, ct)
     drawn = [_plane(panel, lower, upper) for panel in shown]
     lines: list[tuple[int | None, str]] = []

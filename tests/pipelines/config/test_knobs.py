@@ -24,7 +24,7 @@ def test_a_training_goes_on_where_nothing_has_changed_but_what_may(name):
 
 @pytest.mark.parametrize("name", [*sorted(KNOBS.keys() - {"_meta_"}), *UNLISTED])
 def test_folds_are_of_one_cross_validation_where_nothing_differs_but_what_may(name):
-    case = Case("a", Path("a.nii.gz"), Path("b.nii.gz"), "a")
+    case = Case("a", (Path("a.nii.gz"),), Path("b.nii.gz"), "a")
     data = Dataset(Path(), "d", {0: "background", 1: "liver"}, (case,))
     keys = {parent_of(ExecutedConfig(ConfigParser({name: value})), data)["key"] for value in (1, 2)}
     assert len(keys) == (1 if name in knobs_of(Knob.FOLDS) else 2)

@@ -1,5 +1,6 @@
 """What counts as a change of the files of a case."""
 
+import hashlib
 import os
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from pipelines.data.case_state import case_state
 from pipelines.data.patch_store import PatchStore
 from tests.pipelines.cohort import LABELS
 from transforms.preprocess import Preprocess
@@ -65,3 +67,30 @@ def test_both_files_of_a_pair_count(tmp_path, half):
     assert not after.complete, "the header alone is as it was"
     assert after.build().digest() != before
     assert (after.case(0).read([slice(None)] * 3) == -950).all()
+
+
+def test_every_channel_counts_and_one_file_counts_as_it_did(tmp_path):
+    paths = []
+    for channel in range(2):
+        paths.append(str(tmp_path / f"a_{channel:04d}.nii"))
+        nib.save(nib.Nifti1Image(np.full((6, 5, 4), channel, np.int16), np.eye(4)), paths[-1])
+    os.utime(paths[0], ns=(0, 7))
+    one = case_state({"image": paths[0], "case": "a"})
+    assert one.images == (paths[0],)
+    digests = [
+        hashlib.sha256(text.encode()).hexdigest()
+        for text in (f"a\n{paths[0]}\nNone", f"{os.path.getsize(paths[0])} 7")
+    ]
+    assert one.entry == f"a-{digests[0][:12]}-{digests[1][:16]}", "entries of earlier stores stay valid"
+    data = [{"image": paths, "case": "a"}]
+    preprocess = Preprocess(window=None, channels=2, normalization="noNorm")
+    store = PatchStore(tmp_path / "s", preprocess, data, num_workers=0, progress=False).build()
+    assert store.case(0).shape == (2, 6, 5, 4)
+    before = store.digest()
+    nib.save(nib.Nifti1Image(np.full((6, 5, 4), 9, np.int16), np.eye(4)), paths[1])
+    os.utime(paths[1], ns=(0, 1))
+    after = PatchStore(tmp_path / "s", preprocess, data, num_workers=0, progress=False)
+    assert not after.complete
+    assert after.build().digest() != before
+    swapped = PatchStore(tmp_path / "s", preprocess, [{"image": paths[::-1], "case": "a"}])
+    assert not swapped.complete, "the order of the channels counts"

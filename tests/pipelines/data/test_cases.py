@@ -50,3 +50,32 @@ def test_digest_looks_into_dicom_folders(root):
     assert nested not in (first, touched)
     os.utime(root / "a" / "more" / "IM0003.dcm", (1, 1))
     assert dataset.digest() not in (first, touched, nested)
+
+
+def test_the_number_of_channels_is_stated_or_that_of_the_images(root):
+    items = [pair(root, f"c{n}") for n in range(2)]
+    for item in items:
+        write(root / item["image"], (4, 5, 3, 2))
+    stated = load_dataset(describe(root, labels=LABELS, channel_names={"0": "a", "1": "b"}, training=items))
+    assert (stated.num_channels, stated.channel_names) == (2, ["a", "b"])
+    for item in items:
+        write(root / item["image"])
+    plain = load_dataset(describe(root, labels=LABELS, modality="MR", training=items))
+    assert (plain.num_channels, plain.channel_names) == (1, ["MR"])
+    (root / items[0]["image"]).unlink()
+    (root / items[1]["image"]).unlink()
+    with pytest.raises(DatasetError, match="no such file"):
+        _ = load_dataset(root, check=False).num_channels
+
+
+def test_digest_looks_at_every_channel(root):
+    items = []
+    for name in "ab":
+        pair(root, name, channel="_0000")
+        write(root / "imagesTr" / f"{name}_0001.nii.gz")
+        images = [f"imagesTr/{name}_{channel:04d}.nii.gz" for channel in range(2)]
+        items.append({"image": images, "label": f"labelsTr/{name}.nii.gz"})
+    describe(root, labels=LABELS, training=items)
+    before = load_dataset(root).digest()
+    os.utime(root / "imagesTr" / "a_0001.nii.gz", (1, 1))
+    assert load_dataset(root).digest() != before

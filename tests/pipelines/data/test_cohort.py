@@ -1,5 +1,6 @@
 """What is said of a cohort before it is trained on."""
 
+import json
 import logging
 
 import nibabel as nib
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.cases import Dataset
-from pipelines.data.cohort import may_be_ct, missing_foreground
+from pipelines.data.cohort import missing_foreground, stated_normalization
 from pipelines.data.patch_dataset import PatchDataset
 from pipelines.data.patch_store import MAX_REMARKS
 from pipelines.data.volume_dataset import VolumeDataset
@@ -18,21 +19,25 @@ NAMES = {0: "background", 1: "lung", 2: "liver", 3: "bone"}
 
 
 @pytest.mark.parametrize(
-    ("description", "ct"),
+    ("stated", "words"),
     [
-        ("", True),
-        ('{"labels": {}}', True),
-        ('{"modality": {"0": "CT"}}', True),
-        ('{"channel_names": {"0": "ct"}}', True),
-        ('{"modality": ["PET", "low-dose CT"]}', True),
-        ('{"modality": {"0": "MRI"}}', False),
-        ('{"channel_names": {"0": "noNorm"}}', False),
-        ('{"modality": "fundus"}', False),
-        ('{"modality": {"0": "octahedral"}}', False),
+        ({}, None),
+        ({"modality": {}}, None),
+        ({"modality": {"0": "CT"}}, ["CT"]),
+        ({"channel_names": {"0": "ct"}}, ["CT"]),
+        ({"modality": ["PET", "low-dose CT"]}, ["zscore", "CT"]),
+        ({"modality": {"0": "MRI"}}, ["zscore"]),
+        ({"channel_names": {"0": "NONORM", "1": "rgb_TO_0_1"}}, ["noNorm", "rgb_to_0_1"]),
+        ({"modality": "fundus"}, "zscore"),
+        ({"modality": "CT"}, "CT"),
+        ({"modality": {"0": "octahedral"}}, ["zscore"]),
     ],
 )
-def test_which_datasets_hold_ct(tmp_path, description, ct):
-    assert may_be_ct(Dataset(tmp_path, "a", NAMES, (), description=description)) is ct
+def test_what_names_of_channels_say(tmp_path, stated, words):
+    names = next(iter(stated.values()), None)
+    channels = len(names) if isinstance(names, (dict, list)) and names else None
+    dataset = Dataset(tmp_path, "a", NAMES, (), channels=channels, description=json.dumps(stated))
+    assert stated_normalization(dataset) == words
 
 
 def test_cases_and_classes_without_foreground_are_named():

@@ -124,8 +124,8 @@ def test_labels_that_cannot_be_trained(root, labels, message):
         ('{"labels": {"0": "b", "1": "a"}, "training": ["x.nii.gz"]}', 'item 0 names no label; add "label"'),
         ('{"labels": {"0": "b", "1": "a"}, "training": [{"label": "x"}]}', "names no image"),
         (
-            '{"labels": {"0": "b", "1": "a"}, "training": [{"image": ["a", "b"], "label": "x"}]}',
-            "list of 2 files",
+            '{"labels": {"0": "b", "1": "a"}, "training": [{"image": "a", "label": ["x", "y"]}]}',
+            "label is a list of 2 files",
         ),
         ('{"labels": {"0": "b", "1": "a"}, "training": [{"image": [], "label": "x"}]}', "empty list"),
     ],
@@ -136,15 +136,103 @@ def test_broken_json(root, text, message):
         load_dataset(root)
 
 
-def test_further_channels_and_lone_files_in_folders(root):
+def test_missing_channels_and_lone_files_in_folders(root):
     pair(root, "a", channel="_0000")
-    write(root / "imagesTr" / "a_0001.nii.gz")
+    write(root / "imagesTr" / "a_0002.nii.gz")
     write(root / "imagesTr" / "b.nii.gz")
     write(root / "labelsTr" / "c.nii.gz")
     with pytest.raises(DatasetError, match="3 problems") as error:
         load_dataset(root)
     text = "\n".join(error.value.problems)
     assert "case 'a'" in text
-    assert "further channel" in text
+    assert "files of the channels 0000, 0002, and needs one each of 0000 to 0002" in text
     assert "b.nii.gz has no label" in text
     assert "c.nii.gz has no image" in text
+
+
+TWO = {"0": "FLAIR", "1": "T1"}
+
+
+def channels(root, name, count=2, images="imagesTr"):
+    for channel in range(count):
+        write(root / images / f"{name}_{channel:04d}.nii.gz")
+    write(root / "labelsTr" / f"{name}.nii.gz")
+    return [f"{images}/{name}_{channel:04d}.nii.gz" for channel in range(count)]
+
+
+def test_a_file_for_each_channel_in_every_spelling(root):
+    names = ["a", "b"]
+    files = {name: channels(root, name) for name in names}
+    label = {name: f"labelsTr/{name}.nii.gz" for name in names}
+    for name in ("t_0000", "t_0001"):
+        write(root / "imagesTs" / f"{name}.nii.gz")
+    spellings = {
+        "nnU-Net": {"channel_names": TWO, "file_ending": ".nii.gz"},
+        "left out": {
+            "modality": TWO,
+            "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": label[n]} for n in names],
+            "test": ["./imagesTs/t.nii.gz"],
+        },
+        "lists": {
+            "training": [{"image": files[n], "label": label[n]} for n in names],
+            "test": [{"image": ["imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz"]}],
+        },
+        "explicit": {"dataset": {n: {"images": files[n], "label": label[n]} for n in names}},
+    }
+    for spelling, content in spellings.items():
+        dataset = load_dataset(describe(root, labels=LABELS, **content), validation_fraction=0)
+        assert ids(dataset.training) == names, spelling
+        assert [list(case.images) for case in dataset.training] == [
+            [root / path for path in files[name]] for name in names
+        ]
+        assert dataset.num_channels == 2
+        assert dataset.as_dicts("training")[0]["image"] == [str(root / path) for path in files["a"]]
+        if spelling != "explicit":
+            assert [(case.id, len(case.images)) for case in dataset.test] == [("t", 2)]
+    (root / "dataset.json").unlink()
+    assert load_dataset(root, validation_fraction=0).num_channels == 2
+
+
+def test_channels_that_are_not_all_there(root):
+    channels(root, "a")
+    channels(root, "b", 1)
+    describe(root, labels=LABELS, channel_names=TWO)
+    with pytest.raises(
+        DatasetError, match=r"case 'b'.*1 channel\(s\), but dataset\.json names 2; add the files"
+    ):
+        load_dataset(root)
+    describe(root, labels=LABELS)
+    with pytest.raises(
+        DatasetError, match=r"has 1 channels, most cases have 2|has 2 channels, most cases have 1"
+    ):
+        load_dataset(root)
+    listed = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in "ab"]
+    three = {**TWO, "2": "T2"}
+    write(root / "imagesTr" / "b_0001.nii.gz")
+    describe(root, labels=LABELS, modality=three, training=listed)
+    with pytest.raises(DatasetError, match=r"a_0002\.nii\.gz: no such file"):
+        load_dataset(root)
+
+
+def test_channels_on_other_grids_and_files_in_two_cases(root):
+    a, b = channels(root, "a"), channels(root, "b")
+    write(root / a[1], (4, 5, 4))
+    label = "labelsTr/b.nii.gz"
+    items = [{"image": a, "label": "labelsTr/a.nii.gz"}, {"image": b, "label": label}]
+    with pytest.raises(DatasetError, match=r"a_0001.*not on the grid of .*a_0000.*of whose image"):
+        load_dataset(describe(root, labels=LABELS, training=items))
+    write(root / a[1])
+    for twice in ([b[0], a[1]], [b[0], b[0]]):
+        items[1]["image"] = twice
+        with pytest.raises(DatasetError, match="is listed twice"):
+            load_dataset(describe(root, labels=LABELS, training=items))
+
+
+def test_test_images_are_named_as_those_of_the_training(root):
+    """Case numbers of four digits are no channels where the training has none."""
+    for name in ("case_0000", "case_0001"):
+        pair(root, name)
+    for name in ("case_0002", "case_0003"):
+        write(root / "imagesTs" / f"{name}.nii.gz")
+    dataset = load_dataset(describe(root, labels=LABELS))
+    assert ids(dataset.test) == ["case_0002", "case_0003"]

@@ -12,6 +12,7 @@ from pipelines.data.cases import DatasetError
 from pipelines.data.inputs import InputError, case_id, find_inputs
 from tests import dicom_phantom as ph
 from tests.opened_files import aged, opened_below
+from tests.pipelines.data.dataset_files import write
 from tests.pipelines.small import NAMES, write_ct, write_dataset
 from tests.pipelines.tiny_model import write_dicom
 from transforms.io.readers import read_header, read_image
@@ -310,3 +311,33 @@ def test_each_slice_is_parsed_once_from_the_search_to_the_image(tmp_path):
             read_image(case["image"])
     assert len(opened) == 20
     assert set(opened.values()) == {2}
+
+
+# -- several channels ----------------------------------------------------------------------------------------
+
+
+def test_files_of_one_channel_are_put_together_for_a_model_of_several(tmp_path):
+    for case in "ab":
+        for channel in range(2):
+            write(tmp_path / "flat" / f"{case}_{channel:04d}.nii.gz")
+            write(tmp_path / "nested" / f"patient {case}" / f"x_{channel:04d}.nii.gz")
+    assert list(names(tmp_path / "flat")) == ["a_0000", "a_0001", "b_0000", "b_0001"]
+    flat = names(tmp_path / "flat", channels=2)
+    assert list(flat) == ["a", "b"]
+    assert flat["b"] == [str(tmp_path / "flat" / f"b_{channel:04d}.nii.gz") for channel in range(2)]
+    assert list(names(tmp_path / "nested", channels=2)) == ["patient a", "patient b"]
+    (tmp_path / "flat" / "b_0001.nii.gz").unlink()
+    a, b = find_inputs(tmp_path / "flat", channels=2)
+    assert "problem" not in a
+    assert "b_0000.nii.gz: this case has files of the channels 0000, and needs one each of" in b["problem"]
+
+
+def test_several_files_are_one_case(tmp_path):
+    paths = [write(tmp_path / f"{name}.nii.gz") for name in ("a_0000", "t1", "t2")]
+    assert names(paths) == {"a": [str(path) for path in paths]}
+    assert names(paths[1:]) == {"t1": [str(path) for path in paths[1:]]}
+    assert names(paths[1:2]) == {"t1": str(paths[1])}
+    with pytest.raises(InputError, match=r"absent\.nii\.gz does not exist"):
+        find_inputs([paths[0], tmp_path / "absent.nii.gz"])
+    with pytest.raises(InputError, match="so it has no split 'test'"):
+        find_inputs(paths, split="test")

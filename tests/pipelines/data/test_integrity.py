@@ -59,7 +59,7 @@ def test_grids_are_compared_in_voxels(tmp_path, shift, axis):
     moved = affine.copy()
     moved[axis, 3] += shift * affine[axis, axis]
     write(tmp_path / "l" / "a.nii.gz", affine=moved)
-    case = Case("a", tmp_path / "i" / "a.nii.gz", tmp_path / "l" / "a.nii.gz", "a")
+    case = Case("a", (tmp_path / "i" / "a.nii.gz",), tmp_path / "l" / "a.nii.gz", "a")
     dataset = Dataset(tmp_path, "x", {0: "b", 1: "a"}, (case,))
     if abs(shift) < 0.0499:
         check_headers(dataset)

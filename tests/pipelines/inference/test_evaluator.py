@@ -8,6 +8,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.names import METRICS
 from tests.pipelines.evaluators import evaluator
 from tests.pipelines.small import OBLIQUE, write_ct
@@ -97,8 +98,24 @@ def test_around_a_small_image_the_network_sees_what_it_saw_in_training(tmp_path)
     engine.network.register_forward_pre_hook(lambda module, args: seen.append(args[0][0, 0, 0, 0, 0].item()))
     engine.run()
     intensity = preprocess.image(data[0]["image"]).intensity
-    assert seen == pytest.approx([preprocess.padding_value(intensity)])
+    assert seen == pytest.approx(preprocess.padding_value(intensity))
     assert seen[0] != -1.0
+
+
+def test_around_a_small_image_each_channel_has_its_own_padding(tmp_path):
+    data = [write_ct(tmp_path, "a", shape=(6, 6, 6))]
+    data[0]["image"] = [data[0]["image"], write_ct(tmp_path, "b", shape=(6, 6, 6))["image"]]
+    preprocess = Preprocess(channels=2, normalization=["CT", "MR"])
+    seen = []
+
+    def network(windows):
+        seen.append(windows[0, :, 0, 0, 0].tolist())
+        return windows
+
+    item = VolumeDataset(data, preprocess)[0]
+    list(SlidingWindow((12, 12, 12)).rows(item["image"], network, cval=item["padding"]))
+    assert seen == [pytest.approx(item["padding"])]
+    assert item["padding"][0] == -1.0 != item["padding"][1]
 
 
 @pytest.mark.parametrize("spacing", [None, 1.7])

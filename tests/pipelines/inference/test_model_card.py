@@ -11,7 +11,7 @@ import torch
 
 from networks import R2UNet, UPerNet
 from pipelines.inference.ensemble import trained_model
-from pipelines.inference.model_card import CardError, read_card
+from pipelines.inference.model_card import CardError, checked, read_card
 from pipelines.inference.trained_model import CheckpointError, TrainedModel, load_tensors
 from pipelines.mlflow_model import Predictor
 from pipelines.packaging import assemble
@@ -204,6 +204,16 @@ BEYOND = [
     ("preprocessing/intensity", {"kind": "ct_window", "lower": -1e300, "upper": 1e300}),
     ("preprocessing/intensity", {"kind": "ct_window", "lower": 5, "upper": 5}),
     ("preprocessing/intensity", {"kind": "z_score", "step": 0.5, "limit": 32.0}),
+    ("preprocessing/intensity", {"kind": "no_norm"}),
+    ("preprocessing/intensity", {"kind": "per_channel", "channels": []}),
+    ("preprocessing/intensity", {"kind": "per_channel", "channels": [{"kind": "no_norm"}] * 2}),
+    ("preprocessing/intensity", {"kind": "per_channel", "channels": [{"kind": "no_norm", "more": 1}]}),
+    ("preprocessing/intensity", {"kind": "per_channel", "channels": [3]}),
+    (
+        "preprocessing/intensity",
+        {"kind": "per_channel", "channels": [{"kind": "ct_window", "lower": 1, "upper": 1e9}]},
+    ),
+    ("preprocessing/intensity", {"kind": "per_channel", "channels": {"0": {"kind": "no_norm"}}}),
     ("preprocessing/crop_above", float("-inf")),
     ("preprocessing/crop_margin", 1e300),
     ("preprocessing/crop_margin", -50),
@@ -429,3 +439,13 @@ def test_a_card_by_itself_is_named_in_what_is_wrong_with_it(model):
     path = model(nested).with_suffix(".json")
     with pytest.raises(CardError, match=f"^{path} is not the description"):
         read_card(path)
+
+
+def test_what_is_done_to_each_channel_is_taken_as_it_is():
+    preprocess = Preprocess(channels=3, normalization=["CT", "T1", "rgb_to_0_1"])
+    card = {**copy.deepcopy(CARD), "sha256": "0" * 64, "preprocessing": preprocess.parameters()}
+    card["network"] |= {"in_channels": 3}
+    assert checked(card)["preprocessing"] == preprocess.parameters()
+    card["preprocessing"] |= {"channels": 2}
+    with pytest.raises(CardError, match="does not say what is done to each of 2 channels"):
+        checked(card)

@@ -143,3 +143,18 @@ def test_a_keyword_left_out_is_the_default_of_its_component():
     (phrase,) = differences(component, component | {"a.roi_size": "[9]", "b": "0.5"})[1:]
     assert phrase == "a#roi_size: [8] in the checkpoint, [9] now"
     assert differences({}, {"b._target_": "no.such_class"}) != []
+
+
+def test_a_training_of_one_channel_goes_on_since_bundles_follow_the_data():
+    component = {"preprocessing._target_": "pipelines.Preprocess", "preprocessing.window": "@window"}
+    earlier = component | {"network_def.in_channels": "1"}
+    now = component | {
+        "network_def.in_channels": "$@data.num_channels",
+        "preprocessing.channels": "$@data.num_channels",
+        "preprocessing.normalization": "@normalization",
+        "normalization": "null",
+    }
+    assert differences(earlier, now) == []
+    (phrase,) = differences(earlier, now | {"normalization": '["zscore"]'})
+    assert phrase == 'normalization: nothing in the checkpoint, ["zscore"] now'
+    assert len(differences(earlier | {"network_def.in_channels": "3"}, now)) == 1

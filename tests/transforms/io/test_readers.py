@@ -1,10 +1,13 @@
 """Readers of image and label files: the same field in world space whatever the format, and clear refusals."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from monai.transforms import LoadImage
@@ -144,7 +147,7 @@ def test_time_is_refused_and_stated_channels_are_not(tmp_path):
     for read in (read_image, read_header):
         with pytest.raises(ImageError, match=r"4 axes .*if the fourth axis is time, export one time point"):
             read(path)
-        with pytest.raises(ImageError, match="3 channels were expected"):
+        with pytest.raises(ImageError, match="holds channels, 3 are expected"):
             read(path, channels=3)
     np.testing.assert_array_equal(read_image(path, channels=2).numpy(), np.moveaxis(array, -1, 0))
     assert read_header(path, channels=2).channels == 2
@@ -239,3 +242,26 @@ def test_openkbp_header_and_voxels(shared_data):
     assert nib.aff2axcodes(header.affine) == ("R", "A", "S")
     np.testing.assert_array_equal(read_image(image).numpy()[0], np.asarray(nib.load(image).dataobj))
     np.testing.assert_array_equal(np.unique(read_label(label).numpy()), range(5))
+
+
+def test_several_files_are_the_channels_of_one_image(tmp_path):
+    random = np.random.default_rng(0)
+    arrays = [random.integers(-5, 5, SHAPE).astype(np.int16), random.normal(size=SHAPE).astype(np.float32)]
+    paths = [tmp_path / "a_0000.nii.gz", str(tmp_path / "a_0001.nii.gz")]
+    for path, array in zip(paths, arrays, strict=True):
+        nib.save(nib.Nifti1Image(array, np.diag([1, 2, 3, 1])), path)
+    image, header = read_image(paths), read_header(paths)
+    np.testing.assert_array_equal(image.numpy(), np.stack([a.astype(np.float32) for a in arrays]))
+    assert (header.channels, *header.shape) == tuple(image.shape)
+    assert image.meta["filename_or_obj"] == str(paths[0])
+    assert read_image(paths[:1] * 2).dtype == torch.int16
+    assert read_header([paths[0]]).channels == 1
+    moved = np.diag([1.0, 2, 3, 1])
+    moved[0, 3] = 4
+    nib.save(nib.Nifti1Image(arrays[1], moved), paths[1])
+    for read in (read_image, read_header):
+        with pytest.raises(ImageError, match=r"a_0001.*not on the grid of .*a_0000.*4 mm apart"):
+            read(paths)
+    Path(paths[1]).unlink()
+    with pytest.raises(ImageError, match=r"a_0001\.nii\.gz: no such file"):
+        read_header(paths)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from PIL import Image
 
+from transforms.visualization.overlay import draw_overlay
 from transforms.visualization.preview import HEIGHT, LUNG, SOFT_TISSUE, colour_of, draw_preview, panels
 
 NAMES = {0: "background", 1: "right", 2: "front", 3: "top"}
@@ -131,3 +132,21 @@ def test_a_picture_is_one_panel(tmp_path, ct):
     assert panel.letters == ()
     draw_preview(tmp_path / "p.png", *given, {0: "background", 1: "cell"}, ct=ct)
     assert len(colour_at(np.asarray(Image.open(tmp_path / "p.png")), colour_of(1))) > 300
+
+
+@pytest.mark.parametrize("draw", ["preview", "overlay"])
+def test_a_picture_in_colour_stays_so(tmp_path, draw):
+    """Red grows to the right, green downwards; no structure covers them."""
+    red, green = np.meshgrid(np.linspace(0, 255, 80), np.linspace(0, 255, 60), indexing="ij")
+    image = MetaTensor(torch.from_numpy(np.stack([red, green, 0 * red]).astype(np.float32)))
+    label = MetaTensor(torch.zeros(1, 80, 60, dtype=torch.uint8))
+    if draw == "preview":
+        draw_preview(tmp_path / "p.png", image, label, {0: "background", 1: "cell"}, ct=False)
+        pixels = np.asarray(Image.open(tmp_path / "p.png"))
+    else:
+        pixels = draw_overlay(image, label, None, {0: "background", 1: "cell"}, ct=False)
+    shown = pixels[54 : 54 + HEIGHT, 14 : 14 + round(HEIGHT * 80 / 60)].astype(int)
+    left, right, top, bottom = shown[200, 10], shown[200, -10], shown[10, 300], shown[-10, 300]
+    assert right[0] - left[0] > 200
+    assert bottom[1] - top[1] > 200
+    assert shown[..., 2].max() < 10
