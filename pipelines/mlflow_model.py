@@ -125,6 +125,7 @@ class Predictor:
             network=place(trained.network, device, knobs["channels_last"], knobs["precision"]),
             preprocess=trained.preprocess,
             class_names=trained.class_names,
+            regions=trained.regions,
             inferer=SlidingWindow(trained.patch_size, overlap=float(knobs["overlap"])),
             precision=str(knobs["precision"]),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipelines.utils.threads import in_threads
 from transforms.errors import FAILED, ImageError, SettingError, UserError
 from transforms.io.image_files import image_files
 from transforms.io.readers import read_header
-from transforms.label_values import check_label_values
+from transforms.label_values import check_label_values, structures_of
 from transforms.utils.walk import files_below
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values", "first_image", "image_paths"]
@@ -63,9 +63,11 @@ class Reading(TypedDict, total=False):
 
 
 class Options(Reading, total=False):
-    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too."""
+    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too, and
+    of a label map that is annotated in parts the value of what is not."""
 
     names: dict[str, str]
+    ignore: int
 
 
 class CaseItem(Reading):
@@ -76,12 +78,16 @@ class CaseItem(Reading):
         image: path; a list of them where every channel, or some, have a file of their own.
         label: path; a case without a label has none.
         problem: why the image cannot be read, where that is clear beforehand.
+        ignore: value of voxels in the label that nobody has annotated, of a dataset that has one.
+        segments: value to the name of its segment in a DICOM label, where that is not the name of the class.
     """
 
     case: str
     image: str | list[str]
     label: NotRequired[str]
     problem: NotRequired[str]
+    ignore: NotRequired[int]
+    segments: NotRequired[dict[int, str]]
 
 
 @final
@@ -142,6 +148,10 @@ class Dataset:
             handed to `transforms.io.readers.read_image`. None where it names none, see `num_channels`.
         description: dataset.json as it was read (canonical JSON), part of the digest; empty without
             one.
+        regions: name to the class ids that make it up, where dataset.json names regions: these are then trained for and
+            measured, and the classes exclude one another.
+        ignore: value of voxels in label maps that nobody has annotated; None where there is none.
+        segments: value to the name of its segment in DICOM labels; empty without a dataset.json.
     """
 
     root: Path
@@ -152,6 +162,9 @@ class Dataset:
     test: tuple[Case, ...] = ()
     channels: int | None = None
     description: str = field(default="", repr=False)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ignore: int | None = None
+    segments: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -162,6 +175,11 @@ class Dataset:
     def class_names(self) -> list[str]:
         """Names in the order of the class ids, background first."""
         return [self.labels[index] for index in range(self.num_classes)]
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What is measured: name to its class ids; the regions, or without any each foreground class for itself."""
+        return structures_of(self.labels, self.regions)
 
     @property
     def channel_names(self) -> list[str]:
@@ -205,6 +223,10 @@ class Dataset:
             }
             if case.label is not None:
                 item["label"] = str(case.label)
+                if self.ignore is not None:
+                    item["ignore"] = self.ignore
+                if self.regions or self.ignore is not None:
+                    item["segments"] = dict(self.segments)
             items.append(item)
         return items
 
@@ -253,6 +275,11 @@ def image_paths(item: CaseItem) -> list[str]:
 def first_image(item: CaseItem) -> str:
     """The file or folder of a case's image; of several the first, by whose name a case goes."""
     return image_paths(item)[0]
+
+
+def segment_names(item: CaseItem, labels: Mapping[int, str] | None) -> Mapping[int, str] | None:
+    """Value to the name of its segment where the label of an item is DICOM: what the item says, else the classes."""
+    return item.get("segments", labels)
 
 
 def reading(item: Reading) -> Reading:

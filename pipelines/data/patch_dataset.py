@@ -45,7 +45,8 @@ class PatchDataset(Dataset):
     - Foreground: the share `foreground` of the patches, spread evenly over the indices (any k consecutive ones
       hold k times the share, rounded up or down), is centred on a voxel of a class drawn uniformly among the
       foreground classes of its case, so that a rare class is as frequent as a large one. All others, and
-      those of a case without foreground, lie uniformly anywhere.
+      those of a case without foreground, lie uniformly anywhere; of a case with voxels to ignore they are centred
+      on a voxel that is annotated, drawn uniformly, so that no patch is without one.
     - A patch is moved inside the volume where it would stand over; along an axis where the volume is smaller
       than the patch the volume lies in the middle, padded with air and label 0.
 
@@ -183,6 +184,8 @@ class PatchDataset(Dataset):
         start = [int(random.integers(r + 1)) if r > 0 else r // 2 for r in room]
         classes = case.foreground if foreground else ()
         weights = np.array([self.class_weights.get(c, 1.0) for c in classes])
+        if not weights.sum() > 0 and case.annotated:
+            classes, weights = tuple(case.annotated), np.array([*case.annotated.values()], float)
         if weights.sum() > 0:
             label = classes[int(random.choice(len(classes), p=weights / weights.sum()))]
             centre = case.position(label, int(random.integers(case.num_positions(label))))

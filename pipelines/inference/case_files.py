@@ -34,6 +34,7 @@ class OutputPlan:
         formats: keys of `FORMATS`.
         labels: class id to name, background included.
         probabilities, preview: whether they are written too.
+        regions: name to the class ids that make it up: what DICOM files and volumes are of, where there are any.
         ct: the images, or their first channels, are in HU.
     """
 
@@ -43,6 +44,7 @@ class OutputPlan:
     probabilities: bool
     preview: bool
     ct: bool
+    regions: dict[str, tuple[int, ...]]
 
     def names(self, case: CaseItem) -> list[str]:
         """File names of a case's results; its report `<case>.json` comes on top."""
@@ -174,11 +176,11 @@ def _dicom_writers(outputs: OutputPlan) -> dict[str, Callable[..., Any]]:
     if "seg" in outputs.formats:
         from transforms.dicom.seg import write_seg
 
-        writers["seg"] = write_seg
+        writers["seg"] = partial(write_seg, regions=outputs.regions)
     if "rtstruct" in outputs.formats:
         from transforms.dicom.rtstruct_writer import write_rtstruct
 
-        writers["rtstruct"] = write_rtstruct
+        writers["rtstruct"] = partial(write_rtstruct, regions=outputs.regions)
     return writers
 
 

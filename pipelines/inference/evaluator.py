@@ -20,6 +20,7 @@ from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from transforms.errors import SettingError
+from transforms.label_values import structures_of
 from transforms.preprocess import PreparedCase, Preprocess, require_same_grid
 from transforms.spatial.geometry import Geometry, voxel_ml
 from transforms.spatial.restore import Restorer, slab_axis
@@ -27,6 +28,15 @@ from transforms.spatial.restore import Restorer, slab_axis
 if TYPE_CHECKING:
     # No more than types, and scipy.stats behind them takes a while.
     from pipelines.metrics.summary import CaseMetrics, Scores
+
+
+def annotated(item: PreparedCase) -> MetaTensor:
+    """The label of a case with background where nobody has annotated, to be drawn."""
+    label = item["label"]
+    if "ignore" not in item:
+        return label
+    array = label.as_tensor()
+    return MetaTensor(torch.where(array == item["ignore"], 0, array).to(array.dtype), affine=label.affine)
 
 
 class SegEvaluator(SupervisedEvaluator):
@@ -37,11 +47,13 @@ class SegEvaluator(SupervisedEvaluator):
     After a run `state.cases` holds the `pipelines.metrics.summary.CaseMetrics` of each case and `state.confusion` the voxels of all cases, int64 (classes, classes),
     row = reference, column = predicted. A class that neither the reference nor the prediction of a case has is
     NaN there and left out of means. With `go_on` set, a case that fails does not stop the others: `state.failures`
-    says why, by case.
+    says why, by case. Voxels of a label with the value that the item calls "ignore" count nowhere.
 
     Args:
         preprocess: the definition that made the images; brings predictions back.
-        class_names: names of the foreground classes 1, 2, ... in order.
+        class_names: names of the foreground classes 1, 2, ... in order, which the network tells apart.
+        regions: name to the classes that make it up, such as `Dataset.regions`; where there are any, they are measured
+            instead of the classes.
         precision: "fp32", "bf16", "fp16" or "auto" for the network's forward, see `pipelines.inference.precision`. The attribute
             of this name holds what "auto" has become.
         on_prediction: called with (item, MetaTensor label map) after each case, e.g. to save it.
@@ -66,6 +78,7 @@ class SegEvaluator(SupervisedEvaluator):
         surface_tolerance: float | Mapping[str, float] | None = None,
         on_score: Callable[[PreparedCase, MetaTensor, CaseMetrics], None] | None = None,
         val_handlers: Sequence | None = None,
+        regions: Mapping[str, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -79,11 +92,13 @@ class SegEvaluator(SupervisedEvaluator):
         )
         self.preprocess = preprocess
         self.class_names = list(class_names)
+        self.regions = dict(regions or {})
+        self.structures = structures_of(dict(enumerate(self.class_names, start=1)), regions)
         self.asked_precision = precision
         self.precision = resolve_precision(precision, device)
         self.on_prediction = on_prediction
         self.surface_tolerance = (
-            None if surface_tolerance is None else require_tolerance(surface_tolerance, self.class_names)
+            None if surface_tolerance is None else require_tolerance(surface_tolerance, list(self.structures))
         )
         self.on_score = on_score
         self.go_on = False
@@ -127,21 +142,23 @@ class SegEvaluator(SupervisedEvaluator):
             SegmentationError: it holds other classes.
         """
         self._require_same_grid(item)
-        return self._compared(labels, item["label"])[1]
+        return self._compared(labels, item)[1]
 
     def _require_same_grid(self, item: PreparedCase) -> None:
         geometry = Geometry.from_dict(item["geometry"])
         require_same_grid(f"the label of case {item['case']}", item["label"], geometry)
 
-    def _compared(self, labels: MetaTensor, reference: MetaTensor) -> tuple[torch.Tensor, Scores]:
+    def _compared(self, labels: MetaTensor, item: PreparedCase) -> tuple[torch.Tensor, Scores]:
+        reference, ignore = item["label"], item.get("ignore")
         prediction, truth = (x.as_tensor().cpu()[0] for x in (labels, reference))
-        confusion = confusion_matrix(prediction, truth, len(self.class_names) + 1)
+        confusion = confusion_matrix(prediction, truth, len(self.class_names) + 1, ignore)
         affine = reference.affine.cpu().numpy()
-        overlap = overlap_metrics(confusion, self.class_names, voxel_ml(affine, truth.ndim))
+        ml = voxel_ml(affine, truth.ndim)
+        overlap = overlap_metrics(confusion, self.class_names, ml, self.regions)
         if self.surface_tolerance is None:
             return confusion, {**overlap}
-        pair = prediction.numpy(), truth.numpy()
-        surfaces = surface_metrics(*pair, self.class_names, affine, self.surface_tolerance)
+        pair, tolerance = (prediction.numpy(), truth.numpy()), self.surface_tolerance
+        surfaces = surface_metrics(*pair, self.class_names, affine, tolerance, self.regions, ignore)
         return confusion, {**overlap, **surfaces}
 
     def _restored(self, item: PreparedCase, probabilities: bool) -> tuple[MetaTensor, MetaTensor | None]:
@@ -189,7 +206,7 @@ class SegEvaluator(SupervisedEvaluator):
         engine.state.output = output
         if "label" in batchdata:
             self._require_same_grid(batchdata)
-            confusion, scores = self._compared(labels, batchdata["label"])
+            confusion, scores = self._compared(labels, batchdata)
             record: CaseMetrics = {"case": batchdata["case"], **scores}
             if self.on_score is not None:
                 self.on_score(batchdata, labels, record)

@@ -29,6 +29,7 @@ from pipelines.metrics.summary import CaseMetrics, Summary, summarise
 from pipelines.metrics.volumes import write_volumes
 from transforms.dicom.series import Series
 from transforms.errors import UserError
+from transforms.label_values import structures_of
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
 
 UNFINISHED = ".unfinished"
@@ -50,6 +51,7 @@ class Outputs(OutputPlan):
         probabilities: also write the probabilities of all classes.
         preview: also draw a picture of each case, and an `index.html` over all.
         ct: the images are in HU.
+        regions: name to the class ids that make it up; volumes and DICOM files are then of these.
 
     Raises:
         InputError: a format is unknown.
@@ -63,6 +65,7 @@ class Outputs(OutputPlan):
         probabilities: bool = False,
         preview: bool = False,
         ct: bool = True,
+        regions: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(
             Path(folder),
@@ -71,6 +74,7 @@ class Outputs(OutputPlan):
             probabilities,
             preview,
             ct,
+            {name: tuple(values) for name, values in (regions or {}).items()},
         )
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown:
@@ -152,6 +156,13 @@ class Outputs(OutputPlan):
         """Class id as text to name, as JSON holds it."""
         return {str(value): name for value, name in self.labels.items()}
 
+    def _label_file(self) -> dict[str, object]:
+        """What labels.json says: the classes, or the regions as a dataset.json says them."""
+        if not self.regions:
+            return {**self.named_labels()}
+        regions = {name: list(values) for name, values in self.regions.items()}
+        return {"labels": {self.labels[0]: 0, **regions}}
+
     def write(
         self,
         case: CaseItem,
@@ -197,7 +208,7 @@ class Outputs(OutputPlan):
                 whole["outputs"] = {**older, **sizes}
                 if older:
                     whole["notices"] = [*whole.get("notices", ()), f"of an earlier run: {', '.join(older)}"]
-            write_json_file(part / "labels.json", self.named_labels())
+            write_json_file(part / "labels.json", self._label_file())
             return write_report(part, whole)
 
     def write_report(self, report: CaseReport) -> CaseReport:
@@ -256,7 +267,7 @@ class Outputs(OutputPlan):
         """Write the tables over all cases in the folder; returns the summary of their metrics where there are any."""
         reports = read_reports(self.folder)
         done = [report for report in reports.values() if report["status"] == "done"]
-        names = [name for value, name in self.labels.items() if value != 0]
+        names = list(structures_of(self.labels, self.regions))
         scored: list[CaseMetrics] = [
             {"case": report["case"], **metrics}
             for report in done

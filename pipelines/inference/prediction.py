@@ -127,7 +127,8 @@ class Prediction:
         read_ahead: bool | None = None,
     ) -> None:
         self.evaluator = evaluator
-        self.outputs = Outputs(output, labels, formats, probabilities, preview, evaluator.preprocess.shows_ct)
+        ct, regions = evaluator.preprocess.shows_ct, evaluator.regions
+        self.outputs = Outputs(output, labels, formats, probabilities, preview, ct, regions)
         self.overwrite = overwrite
         self.postprocess = postprocess or Postprocess()
         self.postprocess.require_names(self.outputs.labels)
@@ -297,7 +298,7 @@ class Prediction:
             labels, probabilities = self._predict(loaded.item)
             labels = self.postprocess(labels, self.outputs.labels)
             predicted = time.perf_counter() - started
-            report["volumes"] = measure(labels, self.outputs.labels)
+            report["volumes"] = measure(labels, self.outputs.labels, self.outputs.regions)
             report["metrics"] = self._metrics(case, loaded.item, labels)
             report["seconds"] = {"read": round(loaded.seconds, 3), "predict": round(predicted, 3)}
             report["status"] = "done"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from monai.data import MetaTensor
 
 from pipelines.metrics.result_files import csv_table
-from transforms.label_values import value_counts
+from transforms.label_values import structures_of, value_counts
 from transforms.spatial.geometry import voxel_ml
 
 
@@ -27,11 +27,13 @@ class CaseVolumes(TypedDict):
     volumes: dict[str, Volume]
 
 
-def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
-    """Voxels and ml of every foreground class of a label map (1, *shape), absent ones included.
+def measure(
+    labels: MetaTensor, names: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Volume]:
+    """Voxels and ml of every foreground class of a label map (1, *shape), or of every region; absent ones included.
 
     Returns:
-        By the name of the class.
+        By the name of the class or region.
 
     Examples:
         >>> import torch
@@ -42,10 +44,13 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
     array = labels.as_tensor().cpu().numpy()
     counts = value_counts(array[0], max(names) + 1)
     unit = voxel_ml(labels.affine.cpu(), array.ndim - 1)
+    sums = {
+        name: int(sum(counts[value] for value in values))
+        for name, values in structures_of(names, regions).items()
+    }
     return {
-        name: {"voxels": int(counts[value]), "ml": None if unit is None else int(counts[value]) * unit}
-        for value, name in sorted(names.items())
-        if value != 0
+        name: {"voxels": voxels, "ml": None if unit is None else voxels * unit}
+        for name, voxels in sums.items()
     }
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.measure import label as label_components
 
 from pipelines.config.errors import problem
-from pipelines.data.cases import CaseItem, reading
+from pipelines.data.cases import CaseItem, reading, segment_names
 from pipelines.planning.intensity_statistics import inside_and_outside, whole_numbers
 from pipelines.planning.records import FORMAT, CaseFingerprint, ChannelFingerprint, ClassFingerprint
 from pipelines.utils.logs import warnings_of
@@ -95,10 +95,18 @@ def case_fingerprint(
     path = item["image"]
     image, affine = image_array(path, channels=channels, **reading(item))
     grid = Header(image.shape[1:], len(image), affine)
-    found, place = label_array(item["label"], grid, labels, image=path if isinstance(path, str) else path[0])
+    names = segment_names(item, labels)
+    found, place = label_array(item["label"], grid, names, image=path if isinstance(path, str) else path[0])
     require_grid(item["label"], Header(found.shape[1:], len(found), place), grid)
     found = found[0]
-    check_label_values(counts_of(found), labels, item["label"])
+    ignore = item.get("ignore")
+    marked = {} if ignore is None else {ignore: "ignore"}
+    check_label_values(counts_of(found), {**labels, **marked}, item["label"])
+    ignored = 0.0
+    if ignore is not None:
+        left_out = found == ignore
+        ignored = np.count_nonzero(left_out) / found.size
+        found = np.where(left_out, 0, found).astype(found.dtype)
     try:
         geometry = orient(grid.shape, affine)
     except GeometryError as error:
@@ -113,7 +121,7 @@ def case_fingerprint(
         "orientation": "".join(nib.orientations.aff2axcodes(affine)) if len(grid.shape) == 3 else "",
         "channels": measured,
         "classes": _classes(_turned(found, geometry), labels, geometry),
-        "ignored": 0.0,
+        "ignored": ignored,
         "body": _body(image, [channel["hounsfield"] for channel in measured], geometry),
     }
 

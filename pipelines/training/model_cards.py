@@ -32,6 +32,8 @@ def model_card(
         "experiment": tracking.experiment,
         "epoch": epoch,
     }
+    if data.regions:
+        card["regions"] = {name: list(values) for name, values in data.regions.items()}
     if evaluator is not None and evaluator.state.cases:
         card["validation"] = [
             {"case": case["case"], "dice": {k: None if v != v else v for k, v in case["dice"].items()}}
