@@ -83,9 +83,8 @@ def label_names(content: Mapping[str, Any]) -> LabelNames:
     if regions and content.get("regions_class_order") is not None:
         _check_order(content["regions_class_order"], regions)
     segments = _segments(regions) or {value: name for value, name in sorted(classes.items()) if value != 0}
-    value = None if ignore is None else ignore[0]
-    marked = {value: IGNORE} if value is not None else {}
-    return LabelNames(dict(sorted(classes.items())), regions, value, segments | marked)
+    marked = {ignore[0]: IGNORE} if ignore is not None else {}
+    return LabelNames(dict(sorted(classes.items())), regions, next(iter(marked), None), segments | marked)
 
 
 def _whole(value: Any) -> bool:

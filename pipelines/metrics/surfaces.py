@@ -237,8 +237,8 @@ def surface_metrics(
                 slice(min(part.start for part in parts), max(part.stop for part in parts))
                 for parts in zip(*held, strict=True)
             )
-            masks = (mask_of(labels[box], values) for labels in (prediction, reference))
-            distances = surface_distances(*masks, affine)
+            predicted, expected = (mask_of(labels[box], values) for labels in (prediction, reference))
+            distances = surface_distances(predicted, expected, affine)
             hd95[name], mean[name], nsd[name] = distances.hd95, distances.mean, distances.dice(limit)
         else:
             hd95[name] = mean[name] = nsd[name] = math.nan
