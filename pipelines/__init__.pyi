@@ -31,6 +31,7 @@ from .inference.trained_model import TrainedModel as TrainedModel
 from .tracking.run import Tracking as Tracking
 from .training.handlers import Progress as Progress
 from .training.handlers import Validation as Validation
+from .training.initial_weights import InitialWeights as InitialWeights
 from .training.losses import SegLoss as SegLoss
 from .training.optimization import averaged as averaged
 from .training.optimization import evaluated_network as evaluated_network

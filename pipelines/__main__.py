@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from pipelines.cli import check, compare, evaluate, plan, predict, sync
+from pipelines.cli import check, compare, crossval, evaluate, plan, predict, sync
 from pipelines.config.errors import DEBUG, user_error
 from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description="CT in, segmentation out.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (predict, check, plan, evaluate, compare, sync):
+    for command in (predict, check, plan, crossval, evaluate, compare, sync):
         command.add_parser(commands)
     return parser
 

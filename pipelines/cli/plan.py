@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
         description="Look at a labelled dataset and at this machine, and choose the settings of a training: every value "
         "with its reason. Writes them as a config that is given after the bundle's own: python -m monai.bundle run "
         "training --config_file \"['bundles/r2unet/train.json','plan.json']\" --dataset_dir DATASET. A training whose "
-        "settings are \"auto\" plans by itself; this command shows the plan beforehand.",
+        'settings are "auto" plans by itself; this command shows the plan beforehand.',
         epilog=EXIT,
     )
     parser.set_defaults(function=run)
@@ -35,10 +35,18 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--minutes", type=float, help="how long the whole training may take")
     parser.add_argument("--memory_gb", type=float, help="memory that it may take (default: what is free)")
-    parser.add_argument("--store_dir", metavar="DIR", help="folder of the patch store, which keeps what was looked at")
-    parser.add_argument("--output", metavar="FILE", default="plan.json", help="the config (default: %(default)s)")
-    parser.add_argument("--page", metavar="FILE", help="the page with pictures (default: plan.html beside it)")
-    given = parser.add_argument_group("settings", "given values win, and the rest is planned around them (JSON)")
+    parser.add_argument(
+        "--store_dir", metavar="DIR", help="folder of the patch store, which keeps what was looked at"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", default="plan.json", help="the config (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--page", metavar="FILE", help="the page with pictures (default: plan.html beside it)"
+    )
+    given = parser.add_argument_group(
+        "settings", "given values win, and the rest is planned around them (JSON)"
+    )
     for name, meaning in PLANNED.items():
         given.add_argument(f"--{name}", metavar="VALUE", type=_value, help=meaning)
 

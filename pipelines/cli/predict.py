@@ -40,7 +40,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="FILE[,FILE...]",
-        help="trained model instead of the bundle's models/model.pt; several make an ensemble",
+        help="trained model instead of the bundle's models/model.pt; several make an ensemble, as does the folder of a "
+        "cross-validation",
     )
     add_reading(parser)
     parser.add_argument(
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"{arguments.output} is a file; --output takes a folder")
     models = arguments.model.split(",") if arguments.model else [str(bundle / "models" / "model.pt")]
     for model in models:
-        if not Path(model).is_file():
+        if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
             parser.error(f"there is no trained model at {model}; train one first, or name one with --model")
     inputs = [_plain(path) for path in arguments.input]
     settings: dict[str, Any] = {

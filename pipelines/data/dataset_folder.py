@@ -121,12 +121,17 @@ def describe(root: str | Path, problems: list[str]) -> tuple[Path, Dataset, list
 DEMO = Path("data/demo")
 
 
-def open_dataset(dataset_dir: str | os.PathLike, fold: int | None = None, seed: int = 0) -> Dataset:
+def open_dataset(
+    dataset_dir: str | os.PathLike, fold: int | None = None, seed: int = 0, num_folds: int = 5
+) -> Dataset:
     """The dataset in a folder; the public demo CT is prepared when `data/demo` is asked for and absent.
+
+    Args:
+        fold, num_folds, seed: see `load_dataset`.
 
     Raises:
         DatasetError: the folder or a case in it cannot be used, see `pipelines.data.dataset_folder.load_dataset`.
     """
     if Path(dataset_dir) == DEMO:
         prepare_demo(DEMO)
-    return load_dataset(Path(dataset_dir), fold=fold, seed=seed)
+    return load_dataset(Path(dataset_dir), fold=fold, num_folds=num_folds, seed=seed)

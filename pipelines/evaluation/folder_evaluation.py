@@ -15,7 +15,8 @@ from monai.data import MetaTensor
 
 from pipelines.config.errors import problem
 from pipelines.data.cases import first_image, reading
-from pipelines.data.inputs import InputError
+from pipelines.data.dataset_folder import load_dataset
+from pipelines.data.inputs import InputError, is_dataset
 from pipelines.data.label_names import LabelNames
 from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
@@ -78,6 +79,8 @@ def evaluate(
         Path(output or ".") / PICTURES,
         dict(enumerate(["background", *names.names])),
         PICTURE_LIMIT if output is not None and images is not None else 0,
+        ct=None,
+        channels=None if images is None else _stated_channels(Path(images)),
     )
     cases: list[CaseMetrics] = []
     failures: dict[str, str] = {}
@@ -206,6 +209,10 @@ def compare(
         maps = [MetaTensor(torch.from_numpy(x)[None], affine=reference.affine) for x in classes]
         pictures.add(record, pair.image, *maps)
     return record
+
+
+def _stated_channels(images: Path) -> int | None:
+    return load_dataset(images, check=False, validation_fraction=0).channels if is_dataset(images) else None
 
 
 def _read(pair: Pair, names: _Classes) -> list[MetaTensor]:

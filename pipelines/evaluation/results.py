@@ -18,6 +18,7 @@ from pipelines.evaluation.html_report import badness, write_report
 from pipelines.metrics.result_files import results, write_csv, write_json, write_summary_csv
 from pipelines.metrics.summary import CaseMetrics, Summary
 from transforms.errors import ImageError
+from transforms.hounsfield import not_hounsfield
 from transforms.io.grids import turn_between
 from transforms.io.header import Header
 from transforms.io.readers import read_image
@@ -37,7 +38,7 @@ class CasePictures:
         folder: where they go.
         names: class id to name.
         limit: how many are kept; 0 draws none.
-        ct: the images, or their first channels, are in HU.
+        ct: the images, or their first channels, are in HU; None looks at each.
         channels: of the images, where that is known: a file of four axes is only read where it is.
     """
 
@@ -46,7 +47,7 @@ class CasePictures:
         folder: str | os.PathLike,
         names: Mapping[int, str],
         limit: int,
-        ct: bool = True,
+        ct: bool | None = True,
         channels: int | None = None,
     ) -> None:
         self.folder = Path(folder)
@@ -86,7 +87,7 @@ class CasePictures:
                 self.names,
                 title=record["case"],
                 dice=record["dice"],
-                ct=self.ct,
+                ct=_may_be_ct(values) if self.ct is None else self.ct,
             )
         except (ImageError, OSError) as error:  # the numbers count; a picture can be missed
             logger.warning("no picture of case %s: %s", record["case"], error)
@@ -107,6 +108,10 @@ class CasePictures:
         for case in drawn[max(0, self.limit) :]:
             self.path(case).unlink()
         return {case: self.path(case) for case in drawn[: max(0, self.limit)]}
+
+
+def _may_be_ct(image: MetaTensor) -> bool:
+    return image.ndim == 4 and not not_hounsfield(image.as_tensor()[:1].numpy())
 
 
 def write_results(

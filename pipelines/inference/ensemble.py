@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pipelines.inference.ensemble_file import ensemble_file, read_ensemble, require_members
 from pipelines.inference.trained_model import CheckpointError, TrainedModel
 
 PathLike = str | os.PathLike
@@ -73,8 +74,24 @@ class TrainedEnsemble(TrainedModel):
 
 
 def trained_model(path: PathLike | Sequence[PathLike]) -> TrainedModel:
-    """The model at `path`; an ensemble for a list of paths, or for a text of paths with commas between them."""
+    """The model at `path`, or several as one.
+
+    Args:
+        path: a `model.pt`; a folder of a cross-validation or its `ensemble.json`; a list of models, or a text of paths with
+            commas between them.
+
+    Raises:
+        CheckpointError: a model cannot be loaded, or those of an ensemble do not belong together.
+        EnsembleError: see `pipelines.inference.ensemble_file`.
+    """
     paths = (
         [path] if isinstance(path, os.PathLike) else path.split(",") if isinstance(path, str) else list(path)
     )
-    return TrainedModel(paths[0]) if len(paths) == 1 else TrainedEnsemble(paths)
+    file = ensemble_file(paths[0]) if len(paths) == 1 else None
+    if file is None:
+        return TrainedModel(paths[0]) if len(paths) == 1 else TrainedEnsemble(paths)
+    members, postprocessing = read_ensemble(file)
+    require_members(members, file)
+    found = TrainedModel(members[0]) if len(members) == 1 else TrainedEnsemble(members)
+    found.postprocessing = postprocessing
+    return found

@@ -26,17 +26,20 @@ class PostprocessError(SettingError):
 class Postprocess:
     """Cleans a label map class by class.
 
-    First every class loses its components below the smallest volume and, where asked for, all but its largest
-    component; what is removed becomes background. Then holes are filled: background that a class encloses in
+    First, where asked for, only the largest piece of all classes together stays. Then every class loses its components
+    below the smallest volume and, where asked for, all but its largest component; what is removed becomes background. Then holes are filled: background that a class encloses in
     3D becomes that class. No class ever takes a voxel of another class. Doing it twice changes nothing more.
 
     Components are joined by faces, edges or corners; holes are closed against faces (the dual choice).
 
     Args:
-        largest_component: class names that keep only their largest component; "all" for every class.
+        largest_component: class names that keep only their largest component; "all" for every class. None, here and
+            for the other arguments, takes what `chosen` has.
         fill_holes: class names whose holes are filled; "all" for every class.
         min_volume_ml: class name (or "all") to the smallest volume of a component in ml; one number for every
             class.
+        largest_foreground: keep only the largest component of all classes taken together.
+        chosen: arguments of this class by name, as a cross-validation chose them; they count where nothing is given.
 
     Examples:
         >>> labels = MetaTensor(torch.tensor([[[1, 1, 0, 0], [1, 1, 0, 1]]], dtype=torch.uint8))
@@ -46,12 +49,17 @@ class Postprocess:
 
     def __init__(
         self,
-        largest_component: Sequence[str] | str = (),
-        fill_holes: Sequence[str] | str = (),
+        largest_component: Sequence[str] | str | None = None,
+        fill_holes: Sequence[str] | str | None = None,
         min_volume_ml: Mapping[str, float] | float | None = None,
+        largest_foreground: bool | None = None,
+        chosen: Mapping[str, Any] | None = None,
     ) -> None:
-        self.largest_component = named(largest_component)
-        self.fill_holes = named(fill_holes)
+        chosen = chosen or {}
+        self.largest_component = named(_given(largest_component, chosen.get("largest_component"), ()))
+        self.fill_holes = named(_given(fill_holes, chosen.get("fill_holes"), ()))
+        self.largest_foreground = bool(_given(largest_foreground, chosen.get("largest_foreground"), False))
+        min_volume_ml = _given(min_volume_ml, chosen.get("min_volume_ml"), None)
         if min_volume_ml is None:
             min_volume_ml = {}
         elif not isinstance(min_volume_ml, Mapping):
@@ -69,7 +77,12 @@ class Postprocess:
     @property
     def off(self) -> bool:
         """Nothing is asked for."""
-        return not (self.largest_component or self.fill_holes or any(self.min_volume_ml.values()))
+        return not (
+            self.largest_foreground
+            or self.largest_component
+            or self.fill_holes
+            or any(self.min_volume_ml.values())
+        )
 
     def require_names(self, names: Mapping[int, str]) -> None:
         """Raise PostprocessError unless all classes that are named here are foreground classes of the model."""
@@ -106,6 +119,8 @@ class Postprocess:
             )
             # In the order of memory, which is several times faster.
             part = array[whole].transpose(np.argsort(np.negative(array.strides), kind="stable"))
+            if self.largest_foreground:
+                _keep_largest(part)
             if self.largest_component or any(self.min_volume_ml.values()):
                 self._keep_components(part, names, unit)
             if self.fill_holes:
@@ -133,6 +148,18 @@ class Postprocess:
                 keep[own] &= own == largest
         keep[0] = True
         part[~keep[components]] = 0
+
+
+def _given(value: Any, chosen: Any, otherwise: Any) -> Any:
+    return value if value is not None else chosen if chosen is not None else otherwise
+
+
+def _keep_largest(part: np.ndarray) -> None:
+    """Set all foreground but its largest component to background, in place."""
+    components = label(part > 0, background=0, connectivity=part.ndim)
+    sizes = np.bincount(components.reshape(-1))
+    if len(sizes) > 2:
+        part[components != 1 + sizes[1:].argmax()] = 0
 
 
 def _asked(name: str, names: Sequence[str]) -> bool:
@@ -183,7 +210,8 @@ def parameters(postprocess: Postprocess | None) -> dict[str, Any]:
     """Everything that changes a result, as plain JSON types; empty when off."""
     if postprocess is None or postprocess.off:
         return {}
-    return {
+    found: dict[str, Any] = {"largest_foreground": True} if postprocess.largest_foreground else {}
+    return found | {
         "largest_component": postprocess.largest_component,
         "fill_holes": postprocess.fill_holes,
         "min_volume_ml": postprocess.min_volume_ml,

@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,10 +46,14 @@ class TrainedModel:
         regions: name to the class ids that make it up; empty where classes are all that it was trained for.
         patch_size: the window for sliding-window inference.
         card: the content of `model.json`.
+        postprocessing: arguments of `pipelines.Postprocess` that a cross-validation chose; empty without one.
 
     Raises:
         CheckpointError: a file is missing, damaged, or the two do not belong together.
     """
+
+    # Here, for an ensemble is made without `__init__`.
+    postprocessing: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: str | os.PathLike, trusted: Iterable[str] = ()) -> None:
         path = Path(path)

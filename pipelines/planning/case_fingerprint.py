@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from scipy import ndimage
 from skimage.measure import label as label_components
 
 from pipelines.config.errors import problem
-from pipelines.data.cases import CaseItem, reading, segment_names
+from pipelines.data.cases import CaseItem, first_image, reading, segment_names
+from pipelines.data.label_names import IGNORE
 from pipelines.planning.intensity_statistics import inside_and_outside, whole_numbers
 from pipelines.planning.records import FORMAT, CaseFingerprint, ChannelFingerprint, ClassFingerprint
 from pipelines.utils.logs import warnings_of
@@ -75,7 +77,7 @@ def outcome_of(job: Job, item: CaseItem) -> CaseFingerprint | str:
         with warnings_of("transforms", "pipelines"):
             return case_fingerprint(item, job.labels, job.channels)
     except Exception as error:  # one case must not hide the others
-        return problem(error, item["image"])
+        return problem(error, first_image(item))
 
 
 def case_fingerprint(
@@ -92,15 +94,14 @@ def case_fingerprint(
         ImageError: image or label cannot be read with certainty, the label does not lie on the image's grid, or it
             holds a value that has no name.
     """
-    path = item["image"]
-    image, affine = image_array(path, channels=channels, **reading(item))
+    path = first_image(item)
+    image, affine = image_array(item["image"], channels=channels, **reading(item))
     grid = Header(image.shape[1:], len(image), affine)
-    names = segment_names(item, labels)
-    found, place = label_array(item["label"], grid, names, image=path if isinstance(path, str) else path[0])
+    found, place = label_array(item["label"], grid, segment_names(item, labels), image=path)
     require_grid(item["label"], Header(found.shape[1:], len(found), place), grid)
     found = found[0]
     ignore = item.get("ignore")
-    marked = {} if ignore is None else {ignore: "ignore"}
+    marked = {} if ignore is None else {ignore: IGNORE}
     check_label_values(counts_of(found), {**labels, **marked}, item["label"])
     ignored = 0.0
     if ignore is not None:
@@ -154,7 +155,7 @@ def _body(image: np.ndarray, hounsfield: list[bool], geometry: Geometry) -> list
     """Millimetres of the box around the patient; of an image that is no CT all of it."""
     size = geometry.straight_shape
     if len(size) == 3 and any(hounsfield):
-        above = np.logical_or.reduce([channel > _BODY for channel in image])
+        above = functools.reduce(np.logical_or, (channel > _BODY for channel in image))
         box = bounding_boxes(_turned(above.view(np.uint8), geometry)).get(1)
         size = size if box is None else tuple(part.stop - part.start for part in box)
     return _millimetres(size, geometry)

@@ -17,9 +17,7 @@ from pipelines.planning.table import lines
 from pipelines.utils.cores import use_cores
 
 
-def plan_dataset(
-    bundle: Path, dataset: Path, given: Mapping[str, Any], output: Path, page: Path
-) -> Plan:
+def plan_dataset(bundle: Path, dataset: Path, given: Mapping[str, Any], output: Path, page: Path) -> Plan:
     """Plan a training, print the plan and write it.
 
     Args:

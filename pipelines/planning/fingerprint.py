@@ -66,10 +66,14 @@ def fingerprint(
         Path(os.path.abspath(store_dir)) / FOLDER, "the fingerprints of the cases", _ANOTHER
     )
     states = _states(data, items)
-    found = {at: case for at, state in enumerate(states) if (case := _cached(folder, state, job)) is not None}
-    missing = [at for at in range(len(items)) if at not in found]
     try:
-        found |= _look(data, job, items, missing, folder, states, num_workers)
+        known = ((at, _cached(folder, state, job)) for at, state in enumerate(states))
+        found = {at: case for at, case in known if case is not None}
+        missing = [at for at in range(len(items)) if at not in found]
+        try:
+            found |= _look(data, job, items, missing, folder, states, num_workers)
+        finally:
+            _remove_superseded(folder, states)
     except OSError as error:
         if isinstance(error, FolderError):
             raise
@@ -186,10 +190,15 @@ def _cached(folder: Path, state: CaseState, job: Job) -> CaseFingerprint | None:
 
 def _keep(folder: Path, state: CaseState, job: Job, found: CaseFingerprint) -> None:
     content = {"parameters": job.parameters, "digest": _digest(found), "case": found}
-    name = f"{state.entry}.json"
-    with replacing(folder / name, synced=False) as temporary:
+    with replacing(folder / f"{state.entry}.json", synced=False) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-    # What was found before the files changed.
-    for old in folder.glob(f"{state.entry.rpartition('-')[0]}-*.json"):
-        if old.name != name:
-            old.unlink(missing_ok=True)
+
+
+def _remove_superseded(folder: Path, states: list[CaseState]) -> None:
+    """Delete what was found of an earlier state of files whose present state is known."""
+    present = {path.stem for path in folder.glob("*.json")}
+    current = {state.entry for state in states} & present
+    known = {entry.rpartition("-")[0] for entry in current}
+    for entry in present - current:
+        if entry.rpartition("-")[0] in known:
+            (folder / f"{entry}.json").unlink(missing_ok=True)

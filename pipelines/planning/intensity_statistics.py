@@ -35,6 +35,9 @@ def inside_and_outside(channel: np.ndarray, inside: np.ndarray) -> tuple[Intensi
         channel: (*spatial) int16, int32 or float32, finite.
         inside: (*spatial) bool.
     """
+    # In the order of memory, which is several times faster.
+    order = np.argsort(np.negative(np.abs(channel.strides)), kind="stable")
+    channel, inside = channel.transpose(order), inside.transpose(order)
     if channel.dtype != np.int16 and whole_numbers(channel):
         low, high = channel.min(), channel.max()
         if low >= -_OFFSET and high < _OFFSET:
@@ -60,7 +63,7 @@ def _of_counts(counts: np.ndarray) -> Intensities:
     at = np.flatnonzero(counts)
     mean = float(counts[at] @ (at - _OFFSET) / total)
     variance = float(counts[at] @ np.square(at - _OFFSET - mean) / total)
-    return _record(total, mean, variance, lower + part * (upper - lower))
+    return _record(total, mean, variance, _between(lower, upper, part))
 
 
 def _of_values(values: np.ndarray) -> Intensities:
@@ -76,7 +79,7 @@ def _of_values(values: np.ndarray) -> Intensities:
     )
     first, second, part = _ranks(total)
     lower, upper = values[first].astype(np.float64), values[second].astype(np.float64)
-    return _record(total, mean, squares / total, lower + part * (upper - lower))
+    return _record(total, mean, squares / total, _between(lower, upper, part))
 
 
 def _ranks(total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,6 +87,11 @@ def _ranks(total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     at = _SHARES * (total - 1)
     first = np.floor(at).astype(np.int64)
     return first, np.minimum(first + 1, total - 1), at - first
+
+
+def _between(lower: np.ndarray, upper: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Linear interpolation that never rounds to a value outside."""
+    return np.clip(lower + part * (upper - lower), lower, upper)
 
 
 def _record(voxels: int, mean: float, variance: float, quantiles: np.ndarray) -> Intensities:
@@ -136,7 +144,7 @@ def pooled_quantiles(cases: Sequence[Intensities], percents: Sequence[float]) ->
     left = knots[np.maximum(low - 1, 0)]
     start, end = share(left, "right"), share(right, "left")
     grown = np.divide(wanted - start, end - start, out=np.ones(len(wanted)), where=end > start)
-    return [float(value) for value in left + np.clip(grown, 0, 1) * (right - left)]
+    return [float(value) for value in _between(left, right, np.clip(grown, 0, 1))]
 
 
 def _share(quantiles: np.ndarray, at: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:

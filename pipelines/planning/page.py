@@ -111,10 +111,14 @@ def _histogram(plot: Plot, records: Sequence[Intensities], kind: str) -> None:
         upto = np.interp(edges, values, below[::-1][last], left=0.0, right=1.0)
         share += np.diff(upto) * record["voxels"]
     group = plot.add("g", kind)
-    for start, stop, height in zip(edges, edges[1:], share / max(share.max(), 1e-12) * plot.bottom, strict=False):
+    for start, stop, height in zip(
+        edges, edges[1:], share / max(share.max(), 1e-12) * plot.bottom, strict=False
+    ):
         x = plot.x(float(start))
         width = plot.x(float(stop)) - x
-        plot.add("rect", "", within=group, x=x, y=plot.bottom - float(height), width=width, height=float(height))
+        plot.add(
+            "rect", "", within=group, x=x, y=plot.bottom - float(height), width=width, height=float(height)
+        )
 
 
 def _geometry(found: Fingerprint) -> dict[str, Plot]:
@@ -172,5 +176,7 @@ def _class(found: Fingerprint, value: str, name: str) -> dict[str, Any]:
         "volume": f"{np.median([r['millilitres'] for r in present]):.4g}" if present else "",
         "smallest": min((r["smallest_component"] for r in present), default=""),
         "parts": f"{np.median([r['components'] for r in present]):g}" if present else "",
-        "pair": ", ".join(f"{found['labels'][str(o)]} (by {p['by']})" for o, p in zip(other, pairs, strict=True)),
+        "pair": ", ".join(
+            f"{found['labels'][str(o)]} (by {p['by']})" for o, p in zip(other, pairs, strict=True)
+        ),
     }

@@ -88,7 +88,9 @@ def executed_plan(config: ExecutedConfig) -> dict[str, Any] | None:
 def write_plan(path: Path, overlay: Mapping[str, Any]) -> None:
     """Write an overlay, whole or not at all, one knob a line."""
     comment = json.dumps(overlay[COMMENT], indent=8).removesuffix("}") + "    }"
-    knobs = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in overlay.items() if name != COMMENT]
+    knobs = [
+        f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in overlay.items() if name != COMMENT
+    ]
     text = ",\n".join([f"    {json.dumps(COMMENT)}: {comment}", *knobs])
     with replacing(path) as temporary:
         temporary.write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
@@ -105,7 +107,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     except JsonError as error:
         raise PlanError(f"{path} is no plan: {error}; remove it, and the next start makes another") from error
     if not isinstance(content, dict):
-        raise PlanError(f"{path} is no plan: it holds no JSON object; remove it, and the next start makes another")
+        raise PlanError(
+            f"{path} is no plan: it holds no JSON object; remove it, and the next start makes another"
+        )
     try:
         from_overlay(content)
     except PlanError as error:

@@ -27,8 +27,8 @@ from pipelines.planning.records import AUTO, PLANNED, Fingerprint, Plan, StepCos
 from pipelines.planning.steps import StepTimer
 
 MEASURED_SHARE = 0.05
-SHORTEST, LONGEST = 45.0, 120.0
-"""Seconds."""
+SHORTEST, LONGEST = 180.0, 600.0
+"""Seconds. A machine that does nothing else needs a fraction of them."""
 
 
 class Wish(NamedTuple):
@@ -76,9 +76,7 @@ def wish_of(config: ExecutedConfig) -> Wish:
     )
 
 
-def plan_for(
-    config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path
-) -> tuple[Plan, Fingerprint]:
+def plan_for(config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path) -> tuple[Plan, Fingerprint]:
     """Look at the dataset and at this machine, and plan.
 
     Args:
@@ -124,7 +122,9 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
         raise PlanError(
             f"the plan has no value for {', '.join(missing)}: give --{missing[0]}, or --resume new to plan anew"
         )
-    config |= {name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")}
+    config |= {
+        name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")
+    }
     # MONAI has parsed the config already: it has to read it again.
     parser.ref_resolver.reset()
     parser.parse(reset=False)

@@ -13,7 +13,6 @@ import gc
 import itertools
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -46,6 +45,7 @@ WINDOWS = 3
 """Forward passes that are timed after a first one."""
 BATCHES = 4
 """Batches that are augmented on the device differ in how; so many take turns."""
+SEEDING = "seeding_of_steps"
 NEUTRAL: dict[str, Any] = {
     "normalization": None,
     "window": None,
@@ -92,6 +92,9 @@ def prepared(
     parser["data"] = Dataset(Path(), "random patches", names, training=(), channels=channels)
     if "in_channels" in (raw.get("network_def") or {}):
         parser["network_def#in_channels"] = channels
+    if "seed" in raw and "deterministic" in raw:
+        # As the config's "initialize" does: it decides which kernels a GPU takes.
+        parser[SEEDING] = "$pipelines.seed_everything(@seed, @deterministic)"
     trainer = parser["train#trainer"]
     trainer |= {"max_epochs": 1, "train_data_loader": [], "train_handlers": []}
     return parser
@@ -114,6 +117,7 @@ def patches(parser: ConfigParser, channels: int, classes: int) -> list[dict[str,
         parser.get_parsed_content(f"train::dataset::{name}") if name in dataset else None
         for name in ("augment_on", "transform", "device")
     )
+    augmentation: Any = transform
     names = [f"random {number}" for number in range(count)]
     if not augments_on_device(place or "workers", device, transform):
         image = torch.randn(count, channels, *size)
@@ -122,13 +126,13 @@ def patches(parser: ConfigParser, channels: int, classes: int) -> list[dict[str,
         ]
 
     def item(name: str) -> Any:
-        source = transform.source_size()
+        source = augmentation.source_size()
         return {
             "image": torch.randint(-1000, 1000, (channels, *source), dtype=torch.int16),
             "label": torch.randint(classes, (1, *source), dtype=kind),
             "case": name,
             "intensity": {},
-            "variation": transform.draw(),
+            "variation": augmentation.draw(),
         }
 
     return [
@@ -153,6 +157,8 @@ def measured(
     """
     deadline = time.perf_counter() + seconds
     device = torch.device(parser.get_parsed_content("device"))
+    if SEEDING in parser:
+        parser.get_parsed_content(SEEDING)
     before = psutil.Process().memory_info().rss if before is None else before
     with PeakMemory() as peak:
         batches = patches(parser, channels, classes)
@@ -161,7 +167,8 @@ def measured(
         trainer.run()
         window = _window_seconds(parser, trainer, channels, device, deadline)
     used = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak.bytes - before
-    return StepCost(statistics.median(clock.times), max(used, 1), window)
+    # What else runs on the machine only makes steps slower: the quickest is the same whenever it is measured.
+    return StepCost(min(clock.times), max(used, 1), window)
 
 
 def _with_loader(parser: ConfigParser, batches: _Batches) -> ConfigParser:
@@ -185,14 +192,23 @@ class _Batches:
 
 
 class _Clock:
-    """Times the optimiser steps of a trainer, and ends it when they are enough."""
+    """Times the optimiser steps of a trainer, and ends it when they are enough.
+
+    A trainer that looks for the best number of threads is timed with the number that it ends up with.
+    """
 
     def __init__(self, trainer: Engine, device: torch.device, deadline: float) -> None:
-        self.times: list[float] = []
+        self._times: list[tuple[int, float]] = []
         self._device, self._deadline = device, deadline
         self._accumulation = int(getattr(trainer, "accumulation_steps", 1))
         self._last: float | None = None
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._done)
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds of the steps with the number of threads that is in use now; without any, of all."""
+        threads = torch.get_num_threads()
+        return [took for count, took in self._times if count == threads] or [took for _, took in self._times]
 
     def _done(self, trainer: Engine) -> None:
         if trainer.state.iteration % self._accumulation:
@@ -206,11 +222,12 @@ class _Clock:
                 torch.cuda.reset_peak_memory_stats(self._device)
             self._last = time.perf_counter()
             return
-        self.times.append(now - self._last)
+        self._times.append((torch.get_num_threads(), now - self._last))
         self._last = now
-        spent, count = sum(self.times), len(self.times)
-        late = now + 2 * self.times[-1] > self._deadline
-        if late or count >= MOST or (count >= STEPS and spent >= ENOUGH):
+        times = self.times
+        settled = getattr(getattr(trainer, "threads", None), "settled", True)
+        late = now + 2 * self._times[-1][1] > self._deadline
+        if late or len(times) >= MOST or (settled and len(times) >= STEPS and sum(times) >= ENOUGH):
             trainer.terminate()
 
 
@@ -226,14 +243,14 @@ def _window_seconds(
     network = found.get("network", trainer.network).eval()
     precision = resolve_precision(found.get("precision", ANY_PRECISION), device)
     window = torch.randn(1, channels, *parser.get_parsed_content("patch_size"), device=device)
-    times = []
+    times: list[float] = []
     with torch.inference_mode(), autocast(device, precision):
         while len(times) <= WINDOWS and (len(times) < 2 or time.perf_counter() < deadline):
             started = time.perf_counter()
             network(window)
             _wait(device)
             times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+    return min(times[1:])
 
 
 def _wait(device: torch.device) -> None:
@@ -241,21 +258,21 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def why(error: BaseException) -> tuple[str, bool]:
-    """What went wrong in one line, and whether it is that memory was too small."""
+def why(error: BaseException) -> str:
+    """What went wrong, in one line."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any(is_out_of_memory(one) or isinstance(one, MemoryError) for one in chain):
-        return "there is too little memory for it", True
+        return "there is too little memory for it"
     known = user_error(error)
     if known is not None:
-        return " ".join(str(known).split()), False
+        return " ".join(str(known).split())
     # What MONAI says about it names the place in the config, but not what was wrong.
     first = chain[-1]
-    return f"{type(first).__name__}: {' '.join(str(first).split())}", False
+    return f"{type(first).__name__}: {' '.join(str(first).split())}"
 
 
 def _forget() -> None:
@@ -279,13 +296,23 @@ def _become_expendable() -> None:
 
 def main() -> int:
     """Answer candidates until stdin ends; see `StepTimer` for what is in the lines."""
+    try:
+        _serve()
+    except Exception as error:
+        # The last line of stderr is what `StepTimer` tells of it.
+        print(why(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     # Whatever libraries print must not stand among the answers.
     os.dup2(2, 1)
     _become_expendable()
     job = json.loads(sys.stdin.readline())
     use_cores()
-    config, channels, classes = job["config"], job["channels"], job["classes"]
+    config = job["config"]
     if job["distributed"]:
         # A network that is wrapped for several processes wants a group; of this process alone it needs no port.
         torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -300,17 +327,19 @@ def main() -> int:
     before = psutil.Process().memory_info().rss
     answers.write(json.dumps({"resident": before, "on_host": device.type != "cuda"}) + "\n")
     for line in iter(sys.stdin.readline, ""):
-        asked = json.loads(line)
-        try:
-            parser = prepared(config, asked["knobs"], channels, classes)
-            answer = {"cost": measured(parser, channels, classes, asked["seconds"], before)._asdict()}
-        except Exception as error:
-            reason, memory = why(error)
-            answer = {"reason": reason, "memory": memory}
-        parser = None  # type: ignore[assignment]
+        answer = _answer(job, json.loads(line), before)
         _forget()
         answers.write(json.dumps(answer) + "\n")
-    return 0
+
+
+def _answer(job: Mapping[str, Any], asked: Mapping[str, Any], before: int) -> dict[str, Any]:
+    """The cost of a candidate, or why it has none."""
+    channels, classes = job["channels"], job["classes"]
+    try:
+        parser = prepared(job["config"], asked["knobs"], channels, classes)
+        return {"cost": measured(parser, channels, classes, asked["seconds"], before)._asdict()}
+    except Exception as error:
+        return {"reason": why(error)}
 
 
 if __name__ == "__main__":

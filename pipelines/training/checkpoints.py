@@ -24,10 +24,10 @@ from pipelines.inference.trained_model import (
     _waiting_card,
     load_tensors,
 )
+from pipelines.planning.plan_file import PLAN_FILE, write_plan
 from pipelines.training.seed import RandomState
 from pipelines.training.starts import Starts
 from pipelines.training.trainer_state import TrainerState
-from pipelines.planning.plan_file import PLAN_FILE, write_plan
 from pipelines.utils.locks import Lock, NoLocksError
 from transforms.errors import UserError
 from transforms.utils.files import put_in_place, remove_leftovers, replacing, sha256_of, sync_folder, way_out

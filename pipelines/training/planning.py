@@ -13,8 +13,10 @@ from pipelines.data.cases import Dataset
 from pipelines.distributed.collectives import from_first
 from pipelines.planning.plan_file import PLAN_FILE, asked_of, from_overlay, read_plan, write_plan
 from pipelines.planning.planned_config import Wish, overlay_of, plan_for, put_in, wish_of
+from pipelines.planning.records import AUTO, PLANNED
 from pipelines.planning.table import lines
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.initial_weights import network_of
 from pipelines.training.resume import NEW, resume_mode
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ def apply_plan(folder: str | os.PathLike, resume: bool | str = True) -> None:
         DatasetError: the dataset cannot be used.
     """
     config = executed_config()
+    _keep_network(config)
     wish = wish_of(config)
     if not wish.open:
         return
@@ -44,6 +47,18 @@ def apply_plan(folder: str | os.PathLike, resume: bool | str = True) -> None:
     put_in(config.parser, overlay, wish)
     # Headers of a large cohort take a while: they are read once.
     config.parser.ref_resolver.resolved_content["data"] = data
+
+
+def _keep_network(config: ExecutedConfig) -> None:
+    """Give the network of a fine-tuning the sizes of the one that it begins as, where they would be planned."""
+    raw = config.parser.get()
+    init = raw.get("init")
+    if not init:
+        return
+    for name, value in network_of(config.resolved("init")).items():
+        if raw.get(name) == AUTO and name in PLANNED:
+            logger.info("%s: %s, as in the model that the weights begin as", name, value)
+            raw[name] = value
 
 
 def _overlay(
@@ -59,7 +74,9 @@ def _overlay(
         if kept is None and shared is not None and shared.is_file():
             kept = read_plan(shared)
         if kept is not None and all(name in kept for name in wish.open):
-            logger.info("the settings are those of the plan that this training began with: %s", folder / PLAN_FILE)
+            logger.info(
+                "the settings are those of the plan that this training began with: %s", folder / PLAN_FILE
+            )
             return kept
     plan, _ = plan_for(config, wish, data, store)
     for line in lines(plan):

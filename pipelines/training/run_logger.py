@@ -148,7 +148,7 @@ class Record:
         plan = executed_plan(self.config)
         if plan is not None:
             self.tracking.json(plan, PLAN_FILE)
-        self.tracking.tags(code_version() | environment())
+        self.tracking.tags(code_version() | environment() | _beginning(self.config))
         self.tracking.tags({"overrides": json.dumps(called["overrides"], default=str)})
         with self.tracking.losing("config_files", "code"), tempfile.TemporaryDirectory() as name:
             for place, given in enumerate(called["config_files"]):
@@ -315,3 +315,8 @@ def _computed(trainer: SegTrainer) -> dict[str, str]:
     if trainer.asked_precision == AUTO:
         tags["computed.precision_reason"] = choose_precision(device).reason
     return tags
+
+
+def _beginning(config: ExecutedConfig) -> dict[str, str]:
+    """Where the weights of a fine-tuning are from, as tags."""
+    return config.parser.get_parsed_content("weights").tags() if "init" in config.raw else {}

@@ -65,6 +65,11 @@ class ThreadTuner:
         self._until = math.inf
         self._slow = 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether the number of threads has been chosen, until something changes."""
+        return not self.active or self._expected is not None
+
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Around a piece of work that takes about the same time whenever it is done."""

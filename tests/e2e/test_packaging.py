@@ -7,10 +7,15 @@ import zipfile
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import torch
 
-from pipelines.packaging import package
+from networks import R2UNet
+from pipelines.mlflow_model import Predictor
+from pipelines.packaging import assemble, package
+from pipelines.training.checkpoints import Checkpoints
 from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
+from transforms.preprocess import Preprocess
 
 
 def test_the_standard_bundle_works_alone(lungs_like: Path, tmp_path: Path) -> None:
@@ -54,3 +59,28 @@ def test_the_standard_bundle_works_alone(lungs_like: Path, tmp_path: Path) -> No
     assert nib.load(tmp_path / "out" / image.name).shape == nib.load(image).shape
     scripted = torch.jit.load(root / "models" / "model.ts")
     assert scripted(torch.zeros(1, 1, 64, 64, 64)).shape == (1, 3, 64, 64, 64)
+
+
+def test_a_model_of_two_channels_says_so_and_takes_two_files(tmp_path: Path) -> None:
+    """Without a training: a network of arbitrary weights, packed as MLflow keeps it."""
+    arguments = {"spatial_dims": 3, "in_channels": 2, "out_channels": 2, "features": [4, 8]}
+    preprocess = Preprocess(channels=2, normalization=["CT", "PET"])
+    card = {
+        "network": {"_target_": "networks.R2UNet", **arguments},
+        "labels": {"0": "background", "1": "tumour"},
+        "patch_size": [16, 16, 16],
+        "preprocessing": preprocess.parameters(),
+    }
+    (tmp_path / "models").mkdir()
+    Checkpoints(tmp_path / "models").save_model(R2UNet(**arguments).state_dict(), card)
+    root = assemble(REPOSITORY / "bundles" / "r2unet", tmp_path / "bundle", tmp_path / "models")
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    image = metadata["network_data_format"]["inputs"]["image"]
+    assert (image["num_channels"], image["channel_def"]) == (2, {"0": "CT", "1": "channel 1"})
+    assert image["modality"] == "any"
+    paths = []
+    for name in ("ct", "pet"):
+        values = np.random.default_rng(0).integers(-1000, 1000, (18, 16, 14)).astype(np.int16)
+        paths.append(str(tmp_path / f"{name}.nii"))
+        nib.save(nib.Nifti1Image(values, np.eye(4)), paths[-1])
+    assert Predictor(root).predict({"image": paths}).shape == (18, 16, 14)

@@ -22,7 +22,9 @@ def test_intensities_are_those_of_numpy(dtype, order):
     channel = np.asarray(values_of(dtype), order=order)
     inside = np.zeros(channel.shape, bool)
     inside[2:5, 3:9, 1:6] = True
-    for found, voxels in zip(inside_and_outside(channel, inside), (channel[inside], channel[~inside]), strict=True):
+    for found, voxels in zip(
+        inside_and_outside(channel, inside), (channel[inside], channel[~inside]), strict=True
+    ):
         wanted = voxels.astype(np.float64)
         assert found["voxels"] == wanted.size
         assert found["mean"] == pytest.approx(wanted.mean())
@@ -108,6 +110,8 @@ def test_pooled_quantiles_weigh_voxels():
 
 
 def test_pooled_quantiles_of_even_spreads():
-    low, high = (record(np.linspace(start, start + 100, 1001, dtype=np.float32)[:, None]) for start in (0, 50))
+    low, high = (
+        record(np.linspace(start, start + 100, 1001, dtype=np.float32)[:, None]) for start in (0, 50)
+    )
     found = pooled_quantiles([low, high], [0, 25, 50, 75, 100])
     assert found == pytest.approx([0, 50, 75, 100, 150], abs=0.2)

@@ -57,7 +57,9 @@ def test_a_config_without_plan_has_none():
     assert executed_plan(ExecutedConfig(ConfigParser({"epochs": 3}))) is None
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"_desc_planned": "text"}', '{"_desc_planned": {"reasons": 3}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{}", '{"_desc_planned": "text"}', '{"_desc_planned": {"reasons": 3}}']
+)
 def test_what_is_no_plan_is_refused_by_name(tmp_path, content):
     path = tmp_path / "plan.json"
     path.write_text(content)

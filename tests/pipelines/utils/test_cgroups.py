@@ -9,7 +9,8 @@ from pipelines.utils.cgroups import cgroup_folders, read_if_there
     ("text", "wanted"),
     [
         ("", []),
-        ("nonsense\n\n", []),
+        # A line that cannot be understood: a look at the root harms nothing.
+        ("nonsense\n", ["", "unified"]),
         ("0::/\n", ["", "unified"]),
         ("0::/a/b\n", ["a/b", "a", "", "unified/a/b", "unified/a", "unified"]),
         # Version 1: the line of the controller counts, which may share its folder with another.

@@ -265,3 +265,16 @@ def test_several_files_are_the_channels_of_one_image(tmp_path):
     Path(paths[1]).unlink()
     with pytest.raises(ImageError, match=r"a_0001\.nii\.gz: no such file"):
         read_header(paths)
+
+
+def test_dicom_folders_are_channels_too(tmp_path):
+    phantom = ph.Phantom()
+    for name, seed in (("early", 1), ("late", 2)):
+        ph.write_series(tmp_path / name, phantom.slices(), seed=seed)
+    early, late = (read_image(tmp_path / name) for name in ("early", "late"))
+    both = read_image([tmp_path / "early", tmp_path / "late"])
+    np.testing.assert_array_equal(both.numpy(), np.concatenate([early.numpy(), late.numpy()]))
+    assert both.meta["series_uid"] == early.meta["series_uid"]
+    mixed = [tmp_path / "early", tmp_path / "late.nii.gz"]
+    nib.save(nib.Nifti1Image(late.numpy()[0], late.affine.numpy()), mixed[1])
+    np.testing.assert_array_equal(read_image(mixed).numpy(), both.numpy())

@@ -1,0 +1,79 @@
+"""`python -m pipelines crossval`: its options; what it does is in `pipelines.training.fold_runs`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli.options import EXIT
+from pipelines.utils.importing import gc_paused
+from transforms.errors import DONE
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers of `python -m pipelines`."""
+    parser = commands.add_parser(
+        "crossval",
+        help="train and evaluate all folds of a dataset, and make one model of them",
+        description="Train a model per fold, evaluate each on the cases that it has not seen, choose the post-processing "
+        "that helps, and describe the ensemble of all models, which predict --model takes. The same command goes on "
+        "where it stopped. What stands after -- goes to each training, as in: crossval DATA -- --minutes 30",
+        epilog=EXIT,
+    )
+    parser.set_defaults(function=run)
+    parser.add_argument("dataset", metavar="DATASET", help="a dataset folder")
+    parser.add_argument(
+        "--bundle", metavar="DIR", default="bundles/r2unet", help="bundle folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="folder of the folds (default: crossval/NAME_OF_DATASET in the bundle folder)",
+    )
+    parser.add_argument("--folds", type=int, default=5, help="number of folds (default: %(default)s)")
+    parser.add_argument(
+        "--fold",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="only these, for example one per job of an array (default: all)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the dealing of cases, and of each training")
+    parser.add_argument(
+        "--gpus", metavar="IDS", help="GPUs to run a fold on each, such as 0,1,2; without, folds run in turn"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="-- --NAME VALUE", help="values for the training's config"
+    )
+
+
+def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Cross-validate; returns the exit status."""
+    bundle, dataset = Path(arguments.bundle), Path(arguments.dataset)
+    if not os.path.exists(dataset):
+        parser.error(f"{arguments.dataset[:300]} does not exist")
+    for name in ("train.json", "evaluate.json"):
+        if not (bundle / name).is_file():
+            parser.error(f"{bundle} is no bundle (it has no {name}); give --bundle bundles/r2unet")
+    if arguments.folds < 2:
+        parser.error(f"--folds is {arguments.folds}; a cross-validation has 2 or more")
+    words = arguments.overrides
+    if len(words) % 2 or any(not name.startswith("--") for name in words[::2]):
+        parser.error("what stands after -- has to be pairs, such as -- --minutes 30 --learning_rate 0.001")
+    with gc_paused():
+        from pipelines.training.fold_runs import Crossvalidation, summary_of
+
+    overrides = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    output = Path(arguments.output) if arguments.output else bundle / "crossval" / dataset.resolve().name
+    folds = arguments.fold if arguments.fold is not None else list(range(arguments.folds))
+    work = Crossvalidation(bundle, dataset, output, arguments.folds, arguments.seed, overrides)
+    file = work.run(folds, arguments.gpus.split(",") if arguments.gpus else ())
+    if file is not None:
+        print(summary_of(file))
+        print(
+            f"one model of them all: python -m pipelines predict PATH -o DIR --bundle {bundle} --model {output}"
+        )
+    return DONE

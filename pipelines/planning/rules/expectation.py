@@ -1,0 +1,90 @@
+"""What a setting is expected to cost in accuracy, so that settings can be compared.
+
+A network that sees coarser voxels, smaller patches, fewer of them or has fewer channels segments worse; within a given
+time, one is only to be had for another. Each loss here is in points of Dice (hundredths), a rule of thumb with the law
+that theory or experiments give it. Only differences count; docs/planning.md explains the figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pipelines.planning.rules.typical import Structure, Typical
+
+SPACING_LOSS = 40.0
+"""Points lost times the millimetres by which a spacing is coarser, over those of the structure. A ball of 1 mm voxels,
+put on a grid as whole voxels, is off by a quarter of a voxel along its outline, which is 75 points times voxel over
+diameter; probabilities that are interpolated keep about half."""
+
+LEARNING_LOSS = 6.0
+"""Points still to be learned after `LEARNING_PATCHES` patches of `LEARNING_VOXELS`; falls with the square root of their
+number (power laws of learning: Hestness et al., arXiv 1712.00409)."""
+LEARNING_PATCHES = 500
+LEARNING_VOXELS = {2: 256**2, 3: 64**3}
+
+CONTEXT_LOSS = 1.0
+"""Points for every time that a patch has half the volume of what a structure is recognised by."""
+SURROUNDINGS = 1.5
+"""Times the extent of a structure: what it is recognised by."""
+LEAST_SHARE = 0.25
+"""Of the image's voxels that a patch shows: below, nnU-Net plans a coarser spacing (`lowres_creation_threshold`)."""
+SCATTERED = 3.0
+"""Times its size across: a class whose box is longer is a tree or many spots, recognised by the texture around each."""
+
+WIDTH_LOSS = 3.0
+"""Points of a network of 8 channels, compared with a very wide one."""
+WIDTH_POWER = 0.66
+CLASSES_PER_CHANNEL = 1.0
+"""Beyond which every doubling of the classes costs a point: each needs a direction of its own at full resolution."""
+
+
+def grid_loss(image: Typical, full: Sequence[float], spacing: Sequence[float], patch: Sequence[int]) -> float:
+    """Points of Dice that a network loses by what a patch shows, however long it is trained.
+
+    Args:
+        image: typical image and structures.
+        full: the dataset's own spacing.
+        spacing: of the setting.
+        patch: its voxels per axis.
+    """
+    return spacing_loss(image, full, spacing) + context_loss(image, spacing, patch)
+
+
+def spacing_loss(image: Typical, full: Sequence[float], spacing: Sequence[float]) -> float:
+    """Of voxels coarser than the dataset's own, the mean over the structures."""
+    coarser = sum(s - f for s, f in zip(spacing, full, strict=True)) / image.dims
+    if not image.structures or coarser <= 0:
+        return 0.0
+    return sum(SPACING_LOSS * coarser / s.size for s in image.structures) / len(image.structures)
+
+
+def context_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int]) -> float:
+    """Of patches smaller than a quarter of the image, or than the largest structure with its surroundings."""
+    length = LEAST_SHARE ** (1 / image.dims)
+    loss = 0.0
+    for axis in range(image.dims):
+        size = image.size[axis]
+        wanted = max(length * size, *(_extent(s, axis) for s in image.structures), 0.0)
+        shown = patch[axis] * spacing[axis]
+        loss += max(0.0, math.log2(min(wanted, size) / shown))
+    return CONTEXT_LOSS * loss
+
+
+def _extent(structure: Structure, axis: int) -> float:
+    return SURROUNDINGS * min(structure.extent[axis], SCATTERED * structure.size)
+
+
+def learning_loss(dims: int, voxels: int, patches: float) -> float:
+    """Of a training that sees so many patches of so many voxels.
+
+    A patch of eight times the voxels teaches more, but not eight times as much, for voxels side by side are alike.
+    """
+    seen = patches / LEARNING_PATCHES * math.sqrt(voxels / LEARNING_VOXELS[dims])
+    return LEARNING_LOSS / math.sqrt(max(seen, 1e-6))
+
+
+def width_loss(width: int, classes: int) -> float:
+    """Of a network of few channels."""
+    crowded = max(0.0, math.log2(classes / (CLASSES_PER_CHANNEL * width)))
+    return WIDTH_LOSS * (8 / width) ** WIDTH_POWER + crowded

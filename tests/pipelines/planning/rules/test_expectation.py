@@ -1,0 +1,46 @@
+from pipelines.planning.rules import expectation
+from pipelines.planning.rules.typical import typical
+from tests.pipelines.planning.generated import DATASETS, uniform
+
+ONE = (1.0, 1.0, 1.0)
+
+
+def test_coarser_voxels_cost_more_the_smaller_a_structure_is() -> None:
+    large, small = (
+        typical(uniform((200, 200, 200), ONE, [(size,) * 3]), cropped=False) for size in (100, 10)
+    )
+    assert expectation.spacing_loss(large, ONE, ONE) == 0
+    ratio = expectation.spacing_loss(small, ONE, (2, 2, 2)) / expectation.spacing_loss(large, ONE, (2, 2, 2))
+    assert 9.9 < ratio < 10.1
+
+
+def test_a_patch_that_shows_the_structures_with_their_surroundings_loses_nothing() -> None:
+    image = typical(uniform((200, 200, 200), ONE, [(60, 60, 60)]), cropped=False)
+    assert expectation.context_loss(image, ONE, (128, 128, 128)) == 0
+    losses = [expectation.context_loss(image, ONE, (n, n, n)) for n in (16, 32, 64)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] > 0
+
+
+def test_scattered_structures_need_no_patch_of_the_whole_image() -> None:
+    tree = DATASETS["microscopy"]
+    for one in tree["cases"]:
+        assert one["classes"]["1"]["components"] == 1
+    spots = uniform((1000, 1000), (1.0, 1.0), [(900, 900)])
+    for one in spots["cases"]:
+        one["classes"]["1"]["components"] = 100
+    small = (512, 512)
+    assert expectation.context_loss(typical(spots, cropped=False), (1.0, 1.0), small) == 0
+    assert expectation.context_loss(typical(tree, cropped=False), (1.0, 1.0), small) > 0
+
+
+def test_learning_halves_its_loss_with_four_times_the_patches() -> None:
+    assert expectation.learning_loss(3, 64**3, 500) == expectation.LEARNING_LOSS
+    assert expectation.learning_loss(3, 64**3, 2000) == expectation.LEARNING_LOSS / 2
+    assert expectation.learning_loss(3, 128**3, 500) < expectation.LEARNING_LOSS
+
+
+def test_wider_networks_lose_less_above_all_with_many_classes() -> None:
+    few = expectation.width_loss(8, 3) - expectation.width_loss(32, 3)
+    many = expectation.width_loss(8, 105) - expectation.width_loss(32, 105)
+    assert 0 < few < many
