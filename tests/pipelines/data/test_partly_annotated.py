@@ -38,7 +38,7 @@ def patches(data, folder, foreground, size=(3, 3, 3)):
 
 @pytest.mark.parametrize("foreground", [0.0, 0.5, 1.0])
 def test_no_patch_is_without_an_annotated_voxel(data, tmp_path, foreground):
-    dataset, labels = patches(data, tmp_path, foreground)
+    _, labels = patches(data, tmp_path, foreground)
     assert all((label != IGNORE).any() for label in labels)
     assert any((label == IGNORE).any() for label in labels)
     inside = np.mean([label[0, 1, 1, 1] in (1, 2, 3) for label in labels])
