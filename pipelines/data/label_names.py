@@ -26,8 +26,8 @@ class LabelNames(NamedTuple):
         labels: class id to name, 0 the background where it has a name.
         regions: name to the class ids that make it up, in the order of the file; empty where classes are all there is.
         ignore: value of voxels that nobody has annotated, above all class ids.
-        segments: value to the name of the DICOM segment or ROI that stands for it. A segment of a region that holds
-            others stands for what the others leave of it.
+        segments: value to the name of the DICOM segment or ROI that stands for it, the background's included. A
+            segment of a region that holds others stands for what the others leave of it.
     """
 
     labels: dict[int, str]
@@ -83,8 +83,11 @@ def label_names(content: Mapping[str, Any]) -> LabelNames:
     if regions and content.get("regions_class_order") is not None:
         _check_order(content["regions_class_order"], regions)
     segments = _segments(regions) or {value: name for value, name in sorted(classes.items()) if value != 0}
+    background = {0: classes[0]} if 0 in classes else {}
     marked = {ignore[0]: IGNORE} if ignore is not None else {}
-    return LabelNames(dict(sorted(classes.items())), regions, next(iter(marked), None), segments | marked)
+    return LabelNames(
+        dict(sorted(classes.items())), regions, next(iter(marked), None), background | segments | marked
+    )
 
 
 def _whole(value: Any) -> bool:

@@ -78,8 +78,8 @@ class SegLoss(torch.nn.Module):
             target: integer classes (B, 1, *spatial).
 
         Raises:
-            SettingError: the shapes do not belong together, there is only one class, or the logits lack a class of a
-                region.
+            SettingError: the shapes do not belong together, there is only one class, the logits lack a class of a region
+                or have one of the value to ignore.
         """
         stacked = prediction.ndim == target.ndim + 1
         heads = prediction.unbind(1) if stacked else (prediction,)
@@ -89,6 +89,11 @@ class SegLoss(torch.nn.Module):
         ):
             raise SettingError(
                 f"a label of shape {tuple(target.shape)} does not belong to logits of {tuple(prediction.shape)}."
+            )
+        if self.ignore is not None and 0 <= self.ignore < heads[0].shape[1]:
+            raise SettingError(
+                f"the loss is to ignore the value {self.ignore}, which is one of the {heads[0].shape[1]} classes of the"
+                " network; it must be another."
             )
         if heads[0].shape[1] < 2:
             raise SettingError(

@@ -130,7 +130,7 @@ def test_regions_and_voxels_to_ignore(root):
     assert dataset.regions == {"whole_tumor": (1, 2, 3), "tumor_core": (2, 3), "enhancing": (3,)}
     assert dataset.structures == dataset.regions
     assert dataset.ignore == 4
-    segments = {1: "whole_tumor", 2: "tumor_core", 3: "enhancing", 4: "ignore"}
+    segments = {0: "background", 1: "whole_tumor", 2: "tumor_core", 3: "enhancing", 4: "ignore"}
     item = dataset.as_dicts("training")[0]
     assert (item["ignore"], item["segments"]) == (4, segments)
     plain = load_dataset(describe(root, labels=LABELS, training=[pair(root, "a"), pair(root, "b")]))

@@ -37,7 +37,7 @@ BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
 def test_values_of_regions_have_names_of_their_own(labels, names, segments):
     found = label_names({"labels": labels})
     assert found.labels == names
-    assert found.segments == segments
+    assert found.segments == {0: "background", **segments}
     assert list(found.regions) == [name for name in labels if name != "background"]
 
 
@@ -54,7 +54,7 @@ def test_what_is_to_be_ignored_is_no_class(labels):
     found = label_names({"labels": labels})
     assert found.labels == {0: "background", 1: "liver"}
     assert found.ignore == 2
-    assert found.segments == {1: "liver", 2: "ignore"}
+    assert found.segments == {0: "background", 1: "liver", 2: "ignore"}
 
 
 @pytest.mark.parametrize(

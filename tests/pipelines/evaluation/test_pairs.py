@@ -160,4 +160,4 @@ def test_regions_of_a_dataset(tmp_path):
     assert found.labels == {0: "background", 1: "whole without core", 5: "core"}
     assert found.regions == {"whole": (1, 5), "core": (5,)}
     assert found.ignore == 9
-    assert found.segments == {1: "whole", 5: "core", 9: "ignore"}
+    assert found.segments == {0: "background", 1: "whole", 5: "core", 9: "ignore"}

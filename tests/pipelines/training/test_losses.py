@@ -203,3 +203,5 @@ def test_a_region_of_classes_that_the_network_lacks_is_refused():
         SegLoss(regions={"core": [2, 3]})(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match="'core' has no classes"):
         SegLoss(regions={"core": []})
+    with pytest.raises(ValueError, match="ignore the value 2, which is one of the 3 classes"):
+        SegLoss(ignore=2)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
