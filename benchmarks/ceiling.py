@@ -1,4 +1,4 @@
-"""The speed that a machine's libraries reach on a network's own convolutions, one at a time, and on a matrix product."""
+"""The highest speed of a machine's libraries: each convolution of a network measured alone, and a matrix product."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shape = tuple[Any, ...]
 
 
 class Convolutions(TorchDispatchMode):
-    """Counts the convolutions of a forward pass by everything that their speed depends on."""
+    """Counts the convolutions of a forward pass, grouped by all properties that determine their speed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def one_convolution(
 def convolution_ceiling(
     forward: Callable[[], object], device: torch.device, channels_last: bool, repeats: int = 5
 ) -> dict[str, float]:
-    """What a training step would take if it were nothing but its convolutions, each in the faster memory layout.
+    """The time of a training step that consists only of its convolutions, each in the faster memory layout.
 
     Returns:
         "seconds" and "tflops" of forward and backward of all convolutions that `forward` calls.

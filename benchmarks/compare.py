@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py --runs 10000
 
-The database is filled by SQL, with the parameters, metrics and tags that a training of ours leaves.
+The database is filled by SQL, with the parameters, metrics and tags that a training of this project logs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PARAMS, METRICS, TAGS = 60, 20, 25
 
 
 def fill(database: Path, runs: int, experiments: int) -> None:
-    """Add runs to a database that MLflow has made the tables of."""
+    """Add runs to a database whose tables MLflow has created."""
     with sqlite3.connect(database) as connection:
         for e in range(1, experiments + 1):
             connection.execute(
@@ -69,7 +69,7 @@ def fill(database: Path, runs: int, experiments: int) -> None:
             ),
         )
     connection.close()
-    # Two runs have results to read, as trainings leave them.
+    # Two runs have results like those of a training, which are read.
     folder = database.parent / "artifacts"
     content = {
         "format": 1,
@@ -124,7 +124,7 @@ def main() -> None:
         }
 
         def everything() -> list[str]:
-            """What a script does: fetch all runs, then pick by name."""
+            """Fetch all runs and select by name, as a simple script would."""
             found, token = [], None
             experiments = [e.experiment_id for e in client.search_experiments()]
             while True:

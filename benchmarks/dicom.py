@@ -1,12 +1,12 @@
-"""Reading a CT series: seconds of our reader and of its peers, and the scan of a large folder.
+"""Time to read a CT series, compared with other readers, and to scan a large folder.
 
     python benchmarks/dicom.py                     # 512 x 512 x 150, 10,000 headers: about a minute
     python benchmarks/dicom.py --slices 60 --headers 1000
 
-A series of noise on a ramp is written to a temporary folder, uncompressed, with the header of a usual scanner. In one
-process and in turn, SimpleITK's ImageSeriesReader, MONAI's LoadImage with PydicomReader and ours read it; medians
-of the rounds count, after one round that warms the file system's cache for everyone. The values are compared: a fast wrong
-answer does not count. The scan lists the volumes of a folder of small slices; no pixels are read.
+A series of noise on a ramp is written to a temporary folder, uncompressed, with the header of a usual scanner.
+SimpleITK's ImageSeriesReader, MONAI's LoadImage with PydicomReader and the reader of this project read it in turn, in
+one process. Reported are the medians of the rounds, after one round that fills the file system's cache. The values
+read must be equal. The scan lists the volumes in a folder of small slices; no pixels are read.
 """
 
 from __future__ import annotations

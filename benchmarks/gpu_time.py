@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.autograd import DeviceType
 
-# What the profiler lists of a device beside its kernels: copies, fills, waiting.
+# Events of a device in the profiler that are not kernels: copies, fills, waiting.
 _NO_KERNELS = ("Memcpy", "Memset", "Stream", "Context", "Event", "Activity")
 
 
 class Timed:
-    """A network that adds up the time within it; on CUDA that of the device, by events, without waiting for it."""
+    """A network that sums the time of its forward passes; on CUDA that of the device, by events, without waiting."""
 
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
         self.network, self.cuda = network, device.type == "cuda"
@@ -53,9 +53,9 @@ def union(intervals: Iterable[tuple[float, float]]) -> float:
 
 
 def kernel_seconds(run: Callable[[], object]) -> float:
-    """Seconds in which at least one kernel was computing while `run` ran; 0 where kernels cannot be traced.
+    """Seconds in which at least one kernel was running during `run`; 0 if kernels cannot be traced.
 
-    Profiling slows the host, not the kernels: divide by the wall time of a run that is not profiled.
+    Profiling slows down the host but not the kernels, so divide by the wall time of a run without profiling.
     """
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiler:

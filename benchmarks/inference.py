@@ -1,15 +1,16 @@
-"""A trained network over one clinical CT, from the prepared image to labels on the file's grid: us and our peers.
+"""Inference on one clinical CT, from the preprocessed image to labels on the file's grid, compared with others.
 
     python -m benchmarks.inference                              # 2, 14 and 105 classes, MONAI
-    python -m benchmarks.inference --peers monai nnunet         # nnU-Net v2 too, where it is installed
+    python -m benchmarks.inference --peers monai nnunet         # also nnU-Net v2, if it is installed
     python -m benchmarks.inference --spacing none               # nothing resampled
     python -m benchmarks.inference --device cuda --precision bf16 --classes 14 105 --size 512 512 400
     python -m benchmarks.inference --untrained --size 512 512 400   # without data or download
 
 The CT is the demo's (512 x 512 x 133, LIDC-IDRI-0001, CC BY 3.0) with the structures that its package labels;
-a small UPerNet is trained on it once per number of classes and kept in data/benchmarks. With --size the CT is
-begun anew behind its end: no patient, but as much work. With --untrained it is a phantom of smooth tissue and noise, and the
-network has random weights. All ways get the same prepared image, network, window and overlap, without mirroring:
+a small UPerNet is trained on it once per number of classes and stored in data/benchmarks. With --size the CT is
+repeated to that size, which is not realistic anatomy but takes the same time. With --untrained the image is a phantom of
+smooth tissue and noise, and the network has random weights. All implementations get the same preprocessed image,
+network, window and overlap, without mirroring:
 
 - ours: pipelines.SlidingWindow row by row into transforms.spatial.restore.Restorer;
 - monai: SlidingWindowInferer (Gaussian), softmax, Invertd of ResampleToMatchd and Orientationd on the
@@ -18,11 +19,11 @@ network has random weights. All ways get the same prepared image, network, windo
 - nnunet: nnUNetPredictor and its conversion to a segmentation, whose windows lie elsewhere and whose logits
   are sums in half precision, so that its labels differ for these reasons too. On CUDA it has a precision of its own, fp16.
 
-Every way runs in a process of its own. Memory is the peak of the resident set over what it was before the
-prediction; time within the network's forward is counted apart, on CUDA by events on the device. On CUDA the fastest of
---repeats runs counts, the device's memory is the peak of what torch allocated, weights included, and the share in which
-the GPU computes is the union of its kernels' times in one more run, which is traced, over the time of the fastest. fp32 uses TF32
-in convolutions there, as torch does unless told otherwise.
+Each implementation runs in a separate process. Memory is the increase of the resident set during the prediction, at
+its peak; the time of the network's forward passes is also reported separately, on CUDA by events on the device.
+On CUDA, the fastest of --repeats runs is reported, and the device's memory is the peak of what torch allocated,
+weights included. The GPU's share is the union of its kernels' times in an additional traced run, divided by the time of
+the fastest run. fp32 uses TF32 in convolutions on CUDA, which is torch's default.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ Figures = dict[str, Any]
 
 
 def warm_up(geometry: Geometry, window: Sequence[int]) -> Geometry:
-    """A small grid like the large one, for imports and first calls before the clock runs."""
+    """A small grid like the large one, for imports and first calls before the measurement."""
     spacing = None if geometry.grid == geometry.cropped_shape else geometry.prepared_spacing
     scale = [h / w for h, w in zip(geometry.cropped_shape, geometry.grid, strict=True)]
     grid = tuple(min(w, n) for w, n in zip(window, geometry.grid, strict=True))
@@ -93,7 +94,7 @@ def predict(way: str, task: Task, network: Timed) -> tuple[np.ndarray, Figures]:
 
 
 def measure(way: str, options: argparse.Namespace, result: Path) -> None:
-    """One way in this process; prints its figures as JSON and writes its labels."""
+    """Measure one implementation in this process; prints the results as JSON and writes the labels."""
     device, classes, spacing = torch.device(options.device), options.classes[0], _spacing(options)
     network = build(classes).eval() if options.untrained else trained(classes, spacing, options.steps, device)
     precision = options.precision[0]
@@ -104,7 +105,7 @@ def measure(way: str, options: argparse.Namespace, result: Path) -> None:
     at_once = options.at_once[0]
     task = Task(image, made.geometry, classes, options.overlap, window, device, precision, device, at_once)
     if way == "nnunet":
-        with contextlib.suppress(ImportError):  # its imports are not its prediction
+        with contextlib.suppress(ImportError):  # imported before the measurement
             import nnunetv2.inference.predict_from_raw_data  # noqa: F401
     timed = Timed(network, device)
     with torch.inference_mode():
@@ -128,7 +129,7 @@ def _repeated(way: str, task: Task, network: Timed, repeats: int) -> tuple[np.nd
             raise
         note = f"stitched on the host, out of memory on the device at {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
     if note:
-        # Not above: the error holds on to the tensors of the frames that it came through.
+        # After the except block, because the error keeps references to the tensors of its stack frames.
         torch.cuda.empty_cache()
         task = task._replace(stitching=torch.device("cpu"))
         labels, figures = predict(way, task, network)
@@ -147,7 +148,7 @@ def _spacing(options: argparse.Namespace) -> float | None:
 
 
 def _passed(options: argparse.Namespace) -> Iterator[str]:
-    """What a process of one way is told beside way, classes and precision."""
+    """The arguments of the process of one implementation, apart from its name, the classes and the precision."""
     for key in ("spacing", "overlap", "steps", "device", "window", "repeats"):
         yield from (f"--{key}", str(getattr(options, key)))
     if options.size:
@@ -159,7 +160,7 @@ def _passed(options: argparse.Namespace) -> Iterator[str]:
 def run_way(
     way: str, classes: int, precision: str, options: argparse.Namespace, at_once: int = 0
 ) -> Figures | None:
-    """The figures of a way in a process of its own; None where it failed, which its output says."""
+    """The results of an implementation, measured in a separate process; None if it failed (see its output)."""
     command = [sys.executable, "-m", "benchmarks.inference", "--measure", way, "--classes", str(classes)]
     command += ["--precision", precision, "--at-once", str(at_once), *_passed(options)]
     output = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, encoding="utf-8")

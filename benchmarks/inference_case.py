@@ -1,4 +1,4 @@
-"""The CT and the network of `benchmarks.inference`: the demo's, or made up where there are no data."""
+"""The CT and the network of `benchmarks.inference`: the demo's, or a phantom and random weights without data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transforms.preprocess import Prepared, Preprocess
 
 FOLDER = Path("data/benchmarks")
 PATCH = 80
-# Of the demo's CT, millimetres.
+# Spacing of the demo's CT in mm.
 SPACING = (0.703125, 0.703125, 2.5)
 
 
@@ -50,7 +50,7 @@ def phantom(shape: Sequence[int]) -> MetaTensor:
 
 
 def ct(size: Sequence[int] | None, made_up: bool) -> MetaTensor:
-    """The demo's CT as it is, or begun anew behind its end until it has `size`; or a phantom."""
+    """The demo's CT, repeated along each axis if `size` is given; or a phantom."""
     if made_up:
         return phantom(size or (512, 512, 133))
     volume = read_image(chest()[0], channels=1)
@@ -63,7 +63,7 @@ def ct(size: Sequence[int] | None, made_up: bool) -> MetaTensor:
 def prepared(
     size: Sequence[int] | None, spacing: float | None, made_up: bool
 ) -> tuple[torch.Tensor, Prepared]:
-    """The image as the network gets it, (1, 1, *grid) on the CPU, and the way back."""
+    """The preprocessed image, (1, 1, *grid) on the CPU, and what is needed to restore the original grid."""
     preprocess = Preprocess(spacing=spacing)
     made = preprocess.volume(ct(size, made_up))
     return preprocess.normalise(made.codes, made.intensity)[None], made

@@ -1,4 +1,4 @@
-"""The ways from a prepared image to labels on the file's grid that `benchmarks.inference` compares."""
+"""The implementations of inference that `benchmarks.inference` compares."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""From the patch store with augmentation to a full batch on the device: does the data side keep up with the step?
+"""Loading augmented batches from the patch store to the device: whether it is fast enough for the training steps.
 
     python -m benchmarks.loading                                      # patches per second, this machine
-    python -m benchmarks.loading --step-seconds 0.25                  # ... and which steps of 0.25 s wait for data
+    python -m benchmarks.loading --step-seconds 0.25                  # also the share of 0.25 s steps that wait for data
     python -m benchmarks.loading --device cuda --size 128 --batch 2 --network r2unet --peers monai nnunet
     python -m benchmarks.loading --parts                              # milliseconds per part of the CPU's work
 
-The cohort is the demo's training CT (512 x 512 x 133, LIDC-IDRI-0001, CC BY 3.0) at 1.5 mm where `data/demo` is
-there, else, or with --synthetic, four made volumes of 256 x 256 x 160. Everybody augments with the probabilities and
-bounds of `PatchAugmentation`, which are nnU-Net's, and feeds torch's loader with the same number of workers:
+The cohort is the demo's training CT (512 x 512 x 133, LIDC-IDRI-0001, CC BY 3.0) at 1.5 mm if `data/demo` exists,
+otherwise, or with --synthetic, four synthetic volumes of 256 x 256 x 160. All contestants augment with the
+probabilities and bounds of `PatchAugmentation`, which are nnU-Net's, and use torch's loader with the same number of
+workers:
 
 - ours workers: PatchDataset and PatchAugmentation in the loader's workers;
 - ours device: drawn in the workers, applied on the device (augment_on);
@@ -16,10 +17,10 @@ bounds of `PatchAugmentation`, which are nnU-Net's, and feeds torch's loader wit
 - nnunet: nnU-Net v2's get_training_transforms (batchgeneratorsv2) on patches of our store, read with nnU-Net's
   margin, where nnunetv2 is installed.
 
-Every contestant runs in a process of its own, rounds interleaved, medians. A step waits if it waits for its batch
-more than 2% of its time; the step is a real one of a network (--network), or as many seconds of sleep, in which a
-GPU would be busy and the CPU is not (--step-seconds). The host waits for the device after each step here, so that
-work that is queued on the device hides no waiting; a training is better off.
+Each contestant runs in a separate process, rounds interleaved, medians. A step counts as waiting if it waits for its
+batch for more than 2% of its time. The step is a real one of a network (--network) or a sleep (--step-seconds), which
+stands for a step on a GPU that leaves the CPU idle. Here the host waits for the device after each step, so that all
+waiting is measured; in a training, work queued on the device hides a part of it.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ ENDLESS = 10**6
 
 Batch = Mapping[str, Any]
 Prepare = Callable[[Batch, torch.device], tuple[torch.Tensor, torch.Tensor]]
-# What to load, what the loader needs beside it, and what makes a batch on the device of what it gives.
+# The dataset, further arguments of its loader, and the function that makes a batch on the device from its output.
 Contestant = tuple[Any, dict[str, Any], Prepare]
 
 
 def cohort(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Preprocess]:
-    """Cases and how they are prepared; synthetic ones are made at the first call."""
+    """The cases and their preprocessing; synthetic ones are created at the first call."""
     if DEMO.is_dir() and not args.synthetic:
         return load_dataset(DEMO).as_dicts("training"), Preprocess(spacing=1.5, crop_above=-500)
     folder = args.folder / "data"
@@ -169,7 +170,7 @@ class NnunetAugmentation:
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
         turn = (-ROTATION, ROTATION)
-        read = get_patch_size(size, turn, turn, turn, (0.85, 1.25))  # as nnUNetTrainer asks for it
+        read = get_patch_size(size, turn, turn, turn, (0.85, 1.25))  # as in nnUNetTrainer
         self.read = [p + 2 * -(-(int(r) - p) // 2) for p, r in zip(size, read, strict=True)]
         self.transforms = nnUNetTrainer.get_training_transforms(
             np.array(size), turn, None, tuple(range(len(size))), do_dummy_2d_data_aug=False
@@ -262,7 +263,7 @@ def waiting(
         got = time.perf_counter()
         step(*prepare(batch, device))
         synchronise(device)
-        if number >= 5:  # the first fill the queue and warm the network up
+        if number >= 5:  # the first steps fill the queue and are the warm-up
             waits.append(got - started)
             totals.append(time.perf_counter() - started)
     late = [wait > WAITS * total for wait, total in zip(waits, totals, strict=True)]
@@ -274,7 +275,7 @@ def waiting(
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """All figures of one contestant, to be called in a fresh process."""
+    """All results of one contestant; must be called in a new process."""
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -313,7 +314,7 @@ def parts(args: argparse.Namespace) -> None:
 
 
 def augmentation_ms(augment: PatchAugmentation, count: int) -> float:
-    """Per patch, of patches that are in memory with the margin that each needs."""
+    """Time per patch for patches in memory, each with the margin that it needs."""
     items = []
     for number in range(count + 1):
         augment.set_random_state(number)
@@ -378,14 +379,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, nargs="+", default=[n for n in (0, 1, 2, 4, 8) if n <= cores])
     parser.add_argument("--seconds", type=float, default=8.0, help="time measured per number of workers")
-    parser.add_argument("--step-seconds", type=float, default=0.0, help="a step is so much sleep")
-    parser.add_argument("--network", choices=("r2unet", "upernet"), help="a step is one of this network")
-    parser.add_argument("--steps", type=int, default=100, help="steps of which those that wait are counted")
+    parser.add_argument("--step-seconds", type=float, default=0.0, help="a step is a sleep of this duration")
+    parser.add_argument(
+        "--network", choices=("r2unet", "upernet"), help="a step is a training step of this network"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=100, help="number of steps among which those that wait are counted"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="processes per contestant, interleaved")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's own choice")
     parser.add_argument("--peers", nargs="*", choices=("monai", "nnunet"), default=["monai"])
-    parser.add_argument("--synthetic", action="store_true", help="made volumes, even where the demo is")
-    parser.add_argument("--parts", action="store_true", help="milliseconds of every part instead")
+    parser.add_argument(
+        "--synthetic", action="store_true", help="use synthetic volumes although the demo exists"
+    )
+    parser.add_argument("--parts", action="store_true", help="measure the milliseconds of each part instead")
     parser.add_argument(
         "--folder", type=Path, help="where to work; default: a temporary folder, removed after"
     )

@@ -1,7 +1,7 @@
 """SegLoss against MONAI's DiceCELoss: time and memory of one forward and backward pass. ``python -m benchmarks.loss``.
 
-Both in one process and in turn, medians over the rounds. Memory is what is taken over the logits, their gradient and
-the label: on CUDA the peak that was allocated, on a CPU what autograd keeps.
+Both run in turn in one process, medians over the rounds. Memory is what is used in addition to the logits, their
+gradient and the label: on CUDA the peak of the allocated memory, on a CPU the tensors saved by autograd.
 """
 
 from __future__ import annotations

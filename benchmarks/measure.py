@@ -1,7 +1,7 @@
-"""What a network costs: parameters, operations, time and saved activations, each network in a process of its own.
+"""Measuring a network's parameters, operations, time and saved activations, each network in a separate process.
 
-One process per network, since the allocator's caches of one distort the next; rounds over all networks and the
-median of the rounds, since a machine's other work comes and goes.
+A separate process per network avoids the influence of the allocator's caches. The rounds cycle through all networks and
+the median is reported, because the load of the machine varies.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def gflops(build: Callable[[], nn.Module], shape: Sequence[int]) -> float:
 def seconds(run: Callable[[], object], repeats: int, device: str) -> float:
     """Median time of ``run``: wall time on an accelerator, on a CPU the processor time of this process.
 
-    Processor time leaves out the waiting for a machine's other work. It adds up over threads, idle spinning
-    included, so that one thread is the number to compare.
+    Processor time excludes waiting for other processes. It is summed over threads, including busy waiting, so
+    comparisons should use one thread.
     """
     cuda = device.startswith("cuda")
     clock = time.perf_counter if cuda else time.process_time
@@ -74,7 +74,7 @@ def measure(
     repeats: int,
     threads: int,
 ) -> dict[str, float]:
-    """All figures of one network, to be called in a fresh process."""
+    """All results of one network; must be called in a new process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     figures = {"gflops": gflops(build, shape)}
@@ -92,7 +92,9 @@ def measure(
         forward().float().square().mean().backward()
 
     network.train()
-    figures["saved"] = saved_activations(forward, network) / 2**20  # and the warm-up of what follows
+    figures["saved"] = (
+        saved_activations(forward, network) / 2**20
+    )  # also the warm-up for the next measurement
     figures["training"] = seconds(step, repeats, device)
     network.zero_grad()
     network.eval()
@@ -106,7 +108,7 @@ def run_apart(
 ) -> dict[str, dict[str, float]]:
     """Medians over rounds of ``python -m module --only name``, which prints one line of JSON.
 
-    A contestant that fails is left out, with the end of its error on stderr, so that the others' figures are not lost.
+    A contestant that fails is left out, and the end of its error is printed to stderr.
     """
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(rounds):

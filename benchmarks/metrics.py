@@ -1,12 +1,12 @@
-"""Metrics of a case: seconds of ours and of MONAI's, the same numbers wherever the definitions are the same.
+"""Time to compute the metrics of a case, compared with MONAI; equal values are required for equal definitions.
 
     python -m benchmarks.metrics                       # 256 x 256 x 128, 14 classes: about a minute
     python -m benchmarks.metrics --shape 128 128 64 --rounds 1
 
-Counting is all overlap metrics: ours from one confusion matrix, MONAI's DiceMetric from label maps made one-hot, as
-in its tutorials (AsDiscrete). Surfaces are HD95, mean distance and surface Dice of all classes; MONAI's three metrics
-are timed together, its surface Dice with `use_subvoxels`, which is ours by definition. Medians of the rounds, one
-thread unless --threads says more. Values are compared: a fast wrong answer does not count.
+"Counting" comprises all overlap metrics: those of this project from one confusion matrix, MONAI's DiceMetric from
+one-hot label maps, as in its tutorials (AsDiscrete). "Surfaces" comprises HD95, mean distance and surface Dice of all
+classes; MONAI's three metrics are timed together, its surface Dice with `use_subvoxels`, whose definition is the one
+of this project. Medians of the rounds, one thread by default (--threads).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPACING = (0.8, 0.8, 2.0)
 
 
 def structures(shape: tuple[int, ...], classes: int, seed: int) -> np.ndarray:
-    """Smooth structures of about a twentieth of the volume altogether, uint8, as organs lie in a body."""
+    """Smooth organ-like structures, together about a twentieth of the volume, uint8."""
     random = np.random.default_rng(0)
     labels = np.zeros(shape, np.uint8)
     grid = np.indices(shape, dtype=np.float32)

@@ -1,14 +1,14 @@
-"""Whether what makes training faster changes what it learns: the same short training with and without each switch.
+"""Whether options that make training faster change its result: a short training with and without each of them.
 
     python -m benchmarks.parity                      # all switches, three seeds, as long as `make train`
     python -m benchmarks.parity --epochs 12 --spacing "[4,4,10]" --patch_size "[80,80,40]"    # quicker, on a coarser grid
     python -m benchmarks.parity --bundle upernet --switches bf16 augmentation
 
-Every training is the real command on the demo's CT (`make train` fetches it) in a process of its own; its figure is
-the mean Dice of the patient that it does not train on, after the last epoch. A switch is turned the other way than
-the bundle has it. Seeds differ among themselves, so a switch is harmless where its mean differs from the plain one
-by less than seeds do. The labels that are trained on are a model's: this is no figure of accuracy. Options that are not
-listed go to every training as they are.
+Each training is the usual command on the demo's CT (`make train` downloads it) in a separate process; its result is
+the mean Dice of the validation patient after the last epoch. A switch reverses the bundle's setting. As results differ
+between seeds, a switch is harmless if its mean differs from that without the switch by less than the seeds do. The
+training labels were made by a model, so the values say nothing about accuracy. Other options are passed unchanged to
+every training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Name: what is turned, and how it is said on the command line.
+# Name of a switch: what it changes, and its option on the command line.
 SWITCHES: dict[str, list[str]] = {
     "plain": [],
     "bf16": ["--precision", "fp32"],

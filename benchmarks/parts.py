@@ -1,4 +1,4 @@
-"""Commands one after another within a time limit, each with its output in a file and a line in a summary."""
+"""Running commands one after another within a time limit, each with its output in a file and a line in a summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 GRACE = 10.0
-"""Seconds that a part gets to end by itself after its limit, and that are kept back for the summary."""
+"""Seconds that a part has to end by itself after its limit; as many are reserved for the summary."""
 _END = re.compile(r"^PART ended: (?P<exit>.+) after (?P<seconds>\d+) s$", re.MULTILINE)
 
 
@@ -23,8 +23,8 @@ class Part(NamedTuple):
     """A command with its name and seconds.
 
     Attributes:
-        least: it is not begun with less time than this left.
-        limit: it is ended after so long.
+        least: minimum number of seconds left for which it is started.
+        limit: number of seconds after which it is ended.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a part's file says."""
+    """The state of a part according to its output file."""
 
     exit: str
     seconds: str
@@ -42,10 +42,10 @@ class Outcome(NamedTuple):
 
 
 def run_all(parts: Sequence[Part], chosen: Iterable[str], folder: Path, seconds: float) -> int:
-    """Run the chosen parts in order as far as the time goes.
+    """Run the chosen parts in order while there is time left.
 
-    The summary is written anew before and after every part, and is made of the files of all parts that `folder`
-    holds, of earlier calls too: whatever ends this process, nothing that was measured is lost.
+    The summary is written before and after each part, from the output files of all parts in `folder`, also those of
+    earlier calls. If this process is killed, no result is therefore lost.
 
     Returns:
         The number of parts that were chosen and did not end with exit status 0.
@@ -75,7 +75,7 @@ def run_all(parts: Sequence[Part], chosen: Iterable[str], folder: Path, seconds:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the part that is running and this process, like an interruption by hand."""
+    """Let SIGTERM end the running part and this process, as Ctrl-C does."""
 
     def stop(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -88,11 +88,11 @@ def _stoppable() -> Iterator[None]:
 
 
 def _run(part: Part, path: Path, limit: float) -> str:
-    """Exit status of the part as its file says it."""
+    """Exit status of the part according to its output file."""
     started, status = time.monotonic(), "interrupted"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with path.open("a", encoding="utf-8") as file:
-        # A session of its own: its own processes end with it.
+        # A separate session, so that the child processes of the part can be ended with it.
         process = subprocess.Popen(
             part.command,
             stdout=subprocess.PIPE,
@@ -137,7 +137,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def outcome(path: Path) -> Outcome:
-    """What is known of a part by its file."""
+    """The state of a part, read from its output file."""
     if not path.is_file():
         return Outcome("not run", "", [])
     text = path.read_text(errors="replace", encoding="utf-8")
@@ -149,7 +149,7 @@ def outcome(path: Path) -> Outcome:
 
 
 def summarise(parts: Sequence[Part], folder: Path) -> str:
-    """Write `summary.md` of what `folder` holds; returns its text."""
+    """Write `summary.md` about the parts in `folder`; returns its text."""
     rows = {part.name: outcome(folder / f"{part.name}.txt") for part in parts}
     lines = ["| part | seconds | exit | figures |", "| --- | ---: | --- | ---: |"]
     lines += [f"| {name} | {row.seconds} | {row.exit} | {len(row.results)} |" for name, row in rows.items()]

@@ -1,8 +1,8 @@
-"""Random patches out of many CT volumes: patches per second and memory, the patch store and its peers.
+"""Random patches from many CT volumes: patches per second and memory of the patch store, compared with MONAI.
 
     python benchmarks/patches.py                    # 10 and 200 cases of 512 x 512 x 120, 10 to 20 minutes
     python benchmarks/patches.py --quick            # 4 and 20 cases of 192 x 192 x 64, about 2 minutes
-    python benchmarks/patches.py --layouts          # what chunk and block shapes cost
+    python benchmarks/patches.py --layouts          # time and size for several chunk and block shapes
 
 Peers, all with MONAI's own transforms LoadImaged, EnsureChannelFirstd, ScaleIntensityRanged and
 RandCropByPosNegLabeld (one sample a volume), nothing resampled, nothing augmented:
@@ -11,14 +11,12 @@ RandCropByPosNegLabeld (one sample a volume), nothing resampled, nothing augment
 - PersistentDataset: the deterministic part cached on disk (warm),
 - CacheDataset: the deterministic part held in memory.
 
-Each runs in a process of its own with one thread, over the same files. Throughput is that of a single
-process without workers, after one pass over the cases has warmed the file system's cache for everyone.
-Memory is the peak, while batches of two come from two workers, of the anonymous and shared memory of the main
-process and its workers, pages that several of them share counted once (Pss_Anon and Pss_Shmem of
-/proc/PID/smaps_rollup, so Linux only). Mapped files are left out: the libraries, whose share depends on what
-else runs on the machine, and the file system's cache.
-The peers are measured on the
-smaller number of cases only: CacheDataset with 200 would need 50 GB of memory, PersistentDataset as much disk.
+Each runs in a separate process with one thread, on the same files. Throughput is measured in a single process
+without workers, after one pass over the cases has filled the file system's cache. Memory is the peak of the anonymous
+and shared memory of the main process and two workers that load batches of two; pages that they share are counted once
+(Pss_Anon and Pss_Shmem of /proc/PID/smaps_rollup, so Linux only). Mapped files are not counted: libraries, whose share
+depends on other processes of the machine, and the file system's cache. The peers are measured only with the smaller
+number of cases, because with 200 cases CacheDataset would need 50 GB of memory and PersistentDataset as much disk.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ def generate(folder: Path, shape: tuple[int, ...], cases: int) -> None:
             nibabel.save(file, folder / f"{name}{k}.nii.gz")
     for i in range(DISTINCT, cases):
         for name in ("image", "label"):
-            # separate paths: no loader or cache takes two cases for one
+            # Separate paths, so that no loader or cache treats two cases as one.
             os.link(folder / f"{name}{i % DISTINCT}.nii.gz", folder / f"{name}{i}.nii.gz")
 
 
@@ -112,7 +110,7 @@ def make_dataset(kind: str, folder: Path, cases: int, patch: tuple[int, ...]):
 
 
 class PeakMemory(threading.Thread):
-    """Samples the memory of this process and its children, mapped files left out."""
+    """Samples the memory of this process and its children, without mapped files."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -145,13 +143,13 @@ def measure(kind: str, folder: Path, cases: int, patch: tuple[int, ...], seconds
     start = time.perf_counter()
     dataset = make_dataset(kind.replace("build", "ours"), folder, cases, patch)
     if kind == "build":
-        # by a process of its own, so that what is measured afterwards is a training that finds its store
+        # Built in a separate process, so that the measurement is that of a training whose store exists.
         print(json.dumps({"setup": time.perf_counter() - start}))
         return
     count = cases if kind != "ours" else 4 * cases
     order = np.random.default_rng(0).integers(count, size=10**5).tolist()
     if kind != "plain":
-        for i in range(cases):  # PersistentDataset fills its cache; the page cache is warm for everyone
+        for i in range(cases):  # fills the caches of PersistentDataset and of the file system
             dataset[i]
     setup = time.perf_counter() - start
     times = []
@@ -232,7 +230,9 @@ def main() -> None:
         "--folder", type=Path, help="where to work; default: a temporary folder, removed after"
     )
     peers = ("plain", "persistent", "cache")
-    parser.add_argument("--peers", nargs="*", choices=peers, default=peers, help="whom to compare with")
+    parser.add_argument(
+        "--peers", nargs="*", choices=peers, default=peers, help="implementations to compare with"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     patch = tuple(options.patch)

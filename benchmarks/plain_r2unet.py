@@ -1,8 +1,8 @@
-"""A plain R2U-Net in float32, as its public reimplementations are built: the reference that training speed is told by.
+"""A plain R2U-Net in float32, like its public reimplementations: the reference for the training speed.
 
 Structure after Alom et al., arXiv 1802.06955 (figures 2 to 4), in the form that became common: one kernel per
 recurrent convolution, applied t + 1 times to x and x + h; batch norm shared by the steps; max pooling; decoder of
-nearest upsampling, convolution, batch norm, ReLU; every convolution with a bias. Nothing of it is for use: shared
+nearest upsampling, convolution, batch norm, ReLU; every convolution with a bias. Only for benchmarks: the shared
 batch norm makes its evaluation mode wrong (docs/networks.md).
 """
 

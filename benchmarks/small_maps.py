@@ -1,8 +1,8 @@
 """Float32 convolutions of one map in 3D: this project's against torch's. Run as ``python -m benchmarks.small_maps``.
 
-Both in one process and in turn, forward alone and with backward, in both memory layouts, on maps as the levels of
-networks have them; the median over the rounds. The peer is `torch.nn.Conv3d` with the same weights.
-To see a processor without AVX-512 on one that has it: ``ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2``.
+Both run in turn in one process, forward alone and with backward, in both memory layouts, on maps with the sizes of the
+networks' levels; the median over the rounds. The peer is `torch.nn.Conv3d` with the same weights. To emulate a
+processor without AVX-512, set ``ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2``.
 """
 
 from __future__ import annotations

@@ -1,17 +1,23 @@
-"""Seconds from a command to its first useful moment, and from the last iteration to the end of the process.
+"""Seconds from the start of a command to its first iteration or window, and from the last one to the process's end.
 
     python -m benchmarks.startup                               # about three minutes
     python -m benchmarks.startup --bundles r2unet --rounds 3   # medians of three starts
     python -m benchmarks.startup --nnunet python3              # a Python that has nnunetv2, to compare imports
+    python -m benchmarks.startup --parts help imports --rounds 15 --tree ../before   # against another checkout
 
-- training: `python -m monai.bundle run training` on the demo, to the end of its first iteration: once with nothing
-  there yet (patch store and MLflow database are made), then with both there. By part, see `benchmarks.stopwatch`.
-- MONAI: a bundle of MONAI's own parts on the same CT: LoadImage, Spacing, crop, UNet, SupervisedTrainer, MLFlowHandler.
+- training: `python -m monai.bundle run training` on the demo, to the end of its first iteration: first without a patch
+  store and MLflow database, which are then created, then with both. By part, see `benchmarks.stopwatch`.
+- MONAI: a bundle of MONAI's components on the same CT: LoadImage, Spacing, crop, UNet, SupervisedTrainer,
+  MLFlowHandler.
 - the end: a training of one epoch with its validation, from the last iteration to the end of the process.
 - commands of `python -m pipelines`: predict to the first window, the others to their end.
-- imports: what ours cost over torch and MONAI's bundle runner, in a process of its own without a stopwatch.
+- help: the commands whose answer should come at once.
+- imports: those of this project in addition to torch and MONAI's bundle runner, in a separate process without
+  stopwatch.
 
-Processor seconds are those of the process to that moment, in the table those of the main thread.
+With `--tree` the processes of help and imports run in both checkouts in turn, each round in the other order.
+
+Processor seconds are those of the process up to that time; in the table, those of the main thread.
 """
 
 from __future__ import annotations
@@ -35,6 +41,13 @@ TRAINED = "pipelines.training.trainer:SegTrainer._iteration"
 DEMO_CASE = "data/demo/imagesTr/ctchest.nrrd"
 SMALL = {"epochs": 1, "patches_per_epoch": 2, "val_interval": 1}
 COMMANDS = ("predict", "check", "evaluate", "compare", "sync")
+RUNNER = "import torch, monai.bundle, fire"
+# By the names that bundles use, which every version has wherever their modules lie.
+TRAINING = "import networks\nfrom pipelines import SegLoss, Training, executed_config\nfrom transforms import PatchAugmentation"
+
+
+Process = tuple[Sequence[str], Path]
+"""Words of a command line, and the checkout whose root it runs in."""
 
 
 class Bench:
@@ -58,15 +71,27 @@ class Bench:
         found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return {**found, "exit": [ended - found["ended"], max(0.0, spent - found["spent"])]}
 
-    def plain(self, words: Sequence[str]) -> tuple[float, float]:
-        """Wall and processor seconds of `WORDS` from start to end."""
-        return self._run(words)[:2]
+    def plain(self, words: Sequence[str], tree: Path = REPOSITORY) -> tuple[float, float]:
+        """Wall and processor seconds of `WORDS` in the root of a checkout, from start to end."""
+        return self._run(words, tree, PYTHONPATH=str(tree))[:2]
 
-    def _run(self, words: Sequence[str], **more: str) -> tuple[float, float, float]:
+    def in_turn(self, processes: dict[str, Process], rounds: int) -> dict[str, list[float]]:
+        """Medians of wall and processor seconds by name, after a round that only fills caches."""
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
+        for turn in range(rounds + 1):
+            for name, (words, tree) in list(processes.items())[:: 1 if turn % 2 else -1]:
+                took = self.plain(words, tree)
+                if turn:
+                    runs[name].append(took)
+        return {
+            name: [statistics.median(run[i] for run in took) for i in (0, 1)] for name, took in runs.items()
+        }
+
+    def _run(self, words: Sequence[str], tree: Path = REPOSITORY, **more: str) -> tuple[float, float, float]:
         began, before = time.time(), os.times()
         done = subprocess.run(
             words,
-            cwd=REPOSITORY,
+            cwd=tree,
             env={**self.environment, **more},
             capture_output=True,
             text=True,
@@ -166,11 +191,8 @@ def _commands(bench: Bench, bundle: str) -> list[str]:
 
     def say(name: str, wall: float, processor: float) -> None:
         rows.append(f"| `{name}` | {wall:.2f} | {processor:.2f} |")
-        key = "_".join("".join(c if c.isalnum() else " " for c in name).split())
-        lines.append(f"RESULT {key} ours={wall:.2f} peer=nan ratio=nan")
+        lines.append(f"RESULT {_key(name)} ours={wall:.2f} peer=nan ratio=nan")
 
-    for command in COMMANDS:
-        say(f"{command} --help", *bench.plain([*python, command, "--help"]))
     say("check", *bench.plain([*python, "check", "data/demo"]))
     say("compare", *bench.plain([*python, "compare", "--experiment", bundle, "--no-log", "one", "two"]))
     given = ["pipelines", "predict", DEMO_CASE, "--bundle", f"bundles/{bundle}", "--overwrite"]
@@ -189,37 +211,61 @@ def _commands(bench: Bench, bundle: str) -> list[str]:
     return lines
 
 
-def _imports(bench: Bench, rounds: int, nnunet: str | None) -> list[str]:
-    runner = "import torch, monai.bundle, fire"
-    codes = {
-        "torch": [sys.executable, "-c", "import torch"],
-        "torch and MONAI's bundle runner": [sys.executable, "-c", runner],
-        "and all that a training of ours imports": [
-            sys.executable,
-            "-c",
-            f"{runner}\nimport pipelines.config.executed, pipelines.training.workflow, pipelines.training.losses, networks, transforms.augmentation.patch_augmentation",
-        ],
+def _help(bench: Bench, rounds: int, other: Path | None) -> list[str]:
+    commands = {name: [*name.split()] for name in ("--help", *(f"{command} --help" for command in COMMANDS))}
+    commands["check --headers-only"] = ["check", str(REPOSITORY / "data/demo"), "--headers-only"]
+    processes: dict[str, Process] = {}
+    for name, words in commands.items():
+        for tree in _trees(other):
+            processes[_named(name, tree)] = ([sys.executable, "-m", "pipelines", *words], tree)
+    found = bench.in_turn(processes, rounds)
+    print("## Commands that should answer at once, seconds\n\n" + _list("`python -m pipelines`", found, 3))
+    return [_result(_key(name), name, found, other, 3) for name in commands]
+
+
+def _imports(bench: Bench, rounds: int, nnunet: str | None, other: Path | None) -> list[str]:
+    ours, peer = "and all that a training of ours imports", "nnunetv2.run.run_training"
+    processes: dict[str, Process] = {
+        "torch": ([sys.executable, "-c", "import torch"], REPOSITORY),
+        "torch and MONAI's bundle runner": ([sys.executable, "-c", RUNNER], REPOSITORY),
     }
+    for tree in _trees(other):
+        processes[_named(ours, tree)] = ([sys.executable, "-c", f"{RUNNER}\n{TRAINING}"], tree)
     if nnunet:
-        codes["nnunetv2.run.run_training"] = [nnunet, "-c", "import nnunetv2.run.run_training"]
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in codes}
-    for _ in range(rounds):
-        for name, words in codes.items():
-            runs[name].append(bench.plain(words))
-    found = {name: [statistics.median(run[i] for run in r) for i in (0, 1)] for name, r in runs.items()}
-    rows = [f"| {name} | {wall:.2f} | {spent:.2f} |" for name, (wall, spent) in found.items()]
-    head = "| a process that imports | wall | processor |\n|---|---|---|\n"
-    print("## Imports, seconds\n\n" + head + "\n".join(rows) + "\n")
-    _, theirs, ours = list(found.values())[:3]
-    lines = [
-        f"RESULT imports_processor ours={ours[1]:.2f} peer={theirs[1]:.2f} ratio={ours[1] / theirs[1]:.3f}"
-    ]
+        processes[peer] = ([nnunet, "-c", f"import {peer}"], REPOSITORY)
+    found = bench.in_turn(processes, rounds)
+    print("## Imports, seconds\n\n" + _list("a process that imports", found, 2))
+    spent, theirs = found[ours][1], found["torch and MONAI's bundle runner"][1]
+    lines = [f"RESULT imports_processor ours={spent:.2f} peer={theirs:.2f} ratio={spent / theirs:.3f}"]
     if nnunet:
-        other = found["nnunetv2.run.run_training"]
-        lines.append(
-            f"RESULT imports_nnunet ours={ours[1]:.2f} peer={other[1]:.2f} ratio={ours[1] / other[1]:.2f}"
-        )
+        theirs = found[peer][1]
+        lines.append(f"RESULT imports_nnunet ours={spent:.2f} peer={theirs:.2f} ratio={spent / theirs:.2f}")
+    if other:
+        lines.append(_result("imports_tree", ours, found, other, 2))
     return lines
+
+
+def _trees(other: Path | None) -> list[Path]:
+    return [REPOSITORY, *([other] if other else [])]
+
+
+def _named(name: str, tree: Path) -> str:
+    return name if tree == REPOSITORY else f"{name}, in {tree}"
+
+
+def _key(name: str) -> str:
+    return "_".join("".join(c if c.isalnum() else " " for c in name).split())
+
+
+def _list(head: str, found: dict[str, list[float]], digits: int) -> str:
+    rows = [f"| {name} | {wall:.{digits}f} | {spent:.{digits}f} |" for name, (wall, spent) in found.items()]
+    return "\n".join([f"| {head} | wall | processor |", "|---|---|---|", *rows, ""])
+
+
+def _result(key: str, name: str, found: dict[str, list[float]], other: Path | None, digits: int) -> str:
+    """Wall seconds of a process, beside those of the other checkout where there is one."""
+    ours, theirs = found[name][0], found[_named(name, other)][0] if other else float("nan")
+    return f"RESULT {key} ours={ours:.{digits}f} peer={theirs:.{digits}f} ratio={ours / theirs:.3f}"
 
 
 def main() -> None:
@@ -228,10 +274,14 @@ def main() -> None:
     )
     parser.add_argument("--bundles", nargs="+", choices=("r2unet", "upernet"), default=["r2unet", "upernet"])
     parser.add_argument("--rounds", type=int, default=1)
-    parts = ("training", "end", "commands", "imports")
+    parts = ("training", "end", "commands", "help", "imports")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--nnunet", metavar="PYTHON", help="an interpreter that has nnunetv2")
+    parser.add_argument("--tree", metavar="DIR", type=Path, help="another checkout, for help and imports")
     options = parser.parse_args()
+    other = options.tree.resolve() if options.tree else None
+    if other and not (other / "pipelines" / "__main__.py").is_file():
+        parser.error(f"{options.tree} is no checkout (it has no pipelines/__main__.py)")
     lines = []
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
@@ -241,8 +291,10 @@ def main() -> None:
             lines += _end(bench, options.bundles[0])
         if "commands" in options.parts:
             lines += _commands(bench, options.bundles[0])
+        if "help" in options.parts:
+            lines += _help(bench, options.rounds, other)
         if "imports" in options.parts:
-            lines += _imports(bench, options.rounds, options.nnunet)
+            lines += _imports(bench, options.rounds, options.nnunet, other)
     print("\n".join(lines))
 
 

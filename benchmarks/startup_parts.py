@@ -1,4 +1,4 @@
-"""What `benchmarks.startup` takes the time of, and MONAI's own training that it compares with."""
+"""The functions that `benchmarks.startup` measures, and the training with MONAI's components for comparison."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ STARTING = {
     "pipelines.tracking.run:Tracking.start": "MLflow",
     "monai.handlers.mlflow_handler:MLFlowHandler.__init__": "MLflow",
     "monai.handlers.mlflow_handler:MLFlowHandler.start": "MLflow",
-    "pipelines.training.run_logger:Record._tell_origin": "provenance: other",
-    "pipelines.training.run_logger:Record._tell_data": "provenance: data",
+    "pipelines.training.run_logger:Record._log_origin": "provenance: other",
+    "pipelines.training.run_logger:Record._log_data": "provenance: data",
     "pipelines.training.run_logger:code_version": "provenance: git",
     "pipelines.training.run_logger:uncommitted": "provenance: git",
     "pipelines.training.run_logger:environment": "provenance: versions",

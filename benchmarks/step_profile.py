@@ -1,4 +1,4 @@
-"""Where the time of one training step goes, by kind of work, as torch's profiler sees it."""
+"""The time of one training step by kind of work, measured with torch's profiler."""
 
 from __future__ import annotations
 

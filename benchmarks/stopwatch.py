@@ -1,10 +1,10 @@
-"""A process that runs another module's `python -m` with a stopwatch in it, for `benchmarks.startup`.
+"""Running a module as `python -m` does while measuring the time of its parts, for `benchmarks.startup`.
 
     python -m benchmarks.stopwatch RESULT.json '{"module:function": "part"}' MODULE:FUNCTION MODULE [WORDS]
 
-Every second of the main thread goes to exactly one part: the innermost function or import that is going on. A
-part's time is that of its calls less what other parts took within them, so that the parts add up to the whole.
-Functions are wrapped when their module has been imported, and no module is imported for it.
+The time of the main thread is assigned to exactly one part, the innermost function or import that is running. The
+time of a part is that of its calls without that of other parts within them, so that the parts add up to the total.
+Functions are wrapped after their module was imported; no module is imported for this purpose.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OURS = ("pipelines", "networks", "transforms")
 
 
 class Stop(BaseException):
-    """What was waited for has happened."""
+    """Raised to end the process after the call of the function given as `stop`."""
 
 
 class Stopwatch:

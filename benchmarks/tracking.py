@@ -1,16 +1,16 @@
-"""What logging to MLflow costs an iteration at 20 iterations per second: ours and MONAI's MLFlowHandler.
+"""Time for logging to MLflow at 20 iterations per second, compared with MONAI's MLFlowHandler.
 
     python -m benchmarks.tracking                     # SQLite and a server, about 90 seconds
     python -m benchmarks.tracking --stores sqlite     # without a server
     python -m benchmarks.tracking --iterations 400
 
-An ignite engine runs iterations of 50 ms, multiplications of matrices as a network's on a CPU, and both log loss
-and learning rate of every iteration (a training of ours logs every tenth). Figures:
+An ignite engine runs iterations of 50 ms with matrix multiplications, and both implementations log the loss and
+learning rate of every iteration (a training of this project logs every tenth). Results:
 
-- ms in the training's thread: what the iteration waits for logging, mean over the iterations;
-- ms of processor time: what logging takes from the machine, background thread and end of the run included.
+- ms in the training's thread: time that an iteration waits for logging, mean over the iterations;
+- ms of processor time: total processor time of logging, including the background thread and the end of the run.
 
-Every way runs in a process of its own. The server is `mlflow server` on loopback with one worker, on SQLite.
+Each implementation runs in a separate process. The server is `mlflow server` on loopback with one worker, on SQLite.
 """
 
 from __future__ import annotations

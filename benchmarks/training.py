@@ -1,12 +1,12 @@
-"""Training steps per second of our networks and trainer next to MONAI's, nnU-Net's and a plain R2U-Net.
+"""Training steps per second of this project, compared with MONAI, nnU-Net and a plain R2U-Net.
 
     python -m benchmarks.training                                  # 3D, this machine
     python -m benchmarks.training --dims 2 --size 256 --batch 8
     python -m benchmarks.training --device cuda --size 128 --batch 2 --peers monai nnunet --compiled
-    python -m benchmarks.training --profile                        # where our own steps spend their time
+    python -m benchmarks.training --profile                        # time of this project's steps by kind of work
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m benchmarks.training --size 64  # as without AVX-512
 
-Everybody gets the same patches, already in memory, and trains with a trainer of its own:
+All contestants get the same patches, already in memory; each uses its own trainer:
 
 - ours: pipelines.SegTrainer in the precision and memory format that "auto" takes on this machine (`--precision` for
   another one), with SegLoss and fused AdamW, as the bundles have it;
@@ -16,10 +16,10 @@ Everybody gets the same patches, already in memory, and trains with a trainer of
 - nnunet: PlainConvUNet and ResidualEncoderUNet with deep supervision in nnUNetTrainer's own training step, where
   nnunetv2 is installed.
 
-Every contestant runs in a process of its own, rounds interleaved, medians. Memory is the peak of what the device
-allocated, on a CPU what autograd keeps for the backward pass; beside it, on a CPU, the peak of the resident set over
-what it was before the network was made. The ceiling is the same network's convolutions
-measured one by one, forward and backward, in the faster memory layout (benchmarks/ceiling.py).
+Each contestant runs in a separate process, rounds interleaved, medians. Memory is the peak of the memory allocated on
+the device; on a CPU it is the memory of tensors saved for the backward pass, and in addition the increase of the
+resident set since before the network was created. The ceiling is the time of the same network's convolutions measured
+one by one, forward and backward, in the faster memory layout (benchmarks/ceiling.py).
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ ALL = {**OURS, **RECOMPUTED, **COMPILED, **PLAIN, **MONAI, **NNUNET}
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """All figures of one contestant, to be called in a fresh process."""
+    """All results of one contestant; must be called in a new process."""
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -27,8 +27,6 @@ SINGLE = {
     "transforms.intensity": "From HU to what a network sees.",
     "transforms.label_values": "Classes in a label map.",
     "transforms.preprocess": "To the network's grid, and back.",
-    "pipelines.packaging": "A bundle folder to a standard zip.",
-    "pipelines.mlflow_model": "A trained model for MLflow.",
 }
 
 

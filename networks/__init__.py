@@ -1,4 +1,4 @@
-"""What is learned: segmentation networks in plain torch and MONAI layers."""
+"""Segmentation networks, made of torch and MONAI layers."""
 
 from __future__ import annotations
 

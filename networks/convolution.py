@@ -1,4 +1,4 @@
-"""Convolutions that take a CPU's fast and safe kernels whatever the size of the map."""
+"""Convolutions that use fast and correct CPU kernels for every size of the feature map."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORTHWHILE = 2**22
 
 
 class _OnCPU(nn.Module):
-    """Mixed into torch's convolutions: the same function by the kernels that are safe and fast on a CPU.
+    """Mixin for torch's convolutions: the same function, computed by kernels that are correct and fast on a CPU.
 
     - Training in bfloat16 with a kernel longer than the map: float32. There the weight gradient of oneDNN (torch 2.13)
       reads and writes out of bounds: values of 1e30 at random, or a crash of the process. Measured against float32
@@ -39,7 +39,7 @@ class _OnCPU(nn.Module):
     _conv_forward: Any
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # A scripted network is one that has been trained. TorchScript leaves out what is under this condition alone.
+        # Scripted networks are only used after training. TorchScript skips a branch only if this is its sole condition.
         if not torch.jit.is_scripting():
             if self.training and x.device.type == "cpu" and in_half(x):
                 sizes = zip(x.shape[2:], self.kernel_size, strict=True)
@@ -65,14 +65,14 @@ class Conv3d(_OnCPU, nn.Conv3d):
 
 
 def in_half(x: torch.Tensor) -> bool:
-    """Whether a layer gets `x` in bfloat16, as it is or by autocast on a CPU."""
+    """Whether a layer computes with `x` in bfloat16, by its type or by autocast on a CPU."""
     return x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
 
 
 def _in_float32(conv: Any, x: torch.Tensor) -> bool:
     """Whether this is a convolution in 3D, of several channels, that oneDNN is to compute in float32."""
     return bool(
-        # Whoever records the operations, a compiler or an exporter, wants the plain one.
+        # Compilers and exporters, which record the operations, get the plain convolution.
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and isinstance(conv, nn.Conv3d)
@@ -80,7 +80,7 @@ def _in_float32(conv: Any, x: torch.Tensor) -> bool:
         and x.dtype == torch.float32
         and not in_half(x)
         and x.dim() == 5
-        # One channel is laid out either way, which oneDNN was seen to mistake.
+        # With one channel both memory layouts are the same, for which oneDNN gave wrong results.
         and x.shape[1] > 1
         and conv.groups == 1
         and torch.backends.mkldnn.is_available()

@@ -5,7 +5,7 @@ convolution of the bottleneck); Xie et al., "Aggregated Residual Transformations
 arXiv 1611.05431 (32x4d).
 
 Submodules carry torchvision's names (``conv1``, ``bn1``, ``layer1.0.conv2``, ``layer1.0.downsample.0``), which
-timm shares, so that a 2D checkpoint finds its place without a table.
+timm shares, so that a 2D checkpoint can be loaded without a table of names.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class ResNetEncoder(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
-                # Fan-in, for the fan-out of a strided first convolution on one channel overstates it.
+                # Fan-in, because the fan-out of a strided first convolution on one channel is too large.
                 std = math.sqrt(2.0 / module.weight[0].numel())
                 nn.init.normal_(module.weight, std=std)
 
@@ -224,15 +224,15 @@ class ResNetEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What a checkpoint gave to an encoder.
+    """Which weights of an encoder were loaded from a checkpoint.
 
     Attributes:
         matched: names of the encoder's tensors that were filled.
         missing: names of the encoder's tensors that the file does not have.
         mismatched: names with a shape that does not fit, with both shapes.
-        unused: tensors of the file that the encoder has no place for (classifier, batch-norm statistics for a
+        unused: tensors of the file that the encoder does not have (classifier, batch-norm statistics for a
             group-norm encoder).
-        adapted: what was changed on the way, such as an inflated kernel, by name.
+        adapted: tensors that were changed to fit, such as an inflated kernel, by name.
         fraction: share of the encoder's weights, counted in elements, that were filled.
     """
 
@@ -262,7 +262,7 @@ def load_encoder_weights(
 ) -> MatchReport:
     """Fill an encoder from a torchvision- or timm-style state dict of the 2D network, or of the same in 3D.
 
-    - Wrappers (``state_dict``, ``model``, ...) and prefixes (``module.``, ``backbone.``, ...) are taken off.
+    - Wrappers (``state_dict``, ``model``, ...) and prefixes (``module.``, ``backbone.``, ...) are removed.
     - The first kernel is summed to a grey kernel if the encoder takes other channels than the file's, and spread
       evenly over them: a grey image in every channel gives the features of the same image in RGB.
     - A 2D kernel becomes the centre slice, along the last axis, of a 3D kernel of zeros. A volume that is
@@ -304,7 +304,7 @@ def load_encoder_weights(
     fraction = sum(n for name, n in weights_here.items() if name in matched) / sum(weights_here.values())
     report = MatchReport(
         matched=tuple(matched),
-        # A count of batches, which old files do not have and nothing here reads.
+        # The count of batches is missing in old files and not used here.
         missing=tuple(n for n in target if n not in state and not n.endswith("num_batches_tracked")),
         mismatched=tuple(mismatched),
         unused=tuple(n for n in state if n not in target),
@@ -344,7 +344,7 @@ def _unwrap(content: Any, source: str) -> dict[str, torch.Tensor]:
 def _strip_prefix(
     state: dict[str, torch.Tensor], target: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Take off the prefix under which the file keeps the encoder, found by the first convolution's name."""
+    """Remove the prefix of the encoder's names in the file, found by the first convolution's name."""
     prefixes = sorted((k[: -len("conv1.weight")] for k in state if k.endswith("conv1.weight")), key=len)
     best = max(prefixes, key=lambda p: sum(p + name in state for name in target), default="")
     return {k[len(best) :] if k.startswith(best) else k: v for k, v in state.items()}

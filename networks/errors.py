@@ -1,4 +1,4 @@
-"""What the networks raise for the user; they import nothing of this project, so the class stands on its own."""
+"""Errors of the networks for the user. They do not derive from `UserError`, as networks import nothing of the project."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ class NetworkError(ValueError):
     """An argument, an input or a file of weights does not fit the network; the message says why.
 
     Attributes:
-        exit_status: that a command ends with, as of `transforms.errors.UserError`.
+        exit_status: exit status of a command that fails with this error, as in `transforms.errors.UserError`.
     """
 
     exit_status: int = 2

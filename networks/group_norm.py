@@ -13,7 +13,7 @@ __all__ = ["GroupNorm", "norm_act"]
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-# Values in a row of the flat view of a map: wide enough for the vector units, also where a voxel has few channels.
+# Values per row of the flat view of a map: enough for the vector units even if a voxel has few channels.
 ROW = 256
 
 # Values worked on at a time: what a CPU's caches hold in float32, and elsewhere what bounds the memory that float32 takes.
@@ -39,7 +39,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Two conditions: TorchScript leaves out what is under the first alone.
+        # Two nested conditions, because TorchScript skips a branch only if this is its sole condition.
         if not torch.jit.is_scripting():  # noqa: SIM102
             if fuses(self, x):
                 return _FusedGroupNorm.apply(
@@ -49,13 +49,13 @@ class GroupNorm(nn.GroupNorm):
 
 
 def fuses(norm: nn.Module, x: torch.Tensor) -> bool:
-    """Whether `norm` is a group norm and `x` a map for which this module has something better than torch."""
+    """Whether `norm` is a group norm and `x` a map for which this module is faster than torch."""
     return (
         isinstance(norm, GroupNorm)
         and norm.affine
         and x.dim() in LAYOUTS
         and x.shape[1] > 1
-        # Whoever records the operations, a compiler or an exporter, is better off with torch's own.
+        # Compilers and exporters, which record the operations, get torch's own norm.
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and (_pays_on_cpu(norm, x) if x.device.type == "cpu" else x.dtype == torch.bfloat16)
@@ -133,7 +133,7 @@ class _FusedGroupNorm(torch.autograd.Function):
             k = (p_group * mean - q_group) * rstd.pow(3) / spread
             shift = -k * mean - p_group * rstd / spread
             mean, rstd, k, shift = (v.repeat_interleave(each, 1) for v in (mean, rstd, k, shift))
-            # Where nobody else wants the slope, the gradient takes its memory.
+            # If the slope is not needed otherwise, the gradient reuses its memory.
             out = torch.empty_like(slope) if ctx.has_skip or y is None else slope
             inner = _combined(rows, k, shift, slope, rstd * weight.float(), out)
             weight_gradient = ((q - mean * p) * rstd).sum(0).to(weight.dtype)

@@ -25,7 +25,7 @@ MAX_HEADS = 3
 
 
 class ChannelBias(nn.Module):
-    """One learned offset per channel: what a convolution without a norm needs in the norm's place.
+    """One learned offset per channel, which replaces the norm after a convolution if there is none.
 
     Args:
         spatial_dims: 2 or 3.
@@ -93,9 +93,9 @@ def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
 
 
 class NormAct(nn.Module):
-    """``act(norm(x) + skip)``, as one step where `norm_act` has one; TorchScript goes its way here and nowhere else.
+    """``act(norm(x) + skip)``, as one step if `norm_act` supports it; only this class has a branch for TorchScript.
 
-    A state dict names the norm's tensors as if it stood here by itself (``bn1.weight``), as torchvision does.
+    A state dict names the norm's tensors without the name of this wrapper (``bn1.weight``), as torchvision does.
 
     Args:
         norm: MONAI norm, see `make_norm`.
@@ -227,7 +227,7 @@ class Recomputed(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Two conditions: TorchScript leaves out what is under the first alone.
+        # Two nested conditions, because TorchScript skips a branch only if this is its sole condition.
         if not torch.jit.is_scripting():  # noqa: SIM102
             if self.checkpointing and self.training:
                 return _run_checkpointed(self, x)
@@ -236,7 +236,7 @@ class Recomputed(nn.Module):
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Let batch norms normalise by the batch without updating their running statistics."""
+    """Make batch norms normalise by the batch without updating their running statistics."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     before = [(n.momentum, n.num_batches_tracked) for n in norms]
     for n in norms:
@@ -249,7 +249,7 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def _run_checkpointed(module: Recomputed, x: torch.Tensor) -> torch.Tensor:
-    """The second pass leaves running statistics alone: otherwise each batch would count twice in them."""
+    """Run a checkpointed module; the second pass keeps running statistics, as each batch would count twice otherwise."""
     if not any(isinstance(m, _BatchNorm) for m in module.modules()):
         return checkpoint(module.compute, x, use_reentrant=False)
 

@@ -96,7 +96,7 @@ class R2UNet(nn.Module):
     Encoder levels are max pooling, a 1x1 projection and a `RecurrentResidualUnit`; decoder levels upsample, merge
     the skip connection by a 1x1 projection and apply a unit again; a 1x1 convolution gives the logits.
 
-    Input: a plain tensor ``(B, in_channels, *spatial)``; hand a ``MetaTensor`` over as ``x.as_tensor()``. Each
+    Input: a plain tensor ``(B, in_channels, *spatial)``; pass a ``MetaTensor`` as ``x.as_tensor()``. Each
     spatial size must be a multiple of the product of the strides along its axis (`size_divisor`).
     Output: logits ``(B, out_channels, *spatial)``. In training mode with deep supervision instead one tensor
     ``(B, H, out_channels, *spatial)``: head 0 is the main output, head i that of the decoder level i steps

@@ -162,9 +162,9 @@ class UPerDecoder(nn.Module):
 
 
 class Refinement(nn.Module):
-    """Two light steps from the fused map up to full resolution, guided by shallow features of the image.
+    """Two small steps from the fused map to full resolution, with shallow features of the image.
 
-    A logit map at stride 4 cannot draw what is smaller than its voxels. Each step interpolates to the next finer
+    A logit map at stride 4 cannot represent structures smaller than its voxels. Each step interpolates to the next finer
     resolution, adds image features of that resolution and applies one 3x3 convolution; few channels, as the
     finest maps are the largest.
 
@@ -228,7 +228,7 @@ class UPerNet(nn.Module):
     4; a 1x1 convolution gives logits, which are interpolated to the size of the input, or with ``refine`` come
     from a `Refinement` at full resolution.
 
-    Input: a plain tensor ``(B, in_channels, *spatial)`` of any spatial size; hand a ``MetaTensor`` over as
+    Input: a plain tensor ``(B, in_channels, *spatial)`` of any spatial size; pass a ``MetaTensor`` as
     ``x.as_tensor()``. Multiples of the total stride (32) keep all maps exactly aligned.
     Output: logits ``(B, out_channels, *spatial)``. In training mode with deep supervision instead one tensor
     ``(B, H, out_channels, *spatial)``: head 0 is the main output, head i the pyramid map at stride 4 * 2**i,
@@ -240,7 +240,7 @@ class UPerNet(nn.Module):
         out_channels: classes, the background included.
         encoder: a name of `networks.encoders.ENCODERS`.
         encoder_weights: path of a torchvision- or timm-style state dict for the encoder, see
-            `networks.encoders.load_encoder_weights`; ``encoder_report`` then tells what matched.
+            `networks.encoders.load_encoder_weights`; ``encoder_report`` then lists the matched weights.
         pool_scales: bins per axis of the pyramid pooling; by default (1, 2, 3, 6) in 2D and (1, 2, 3) in 3D,
             where the deepest map of a usual patch has three voxels a side.
         fpn_channels: width of the decoder; by default 256 in 2D and 64 in 3D.

@@ -1,16 +1,13 @@
-"""`python -m pipelines COMMAND`: the short forms of what a user does with CT."""
+"""`python -m pipelines COMMAND`: the command line for segmenting, checking and evaluating CT images."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
-from pipelines.cli import check, compare, crossval, evaluate, plan, predict, sync
-from pipelines.config.errors import DEBUG, user_error
-from pipelines.utils.passwords import hidden
+from pipelines.cli import check, compare, convert, crossval, evaluate, plan, predict, sync
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import FAILED, UserError
 
@@ -23,25 +20,33 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return arguments.function(arguments, parser)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; run the same command again to continue where it stopped", file=sys.stderr)
         return 130
     except Exception as error:
         return report_error(error)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description="CT in, segmentation out.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines", description="Segment CT images and evaluate the results."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (predict, check, plan, crossval, evaluate, compare, sync):
+    for command in (predict, check, convert, plan, crossval, evaluate, compare, sync):
         command.add_parser(commands)
     return parser
 
 
 def report_error(error: Exception) -> int:
-    """Say an error in one sentence where there is one; the exit status that belongs to it."""
+    """Print an error, in one sentence if it is a known one, and return its exit status."""
+    # Only what fails waits for these: they take as long as all that --help needs of the project.
+    import traceback
+
+    from pipelines.config.errors import DEBUG, user_error
+    from pipelines.utils.passwords import hidden
+
     known = user_error(error)
     if known is None and isinstance(error, OSError) and error.strerror:
-        # A disk, a right or a name: nothing that a traceback explains better.
+        # A full disk, a missing permission or a missing file: a traceback would not explain it better.
         known = UserError(
             f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else error.strerror
         )

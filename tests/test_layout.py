@@ -57,19 +57,12 @@ DOORS["pipelines.data"] = [
 DOORS["pipelines.inference"] = [*DOORS["pipelines.data"], "pipelines.metrics", "pipelines.data"]
 DOORS["pipelines.planning"] = [*DOORS["pipelines.inference"], "pipelines.inference"]
 DOORS["pipelines.evaluation"] = [*DOORS["pipelines.inference"], "pipelines.tracking", "pipelines.inference"]
-DOORS["pipelines.packaging"] = ["transforms", "pipelines.utils", "pipelines.inference"]
-DOORS["pipelines.mlflow_model"] = [
-    "transforms",
-    "pipelines.utils",
-    "pipelines.inference",
-    "pipelines.packaging",
-]
+DOORS["pipelines.deployment"] = ["transforms", "pipelines.utils", "pipelines.inference"]
 DOORS["pipelines.training"] = [
     *DOORS["pipelines.evaluation"],
     "pipelines.planning",
     "pipelines.evaluation",
-    "pipelines.packaging",
-    "pipelines.mlflow_model",
+    "pipelines.deployment",
 ]
 DOORS["pipelines.comparison"] = [
     "transforms",
@@ -86,21 +79,17 @@ TESTED_IN = {
     "networks.errors": "transforms/test_errors.py",
     "pipelines.cli.check": "pipelines/data/test_check.py",
     "pipelines.cli.compare": "e2e/test_compare.py",
+    "pipelines.cli.convert": "pipelines/data/test_convert.py",
     "pipelines.cli.evaluate": "e2e/test_evaluate.py",
     "pipelines.cli.crossval": "e2e/test_crossval.py",
     "pipelines.cli.plan": "e2e/test_plan.py",
     "pipelines.cli.predict": "e2e/test_predict.py",
     "pipelines.cli.sync": "pipelines/tracking/test_sync.py",
+    "pipelines.deployment.packaging": "e2e/test_packaging.py",
     "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
     "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
     "pipelines.inference.card_values": "pipelines/inference/test_model_card.py",
-    "pipelines.mlflow_model": "pipelines/training/test_run_logger.py",
-    "pipelines.packaging": "e2e/test_packaging.py",
-    "pipelines.planning.command": "e2e/test_plan.py",
-    "pipelines.planning.page": "e2e/test_plan.py",
     "pipelines.planning.records": "pipelines/planning/test_plan_file.py",
-    "pipelines.training.fold_runs": "e2e/test_crossval.py",
-    "pipelines.training.planning": "e2e/test_plan.py",
     "transforms.dicom.attributes": "transforms/dicom/test_frame.py",
     "transforms.utils.image_paths": "pipelines/test_hostile_inputs.py",
 }

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipelines.mlflow_model import _REQUIREMENTS
+from pipelines.deployment.mlflow_model import _REQUIREMENTS
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("networks", "transforms", "pipelines")

@@ -1,6 +1,6 @@
-"""What happens to one image: readers, geometry, intensity, augmentation, writers.
+"""Processing of a single image: readers, geometry, intensity, augmentation, writers.
 
-The names that bundles use stand in `__init__.pyi` and are imported when first asked for, since augmentation needs
+The names that bundles use are listed in `__init__.pyi` and imported on first use, because augmentation needs
 MONAI's transforms, which take seconds to import.
 """
 

@@ -1,21 +1,21 @@
-"""What is raised for the user of a command or a bundle, and the exit status that it ends with.
+"""Errors whose message is meant for the user, and the exit statuses of commands.
 
 Every error whose message is meant for the user is a `UserError`: a command then prints the message as one sentence
-and no traceback. Classes also keep the kind that Python has for them (`ValueError`, `OSError`, ...), for callers from
-Python. Mistakes of a programmer are raised as plain errors and keep their traceback.
+and no traceback. Each class also derives from the matching built-in error (`ValueError`, `OSError`, ...), for callers from
+Python. Programming errors are raised as plain errors and keep their traceback.
 """
 
 from __future__ import annotations
 
 DONE, FAILED, USAGE = 0, 1, 2
-"""Exit statuses: all is well, a case failed or was refused, the command cannot run as it was given."""
+"""Exit statuses: success; a case failed or was refused; the command cannot run with these arguments."""
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message says in one sentence what is wrong and what to do.
+    """An error that the user can correct; the message states in one sentence what is wrong and what to do.
 
     Attributes:
-        exit_status: that a command ends with.
+        exit_status: exit status of a command that fails with this error.
     """
 
     exit_status: int = USAGE
@@ -24,11 +24,11 @@ class UserError(Exception):
 class ImageError(UserError, ValueError):
     """An image cannot be read (or written) with certainty.
 
-    The message names the file, says what was found and what to do about it.
+    The message names the file, what was found and what to do about it.
     """
 
     exit_status = FAILED
 
 
 class SettingError(UserError, ValueError):
-    """A knob, an option or an argument has a value that it cannot have, or two of them do not fit together."""
+    """An option or argument has an invalid value, or two of them contradict each other."""

@@ -1,8 +1,8 @@
-"""Whether the values of a CT can be Hounsfield units (air -1000, water 0), so that nobody believes a result on others.
+"""Detect CT images whose values cannot be Hounsfield units (air -1000, water 0), on which results are unreliable.
 
-Images leave other programs scaled to 0..1 or 0..255, or as the scanner's raw numbers (HU + 1024). Looked for are
-signs that no CT in HU shows, neither whole nor cropped, padded, or with metal in it. What shows none is not thereby
-shown to be in HU.
+Other programs export images scaled to 0..1 or 0..255, or as the scanner's stored values (HU + 1024). The checks look
+for signs that never occur in a CT in HU, whether it is whole, cropped, padded or contains metal. An image without
+such signs is not proven to be in HU.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ __all__ = ["not_hounsfield", "warn_unless_hounsfield"]
 logger = logging.getLogger(__name__)
 
 _VOXELS = 2_000_000
-"""So many, evenly spread, are looked at."""
+"""Number of voxels that are examined, evenly spread over the volume."""
 _NARROW = 4.0
-"""Noise alone spreads the values of any CT further than this."""
+"""The values of every CT in HU have a wider range than this, by noise alone."""
 _BELOW_AIR = -1100.0
-"""What is lower is padding around the field of view, or an artefact of metal."""
+"""Lower values are padding around the field of view, or a metal artefact."""
 _FAT = -60.0
-"""No part of a body that is larger than an organ is without something below this: fat or air."""
+"""Every part of the body larger than an organ contains lower values: fat or air."""
 _AIR = -900.0
-"""What is lower, and no padding, is air."""
+"""Lower values that are not padding are air."""
 _TISSUE = 150.0
 """Soft tissue and fat lie within this much of 0."""
 _PAINTED = 50
-"""An image with fewer different values was made by hand, as phantoms are."""
+"""An image with fewer different values is synthetic, such as a phantom."""
 _OFFSETS = {1024: "HU + 1024, as scanners store them", 32768: "HU + 32768"}
 
 
@@ -43,7 +43,7 @@ def warn_unless_hounsfield(volume: np.ndarray, name: str) -> None:
     reason = not_hounsfield(volume)
     if reason:
         logger.warning(
-            "%s: not a CT in Hounsfield units (air -1000, water 0): %s. Do not believe what a network for CT makes of it;"
+            "%s: not a CT in Hounsfield units (air -1000, water 0): %s. A network for CT gives unreliable results on it;"
             " convert the image to HU.",
             name,
             reason,
@@ -51,7 +51,7 @@ def warn_unless_hounsfield(volume: np.ndarray, name: str) -> None:
 
 
 def not_hounsfield(volume: np.ndarray) -> str:
-    """Say why the values of a volume (C, *spatial) cannot be HU; "" where they can."""
+    """Return why the values of a volume (C, *spatial) cannot be HU; "" if they can."""
     step = max(1, math.ceil((volume.size / _VOXELS) ** (1 / max(1, volume.ndim - 1))))
     values = volume[(slice(None), *(slice(None, None, step),) * (volume.ndim - 1))].ravel().astype(np.float32)
     if not values.size:
@@ -77,33 +77,33 @@ def not_hounsfield(volume: np.ndarray) -> str:
         return ""
     lowest, highest = float(inner[0]), float(inner[-1])
     if masked and highest - lowest <= _NARROW:
-        return f"beside padding of {low:g} its values run from {lowest:.4g} to {highest:.4g} only"
+        return f"apart from padding of {low:g} its values run from {lowest:.4g} to {highest:.4g} only"
     painted = levels < _PAINTED
     return "" if painted and masked else _shifted(inner, painted)
 
 
 def _shifted(inner: np.ndarray, painted: bool) -> str:
-    """The same for sorted values without padding."""
+    """As `not_hounsfield`, for sorted values without padding."""
     lowest, highest, few = float(inner[0]), float(inner[-1]), float(inner[len(inner) // 1000])
     if few < _FAT:
         return ""
-    # A painted organ may have any density; in a scan most of what is not air lies at that of soft tissue.
+    # A synthetic organ may have any density; in a scan most voxels that are not air have that of soft tissue.
     width, least = (250.0, 600.0) if painted else (_TISSUE, 300.0)
     for offset, what in _OFFSETS.items():
         soft = _share(inner, offset - width, offset + width)
         if soft >= max(0.005, 0.5 * _share(inner, least, math.inf)):
-            return f"nothing is as low as air or fat, much near {offset}; it seems to be {what}"
+            return f"no value is as low as air or fat, and many are near {offset}; it seems to be {what}"
     if few > 300:
-        return f"nothing but 0.1% of it is below {few:.4g}, where air, fat and soft tissue are"
+        return f"only 0.1% of its values are below {few:.4g}, where air, fat and soft tissue are"
     if -20 <= lowest <= 10 and 60 < highest <= 255.5:
         darkest = _share(inner, lowest - 1, lowest + 0.1 * (highest - lowest))
         if darkest >= 0.05 or (lowest < 1 and highest > 250):
-            return f"its values run from {lowest:.4g} to {highest:.4g}, as in a picture of 8 bits"
+            return f"its values run from {lowest:.4g} to {highest:.4g}, as in an 8-bit picture"
     return ""
 
 
 def _masked(inner: np.ndarray) -> int:
-    """How many sorted values are one and the same, far below all others: painted around a head or a field of view."""
+    """Number of equal lowest values far below all others: a mask around the head or the field of view."""
     if not inner.size or inner[0] >= _FAT:
         return 0
     same = int(np.searchsorted(inner, inner[0], side="right"))

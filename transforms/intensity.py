@@ -1,7 +1,7 @@
-"""Intensities: what is stored of an image (int16 codes) and what the network sees of it (float32).
+"""Intensities: the int16 codes that are stored of an image, and the float32 values that the network gets.
 
-Both halves live in one class, so that training patches out of the store and whole volumes in inference go
-through the same arithmetic: `encode` once per image, `decode` on whatever is cut from the codes.
+Each class defines both conversions, so that training patches from the store and whole volumes in inference use
+the same arithmetic: `encode` once per image, `decode` on any part of the codes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NORMALIZATIONS = ("CT", "zscore", "rescale_to_0_1", "rgb_to_0_1", "noNorm")
 
 
 class IntensityRecord(TypedDict, total=False):
-    """What `decode` and `padding` need to know of one image, per channel, in plain JSON types; nothing of a CT.
+    """The values per channel of one image that `decode` and `padding` need, in JSON types; empty for a CT.
 
     Attributes:
         mean, deviation: of the voxels that are not the minimum.
@@ -71,7 +71,7 @@ IntensityParameters = CTWindowParameters | ZScoreParameters | PerChannelParamete
 
 
 class CTWindow:
-    """Clip Hounsfield units to [lower, upper], store whole HU, show the network [-1, 1].
+    """Clip Hounsfield units to [lower, upper], store whole HU, scale to [-1, 1] for the network.
 
     Args:
         lower: HU that becomes -1; air outside the image is this value too.
@@ -91,14 +91,14 @@ class CTWindow:
         return {"kind": "ct_window", "lower": self.lower, "upper": self.upper}
 
     def clip(self, volume: torch.Tensor) -> torch.Tensor:
-        """(C, *spatial) of any real type to float32 within the window; comes before any interpolation.
+        """Clip (C, *spatial) of any real type to the window, as float32; to be called before any interpolation.
 
-        Otherwise padding of -2000 or -32768 around the field of view would be mixed into its neighbours.
+        Otherwise padding of -2000 or -32768 around the field of view would be interpolated with its neighbours.
         """
         return volume.float().clamp(self.lower, self.upper)
 
     def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, IntensityRecord]:
-        """(C, *spatial) HU to int16 codes of the same shape; nothing needs to be remembered."""
+        """(C, *spatial) HU to int16 codes of the same shape; the record is empty."""
         return volume.clamp(self.lower, self.upper).round_().to(torch.int16), {}
 
     def decode(self, codes: torch.Tensor, record: IntensityRecord) -> torch.Tensor:
@@ -127,7 +127,7 @@ class ZScore:
         return {"kind": "z_score", "step": self.STEP, "limit": self.LIMIT}
 
     def clip(self, volume: torch.Tensor) -> torch.Tensor:
-        """(C, *spatial) of any real type as float32; without a window nothing is outside of it."""
+        """(C, *spatial) of any real type as float32; nothing is clipped, as there is no window."""
         return volume.float()
 
     def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, IntensityRecord]:

@@ -1,4 +1,4 @@
-"""The classes in a label map and the structures that they make up: counts, boxes and masks."""
+"""The classes in a label map, slab by slab to avoid a copy of the volume, and the structures that they make up."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def stored_labels(path: str | os.PathLike[str], array: np.ndarray) -> np.ndarray
         array: of any shape and type.
 
     Raises:
-        ImageError: a value is no whole number from 0 to 65535.
+        ImageError: a value is not a whole number from 0 to 65535.
     """
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= 65535) or (array.dtype.kind == "f" and (array != np.rint(array)).any()):

@@ -1,7 +1,7 @@
-"""From a file to the network's grid and back: the only definition of preprocessing.
+"""Preprocessing: from the grid of a file to the grid of the network, and back.
 
-The patch store, validation, evaluation and inference all call this class, so a model meets the same voxels
-wherever it runs.
+The patch store, validation, evaluation and inference all use this class, so that a model always gets the same
+voxels.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class Preprocess:
         spacing: millimetres per voxel along R, A, S (one number, or one per axis; None keeps the file's).
         window: (lower, upper) HU, clipped and scaled to [-1, 1]; None normalises each image to zero mean and
             unit deviation, for images without physical units.
-        crop_above: cut the image to the box around all voxels above this value (HU; for a CT -500 is the
-            patient and the table), so that air costs nothing; only channels that are CT count where there are any.
+        crop_above: crop the image to the box around all voxels above this value (HU; in a CT, voxels above -500
+            are the patient and the table), so that no time is spent on air; only CT channels count if there are any.
             None keeps the whole image.
         crop_margin: millimetres kept around that box.
         channels: number of channels every image must have.
@@ -182,11 +182,11 @@ class Preprocess:
         """The definition that `parameters()` described.
 
         Raises:
-            SettingError: it was written by a version of this class that is not known.
+            SettingError: the parameters are of an unknown version of this class.
         """
         if parameters["version"] not in (1, VERSION, CHANNELS_VERSION):
             raise SettingError(
-                f"preprocessing version {parameters['version']} is not the {CHANNELS_VERSION} of this code"
+                f"preprocessing version {parameters['version']} is not supported (this code has version {CHANNELS_VERSION})"
             )
         found = cls(
             spacing=parameters["spacing"],
@@ -253,7 +253,7 @@ class Preprocess:
 
         Args:
             named: the label values that the dataset names; None allows every one. With their names (a mapping)
-                where the label is a DICOM SEG or RTSTRUCT, whose segments have names.
+                where the label is a DICOM SEG or RTSTRUCT, whose segments have names, or a folder of masks.
             image: path of the image, with whose frame of reference that of a DICOM label is compared.
 
         Raises:
@@ -268,18 +268,18 @@ class Preprocess:
         )
         require_same_grid(os.fspath(path), labels, geometry)
         if named is not None:
-            # On the file's own grid: a few wrong voxels would vanish in resampling.
+            # On the grid of the file, since resampling could remove single wrong voxels.
             check_label_values(counts_of(labels.numpy()), {value: "" for value in named}, os.fspath(path))
         return self.label_volume(labels.as_tensor(), geometry)
 
     def label_volume(self, labels: torch.Tensor, geometry: Geometry) -> np.ndarray:
         """(1, *file shape) integer classes to the prepared grid (*geometry.grid)."""
-        # torch can move uint16 but hardly compute with it.
+        # torch supports few operations on uint16.
         labels = labels if labels.dtype == torch.uint8 else labels.to(torch.int32)
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high > 65535:
             raise ImageError(
-                f"label values {low} to {high} are no class ids; they must lie between 0 and 65535"
+                f"label values {low} to {high} are not class ids; they must lie between 0 and 65535"
             )
         dtype = torch.uint8 if high <= 255 else torch.int32
         oriented = to_oriented(labels.to(dtype), geometry)[0]
@@ -339,7 +339,7 @@ class Preprocess:
         if self.ct_channels and len(self.ct_channels) < len(values):
             values = values[self.ct_channels]
         if geometry.shear is not None:
-            # Whatever lies far below the threshold weighs the same, so that padding draws no voxel below it.
+            # Values far below the threshold are clipped, so that padding pulls no interpolated voxel below it.
             floor = min(threshold, -1000.0) if self.version > 1 else -torch.inf
             values = straighten(values.float().clamp_min(floor), geometry)
         inside = (values > threshold).amax(0)

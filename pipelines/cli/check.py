@@ -1,4 +1,4 @@
-"""`python -m pipelines check`: its options; what it does is in `pipelines.data.check`."""
+"""`python -m pipelines check`: the options of the command; the check itself is in `pipelines.data.check`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of `python -m pipelines`."""
     parser = commands.add_parser(
         "check",
-        help="say what will be read of a dataset and what is wrong with it",
-        description="Say, case by case, what will be read and everything that will be refused. Every image and label is "
-        "read once, to its last byte, which takes as long as unpacking them; --headers-only leaves that out. Nothing is "
-        "changed.",
+        help="list what is read from a dataset and every error in it",
+        description="List, for each case, which files are read and every error for which the case would be refused. "
+        "Every image and label is read completely, which takes as long as decompressing it; --headers-only reads the "
+        "headers alone. No file is changed.",
         epilog=EXIT,
     )
     parser.set_defaults(function=run)
@@ -34,13 +34,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--headers-only",
         action="store_true",
-        help="read no voxels: quick, but damage behind the headers is not found",
+        help="read no voxels: quick, but damaged voxel data is not found",
     )
     add_reading(parser)
 
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Check; returns the exit status."""
+    """Run the check and return the exit status."""
     if not os.path.exists(arguments.input):
         parser.error(f"{arguments.input[:300]} does not exist")
     with gc_paused():

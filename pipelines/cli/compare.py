@@ -1,4 +1,4 @@
-"""`python -m pipelines compare`: runs of MLflow side by side, case by case."""
+"""`python -m pipelines compare`: compares MLflow runs case by case."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipelines.metrics.names import METRICS
 from pipelines.utils.importing import gc_paused
 from transforms.errors import DONE
 
-_EXIT = "exit status: 0 all is well, 2 the command cannot run as it was given"
+_EXIT = "exit status: 0 success, 2 an argument or a file is not valid"
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command to the others."""
+    """Add the command to the subparsers of `python -m pipelines`."""
     parser = commands.add_parser(
         "compare",
         help="compare trainings or evaluations case by case",
-        description="Compare runs of MLflow on the cases and classes that they share; the first is the baseline.",
+        description="Compare MLflow runs on the cases and classes that they share. The first run is the baseline.",
         epilog=_EXIT,
     )
     parser.set_defaults(function=run)
@@ -27,38 +27,41 @@ def add_parser(commands: Any) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="run id or its beginning, run name, or MLflow filter such as \"params.seed = '1'\", "
-        "of which all matches take part, oldest first",
+        help="run id or its first characters, run name, or MLflow filter such as \"params.seed = '1'\"; "
+        "all runs that match a filter are compared, oldest first",
     )
     parser.add_argument(
-        "--metric", choices=list(METRICS), default="dice", help="what to compare (default dice)"
+        "--metric", choices=list(METRICS), default="dice", help="metric to compare (default: dice)"
     )
-    parser.add_argument("--experiment", metavar="NAME", help="look for names and filters in this experiment")
+    parser.add_argument(
+        "--experiment", metavar="NAME", help="search names and filters only in this experiment"
+    )
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",
-        help="MLflow's store (default MLFLOW_TRACKING_URI, or else mlflow.db in this folder)",
+        help="MLflow tracking store (default: MLFLOW_TRACKING_URI, else mlflow.db in the working directory)",
     )
     parser.add_argument(
         "--csv",
         metavar="FILE",
         type=_csv,
-        help="also write every value here, and the statistics to FILE with _classes before .csv",
+        help="also write every value to FILE, and the statistics per class to a second file whose name ends in "
+        "_classes.csv",
     )
     parser.add_argument(
-        "--html", metavar="FILE", type=Path, help="also write one page with plots and pictures"
+        "--html", metavar="FILE", type=Path, help="also write an HTML page with plots and pictures"
     )
     parser.add_argument("--no-log", action="store_true", help="do not store the comparison in MLflow")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap (default: 0)")
 
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Compare, print, write and log."""
+    """Compare the runs, print the result, write the files that were asked for, and log to MLflow."""
     for path in (arguments.csv, arguments.html):
         if path is not None and path.is_dir():
-            parser.error(f"{path} is a folder; give a file")
+            parser.error(f"{path} is a folder; give the path of a file")
     with gc_paused():
-        import mlflow.tracking  # noqa: F401  (the reader of runs needs it)
+        import mlflow.tracking  # noqa: F401  (needed by `run_finder`)
 
         from pipelines.comparison.comparison import compare
         from pipelines.comparison.html_report import pictures, write_report
@@ -88,7 +91,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         print(f"\nwritten: {', '.join(map(str, written))}")
     if not arguments.no_log:
         run_id = log_comparison(finder, comparison, shown)
-        print(f"\nkept in MLflow as run {run_id} of {runs[0].experiment}")
+        print(f"\nlogged to MLflow as run {run_id} of experiment {runs[0].experiment}")
     sys.stdout.flush()
     return DONE
 

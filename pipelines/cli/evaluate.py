@@ -1,4 +1,4 @@
-"""`python -m pipelines evaluate`: its options; what it does is in `pipelines.evaluation.folder_evaluation`."""
+"""`python -m pipelines evaluate`: the options of the command; it runs `pipelines.evaluation.folder_evaluation`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of `python -m pipelines`."""
     parser = commands.add_parser(
         "evaluate",
-        help="compare segmentations with references, whoever made them",
-        description="Dice, IoU, HD95, surface Dice and more of segmentations, per case and class.",
-        epilog="exit status: 0 all is well, 1 a case failed or has no prediction, 2 the command cannot run as given",
+        help="compare segmentations from any source with reference segmentations",
+        description="Compute Dice, IoU, HD95, surface Dice and other metrics per case and class.",
+        epilog="exit status: 0 success, 1 a case failed or has no prediction, 2 an argument or a file is not valid",
     )
     parser.set_defaults(function=run)
     for name in ("predictions", "references"):
@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
             help="a segmentation (NIfTI, NRRD, MHA, DICOM SEG or RTSTRUCT, PNG) or a folder of them, matched by name",
         )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="write metrics.csv, metrics.json and report.html there"
+        "-o", "--output", metavar="DIR", help="folder for metrics.csv, metrics.json and report.html"
     )
     parser.add_argument(
         "--labels", metavar="FILE", help="dataset.json or labels.json with the names of the classes"
@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--images",
         metavar="PATH",
-        help="the images: pictures of the worst cases, and the grid of DICOM segmentations",
+        help="the images: for pictures of the worst cases, and for the voxel grid of DICOM segmentations",
     )
     parser.add_argument(
         "--tolerance",
@@ -47,12 +47,12 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Evaluate; returns the exit status."""
+    """Evaluate and return the exit status."""
     for path in (arguments.predictions, arguments.references, arguments.labels, arguments.images):
         if path is not None and not Path(path).exists():
             parser.error(f"{path} does not exist")
     if arguments.output is not None and Path(arguments.output).is_file():
-        parser.error(f"{arguments.output} is a file; --output takes a folder")
+        parser.error(f"{arguments.output} is a file; give a folder to --output")
     with gc_paused():
         from pipelines.evaluation.folder_evaluation import evaluate
         from pipelines.utils.cores import use_cores
@@ -73,5 +73,5 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 def _millimetres(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no distance above 0 mm")
+        raise argparse.ArgumentTypeError(f"{text} is not a distance above 0 mm")
     return value

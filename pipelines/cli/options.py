@@ -1,17 +1,15 @@
-"""What the commands of `python -m pipelines` have in common: how a CT is read, and what the help says of exit statuses."""
+"""Options and help texts that several commands of `python -m pipelines` share."""
 
 from __future__ import annotations
 
 import argparse
 
-EXIT = "exit status: 0 all is well, 1 a case failed or was refused, 2 the command cannot run as it was given"
+EXIT = "exit status: 0 success, 1 a case failed or was refused, 2 an argument or a file is not valid"
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a DICOM folder is read."""
-    parser.add_argument(
-        "--series", metavar="X", help="which series to take where a DICOM folder holds several"
-    )
+    """Add the options for reading DICOM folders."""
+    parser.add_argument("--series", metavar="X", help="the series to read if a DICOM folder holds several")
     parser.add_argument(
         "--allow",
         nargs="+",

@@ -1,19 +1,17 @@
 """`python -m pipelines predict`: the settings of a bundle's `inference.json` as options of a command.
 
-It runs that file with MONAI's workflow, exactly as `python -m monai.bundle run` does.
+It runs that file with MONAI's ConfigWorkflow, exactly as `python -m monai.bundle run` does.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from pipelines.cli.options import EXIT, add_reading
 from pipelines.utils.importing import gc_paused
-from pipelines.utils.json_files import JsonError, read_json
 from transforms.errors import DONE
 
 
@@ -22,7 +20,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="segment CTs with a trained bundle",
-        description="Segment CTs with a trained bundle. Each result lies on the grid of its input.",
+        description="Segment CTs with a trained bundle. Each result has the voxel grid of its input.",
         epilog=EXIT,
     )
     parser.set_defaults(function=run)
@@ -40,12 +38,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="FILE[,FILE...]",
-        help="trained model instead of the bundle's models/model.pt; several make an ensemble, as does the folder of a "
-        "cross-validation",
+        help="trained model to use instead of the bundle's models/model.pt; several models form an ensemble, as does the "
+        "folder of a cross-validation",
     )
     add_reading(parser)
     parser.add_argument(
-        "--split", choices=("training", "validation", "test"), help="only this list of a dataset"
+        "--split", choices=("training", "validation", "test"), help="segment only this list of a dataset.json"
     )
     parser.add_argument(
         "--format",
@@ -55,49 +53,66 @@ def add_parser(commands: Any) -> None:
         help="files to write: NIfTI (default), DICOM SEG, DICOM RTSTRUCT",
     )
     parser.add_argument(
-        "--probabilities", action="store_true", help="also write the probability of every class"
+        "--probabilities", action="store_true", help="also write the probability map of every class"
     )
     parser.add_argument(
-        "--preview", action="store_true", help="also draw a picture of each case, and index.html"
+        "--preview",
+        action="store_true",
+        help="also write a picture of each case and an index.html that shows them",
     )
-    parser.add_argument("--overwrite", action="store_true", help="predict again what is done already")
-    parser.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="segment again the cases that already have a result"
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument(
         "--precision",
         choices=("auto", "bf16", "fp16", "fp32"),
-        help="number format of the network; auto, the default, takes the fastest of this machine",
+        help="number format in which the network computes; auto (default) selects the fastest on this machine",
     )
     parser.add_argument(
-        "--overlap", type=_share, metavar="SHARE", help="overlap of neighbouring windows, 0 to 0.9"
+        "--overlap",
+        type=_fraction,
+        metavar="FRACTION",
+        help="overlap of neighbouring windows as a fraction of their size, 0 to 0.9",
     )
     parser.add_argument(
         "--mirror",
         metavar="AXES",
         type=_axes,
-        help="average over mirrored inputs along these axes (0,1,2 are R, A, S); "
-        "not along 0 where left and right are different classes",
+        help="average the predictions of inputs mirrored along these axes (0,1,2 are R, A, S); "
+        "leave out 0 if left and right are different classes",
     )
     parser.add_argument(
         "--keep-largest",
         nargs="+",
         metavar="NAME",
-        help="classes of which only the largest piece stays, or: all",
+        help="classes of which only the largest connected component is kept, or: all",
     )
     parser.add_argument(
         "--fill-holes", nargs="+", metavar="NAME", help="classes whose holes are filled, or: all"
     )
     parser.add_argument(
-        "--min-volume", type=_volume, metavar="ML", help="drop pieces smaller than this many ml"
+        "--min-volume",
+        type=_volume,
+        metavar="ML",
+        help="remove connected components smaller than this volume in ml",
     )
 
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Predict; returns the exit status."""
+    """Predict and return the exit status."""
+    # Only a prediction waits for these, not the --help of any command.
+    import logging
+
+    from pipelines.utils.json_files import JsonError, read_json
+
     bundle = Path(arguments.bundle)
     folders = [folder for folder in (bundle, bundle / "configs") if (folder / "inference.json").is_file()]
-    # Mistakes in paths are told at once, before torch and MONAI take their seconds to load.
+    # Wrong paths are reported here, before torch and MONAI take seconds to load.
     if not folders:
-        parser.error(f"{bundle} is no bundle (it has no inference.json); give --bundle bundles/r2unet")
+        parser.error(
+            f"{bundle} is not a bundle (it has no inference.json); give a bundle folder such as --bundle bundles/r2unet"
+        )
     for path in arguments.input:
         if not os.path.exists(path):
             parser.error(f"{path[:300]} does not exist")
@@ -106,17 +121,17 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except JsonError as error:
         parser.error(f"{folders[0] / 'inference.json'}: {error}")
     if Path(arguments.output).is_file():
-        parser.error(f"{arguments.output} is a file; --output takes a folder")
+        parser.error(f"{arguments.output} is a file; give a folder to --output")
     models = arguments.model.split(",") if arguments.model else [str(bundle / "models" / "model.pt")]
     for model in models:
         if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
-            parser.error(f"there is no trained model at {model}; train one first, or name one with --model")
-    inputs = [_plain(path) for path in arguments.input]
+            parser.error(f"there is no trained model at {model}; train one first, or give one with --model")
+    inputs = [_as_literal(path) for path in arguments.input]
     settings: dict[str, Any] = {
-        "bundle_root": _plain(bundle),
+        "bundle_root": _as_literal(bundle),
         "input": inputs[0] if len(inputs) == 1 else inputs,
-        "output": _plain(arguments.output),
-        "model": _plain(models[0]) if len(models) == 1 else [_plain(model) for model in models],
+        "output": _as_literal(arguments.output),
+        "model": _as_literal(models[0]) if len(models) == 1 else [_as_literal(model) for model in models],
         "series": arguments.series,
         "allow": arguments.allow,
         "split": arguments.split,
@@ -149,28 +164,30 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return DONE
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 0.9:
-        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 0.9")
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 0.9")
     return value
 
 
 def _volume(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no volume in ml")
+        raise argparse.ArgumentTypeError(f"{text} is not a volume in ml, 0 or more")
     return value
 
 
 def _axes(text: str) -> list[int]:
     axes = [int(part) for part in text.split(",")]
     if not set(axes) <= {0, 1, 2} or len(set(axes)) != len(axes):
-        raise argparse.ArgumentTypeError(f"{text} are no axes; give some of 0,1,2")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a list of axes; give one or more of 0,1,2, each once"
+        )
     return axes
 
 
-def _plain(path: str | os.PathLike) -> str:
-    """A path that MONAI does not take for an expression or a reference."""
+def _as_literal(path: str | os.PathLike) -> str:
+    """The path in a form that MONAI does not read as an expression ($), a reference (@) or a macro (%)."""
     text = os.fspath(path)
     return os.path.join(".", text) if text.startswith(("$", "@", "%")) else text

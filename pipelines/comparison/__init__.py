@@ -1,1 +1,1 @@
-"""Runs side by side, case by case."""
+"""Comparison of runs, case by case."""

@@ -1,4 +1,4 @@
-"""Two or more runs on the cases that they share: values, statistics, and what else differs between them."""
+"""The comparison of two or more runs on the cases that they share: values, statistics and notices."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ALL = "all classes"
 
 @dataclass(frozen=True)
 class Row:
-    """One class of one run against the baseline.
+    """The comparison of one class between one run and the baseline.
 
     Attributes:
         name: class, or `ALL` for the mean over the classes of a case.
-        other: number of the run, 1 for the first after the baseline.
-        statistics: of the differences.
-        p_holm: p, corrected over all classes of all runs (of `ALL`: over the runs).
+        other: index of the run, 1 for the first after the baseline.
+        statistics: statistics of the paired differences.
+        p_holm: Holm-corrected p-value, over all classes of all runs (for `ALL`, over the runs).
     """
 
     name: str
@@ -34,13 +34,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one case.
+    """The difference of one case between a run and the baseline.
 
     Attributes:
-        case: id.
-        baseline, other: mean over the classes that both runs have a value for; NaN without any.
+        case: case id.
+        baseline, other: mean over the classes for which both runs have a value.
         difference: other - baseline.
-        most: the class that changed most, and by how much.
+        most: the class with the largest absolute difference, and that difference.
     """
 
     case: str
@@ -52,17 +52,17 @@ class Change:
 
 @dataclass
 class Comparison:
-    """Runs side by side; the first is the baseline.
+    """A comparison of runs; the first one is the baseline.
 
     Attributes:
-        metric: what is compared.
-        higher_is_better: its direction.
-        runs: in the order given.
+        metric: the compared metric.
+        higher_is_better: whether higher values of the metric are better.
+        runs: the runs in the given order.
         cases, classes: those that every run has, in the baseline's order.
-        values: shape (runs, cases, classes), NaN where a case has no value.
-        means: shape (runs, cases), mean over the classes that all runs have a value for.
-        rows: per other run its classes, then the mean over them.
-        notices: what a reader must know, such as cases that are left out; one sentence each.
+        values: shape (runs, cases, classes), NaN for a missing value.
+        means: shape (runs, cases), mean over the classes for which all runs have a value.
+        rows: for each run after the baseline, one row per class and one for the mean over them.
+        notices: sentences that limit the interpretation, such as which cases are left out.
     """
 
     metric: str
@@ -79,15 +79,15 @@ class Comparison:
         return [row for row in self.rows if row.other == other]
 
     def better(self, row: Row) -> int:
-        """Cases that got better."""
+        """Number of cases in which the run is better than the baseline."""
         return row.statistics.more if self.higher_is_better else row.statistics.less
 
     def worse(self, row: Row) -> int:
-        """Cases that got worse."""
+        """Number of cases in which the run is worse than the baseline."""
         return row.statistics.less if self.higher_is_better else row.statistics.more
 
     def changes(self, other: int) -> list[Change]:
-        """Every case with a difference to the baseline, the one that lost most first."""
+        """All cases with values in both runs, sorted by their difference to the baseline, worst first."""
         found = []
         for index, case in enumerate(self.cases):
             differences = self.values[other, index] - self.values[0, index]
@@ -107,10 +107,10 @@ class Comparison:
         return sorted(found, key=lambda change: change.difference * (1 if self.higher_is_better else -1))
 
     def one_sided(self, other: int) -> list[tuple[str, str, float, float]]:
-        """Case, class, baseline and other where one run alone has a value: it has no difference, and may matter.
+        """Values that only one of the two runs has, as (case, class, baseline, other) with NaN for the missing one.
 
-        Dice is such a value where the reference has no such structure and one run painted it; a surface distance
-        where one run missed the structure.
+        They have no difference but may matter. Dice is such a value if the reference lacks the structure and one
+        run predicts it; a surface distance, if one run misses the structure.
         """
         first, second = self.values[0], self.values[other]
         places = np.argwhere(np.isnan(first) != np.isnan(second))
@@ -121,12 +121,12 @@ class Comparison:
 
 
 def compare(runs: Sequence[RunResults], metric: str = "dice", seed: int = 0) -> Comparison:
-    """Put runs side by side.
+    """Compare runs.
 
     Args:
-        runs: two or more, the baseline first.
+        runs: two or more runs, the baseline first.
         metric: one of `pipelines.metrics.names.METRICS`.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         RunError: a run lacks the metric, or the runs share no case or no class.
@@ -185,7 +185,7 @@ def _rows(values: np.ndarray, classes: Sequence[str], seed: int) -> list[Row]:
 
 
 def _means(values: np.ndarray) -> np.ndarray:
-    """Mean over the classes that all runs have a value for: (runs, cases, classes) to (runs, cases)."""
+    """Mean over the classes for which all runs have a value: (runs, cases, classes) to (runs, cases)."""
     known = ~np.isnan(values).any(0)
     count = known.sum(-1)
     total = np.where(known, values, 0).sum(-1)
@@ -206,10 +206,10 @@ def _notices(
                 noun = what if len(extra) == 1 else plural
                 found.append(f"left out: {len(extra)} {noun} of {run} that not every run has: {_some(extra)}")
     for key, what in (("data.digest", "data (data.digest)"), ("data.name", "datasets (data.name)")):
-        told = [run.tags.get(key) for run in runs]
-        if len(set(told)) > 1:
-            listed = ", ".join(f"{run} {(t or 'unknown')[:12]}" for run, t in zip(runs, told, strict=True))
-            found.append(f"the runs saw different {what}: {listed}; equal case ids may be different images")
+        tags = [run.tags.get(key) for run in runs]
+        if len(set(tags)) > 1:
+            listed = ", ".join(f"{run} {(t or 'unknown')[:12]}" for run, t in zip(runs, tags, strict=True))
+            found.append(f"the runs used different {what}: {listed}; equal case ids may be different images")
     if len({run.split for run in runs}) > 1:
         listed = ", ".join(f"{run} {run.split}" for run in runs)
         found.append(f"the values are of different splits: {listed}")
@@ -218,24 +218,24 @@ def _notices(
             values = "its values are those of its best validation so far"
             if run.kind == "evaluation":
                 values = "its values lack the cases that failed"
-            found.append(f"the run {run} is {run.status}: {values}")
+            found.append(f"the run {run} has the status {run.status}: {values}")
         if run.tags.get("git.dirty") == "true":
             found.append(f"the code of {run} had uncommitted changes")
     if len({run.kind == "training" for run in runs}) > 1:
         found.append(
-            "the values of a training are those of the validation that chose its model, a little in its favour; "
-            "evaluate both runs to compare like with like"
+            "the values of a training come from the validation that selected its model and are slightly optimistic; "
+            "evaluate the models of all runs for a fair comparison"
         )
     if len(cases) < SMALLEST_TEST:
         few = "1 case is" if len(cases) == 1 else f"{len(cases)} cases are"
-        found.append(f"{few} too few for a test, and intervals of so few are too narrow to rely on")
+        found.append(f"{few} too few for a test, and confidence intervals of so few cases are too narrow")
     if METRICS[metric].signed:
-        found.append(f"{METRICS[metric].title}s are compared by their size, without their sign")
+        found.append(f"{METRICS[metric].title}s are compared by their absolute values")
     return found
 
 
 def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
-    """What all lists hold, in the first one's order."""
+    """The names that all lists contain, in the order of the first."""
     common = set(lists[0]).intersection(*lists[1:])
     return [name for name in lists[0] if name in common]
 

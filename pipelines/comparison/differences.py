@@ -1,4 +1,4 @@
-"""What else differs between runs: their configuration, and the code, data and machine behind them."""
+"""Differences between runs other than results: configuration, code, data and machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ORIGIN = ("mlflow.source.git.", "git.", "version.", "data.", "host", "device")
 
 @dataclass(frozen=True)
 class Difference:
-    """A parameter or tag that is not the same in all runs; None where a run has none."""
+    """A parameter or tag that is not the same in all runs; the value is None for a run that does not have it."""
 
     name: str
     values: list[str | None]
 
 
 def config_differences(runs: Sequence[RunResults]) -> list[Difference]:
-    """Parameters that differ: knobs first, then what lies deeper, then what differs in any two runs."""
+    """Parameters that differ: top-level ids first, then nested ones, then those that usually differ between runs."""
     found = _differences([run.params for run in runs])
     return sorted(
         found,
@@ -30,7 +30,7 @@ def config_differences(runs: Sequence[RunResults]) -> list[Difference]:
 
 
 def origin_differences(runs: Sequence[RunResults]) -> list[Difference]:
-    """Tags of code, data, versions and machine that differ."""
+    """Tags of the code, data, versions and machine that differ."""
     tags = [{key: value for key, value in run.tags.items() if key.startswith(_ORIGIN)} for run in runs]
     found = _differences(tags)
     return sorted(

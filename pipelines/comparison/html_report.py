@@ -1,4 +1,4 @@
-"""A comparison as one HTML page: tables, plots, pictures, nothing loaded from elsewhere."""
+"""A comparison as one self-contained HTML page with tables, plots and pictures."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MOST_CELLS = 5000
 
 
 def pictures(finder: RunFinder, comparison: Comparison) -> dict[str, list[str | None]]:
-    """Overlays of the cases that changed most: case to one data URI per run, None where a run has no picture.
+    """Pictures of the cases with the largest differences: case to one data URI per run, None if a run has none.
 
-    Scaled to `PICTURE_WIDTH` pixels, as many as stay below `MOST_BYTES` in all.
+    They are scaled to `PICTURE_WIDTH` pixels and limited to `MOST_BYTES` in total.
     """
     chosen: list[str] = []
     for other in range(1, len(comparison.runs)):
@@ -51,8 +51,8 @@ def write_report(path: Path, comparison: Comparison, shown: Mapping[str, Sequenc
 
     Args:
         path: file to write.
-        comparison: what to tell.
-        shown: of `pictures`.
+        comparison: the comparison to write.
+        shown: result of `pictures`.
     """
     names = " and ".join(run.name for run in comparison.runs[:3])
     differing = {
@@ -93,7 +93,7 @@ def _run(comparison: Comparison, index: int) -> dict[str, Any]:
 
 
 def _against_baseline(comparison: Comparison, other: int) -> dict[str, Any]:
-    """What a run has in the statistics and case by case."""
+    """The statistics of a run against the baseline, and its values case by case."""
     rows, changes = comparison.rows_of(other), comparison.changes(other)
     place = {case: index for index, case in enumerate(comparison.cases)}
     points = sum(row.statistics.pairs for row in rows)
@@ -104,7 +104,7 @@ def _against_baseline(comparison: Comparison, other: int) -> dict[str, Any]:
         "plot": differences(comparison, other),
         "points_left_out": points if points > MOST_POINTS else 0,
         "every_class": len(changes) * len(comparison.classes) <= MOST_CELLS,
-        # Each with the values of both runs, a pair per class.
+        # Each change with the values of both runs, one pair per class.
         "changes": [
             (change, comparison.values[[0, other], place[change.case]].T.tolist()) for change in changes
         ],

@@ -1,4 +1,4 @@
-"""A comparison kept in MLflow, as a run of its own beside the runs that it compares."""
+"""Logging a comparison to MLflow, as a separate run in the experiment of the first compared run."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ COMPARED, METRIC = "segbundles.compared", "segbundles.metric"
 def log_comparison(
     finder: RunFinder, comparison: Comparison, shown: Mapping[str, Sequence[str | None]]
 ) -> str:
-    """Store page, CSV and text in the first run's experiment; returns the id of the run.
+    """Log the HTML report, CSV files and text in the first run's experiment; returns the id of the new run.
 
-    The compared runs are not touched. Comparing the same runs by the same metric again renews the same run.
+    The compared runs are not changed. Another comparison of the same runs by the same metric updates the same run.
 
     Args:
-        shown: of `compare_report.pictures`.
+        shown: result of `pipelines.comparison.html_report.pictures`.
 
     Raises:
-        RunError: MLflow did not take it.
+        RunError: MLflow failed to store the comparison.
     """
     try:
         return _log(finder, comparison, shown)
     except Exception as error:
         raise RunError(
-            f"MLflow at {hidden(finder.uri)} did not take the comparison ({hidden(str(error))}); --no-log leaves that "
-            "out"
+            f"the comparison could not be logged to MLflow at {hidden(finder.uri)} ({hidden(str(error))}); use --no-log"
+            " to compare without logging"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Plots of a comparison, in the colours of the page."""
+"""Plots of a comparison for its HTML report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pipelines.comparison.comparison import ALL, Comparison
 from pipelines.comparison.text_report import number
 from pipelines.utils.svg import ROW, Plot
 
-# More points than this are a smear, and make the page heavy.
+# Above this number, single points cannot be distinguished and make the page slow.
 MOST_POINTS = 6000
-# More values beyond the whiskers of a box than this are one blot.
+# Maximum number of points drawn beyond the whiskers of a box.
 _MOST_OUTLIERS = 200
 
 
 def differences(comparison: Comparison, other: int) -> str:
-    """Per class: the difference of every case as a point, their mean and its interval as a bar; SVG."""
+    """SVG plot with, per class, the difference of each case (points), their mean and its confidence interval."""
     values = comparison.values[other] - comparison.values[0]
     means = comparison.means[[0, other]]
     columns = [*values.T, means[1] - means[0]]
@@ -49,7 +49,7 @@ def differences(comparison: Comparison, other: int) -> str:
 
 
 def boxes(comparison: Comparison) -> str:
-    """A box per class and run, see `Plot.box`, with a point per value beyond its whiskers; SVG."""
+    """SVG plot with a box per class and run (see `Plot.box`) and a point per value beyond its whiskers."""
     runs, _, classes = comparison.values.shape
     height = max(ROW, 12 * runs + 8)
     ends = _range(list(comparison.values.reshape(runs, -1)))

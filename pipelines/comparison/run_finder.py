@@ -1,4 +1,4 @@
-"""Finding MLflow runs by what a person has at hand: an id or its beginning, a name, or a filter."""
+"""Finding MLflow runs by an id or its first characters, a name, or a filter."""
 
 from __future__ import annotations
 
@@ -21,27 +21,25 @@ MOST = 20
 COMPARISON = "comparison"
 KIND = "segbundles.kind"
 _VARIABLES = {
-    # The default of seven retries lets a person wait for minutes before a wrong address is told.
+    # With the default of seven retries, a wrong address is reported only after minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
 class RunError(UserError, ValueError):
-    """A run cannot be found, or has nothing that could be compared."""
+    """A run cannot be found or has no results to compare."""
 
 
 class RunFinder:
-    """Runs of one tracking store.
-
-    Nothing but the runs asked for is fetched: the store's own filters do the search.
+    """Finds runs in one tracking store with MLflow's own filters, so that only the requested runs are fetched.
 
     Args:
-        uri: tracking URI; None takes MLFLOW_TRACKING_URI or `sqlite:///mlflow.db` in the working directory.
-        experiment: look for names and filters only in this experiment.
+        uri: tracking URI; None for MLFLOW_TRACKING_URI or `sqlite:///mlflow.db` in the working directory.
+        experiment: search for names and filters only in this experiment.
 
     Raises:
-        RunError: there is no such database, server or experiment.
+        RunError: the database, server or experiment does not exist or cannot be read.
     """
 
     def __init__(self, uri: str | None = None, experiment: str | None = None) -> None:
@@ -58,10 +56,13 @@ class RunFinder:
         self._experiments = self._experiment_ids(experiment)
 
     def find(self, words: Sequence[str]) -> list[Run]:
-        """The runs that the words name, each once, in the order of the words (of a filter: oldest first).
+        """The runs that the words identify, without duplicates, in the order of the words.
+
+        Args:
+            words: each an id or its first characters, a name, or a filter, whose runs are sorted by start time.
 
         Raises:
-            RunError: a word names no run, or several where one is meant; fewer than two runs in all.
+            RunError: an id or name matches no run or several, a filter matches none, or there are fewer than two runs.
         """
         found: dict[str, Run] = {}
         for word in words:
@@ -70,9 +71,9 @@ class RunFinder:
         if len(found) < 2:
             only = next(iter(found.values()), None)
             what = f"only the run {described(only)}" if only else "no run"
-            raise RunError(f"{', '.join(words)} is {what}; two or more runs are needed to compare")
+            raise RunError(f"'{', '.join(words)}' matches {what}; give two or more runs to compare")
         if len(found) > MOST:
-            raise RunError(f"these are {len(found)} runs; at most {MOST} are compared at once")
+            raise RunError(f"{len(found)} runs match; give at most {MOST} runs to compare")
         return list(found.values())
 
     def experiment_of(self, run: Run) -> str:
@@ -115,7 +116,7 @@ class RunFinder:
             return self._search(f"attributes.run_name = '{name}'")
         if '"' not in name:
             return self._search(f'attributes.run_name = "{name}"')
-        # MLflow's filters have no way to write both quotes in one text; _ stands for any letter.
+        # A text in MLflow's filters cannot contain both kinds of quotes; in a pattern, _ matches any character.
         pattern = name.replace("'", "_")
         return [
             run for run in self._search(f"attributes.run_name LIKE '{pattern}'") if run.info.run_name == name
@@ -127,18 +128,20 @@ class RunFinder:
         except Exception as error:
             raise RunError(f"there is no run {run_id} in {self._where()} ({first_line(error)})") from error
         if run.info.lifecycle_stage != "active":
-            raise RunError(f"the run {described(run)} was deleted; `mlflow.tracking` can restore it")
+            raise RunError(
+                f"the run {described(run)} was deleted; restore it with `mlflow runs restore --run-id {run_id}`"
+            )
         return run
 
     def _filtered(self, text: str) -> list[Run]:
         from mlflow.exceptions import MlflowException
 
         try:
-            # Comparisons may be among them, and are no runs to compare.
+            # Twice the limit, because runs of comparisons among them are removed afterwards.
             return self._search(text, 2 * MOST + 1)
         except MlflowException as error:
             raise RunError(
-                f"'{text}' is neither the name of a run nor a filter that MLflow understands ({first_line(error)})"
+                f"'{text}' is neither the name of a run nor a valid MLflow filter ({first_line(error)})"
             ) from error
 
     def _search(self, text: str, most: int = MOST + 1) -> list[Run]:
@@ -177,7 +180,7 @@ class RunFinder:
 
 
 def described(run: Run) -> str:
-    """Name and short id of a run, as both are shown to a person."""
+    """Name and short id of a run for messages."""
     return f"'{run.info.run_name}' ({run.info.run_id[:8]})"
 
 
@@ -186,9 +189,7 @@ def _only(runs: list[Run], what: str) -> Run:
         return runs[0]
     shown = [f"{run.info.run_id[:12]} of {_day(run)}" for run in runs[:10]]
     more = " and more" if len(runs) > 10 else ""
-    raise RunError(
-        f"several runs have {what}: {', '.join(shown)}{more}; give the id of the one that is meant"
-    )
+    raise RunError(f"several runs have {what}: {', '.join(shown)}{more}; give the id of one of them")
 
 
 def _day(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""What a run found per case and class: its artifact `results/cases.json`, and the pictures beside it."""
+"""Reading the results of a run per case and class: its artifact `results/cases.json`, and the pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.metrics.names import METRICS
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    # No more than types, and torch behind them takes a while.
+    # Only types; importing them at run time would import torch, which is slow.
     from pipelines.metrics.result_files import Results
     from pipelines.metrics.summary import CaseMetrics
 
@@ -29,17 +29,17 @@ FORMAT = 1
 
 @dataclass
 class RunResults:
-    """One run and its values.
+    """One run and its results.
 
     Attributes:
-        run_id, name, experiment, kind, status: as MLflow has them.
+        run_id, name, experiment, kind, status: as in MLflow.
         start_time: milliseconds since 1970.
-        params, tags: all of the run.
-        split: list of the dataset that the cases are from.
+        params, tags: all parameters and tags of the run.
+        split: split of the dataset that the cases are from.
         classes: names of the foreground classes.
-        cases: ids.
-        values: metric to values, shape (cases, classes), NaN where a case has none.
-        sources: case to the run whose picture it has (of a cross-validation: the fold).
+        cases: ids of the cases.
+        values: metric to values, shape (cases, classes), NaN for a missing value.
+        sources: case to the id of the run that has its picture (in a cross-validation, that of the fold).
     """
 
     run_id: str
@@ -67,17 +67,17 @@ class RunResults:
         """
         if metric not in self.values:
             raise RunError(
-                f"the run {self} has no {metric}, only {', '.join(self.values)}: validations of a training "
-                "measure overlaps; evaluate its model with evaluate.json, and compare the runs of that"
+                f"the run {self} has no {metric}, only {', '.join(self.values)}: the validation during a training "
+                "computes only overlap metrics; evaluate its model with evaluate.json and compare the evaluation runs"
             )
         return self.values[metric]
 
 
 def read_results(finder: RunFinder, run: Run) -> RunResults:
-    """Read what a run found; of a cross-validation the cases of its folds together.
+    """Read the results of a run; for a cross-validation, those of all folds.
 
     Raises:
-        RunError: the run has no results, or ones that cannot be read.
+        RunError: the run has no results, or they cannot be read.
     """
     content = _content(finder, run)
     folds = []
@@ -98,12 +98,12 @@ def read_results(finder: RunFinder, run: Run) -> RunResults:
         for case in found["cases"]:
             if case["case"] in sources:
                 raise RunError(
-                    f"the run {described(run)} has the case {case['case']} twice; compare its folds"
+                    f"the run {described(run)} has the case {case['case']} twice; compare the runs of its folds instead"
                 )
             sources[case["case"]] = source.info.run_id
             cases.append(case["case"])
             rows.append(case)
-    # A cross-validation may hold the values of its folds; the pictures lie with the folds themselves.
+    # The run of a cross-validation may have the values of its folds, but the pictures are in the runs of the folds.
     sources |= {case["case"]: fold.info.run_id for fold, found in folds for case in found["cases"]}
     return RunResults(
         run_id=run.info.run_id,
@@ -123,7 +123,7 @@ def read_results(finder: RunFinder, run: Run) -> RunResults:
 
 
 def picture_of(finder: RunFinder, results: RunResults, case: str) -> bytes | None:
-    """The PNG that a run has of a case, if it has one."""
+    """The picture of a case as PNG; None if the run has none."""
     source = results.sources.get(case)
     path = f"{PICTURES}/{case}.png"
     if source is None or path not in {item.path for item in finder.client.list_artifacts(source, PICTURES)}:
@@ -139,7 +139,9 @@ def _content(finder: RunFinder, run: Run) -> Results | None:
         with tempfile.TemporaryDirectory() as folder:
             text = Path(finder.client.download_artifacts(run.info.run_id, FILE, folder)).read_text("utf-8")
     except Exception as error:
-        raise RunError(f"{FILE} of the run {described(run)} cannot be fetched: {error}") from error
+        raise RunError(
+            f"{FILE} of the run {described(run)} cannot be downloaded from MLflow: {error}"
+        ) from error
     try:
         content = json.loads(text)
         written = content["format"]
@@ -154,7 +156,8 @@ def _content(finder: RunFinder, run: Run) -> Results | None:
         ) from error
     if written != FORMAT:
         raise RunError(
-            f"{FILE} of the run {described(run)} has the format {written}, this version reads {FORMAT}; update"
+            f"{FILE} of the run {described(run)} has the format {written}, but this version reads only {FORMAT}; update"
+            " segbundles"
         )
     return content
 

@@ -17,7 +17,7 @@ MOST_CLASSES, MOST_CASES, MOST_DIFFERENCES = 40, 8, 12
 
 
 def as_text(comparison: Comparison) -> str:
-    """The whole comparison, shortened where it is long; what is cut off is said."""
+    """The comparison as text; long tables are shortened, with a line that states how many entries are left out."""
     parts = [_head(comparison)]
     parts += [_against(comparison, other) for other in range(1, len(comparison.runs))]
     parts.append(_differing("configuration", config_differences(comparison.runs)))
@@ -26,11 +26,11 @@ def as_text(comparison: Comparison) -> str:
 
 
 def number(value: float, metric: str, signed: bool = False) -> str:
-    """A value of a metric: four decimals of a share, two of mm or ml, n/a for NaN."""
+    """A value of a metric as text: four decimals for ratios, two for mm or ml, n/a for NaN."""
     if math.isnan(value):
         return "n/a"
     text = f"{value:{'+' if signed else ''}.{METRICS[metric].digits}f}"
-    # -0.0000 is no loss.
+    # A difference that rounds to zero is shown without a sign.
     return text.lstrip("+-") if not float(text) else text
 
 
@@ -81,7 +81,9 @@ def _against(comparison: Comparison, other: int) -> str:
             f"{p_value(row.p_holm):>7}  {f'{comparison.better(row)}/{comparison.worse(row)}':>12}"
         )
     if hidden:
-        lines.append(f"{_count(hidden, 'class')} not shown, they differ less: --csv or --html has all")
+        lines.append(
+            f"{_count(hidden, 'class')} with smaller differences not shown: --csv or --html lists all"
+        )
     lines += _absent(rows)
     changes = comparison.changes(other)
     sign = 1 if comparison.higher_is_better else -1
@@ -97,12 +99,12 @@ def _shown(rows: Sequence[Row]) -> tuple[list[Row], int]:
     classes, overall = [row for row in rows if row.name != ALL], [row for row in rows if row.name == ALL]
     if len(classes) <= MOST_CLASSES:
         return [*classes, *overall], 0
-    ranked = sorted(classes, key=_interest)
+    ranked = sorted(classes, key=_by_significance)
     return [*ranked[:MOST_CLASSES], *overall], len(classes) - MOST_CLASSES
 
 
-def _interest(row: Row) -> tuple[bool, bool, float]:
-    """Established differences first, then by size; classes without any last."""
+def _by_significance(row: Row) -> tuple[bool, bool, float]:
+    """Sort key: significant differences first, then by size; classes without a difference last."""
     size = row.statistics.difference
     return not row.p_holm < 0.05, math.isnan(size), -abs(size)
 
@@ -113,14 +115,14 @@ def _absent(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row.name != ALL and (s := row.statistics) and (s.neither or s.only_baseline or s.only_other)
     ]
-    told = [
-        f"{name}: {neither} in neither run, {first} in 1 alone, {second} in {rows[0].other + 1} alone"
+    lines = [
+        f"{name}: {neither} in neither run, {first} only in 1, {second} only in {rows[0].other + 1}"
         for name, neither, first, second in gaps[:MOST_CASES]
     ]
     if len(gaps) > MOST_CASES:
-        told.append(f"and {len(gaps) - MOST_CASES} classes more, see --csv")
+        lines.append(f"and {len(gaps) - MOST_CASES} more classes, see --csv")
     return (
-        ["", "cases without a value in both runs, not in the figures above:", *_indent(told)] if told else []
+        ["", "cases left out above, because a run has no value for them:", *_indent(lines)] if lines else []
     )
 
 
@@ -145,13 +147,13 @@ def _one_sided(comparison: Comparison, other: int) -> list[str]:
     found = comparison.one_sided(other)
     if not found:
         return []
-    told = [
+    lines = [
         f"{case} {name}: 1 {number(first, comparison.metric)}, {other + 1} {number(second, comparison.metric)}"
         for case, name, first, second in found[:MOST_CASES]
     ]
     if len(found) > MOST_CASES:
-        told.append(f"and {len(found) - MOST_CASES} more, see --csv")
-    return ["", "values in one run alone:", *_indent(told)]
+        lines.append(f"and {len(found) - MOST_CASES} more, see --csv")
+    return ["", "values that only one run has:", *_indent(lines)]
 
 
 def _differing(title: str, differences: Sequence[Difference]) -> str:
@@ -181,9 +183,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def write_cases_csv(path: Path, comparison: Comparison) -> None:
-    """One line per case and class: value of every run, difference of every other run to the first.
+    """Write one line per case and class: the value of each run, and the difference of each run to the first.
 
-    An absent value is empty.
+    A missing value is an empty cell.
     """
     labels = [f"{i + 1} {run.name} {run.run_id[:8]}" for i, run in enumerate(comparison.runs)]
     differences = [f"{i + 1} minus 1" for i in range(1, len(comparison.runs))]
@@ -191,17 +193,17 @@ def write_cases_csv(path: Path, comparison: Comparison) -> None:
         for i, case in enumerate(comparison.cases):
             for k, name in enumerate(comparison.classes):
                 values = comparison.values[:, i, k]
-                told = [_cell(value) for value in (*values, *(values[1:] - values[0]))]
-                write([case, name, comparison.metric, *told])
+                cells = [_cell(value) for value in (*values, *(values[1:] - values[0]))]
+                write([case, name, comparison.metric, *cells])
 
 
 def classes_file(path: Path) -> Path:
-    """Where the statistics lie that belong to the values in `path`."""
+    """The path of the file with the statistics that belong to the values in `path`."""
     return path.with_name(f"{path.stem}_classes{path.suffix}")
 
 
 def write_classes_csv(path: Path, comparison: Comparison) -> None:
-    """One line per other run and class: means, difference, interval, p, counts."""
+    """Write one line per run after the baseline and class: means, difference, interval, p, counts."""
     head = [
         "run",
         "run_id",
@@ -221,8 +223,8 @@ def write_classes_csv(path: Path, comparison: Comparison) -> None:
             figures = (s.baseline, s.other, s.difference, s.low, s.high, s.p, row.p_holm)
             counts = (comparison.better(row), comparison.worse(row), s.equal)
             absent = (s.only_baseline, s.only_other, s.neither)
-            told = [run.name, run.run_id, row.name, comparison.metric, s.pairs]
-            write([*told, *(_cell(value) for value in figures), *counts, *absent])
+            names = [run.name, run.run_id, row.name, comparison.metric, s.pairs]
+            write([*names, *(_cell(value) for value in figures), *counts, *absent])
 
 
 def _cell(value: float) -> str:

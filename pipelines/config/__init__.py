@@ -1,1 +1,1 @@
-"""What a bundle's config says, and its checks."""
+"""Reading and checking a bundle's config."""

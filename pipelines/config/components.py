@@ -1,4 +1,4 @@
-"""The classes and functions that a config names by `_target_`, and the keywords that they take."""
+"""The classes and functions that a config names by `_target_`, and their keyword arguments."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from monai.bundle.config_item import ComponentLocator
 
 from pipelines.config.executed import as_text, leaves
 
-# A text that begins so is not taken as it stands: expression, reference, macro.
+# First characters of text that MONAI evaluates: expressions, references, macros.
 EVALUATED = ("$", "@", "%")
 
 
 @functools.cache
 def find_component(target: str) -> Any:
-    """The class or function of a `_target_`, which may be the bare name of one of MONAI's; None if there is none."""
+    """The class or function of a `_target_`, also for MONAI's components without a module; None if there is none."""
     module = None if "." in target else ComponentLocator().get_component_module_name(target)
     module = module[0] if isinstance(module, list) else module
     return pydoc.locate(f"{module}.{target}" if module else target)
 
 
 def keywords(component: Any) -> dict[str, inspect.Parameter] | None:
-    """The keyword arguments that a class or function takes; None if that cannot be said.
+    """The keyword arguments of a class or function; None if they cannot be determined.
 
-    A constructor with **kwargs hands them on to the next class, as in `SegTrainer`.
+    A constructor with **kwargs is assumed to pass them to the next class, as `SegTrainer` does.
     """
     owners = inspect.getmro(component) if inspect.isclass(component) else (component,)
     accepted: dict[str, inspect.Parameter] = {}
@@ -42,7 +42,7 @@ def keywords(component: Any) -> dict[str, inspect.Parameter] | None:
         except (TypeError, ValueError):
             return None
         named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        # A class has the last word on what its parents take too.
+        # If a class and its parent have the same parameter, that of the class applies.
         accepted = named | accepted
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return {name: parameter for name, parameter in accepted.items() if name != "self"}
@@ -50,7 +50,7 @@ def keywords(component: Any) -> dict[str, inspect.Parameter] | None:
 
 
 def defaults(flat: Mapping[str, str]) -> dict[str, str]:
-    """What the components of a config take where it says nothing, under the ids that it would have there.
+    """The defaults of the components' arguments that a config does not set, under the ids they would have in it.
 
     Args:
         flat: `ExecutedConfig.flat()`.

@@ -1,4 +1,4 @@
-"""How the errors meant for the user are found and said; `transforms.errors` has their base class."""
+"""Finding and printing the errors that are meant for the user; `transforms.errors` has their base class."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ DEBUG = "SEGBUNDLES_DEBUG"
 
 
 class ConfigError(UserError, ValueError):
-    """The config or an override asks for something that does not exist."""
+    """The config or an override names something that does not exist."""
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """The error that the user can mend, in the chain behind what MONAI raised, or None.
+    """The first error in the chain of causes that is meant for the user, or None.
 
-    It is known by its `exit_status`, which those of `networks` have too, although they cannot share the base class.
+    It is recognised by its attribute `exit_status`. The errors of `networks` have it too, although they cannot have
+    the base class `UserError`.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -33,16 +34,16 @@ def user_error(error: BaseException | None) -> UserError | None:
 
 
 def problem(error: BaseException, where: object) -> str:
-    """What went wrong, in the sentence meant for the user, or else with the file or case that it was about."""
+    """The message of an error that is meant for the user, or of any other error with the file or case concerned."""
     known = user_error(error)
     return str(known) if known is not None else f"{where}: {type(error).__name__}: {error}"
 
 
 def one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """`sys.excepthook` of a command: an error that the user can mend is one sentence on stderr."""
+    """`sys.excepthook` of a command: prints an error that is meant for the user as one sentence on stderr."""
     known = user_error(error)
     if issubclass(kind, KeyboardInterrupt) and not os.environ.get(DEBUG):
-        # Python ends by the signal all the same, which is what a shell looks for.
+        # Python still ends with SIGINT afterwards, as a shell expects.
         print("interrupted", file=sys.stderr)
         return
     if known is None or os.environ.get(DEBUG):

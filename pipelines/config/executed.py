@@ -1,4 +1,4 @@
-"""What a bundle's config says, seen from inside a run."""
+"""The config of a bundle during its run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.utils.passwords import without_passwords
 
 
 class ExecutedConfig:
-    """The config of the bundle run that is going on, overrides included.
+    """The config of the current bundle run, overrides included.
 
     Args:
         parser: MONAI's parser of that run.
@@ -43,7 +43,7 @@ class ExecutedConfig:
         return _plain(value)
 
     def knobs(self) -> dict[str, Any]:
-        """The values at the top level that a person turns: everything that is not a component."""
+        """The settings: the values at the top level that are not components."""
         return {name: self.resolved(name) for name in knob_names(self.raw)}
 
     def flat(self) -> dict[str, str]:
@@ -63,10 +63,10 @@ class ExecutedConfig:
 
 
 def executed_config() -> ExecutedConfig:
-    """The config that is being evaluated right now, for expressions in a bundle's JSON.
+    """The config that MONAI is evaluating, for expressions in a bundle's JSON.
 
     Raises:
-        ConfigError: called from outside of a bundle.
+        ConfigError: not called from a bundle's config.
     """
     parser = running_parser()
     if parser is None:
@@ -77,7 +77,7 @@ def executed_config() -> ExecutedConfig:
 
 
 def knob_names(raw: Mapping[str, Any]) -> list[str]:
-    """Ids at the top level of a config that a person turns: everything that is not a component."""
+    """The ids of the settings: the values at the top level of a config that are not components."""
     return [key for key, value in raw.items() if _is_knob(value) and key not in ("imports", "run")]
 
 
@@ -90,19 +90,19 @@ def _is_knob(value: Any) -> bool:
 
 
 def as_text(leaf: Any) -> str:
-    """A leaf as `ExecutedConfig.flat` has it: text as it is, everything else as JSON."""
+    """A leaf as `ExecutedConfig.flat` returns it: text unchanged, everything else as JSON."""
     return leaf if isinstance(leaf, str) else json.dumps(leaf, default=str)
 
 
 def _without_comments(value: Any) -> Any:
-    """A part of a config without `_desc_`, MONAI's key for comments, and keys that begin with it, of which one place can have several."""
+    """A part of a config without comments: MONAI's key `_desc_`, and keys that begin with it."""
     if isinstance(value, Mapping):
         return {k: _without_comments(v) for k, v in value.items() if not str(k).startswith("_desc_")}
     return [_without_comments(item) for item in value] if isinstance(value, list) else value
 
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Dotted id and value of everything below a part of a config that is not split further."""
+    """Dotted id and value of each leaf below a part of a config; a list of numbers is one leaf."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from leaves(f"{name}.{key}", item)

@@ -1,7 +1,7 @@
-"""The ids of a config that have a meaning beyond the config: each once, with all that it means.
+"""The ids of a config that other parts of the program treat specially, each with its meanings.
 
-Two starts of a training, the folds of a cross-validation, two predictions and two runs are the same or differ by
-their configs. An id that is not listed, or not for that purpose, counts there: with another value it is other work.
+Configs are compared between two starts of a training, the folds of a cross-validation, two predictions, and two runs.
+In such a comparison, an id may differ only if it is listed here with the corresponding meaning.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import enum
 
 
 class Knob(enum.Flag):
-    """What an id means where configs are checked and compared."""
+    """The meaning of an id when configs are checked and compared."""
 
     ENTRY = enum.auto()
-    """MONAI or its tools read it, without a reference from inside the config."""
+    """MONAI or its tools read it, so that it may be set although nothing in the config refers to it."""
     RESUMING = enum.auto()
-    """May change between two starts of one training: it leaves the weights as they would be, or (epochs, early
-    stopping) only says how many of the same steps are done."""
+    """May differ between two starts of one training: it does not affect the training steps, only (epochs, early
+    stopping) how many of them are done."""
     FOLDS = enum.auto()
     """May differ between the folds of one cross-validation."""
     PREDICTING = enum.auto()
-    """Leaves what a prediction finds in a case as it is, or is compared on its own."""
+    """May differ between two predictions: it does not affect the result of a case, or is compared separately."""
     INCIDENTAL = enum.auto()
-    """Differs between any two runs and explains nothing: named last where runs are compared."""
+    """Usually differs between runs without affecting results: listed last in comparisons of runs."""
 
 
 _ENTRY, _RESUMING, _FOLDS = Knob.ENTRY, Knob.RESUMING, Knob.FOLDS
 _PREDICTING, _INCIDENTAL = Knob.PREDICTING, Knob.INCIDENTAL
 
 KNOBS: dict[str, Knob] = {
-    # Where things lie and what they are called.
+    # Paths and names.
     "bundle_root": _ENTRY | _RESUMING | _FOLDS | _PREDICTING | _INCIDENTAL,
     "dataset_dir": _ENTRY | _PREDICTING,
     "store_dir": _RESUMING | _FOLDS | _INCIDENTAL,
@@ -41,7 +41,7 @@ KNOBS: dict[str, Knob] = {
     "device": _ENTRY | _RESUMING | _FOLDS | _PREDICTING,
     "num_workers": _RESUMING | _FOLDS | _PREDICTING | _INCIDENTAL,
     "sw_batch_size": _PREDICTING,
-    # How a training goes.
+    # Training.
     "fold": _FOLDS,
     "epochs": _RESUMING,
     "patience": _RESUMING,
@@ -49,11 +49,11 @@ KNOBS: dict[str, Knob] = {
     "resume": _RESUMING | _FOLDS,
     "checkpoint_minutes": _RESUMING | _FOLDS,
     "pictures": _RESUMING | _FOLDS,
-    # What a plan is made from; what comes out of it stands in the ids that it fills.
+    # What a plan is made for; the planned values stand in the ids that it fills.
     "minutes": _ENTRY | _RESUMING | _FOLDS,
     "memory_gb": _ENTRY | _RESUMING | _FOLDS,
     "planning": _ENTRY | _RESUMING | _FOLDS,
-    # What is predicted, and what is written of it.
+    # Input and output of a prediction.
     "input": _PREDICTING,
     "split": _PREDICTING,
     "model": _PREDICTING,

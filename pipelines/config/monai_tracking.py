@@ -1,6 +1,6 @@
-"""What a command and its environment say about the run in MLflow, put into the bundle's config.
+"""Applying MONAI's tracking options and MLflow's environment variables to the bundle's config.
 
-MONAI's option `--tracking mlflow` asks for what a bundle of ours does anyway: one MLflow run.
+MONAI's option `--tracking mlflow` requests an MLflow run, which the bundles of this project log without it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from pipelines.utils.provenance import invocation
 logger = logging.getLogger(__name__)
 
 HANDLER = "MLFlowHandler"
-# What opens a run in MLflow, and takes `uri` and `experiment`.
+# The components that open an MLflow run; they have the arguments `uri` and `experiment`.
 TRACKED = ("pipelines.Tracking", "pipelines.Evaluation")
 _EXPERIMENT_IDS = ("experiment", "experiment_name", "tracking#experiment", "workflow#experiment")
 
 
 def one_run(parser: ConfigParser) -> bool:
-    """Take out of a config what `--tracking mlflow` has put in, since it would log every training twice.
+    """Remove from a config what `--tracking mlflow` has added, because it would log every training twice.
 
-    MONAI patches MLFlowHandler into the engines before anything is built. The handler opens a run of its own
-    in a database of its own, mlruns.db. What MONAI documents beside the option, `--tracking_uri` and
-    `--experiment_name`, goes to the bundle's own run, with the option or without it.
+    MONAI adds MLFlowHandler to the config of the engines. This handler would open a second run in a second
+    database, mlruns.db. The related options `--tracking_uri` and `--experiment_name` are applied to the
+    bundle's own run, also if they are given without `--tracking mlflow`.
 
     Returns:
-        Whether there was something to take out.
+        Whether the config was changed.
     """
     config = parser.get()
     if not isinstance(config, dict):
@@ -43,7 +43,7 @@ def one_run(parser: ConfigParser) -> bool:
     patched = _remove(config)
     keys = ("tracking_uri", "experiment_name")
     used = json.dumps({k: v for k, v in config.items() if k not in keys}, default=str)
-    # A bundle may have a knob of that name itself.
+    # A bundle may define and use an id of the same name; it is then left alone.
     given = {key: config.pop(key) for key in keys if key in config and f"@{key}" not in used}
     if not patched and not given:
         return False
@@ -59,24 +59,28 @@ def one_run(parser: ConfigParser) -> bool:
     for key, argument in (("tracking_uri", "uri"), ("experiment_name", "experiment")):
         if given.get(key) not in (None, defaults[key]) and not _give(config, argument, given[key]):
             text = hidden(str(given[key]))
-            logger.warning("nothing here has a run in MLflow, so --%s %s has no effect", key, text)
-    # MONAI has parsed the config already: it has to forget what it saw, and to find the rest again.
+            logger.warning("the config opens no MLflow run, so --%s %s has no effect", key, text)
+    # MONAI has already parsed the config before these changes, so it is parsed again.
     parser.ref_resolver.reset()
     parser.parse(reset=False)
     return True
 
 
 def follow_experiment(parser: ConfigParser) -> None:
-    """Give a bundle's runs the experiment of MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID.
+    """Set the experiment of a bundle's runs from MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID.
 
-    What the command line or an overlay says of the experiment wins; the bundle's own config does not.
+    The variables override the bundle's own config, but not the command line or an overlay.
     """
     config = parser.get()
     name, number = os.environ.get(EXPERIMENT_NAME), os.environ.get(EXPERIMENT_ID)
     if not (name or number) or not isinstance(config, dict) or not _tracked(config):
         return
-    if _said():
-        logger.info("the experiment is the one that was asked for, not that of MLflow's variables")
+    if _experiment_requested():
+        logger.info(
+            "the command line or an overlay sets the experiment; %s and %s are ignored",
+            EXPERIMENT_NAME,
+            EXPERIMENT_ID,
+        )
         return
     if name:
         _give(config, "experiment", name)
@@ -92,7 +96,7 @@ def _tracked(config: Any) -> list[dict[str, Any]]:
 
 
 def _give(config: dict[str, Any], argument: str, value: Any) -> bool:
-    """Set an argument of what opens a run, or the knob that it is taken from; whether there is anything to set."""
+    """Set an argument of the components that open a run, or the id that it refers to; False if there are none."""
     found = _tracked(config)
     for component in found:
         reference = str(component.get(argument, ""))
@@ -104,13 +108,13 @@ def _give(config: dict[str, Any], argument: str, value: Any) -> bool:
 
 
 def _remove(config: dict[str, Any]) -> bool:
-    """Remove MONAI's MLflow handlers wherever the option puts them; whether there were any."""
+    """Remove the MLflow handlers that MONAI's option has added; return whether there were any."""
     found = False
     for holder, key in list(_lists(config)):
         kept = [item for item in holder[key] if not _is_handler(item)]
         if len(kept) < len(holder[key]):
             found = True
-            # The option makes the list where there was none.
+            # The option creates the list if there was none.
             if kept or key == "handlers":
                 holder[key] = kept
             else:
@@ -119,7 +123,7 @@ def _remove(config: dict[str, Any]) -> bool:
 
 
 def _lists(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every place, at most three levels deep, where a list of handlers lies."""
+    """The lists of handlers in a config, at most three levels deep, each as its parent and key."""
     for holder in (config, *(part for part in config.values() if isinstance(part, dict))):
         inner = [part for part in holder.values() if isinstance(part, dict)] if holder is not config else []
         for place in (holder, *inner):
@@ -132,7 +136,7 @@ def _is_handler(item: Any) -> bool:
     return isinstance(item, Mapping) and str(item.get("_target_", "")).rpartition(".")[2] == HANDLER
 
 
-def _said() -> bool:
+def _experiment_requested() -> bool:
     """Whether the command line, MONAI's `--args_file` or an overlay names the experiment."""
     called = invocation()
     given = {str(key).replace("::", "#") for key in called["overrides"]}

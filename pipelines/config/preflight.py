@@ -1,4 +1,4 @@
-"""The checks of a bundle's config that MONAI leaves out, before anything expensive is made."""
+"""Checks of a bundle's config that MONAI does not make, before anything is built."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 
 
 def preflight() -> None:
-    """Check the config of the bundle run that is going on, before anything is built.
+    """Check the config of the current bundle run and set up its process, before anything is built.
 
-    MONAI accepts an unknown id in silence, keeps `--x true` and `--x None` as strings, turns '#' inside
-    strings into its own separator, and reports a wrong keyword in a component with a page of traceback. Libraries are
-    told how many cores there are, see `pipelines.utils.cores`.
-    From here on an error that the user can mend is one sentence on stderr, exit status 1; set
-    SEGBUNDLES_DEBUG=1 to see the traceback. Output takes every character, see `pipelines.utils.terminal`.
+    MONAI accepts an unknown id without an error, keeps `--x true` and `--x None` as strings, replaces '#' inside
+    strings by its own separator, and reports a wrong keyword of a component with a long traceback.
+
+    The set-up limits the threads of libraries (`pipelines.utils.cores`) and lets the output contain any character
+    (`pipelines.utils.terminal`). From here on an error that is meant for the user is one sentence on stderr, exit
+    status 1; SEGBUNDLES_DEBUG=1 shows the traceback.
 
     Raises:
-        ConfigError: naming every finding.
+        ConfigError: the config has errors; the message lists all of them.
     """
     take_every_character()
     sys.excepthook = one_sentence

@@ -1,4 +1,4 @@
-"""What a case's files are at this moment: an entry of the patch store belongs to one state of them."""
+"""The current state of a case's files (sizes and modification times), which determines its entry in the patch store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transforms.utils.walk import files_below
 
 
 class CaseState(NamedTuple):
-    """One case as the user names it, and the name its entry must have."""
+    """One case with its files, and the name of the entry that belongs to their current state."""
 
     case: str
     images: tuple[str, ...]
@@ -32,7 +32,7 @@ class CaseState(NamedTuple):
 
 def _is_dicom(label: str) -> bool:
     if label.lower().endswith((".nii", ".nii.gz")):
-        return False  # the usual case, without importing what reads images
+        return False  # the usual case, without the slow import below
     from transforms.io.header import image_suffix
 
     return image_suffix(label) == ""
@@ -40,14 +40,16 @@ def _is_dicom(label: str) -> bool:
 
 def case_state(item: CaseItem, names: Mapping[int, str] | None = None) -> CaseState:
     if "image" not in item:
-        raise StoreError(f'a case without "image": {dict(item)}')
+        raise StoreError(f'the case {dict(item)} has no "image"; add the path of its image.')
     images = tuple(os.path.abspath(path) for path in image_paths(item))
     label = os.path.abspath(item["label"]) if item.get("label") else None
     case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(images[0])))
     options: Options = {**reading(item)}
     names = segment_names(item, names)
     if label is not None and names is not None and _is_dicom(label):
-        options["names"] = {str(k): v for k, v in names.items()}  # of a DICOM label they decide the class ids
+        options["names"] = {
+            str(k): v for k, v in names.items()
+        }  # the class ids of a DICOM label, and of masks, depend on them
     if label is not None and "ignore" in item:
         options["ignore"] = item["ignore"]
     stated = f"\n{json.dumps(options, sort_keys=True)}" if options else ""
@@ -78,7 +80,7 @@ def _state(path: str, case: str) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    """What a folder's digests cover: the files that are read of it, and hidden ones."""
+    """The files of a folder that its digest covers: those that are read, and hidden ones."""
     return sorted(str(path) for path in files_below(folder, hidden=True, dangling=False))
 
 
@@ -89,17 +91,23 @@ def image_digest(paths: Sequence[str]) -> str:
 
 
 def content_digest(path: str) -> str:
-    """SHA-256 of a file's bytes; of a folder, over its files' digests, independent of their names."""
+    """SHA-256 of a file's content; for a folder, of the digests of its files, independent of names but for masks."""
     if os.path.isdir(path):
-        return text_digest("\n".join(sorted(content_digest(name) for name in _files(path))))
+        from transforms.io.masks import is_mask_folder
+
+        inside = {name: content_digest(name) for name in _files(path)}
+        if is_mask_folder(path):  # its names say which class a mask is of
+            named = (f"{os.path.relpath(name, path)} {digest}" for name, digest in inside.items())
+            return text_digest("\n".join(named))
+        return text_digest("\n".join(sorted(inside.values())))
     digests = [sha256_of(path), *(sha256_of(other) for other in _others(path))]
     return digests[0] if len(digests) == 1 else text_digest("\n".join(digests))
 
 
 def _others(path: str) -> list[Path]:
-    """The files beside the one that is named that belong to the same image, such as the voxels of a header."""
+    """The other files of the same image, such as the voxel data (.img) of a header (.hdr)."""
     if path.lower().endswith((".nii", ".nii.gz")):
-        return []  # the usual case, without importing what reads images
+        return []  # the usual case, without the slow import below
     from transforms.io.image_files import image_files
 
     return image_files(path)[1:]

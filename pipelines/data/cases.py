@@ -1,4 +1,4 @@
-"""Cases with ids, labels and splits: what the rest of the workflow knows of a dataset."""
+"""The description of a dataset: its cases with ids, labels and splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN = 20
 
 
 class DatasetError(UserError, ValueError):
-    """A dataset cannot be used; the message lists every reason (20 at most, and how many there are).
+    """A dataset cannot be used; the message lists the reasons (at most 20) and how many there are.
 
     Attributes:
         problems: all reasons.
@@ -39,7 +39,7 @@ class DatasetError(UserError, ValueError):
     def __init__(self, where: str | Path, problems: Sequence[str]):
         self.where = where
         self.problems = tuple(problems)
-        # Not the text: an error comes out of another process by being made anew from these.
+        # Not the text: when an error is sent between processes, pickle constructs it again from these arguments.
         super().__init__(where, self.problems)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class DatasetError(UserError, ValueError):
 
 
 class Reading(TypedDict, total=False):
-    """How an image is to be read beside its path, see `transforms.io.readers.read_image`.
+    """Options for reading an image, see `transforms.io.readers.read_image`.
 
     Attributes:
         series: which series of a DICOM folder.
@@ -63,8 +63,10 @@ class Reading(TypedDict, total=False):
 
 
 class Options(Reading, total=False):
-    """What beside its files decides what is stored of a case; of a DICOM label the names of the classes do, too, and
-    of a label map that is annotated in parts the value of what is not."""
+    """The options that affect how a case is stored.
+
+    For a DICOM label they include the names of its segments, for a dataset with an ignore label its value.
+    """
 
     names: dict[str, str]
     ignore: int
@@ -75,11 +77,11 @@ class CaseItem(Reading):
 
     Attributes:
         case: its id.
-        image: path; a list of them where every channel, or some, have a file of their own.
-        label: path; a case without a label has none.
-        problem: why the image cannot be read, where that is clear beforehand.
-        ignore: value of voxels in the label that nobody has annotated, of a dataset that has one.
-        segments: value to the name of its segment in a DICOM label, where that is not the name of the class.
+        image: path; a list of paths if the channels lie in several files.
+        label: path; absent if the case has none.
+        problem: why the image cannot be read, if that is known before reading it.
+        ignore: value of voxels in the label that nobody has annotated, if the dataset has one.
+        segments: value to the name of its segment in a DICOM label, if this is not the name of the class.
     """
 
     case: str
@@ -126,7 +128,7 @@ class Case:
 
     @property
     def reading(self) -> Reading:
-        """How the image is to be read beside its path; each only where it is set."""
+        """Options for reading the image; only those that are set."""
         found: Reading = {}
         if self.series:
             found["series"] = self.series
@@ -144,13 +146,12 @@ class Dataset:
         name: from dataset.json, else the folder's name.
         labels: class id to name, 0 (background) to K-1 without gaps.
         training, validation, test: the splits.
-        channels: number of channels that dataset.json states ("modality" or "channel_names"); to be
-            handed to `transforms.io.readers.read_image`. None where it names none, see `num_channels`.
-        description: dataset.json as it was read (canonical JSON), part of the digest; empty without
-            one.
-        regions: name to the class ids that make it up, where dataset.json names regions: these are then trained for and
+        channels: number of channels according to dataset.json ("modality" or "channel_names"), an argument of
+            `transforms.io.readers.read_image`. None where it names none, see `num_channels`.
+        description: content of dataset.json with sorted keys, part of the digest; empty without a dataset.json.
+        regions: name to the class ids that make it up, if dataset.json names regions: then these are trained for and
             measured, and the classes exclude one another.
-        ignore: value of voxels in label maps that nobody has annotated; None where there is none.
+        ignore: value of voxels in label maps that nobody has annotated; None if there is none.
         segments: value to the name of its segment in DICOM labels; empty without a dataset.json.
     """
 
@@ -180,6 +181,19 @@ class Dataset:
     def structures(self) -> dict[str, tuple[int, ...]]:
         """What is measured: name to its class ids; the regions, or without any each foreground class for itself."""
         return structures_of(self.labels, self.regions)
+
+    @property
+    def stated_labels(self) -> dict[str, int | list[int]]:
+        """Classes or regions, and the value to ignore, as the "labels" of nnU-Net's dataset.json."""
+        stated: dict[str, int | list[int]] = {self.labels[0]: 0}
+        for name, values in self.structures.items():
+            stated[name] = list(values) if self.regions else values[0]
+        return stated if self.ignore is None else {**stated, "ignore": self.ignore}
+
+    @property
+    def value_names(self) -> Mapping[int, str]:
+        """Values of label maps to the names of their DICOM segments, with regions or a value to ignore; else classes."""
+        return self.segments if self.regions or self.ignore is not None else self.labels
 
     @property
     def channel_names(self) -> list[str]:
@@ -212,7 +226,7 @@ class Dataset:
         return getattr(self, split)
 
     def as_dicts(self, split: str) -> list[CaseItem]:
-        """Return a MONAI data list; items of DICOM folders say how they are read where dataset.json does."""
+        """Return a MONAI data list; items include the reading options of dataset.json, if any."""
         items = []
         for case in self.cases(split):
             images = [str(image) for image in case.images]
@@ -225,15 +239,15 @@ class Dataset:
                 item["label"] = str(case.label)
                 if self.ignore is not None:
                     item["ignore"] = self.ignore
-                if self.regions or self.ignore is not None:
-                    item["segments"] = dict(self.segments)
+                if self.value_names is not self.labels:
+                    item["segments"] = dict(self.value_names)
             items.append(item)
         return items
 
     def digest(self) -> str:
-        """Return a sha256 over dataset.json and the splits with path, size and modification time of every file.
+        """Return the SHA-256 of dataset.json and the splits, with path, size and modification time of every file.
 
-        Paths count relative to the folder, so that a dataset moved with its times keeps its digest.
+        Paths are relative to the folder: a dataset that is moved with its modification times keeps its digest.
         """
         rows = [(split, case) for split in SPLITS for case in self.cases(split)]
         sha = hashlib.sha256(json.dumps([self.description, self.class_names, self.channels]).encode())
@@ -283,7 +297,7 @@ def segment_names(item: CaseItem, labels: Mapping[int, str] | None) -> Mapping[i
 
 
 def reading(item: Reading) -> Reading:
-    """How the image of an item is to be read beside its path; each only where it is set."""
+    """Options for reading the image of an item; only those that are set."""
     found: Reading = {}
     if item.get("series"):
         found["series"] = item["series"]

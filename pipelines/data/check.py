@@ -1,4 +1,4 @@
-"""What will be read of a dataset, and what is wrong with it, case by case. Nothing is changed."""
+"""The check of a dataset: what is read of each case, and what is wrong with it. No file is changed."""
 
 from __future__ import annotations
 
@@ -38,29 +38,30 @@ from transforms.dicom.series import read_series, scan_series
 from transforms.errors import ImageError
 from transforms.hounsfield import warn_unless_hounsfield
 from transforms.io.header import NIFTI_SUFFIXES, Header, check_spacing, image_suffix, spacing_of
+from transforms.io.masks import is_mask_folder
 from transforms.io.readers import image_array, label_array, read_header
 from transforms.label_values import check_label_values, counts_of
 from transforms.utils.files import replacing, require_folder
 
-_MOST_AT_ONCE = 4
+_MOST_AT_ONCE, _MOST_NAMES = 4, 12
 
 
 @dataclass
 class CaseCheck:
-    """What is known of one case.
+    """The findings of the check for one case.
 
     Attributes:
-        case, split: id, and list of the dataset ("" outside of a dataset).
-        image, label: paths; a list of an image in several files; the label's is "" where there is none.
+        case, split: id, and list of the dataset ("" if the input is not a dataset).
+        image, label: paths; a list if the image has several files; `label` is "" if there is none.
         kind, label_kind: "NIfTI", "NRRD", "DICOM series", "DICOM SEG" and so on.
-        size: voxels along the file's axes.
-        spacing: millimetres along the file's axes.
-        orientation: where the file's axes run to, such as "LPS"; "" for a 2D picture.
+        size: voxels along the axes of the file.
+        spacing: millimetres along the axes of the file.
+        orientation: directions of the axes of the file, such as "LPS"; "" for a 2D picture.
         series: SeriesDescription (0008,103E) of a DICOM series.
         files: number of DICOM files of the image, or of the files that hold its channels.
-        classes: name (or value) to voxels, of the label map.
-        problems: why the case is refused.
-        notices: what is read in spite of an irregularity.
+        classes: class name (or label value) to number of voxels in the label map.
+        problems: reasons why the case is refused.
+        notices: irregularities in spite of which the case is read.
     """
 
     case: str
@@ -81,7 +82,7 @@ class CaseCheck:
 
 @dataclass
 class DatasetCheck:
-    """The cases of a dataset, and what is wrong with the dataset itself."""
+    """The findings for each case, and for the dataset as a whole."""
 
     path: str
     cases: list[CaseCheck]
@@ -94,7 +95,7 @@ class DatasetCheck:
 
 
 class _Listed(NamedTuple):
-    """A case before it is looked at: its split, and which channels its dataset says to be CT, None where it says nothing."""
+    """A case to be checked: its split, and which channels are CT according to its dataset (None: it does not say)."""
 
     item: CaseItem
     split: str = ""
@@ -102,7 +103,7 @@ class _Listed(NamedTuple):
 
 
 class _Described(NamedTuple):
-    """What the description of a dataset says, and what is wrong with it, in all and by case."""
+    """The content of a dataset's description, with the problems of the dataset and of single cases."""
 
     cases: list[_Listed]
     labels: dict[int, str]
@@ -119,7 +120,10 @@ def check_input(
     allow: Sequence[str] = (),
     voxels: bool = True,
 ) -> bool:
-    """Check, print a table, and write JSON to a file, or instead of the table to standard output ("-").
+    """Check the input and print a table.
+
+    Args:
+        json_file: file for the findings as JSON; "-" prints them to standard output instead of the table.
 
     Returns:
         Whether anything is refused.
@@ -142,12 +146,12 @@ def check_input(
 def check(
     path: Path, series: str | None = None, allow: Sequence[str] = (), voxels: bool = True
 ) -> DatasetCheck:
-    """Look at every case of a dataset, or of a folder of images or DICOM folders.
+    """Check every case of a dataset, or of a folder of images or DICOM folders.
 
     Args:
-        series, allow: handed on to the DICOM reader, for cases that do not say it themselves.
-        voxels: read every image and label map once, as a prediction or a training will, and count the classes;
-            without it only headers are read, and what lies behind them may still be refused later.
+        series, allow: options of the DICOM reader, for cases whose dataset does not state them.
+        voxels: read every image and label map once, as a prediction or a training does, and count the classes.
+            False reads only headers, so that damaged voxel data are not found.
     """
     asked: Reading = {"allow": allowed(allow)}
     if series:
@@ -168,7 +172,7 @@ def check(
             _classes(case, labels, grid, each.item)
         return case
 
-    # Few at a time: whole volumes are in memory.
+    # Each worker holds a whole volume in memory.
     workers = max(2, min(_MOST_AT_ONCE, available_cores()))
     cases = []
     with Steps(len(listed), "case", "reading" if voxels else "checking", leave=False, delay=2.0) as steps:
@@ -214,7 +218,7 @@ def _dataset(path: Path) -> _Described:
 def _image(
     listed: _Listed, asked: Reading, described: _Described, voxels: bool
 ) -> tuple[CaseCheck, Header | None]:
-    """What is known of a case, and the grid of its image where that can be read."""
+    """The findings of a case, and the header of its image (None if it cannot be read)."""
     item, channels, first = listed.item, described.channels, first_image(listed.item)
     found = CaseCheck(item["case"], listed.split, item["image"], item.get("label") or "")
     found.problems = list(described.of_cases.get(found.case, ()))
@@ -239,7 +243,7 @@ def _image(
                     array = read_series(series)[0]
                 elif series.lossy:
                     found.notices.append(
-                        "compressed with loss: values are near those of the scanner, not equal"
+                        "compressed with loss: the values differ slightly from those of the scanner"
                     )
             else:
                 header = read_header(first, channels=channels)
@@ -266,13 +270,14 @@ def _kind(path: str, label: bool = False) -> str:
     suffix = image_suffix(path)
     if suffix:
         return "NIfTI" if suffix in NIFTI_SUFFIXES else suffix.rpartition(".")[2].upper()
+    if label and is_mask_folder(path):
+        return "NIfTI masks"
     if not label:
         return "DICOM series" if os.path.isdir(path) else "DICOM"
     try:
         header = pydicom.dcmread(find_dicom_label(path), specific_tags=["Modality"], stop_before_pixels=True)
-    except (
-        Exception
-    ):  # a parser of damaged bytes raises whatever it likes; reading the label says what is wrong
+    except Exception:
+        # Damaged bytes can raise any exception here; reading the label reports what is wrong.
         return "unknown"
     return f"DICOM {header.get('Modality', '')}"
 
@@ -282,7 +287,8 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header, item: Cas
     if not case.label or case.problems:
         return
     try:
-        # SEG and RTSTRUCT say names, which get their ids from the dataset, and are drawn on the image's grid.
+        # Masks, SEG and RTSTRUCT contain class names, whose ids the dataset defines; SEG and RTSTRUCT are resampled to
+        # the image's grid.
         named_on_grid = (grid, segment_names(item, labels)) if is_dicom(case.label) else ()
         with warnings_of("transforms", this_thread=True) as notices:
             counts = counts_of(label_array(case.label, *named_on_grid)[0])
@@ -299,15 +305,20 @@ def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header, item: Cas
 
 
 def _foreground(cases: Sequence[CaseCheck], labels: Mapping[int, str]) -> list[str]:
-    """What a training would miss in the cases of its list; said of all of them together."""
+    """Sentences about foreground that the training cases lack as a whole."""
     training = [case for case in cases if case.split == "training" and case.label and not case.problems]
     ids = {name: value for value, name in labels.items()}
     present = {case.case: [ids[name] for name in case.classes if ids.get(name, 0) != 0] for case in training}
     return missing_foreground(present, labels)
 
 
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
 def table(found: DatasetCheck) -> str:
-    """A line a case, what is wrong below it, and a sum."""
+    """One line per case with its findings below it, and a last line with the number of cases."""
     rows = [("case", "list", "size", "spacing (mm)", "axes", "image", "label", "classes")]
     below: list[list[str]] = [[]]
     for case in found.cases:
@@ -322,7 +333,7 @@ def table(found: DatasetCheck) -> str:
                 case.orientation,
                 image,
                 case.label_kind,
-                ", ".join(name for name in case.classes if name != "background"),
+                _some([name for name in case.classes if name != "background"]),
             )
         )
         below.append([*(f"refused: {p}" for p in case.problems), *(f"notice: {n}" for n in case.notices)])

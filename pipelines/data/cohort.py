@@ -1,4 +1,4 @@
-"""What the cases of a training say together that none of them says alone: nothing to learn, or another kind of image."""
+"""Checks of a cohort as a whole: whether it may be CT, and which foreground is missing."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ def missing_foreground(present: Mapping[str, Iterable[int]], labels: Mapping[int
         labels: class id to name, background included.
 
     Returns:
-        A sentence each, none where nothing is missing.
+        One sentence per finding; empty if nothing is missing.
     """
     found = []
     empty = [case for case, classes in present.items() if not set(classes)]
     if empty:
         found.append(
-            f"{len(empty)} of {len(present)} training cases have no foreground: {_some(empty)}; nothing but background is"
-            " learned from them. Look whether their label maps are the right ones."
+            f"{len(empty)} of {len(present)} training cases have no foreground: {_some(empty)}; the network learns only"
+            " background from them. Check whether their label maps are correct."
         )
     seen = {value for classes in present.values() for value in classes}
     unseen = [name for value, name in sorted(labels.items()) if value != 0 and value not in seen]
     if unseen and present:
         found.append(
-            f"no training case has the class{'es' if len(unseen) > 1 else ''} {_some(unseen)}, which the network"
-            " therefore cannot learn. Take it out of the labels, or add cases that have it."
+            f"no training case has the class{'es' if len(unseen) > 1 else ''} {_some(unseen)}, so the network"
+            f" cannot learn {'them' if len(unseen) > 1 else 'it'}. Remove the class from the labels, or add cases that"
+            " have it."
         )
     return found
 

@@ -1,8 +1,8 @@
-"""A dataset folder to cases with ids, labels and splits.
+"""Reading a dataset folder: its cases with ids, labels and splits.
 
-Understood are an MSD ``dataset.json`` in the spellings of the Medical Segmentation Decathlon, MONAI and nnU-Net, and
-folders ``imagesTr``/``labelsTr`` without one; docs/data.md shows each. All that is wrong with a dataset is said at
-once, in one `DatasetError` that names the cases and files.
+The folder holds a ``dataset.json`` in the format of the Medical Segmentation Decathlon (MSD), MONAI or nnU-Net, or
+only the folders ``imagesTr`` and ``labelsTr``, or a folder per subject as TotalSegmentator's data; docs/data.md shows
+each. All problems of a dataset are reported together, in one `DatasetError` that names the cases and files.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.data.cases import Dataset, DatasetError
-from pipelines.data.dataset_json import Item, from_folders, from_json
+from pipelines.data.dataset_json import Item, from_folders, from_json, lists_cases, read_description
 from pipelines.data.demo import prepare_demo
 from pipelines.data.folds import split_cases
 from pipelines.data.integrity import check_ids, header_problems, labels_from_values
+from pipelines.data.subject_folders import from_subjects, holds_subjects
 
 
 def load_dataset(
@@ -29,17 +30,17 @@ def load_dataset(
     """Read a dataset folder.
 
     Args:
-        root: folder with a ``dataset.json`` (or the file itself), or with ``imagesTr`` and
-            ``labelsTr``.
-        fold: cross-validation: this fold of the pooled training and validation lists becomes the
-            validation set. Items that carry "fold" decide themselves; otherwise whole patients are
-            dealt to `num_folds` folds by `seed`.
-        num_folds: number of folds when items carry none.
-        seed: of the dealing; the result depends on nothing but the seed and the patients' names.
+        root: folder with a ``dataset.json`` (or the file itself), with ``imagesTr`` and
+            ``labelsTr``, or with a folder per subject.
+        fold: number of the cross-validation fold that becomes the validation set; the training and
+            validation lists are pooled first. If the items have a "fold", it is used; otherwise the
+            patients are distributed to `num_folds` folds at random.
+        num_folds: number of folds if the items have no "fold".
+        seed: of the random distribution, which depends only on the seed and the patients' names.
         check: check all headers (`check_headers`).
-        validation_fraction: share of the training cases that becomes the validation set where
-            dataset.json names none (at least one patient; 0 for no validation at all). Items with
-            "fold" and no list: fold 0 is the validation set.
+        validation_fraction: share of the training cases that becomes the validation set if
+            dataset.json has no "validation" list (at least one patient; 0 for no validation). If the items
+            have a "fold", fold 0 is the validation set instead.
 
     Raises:
         DatasetError: listing all that is wrong.
@@ -67,36 +68,48 @@ def load_dataset(
 
 
 def describe(root: str | Path, problems: list[str]) -> tuple[Path, Dataset, list[Item]]:
-    """Read what a dataset folder says of itself, without opening an image.
+    """Read the description of a dataset folder without opening an image.
 
     Args:
         root: as in `load_dataset`.
-        problems: gets what is wrong with single cases.
+        problems: list to which the problems of single cases are appended.
 
     Returns:
-        What the problems are of (dataset.json or the folder), the dataset with its lists as they stand
-        there (no class names where there is no dataset.json), and its items.
+        The path to name in error messages (dataset.json or the folder), the dataset with the splits as
+        described (without class names if there is no dataset.json), and its items.
 
     Raises:
-        DatasetError: nothing can be read there.
+        DatasetError: the folder does not exist or has no readable description.
     """
     root = Path(root)
     if root.is_file():
         root = root.parent
     if not root.is_dir():
-        raise DatasetError(root, ["no such dataset folder."])
+        raise DatasetError(root, ["no such dataset folder; correct the path."])
     description = root / "dataset.json"
-    if description.is_file():
+    content = read_description(description) if description.is_file() else None
+    if content is not None and lists_cases(description, content):
         where: Path = description
-        source = from_json(description, problems)
-    elif (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
+        source = from_json(description, content, problems)
+    elif content is None and (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
         where = root
         source = from_folders(root, {}, None, problems)
+    elif holds_subjects(root):
+        where = root
+        source = from_subjects(root, content or {}, problems)
+    elif content is not None:
+        raise DatasetError(
+            description,
+            [
+                'no "training" list, and neither a folder imagesTr nor subjects with segmentations beside it; name the'
+                " training cases."
+            ],
+        )
     else:
         raise DatasetError(
             root,
             [
-                'neither a dataset.json nor folders imagesTr and labelsTr here; write {"labels": {"0": "background",'
+                'neither a dataset.json nor folders imagesTr and labelsTr nor subjects with segmentations here; write {"labels": {"0": "background",'
                 ' "1": "liver"}, "training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]} to'
                 " dataset.json (docs/data.md)."
             ],
@@ -124,7 +137,7 @@ DEMO = Path("data/demo")
 def open_dataset(
     dataset_dir: str | os.PathLike, fold: int | None = None, seed: int = 0, num_folds: int = 5
 ) -> Dataset:
-    """The dataset in a folder; the public demo CT is prepared when `data/demo` is asked for and absent.
+    """The dataset in a folder; the public demo CT is prepared if the folder is `data/demo` and does not exist.
 
     Args:
         fold, num_folds, seed: see `load_dataset`.

@@ -1,10 +1,11 @@
-"""How a dataset folder says what it holds, in the spellings of the Decathlon, MONAI and nnU-Net (docs/data.md)."""
+"""Reading dataset.json in the formats of the Decathlon, MONAI and nnU-Net, and folders without one (docs/data.md)."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,17 @@ class Source:
     description: str
 
 
-def from_json(path: Path, problems: list[str]) -> Source:
+def read_description(path: Path) -> dict[str, Any]:
+    """The object in a dataset.json.
+
+    Raises:
+        DatasetError: it is none.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         if twice:
-            raise DatasetError(path, [f"the key {twice[0]!r} stands twice in one object; keep one."])
+            raise DatasetError(path, [f"the key {twice[0]!r} occurs twice in one object; keep one."])
         return dict(pairs)
 
     try:
@@ -51,21 +58,25 @@ def from_json(path: Path, problems: list[str]) -> Source:
         raise DatasetError(path, [f"{error}; correct it there."]) from error
     if not isinstance(content, dict):
         raise DatasetError(path, ['must hold one JSON object with "labels" and "training".'])
+    return content
+
+
+def lists_cases(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a dataset.json says which cases there are, by itself or by the folders beside it."""
+    return "training" in content or "dataset" in content or (path.parent / "imagesTr").is_dir()
+
+
+def from_json(path: Path, content: dict[str, Any], problems: list[str]) -> Source:
     root = path.parent
-    names = _labels(content, problems)
+    names = parse_labels(content, problems)
     if names is None:
         raise DatasetError(path, problems)
     stated = content.get("channel_names", content.get("modality"))
     channels = len(stated) if isinstance(stated, (dict, list)) and stated else None
     if "training" in content or "dataset" in content:
         items = _listed_items(root, content, channels, problems)
-    elif (root / "imagesTr").is_dir():
-        source = from_folders(root, content, channels, problems)
-        items = source.items
     else:
-        raise DatasetError(
-            path, ['no "training" list, and no folder imagesTr beside it; name the training cases.']
-        )
+        items = from_folders(root, content, channels, problems).items
     if not any(item.split == "training" for item in items) and not problems:
         raise DatasetError(path, ["the training list is empty; name at least one case with image and label."])
     name = content.get("name")
@@ -78,8 +89,8 @@ def from_json(path: Path, problems: list[str]) -> Source:
     )
 
 
-def _labels(content: dict[str, Any], problems: list[str]) -> LabelNames | None:
-    """What the values of label maps mean; None, and a problem, where that is not said as a training needs it."""
+def parse_labels(content: Mapping[str, Any], problems: list[str]) -> LabelNames | None:
+    """Read the meaning of the values of label maps; if invalid for a training, add a problem and return None."""
     try:
         names = label_names(content)
     except LabelsError as error:
@@ -101,8 +112,8 @@ def _labels(content: dict[str, Any], problems: list[str]) -> LabelNames | None:
         )
     else:
         problems.append(
-            f'"labels" has the ids {found}; they must run from 0 (background) to K-1 without gaps, with one class or'
-            " more besides the background. Renumber the label maps and dataset.json."
+            f'"labels" has the ids {found}; they must run from 0 (background) to K-1 without gaps, with at least one'
+            " class besides the background. Renumber the label maps and dataset.json."
         )
     return None
 
@@ -114,7 +125,7 @@ def _listed_items(
     for split in SPLITS:
         entries = content.get(split, [])
         if split == "training" and split not in content and isinstance(content.get("dataset"), dict):
-            entries = [  # nnU-Net's explicit spelling
+            entries = [  # nnU-Net: "dataset" lists the files of each case
                 {"case": name, "image": entry.get("images"), "label": entry.get("label")}
                 if isinstance(entry, dict)
                 else entry
@@ -152,7 +163,7 @@ def _listed_item(
             problems.append(f"{what}: {key} is an empty list.")
             return None
         if not all(isinstance(path, str) and path for path in values):
-            problems.append(f'{what} names no {key}; add "{key}": "path" to it.')
+            problems.append(f'{what} has no {key}; add "{key}": "path" to it.')
             return None
         if key == "label" and len(values) > 1:
             problems.append(
@@ -174,7 +185,7 @@ def _listed_item(
     series, allow = entry.get("series"), entry.get("allow", [])
     if series is not None and (not isinstance(series, str) or not series):
         problems.append(
-            f'{what}: "series" is {series!r}; it must be a text that names one series of the folder.'
+            f'{what}: "series" is {series!r}; it must be a string that identifies one series of the folder.'
         )
         return None
     if not isinstance(allow, list) or not all(isinstance(word, str) and word for word in allow):
@@ -212,9 +223,9 @@ def _case_id(image: Path, label: Path | None) -> str:
 
 
 def _entries(folder: Path, ending: str | None, labels: bool = False) -> list[Path]:
-    """List images of a folder by name; hidden files (macOS leaves ``._`` twins in archives) are no images.
+    """List the images of a folder, sorted by name, without hidden files (archives from macOS contain ``._*`` copies).
 
-    Among labels also single DICOM files, each a SEG or RTSTRUCT. A link to nothing may be any of these.
+    Labels may also be single DICOM files (SEG or RTSTRUCT). Broken links are included if their name may be an image's.
     """
     found = []
     with os.scandir(folder) as entries:
@@ -282,6 +293,7 @@ def from_folders(root: Path, content: dict[str, Any], channels: int | None, prob
             problems.append(f"case {stem!r}: {by_stem[stem]} has no image in {root / images}.")
     if not any(item.split == "training" for item in items) and not problems:
         raise DatasetError(
-            root / "imagesTr", [f"no images here; readable are {', '.join(SUFFIXES)} and DICOM folders."]
+            root / "imagesTr",
+            [f"the folder has no images; add images ({', '.join(SUFFIXES)}) or DICOM folders."],
         )
     return Source("", LabelNames({}, {}, None, {}), channels, items, "")

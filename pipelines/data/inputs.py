@@ -1,28 +1,32 @@
-"""What a path names: the cases of a file, of DICOM folders, of a folder of either, or of a dataset."""
+"""Finding the cases at a path: a file, a DICOM folder, a folder of either, or a dataset."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pipelines.data.cases import SPLITS, CaseItem, Reading, first_image
 from pipelines.data.channel_files import by_case, numbered
 from pipelines.data.dataset_folder import load_dataset
+from pipelines.data.dicom_inputs import (
+    dicom_files,
+    folders_of_one_series,
+    is_one_study,
+    localizer_folders,
+)
 from pipelines.data.missing_files import may_be_an_image, reason_lost
+from pipelines.data.subject_folders import holds_subjects
 from pipelines.utils.file_names import readable
 from pipelines.utils.progress import Steps
 from transforms.dicom.files import DICOM_ENDINGS
-from transforms.dicom.headers import frames_of, holds_dicom
+from transforms.dicom.headers import holds_dicom
 from transforms.dicom.stack import checked_names
-from transforms.dicom.volumes import is_localizer
 from transforms.errors import ImageError, UserError
 from transforms.io.header import PICTURE_SUFFIXES, image_suffix, names_image
 from transforms.utils.image_paths import bounded, check_path
-from transforms.utils.threads import parallel
 from transforms.utils.walk import files_below, leads_nowhere
 
 logger = logging.getLogger(__name__)
@@ -31,17 +35,8 @@ _SKIPPED = {"DICOMDIR", "THUMBS.DB"}
 _WHAT = "give a NIfTI/NRRD file, a folder of DICOM slices, a folder of either, or a dataset.json"
 
 
-class _DicomFile(NamedTuple):
-    """What tells DICOM files from one another before they are read; texts are empty where the header is damaged."""
-
-    modality: str
-    study: str
-    series: str
-    localizer: bool
-
-
 class InputError(UserError, ValueError):
-    """Nothing can be predicted from the input named; the message says what to give instead."""
+    """The input does not contain images to predict; the message states what to give instead."""
 
 
 def find_inputs(
@@ -53,28 +48,29 @@ def find_inputs(
     labels: Mapping[int, str] | None = None,
     channels: int = 1,
 ) -> list[CaseItem]:
-    """The cases at `path`; those of a dataset with their labels.
+    """The cases at `path`; the cases of a dataset have labels.
 
     - A `dataset.json`, or a folder with one (or with `imagesTr` and `labelsTr`): its cases, with labels.
     - A file: one case.
     - A folder: each image file in it is a case, and so is each subfolder that holds DICOM slices (at any depth)
-      or one image file. DICOM slices right in the folder make the whole folder one case, and so does a series
-      that lies in several of its subfolders. For a model of several channels, `case_0000.nii.gz`, `case_0001.nii.gz`
-      and so on are one case.
-    - A list of files or DICOM folders: one case, whose channels they hold in this order.
+      or one image file. If DICOM slices lie directly in the folder, or one series is spread over its subfolders,
+      the whole folder is one case. For a model of several channels, `case_0000.nii.gz`, `case_0001.nii.gz` and so on
+      are one case.
+    - A list of files or DICOM folders: one case, with its channels in this order.
 
-    Hidden files, files of other kinds and the folder `output` are passed over.
+    Hidden files, files of other kinds and the folder `output` are ignored.
 
     Args:
         split: only this split of a dataset: "training", "validation" or "test".
-        series: which series of a DICOM folder, handed on to the reader.
+        series: which series of a DICOM folder is read.
         allow: irregularities that the DICOM reader may accept; a list, or text with commas.
-        output: where results go; it may lie in the input and is no case.
-        labels: class id to name of the model; a dataset with others is predicted but cannot be evaluated.
-        channels: that the model takes.
+        output: folder of the results; it may lie in the input folder and is then not searched.
+        labels: class id to class name of the model; a dataset with other classes is predicted without its labels.
+        channels: number of channels of the model's input.
 
     Raises:
-        InputError: there is nothing at `path`, `allow` holds an unknown name, or two images would write the same result.
+        InputError: `path` does not exist or has no images, `allow` holds an unknown name, or two images would
+            write the same result.
         DatasetError: the dataset's description is broken.
 
     Examples:
@@ -100,11 +96,11 @@ def find_inputs(
     allow = allowed(allow)
     if len(paths) > 1:
         if split is not None:
-            raise InputError(f"{path} is no dataset, so it has no split '{split}'; give a dataset.json")
+            raise InputError(f"{path} is not a dataset, so it has no split '{split}'; give a dataset.json")
         part = numbered(case_id(path))
         cases = [{"image": [str(each) for each in paths], "case": part[0] if part else case_id(path)}]
     elif is_dataset(path):
-        # Broken images are found one by one when they are read, so that they do not stop the others.
+        # Images are not checked here: a broken one fails when it is read and does not stop the others.
         dataset = load_dataset(path, check=False, validation_fraction=0)
         wanted = SPLITS if split is None else (split,)
         cases = [case for name in wanted for case in dataset.as_dicts(name)]
@@ -112,7 +108,8 @@ def find_inputs(
             raise InputError(f"{path} has no cases{'' if split is None else f' in its {split} split'}")
         if labels is not None and dataset.labels != dict(labels):
             logger.warning(
-                "%s: its classes %s are not the model's %s, so its labels are not used and nothing is evaluated",
+                "%s: the classes of the dataset %s differ from those of the model %s, so its labels are not used and"
+                " nothing is evaluated",
                 path,
                 dataset.labels,
                 dict(labels),
@@ -120,7 +117,7 @@ def find_inputs(
             for case in cases:
                 case.pop("label", None)
     elif split is not None:
-        raise InputError(f"{path} is no dataset, so it has no split '{split}'; give a dataset.json")
+        raise InputError(f"{path} is not a dataset, so it has no split '{split}'; give a dataset.json")
     elif path.is_file():
         cases = [{"image": str(path), "case": case_id(path)}]
     else:
@@ -129,7 +126,9 @@ def find_inputs(
     twice = [n for n, count in Counter(case["case"].casefold() for case in cases).items() if count > 1]
     if twice:
         first, second = [first_image(case) for case in cases if case["case"].casefold() == twice[0]][:2]
-        raise InputError(f"{first} and {second} are both called '{case_id(Path(first))}'; rename one of them")
+        raise InputError(
+            f"{first} and {second} have the same case id '{case_id(Path(first))}'; rename one of them"
+        )
     asked: Reading = {}
     if series:
         asked["series"] = series
@@ -139,19 +138,21 @@ def find_inputs(
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether a path names a dataset: a dataset.json, or a folder with one or with imagesTr and labelsTr."""
+    """Whether a path is a dataset: a dataset.json, a folder with one or with imagesTr and labelsTr, or of subjects."""
     if path.is_file():
         return path.name == "dataset.json"
-    return (path / "dataset.json").is_file() or all((path / n).is_dir() for n in ("imagesTr", "labelsTr"))
+    if (path / "dataset.json").is_file() or all((path / n).is_dir() for n in ("imagesTr", "labelsTr")):
+        return True
+    return holds_subjects(path)
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
-    """Whether a case's image is read as DICOM: a folder, or a file of no other known kind."""
+    """Whether an image is read as DICOM: a folder, or a file without the suffix of another image format."""
     return os.path.isdir(path) or not image_suffix(str(path))
 
 
 def named(names: Sequence[str] | str | None) -> list[str]:
-    """A list of names from a list, or from text with commas."""
+    """A list of names from a list or a comma-separated text."""
     if isinstance(names, str):
         names = names.split(",")
     return [name.strip() for name in names or [] if name.strip()]
@@ -161,7 +162,7 @@ def allowed(names: Sequence[str] | str | None) -> list[str]:
     """The names of irregularities that the DICOM reader may accept.
 
     Raises:
-        InputError: one is unknown, so that a slip of the pen costs no cohort.
+        InputError: a name is unknown; checked at the start, so that a typing error does not fail every case.
     """
     try:
         checked_names(named(names))
@@ -171,8 +172,8 @@ def allowed(names: Sequence[str] | str | None) -> list[str]:
 
 
 def case_id(path: Path) -> str:
-    """A case's name: its file's without ending, or its folder's."""
-    # A link names its case itself: stores of large files link to names that are digests.
+    """The id of a case: the name of its file without suffix, or of its folder."""
+    # The name of a link is used, not that of its target: data managers link to files whose names are digests.
     name = readable(Path(os.path.abspath(path)).name)
     if path.is_dir():
         return name
@@ -192,17 +193,18 @@ def _folder(path: Path, series: str | int | None, output: Path | None, channels:
     others = [e for e in files if not image_suffix(e) and e.name.upper() not in _SKIPPED]
     strange = [e for e in entries if image_suffix(e) and e not in files]
     cases += [_case(e, why) for e in strange if (why := _unreadable(e))]
-    # Text files beside images are no slices; a folder of nothing but unknown files is for the reader to judge.
+    # Unknown files beside images are ignored. A folder of unknown files only goes to the reader, which reports
+    # what is wrong with them.
     if any(holds_dicom(e) for e in others) or (others and not cases and not folders):
         if cases:
             _require_slices(path, cases, others)
         return [_case(path)]
-    cases += [lost for e in others if (lost := _lost(e)) is not None]
+    cases += [lost for e in others if (lost := _unusable(e)) is not None]
     unlisted: list[OSError] = []
     crowded: dict[Path, str] = {}
     inside = {folder: _listed(folder, skip, unlisted, crowded) for folder in folders}
-    slices = {folder: _dicom_files(files) for folder, files in inside.items()}
-    shared = _sharing(slices)
+    slices = {folder: dicom_files(files) for folder, files in inside.items()}
+    shared = folders_of_one_series(slices)
     whole = [folder for folder in folders if slices[folder]]
     if (
         shared
@@ -212,12 +214,13 @@ def _folder(path: Path, series: str | int | None, output: Path | None, channels:
         and len({id(group) for group in shared.values()}) == 1
     ):
         return [_case(path)]
-    if series and not cases and len(whole) > 1 and _one_study(slices):
-        return [_case(path)]  # the reader picks the series out of all that the study has
+    if series and not cases and len(whole) > 1 and is_one_study(slices):
+        return [_case(path)]  # the reader chooses the series among all of the study
     images_here = bool(cases)
     closed = {Path(error.filename): error for error in unlisted}
-    scouts = _scouts(slices)
-    exported = any(e.name.upper() == "DICOMDIR" for e in entries)  # its viewer's folders are no cases
+    scouts = localizer_folders(slices)
+    # Exports with a DICOMDIR often include a viewer, whose folders are not cases.
+    exported = any(e.name.upper() == "DICOMDIR" for e in entries)
     for folder in folders:
         images = [file for file in inside[folder] if names_image(file)]
         if folder in crowded:
@@ -233,12 +236,14 @@ def _folder(path: Path, series: str | int | None, output: Path | None, channels:
             )
         elif shut := next((at for at in closed if at == folder or folder in at.parents), None):
             cases.append(_case(folder, f"{shut}: cannot be listed ({closed[shut].strerror})"))
-        elif folder in scouts and not any(_lost(file) or _is_volume(file) for file in inside[folder]):
-            logger.warning("%s: passed over, nothing but localizers beside the CT of this study", folder)
-        elif not slices[folder] and not images and any(_lost(file) for file in inside[folder]):
-            cases.append(_case(folder))  # the reader says what is the matter
+        elif folder in scouts and not any(_unusable(file) or _is_volume(file) for file in inside[folder]):
+            logger.warning(
+                "%s: ignored, it holds only localizers of a study whose CT is in another folder", folder
+            )
+        elif not slices[folder] and not images and any(_unusable(file) for file in inside[folder]):
+            cases.append(_case(folder))  # the reader reports what is wrong
         elif exported and whole and not slices[folder] and not images:
-            logger.info("%s: passed over, no DICOM slices", folder)
+            logger.info("%s: ignored, it holds no DICOM slices", folder)
         elif slices[folder] or (not images and not images_here and inside[folder]):
             cases.append(_case(folder))
         elif images and len(found := _cases(images, channels)) == 1:
@@ -248,8 +253,8 @@ def _folder(path: Path, series: str | int | None, output: Path | None, channels:
             cases.append(
                 _case(
                     folder,
-                    f"{folder}: {len(images)} image files in one case ({shown}); keep one, or put all images side by "
-                    "side into one folder",
+                    f"{folder}: {len(images)} image files in the folder of one case ({shown}); keep one, or put all "
+                    "images directly into the input folder",
                 )
             )
         elif not images_here:
@@ -263,7 +268,7 @@ def _cases(images: Sequence[Path], channels: int) -> list[CaseItem]:
     """The cases of image files side by side."""
     found: list[CaseItem] = []
     for name, files, problem in by_case(images, channels):
-        lost = next((case for file in files if (case := _lost(file)) is not None), None)
+        lost = next((case for file in files if (case := _unusable(file)) is not None), None)
         if not name:
             found.append(lost or _case(files[0]))
             continue
@@ -277,7 +282,7 @@ def _cases(images: Sequence[Path], channels: int) -> list[CaseItem]:
 
 
 def _unreadable(path: Path) -> str:
-    """Why something that is there can be no image, "" where it may be one."""
+    """Why a path that exists cannot be an image; "" if it may be one."""
     try:
         check_path(path)
     except ImageError as error:
@@ -286,19 +291,19 @@ def _unreadable(path: Path) -> str:
 
 
 def _case(path: Path, problem: str = "") -> CaseItem:
-    """The case at a path, and why its image cannot be read where that is known."""
+    """The case at a path, with the reason why its image cannot be read if that is known."""
     found: CaseItem = {"image": str(path), "case": case_id(path)}
     if problem:
         found["problem"] = problem
     return found
 
 
-def _lost(path: Path) -> CaseItem | None:
-    """The case that fails of a file that ought to be an image; None for one that is a case, or none, as it stands."""
+def _unusable(path: Path) -> CaseItem | None:
+    """A failing case if the file should be an image but cannot be read as one; otherwise None."""
     if may_be_an_image(path):
         return _case(path, f"{path}: {reason_lost(path)}")
     if path.name.lower().endswith(DICOM_ENDINGS) and not holds_dicom(path):
-        return _case(path)  # empty or without a preamble: for the reader to judge
+        return _case(path)  # empty or without a preamble: the reader reports what is wrong
     return None
 
 
@@ -307,10 +312,10 @@ def _is_volume(path: Path) -> bool:
 
 
 def _listed(folder: Path, skip: str | None, unlisted: list[OSError], crowded: dict[Path, str]) -> list[Path]:
-    """The files below a folder but for hidden ones, by name.
+    """The files below a folder, sorted by name, without hidden ones.
 
-    Why a folder in it cannot be listed goes into `unlisted`; why none is given, for they are too many for one case,
-    into `crowded`.
+    The error of each subfolder that cannot be listed is appended to `unlisted`. If there are too many files for one
+    case, the reason is stored in `crowded` and no files are returned.
     """
     try:
         found = sorted(bounded(files_below(folder, without=skip, onerror=unlisted.append), folder))
@@ -321,72 +326,21 @@ def _listed(folder: Path, skip: str | None, unlisted: list[OSError], crowded: di
 
 
 def _require_slices(path: Path, images: Sequence[CaseItem], others: Sequence[Path]) -> None:
-    """Pass over image files beside a DICOM series: pictures of it, conversions, results.
+    """Log that image files beside a DICOM series (its pictures, conversions or results) are ignored.
 
     Raises:
-        InputError: there are more of them than DICOM files, so that it may be a cohort with a stray one.
+        InputError: there are more image files than DICOM files; the folder may be a cohort with a stray DICOM file.
     """
-    files = sum(file.modality not in ("SEG", "RTSTRUCT") for file in _dicom_files(others))
+    files = sum(file.modality not in ("SEG", "RTSTRUCT") for file in dicom_files(others))
     first = Path(first_image(images[0])).name
     if len(images) > files:
         raise InputError(
-            f"{path} holds {len(images)} image files (such as {first}) and {files} DICOM slices side by side; give one "
-            "of them, or put them into folders of their own"
+            f"{path} holds both {len(images)} image files (such as {first}) and {files} DICOM slices; give one of them "
+            "as input, or put each case into its own folder"
         )
     logger.warning(
-        "%s: a DICOM series; %d image file(s) beside its slices are passed over, such as %s",
+        "%s: read as a DICOM series; %d image file(s) beside its slices are ignored, such as %s",
         path,
         len(images),
         first,
     )
-
-
-def _dicom_files(files: Sequence[Path]) -> list[_DicomFile]:
-    """What the DICOM files among others are."""
-    return [found for found in parallel(_dicom_file, files) if found is not None]
-
-
-def _dicom_file(path: Path) -> _DicomFile | None:
-    try:
-        frames = frames_of(path)
-    except ImageError:
-        return _DicomFile("", "", "", False) if holds_dicom(path) else None  # the reader will name the file
-    if not frames:
-        return None
-    modality, study, series = (
-        frames[0].text(keyword) for keyword in ("Modality", "StudyInstanceUID", "SeriesInstanceUID")
-    )
-    return _DicomFile(modality, study, series, is_localizer(frames[0]))
-
-
-def _scouts(slices: Mapping[Path, Sequence[_DicomFile]]) -> set[Path]:
-    """The folders with nothing but localizers of a study whose other images lie in other folders."""
-    found: dict[Path, str] = {}
-    studies: set[str] = set()
-    for folder, files in slices.items():
-        study = files[0].study if files else ""
-        if files and all(file.localizer for file in files):
-            found[folder] = study
-        else:
-            studies.add(study)
-    return {folder for folder, study in found.items() if study and study in studies}
-
-
-def _sharing(slices: Mapping[Path, Sequence[_DicomFile]]) -> dict[Path, set[Path]]:
-    """The folders that hold a part of a CT series of which another folder holds the rest, each with its group."""
-    homes: dict[str, set[Path]] = defaultdict(set)
-    for folder, files in slices.items():
-        for uid in {file.series for file in files if file.modality == "CT"} - {""}:
-            homes[uid].add(folder)
-    groups: dict[Path, set[Path]] = {}
-    for parts in homes.values():
-        if len(parts) > 1:
-            joined = set(parts).union(*(groups.get(folder, set()) for folder in parts))
-            for folder in joined:
-                groups[folder] = joined
-    return groups
-
-
-def _one_study(slices: Mapping[Path, Sequence[_DicomFile]]) -> bool:
-    studies = {files[0].study for files in slices.values() if files}
-    return len(studies) == 1 and "" not in studies

@@ -1,4 +1,4 @@
-"""What can be said against the cases of a dataset before anything is trained: ids, headers, grids, label values."""
+"""Checks of the cases of a dataset before a training starts: ids, headers, grids, label values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from transforms.dicom.labels import check_dicom_label
 from transforms.errors import ImageError
 from transforms.io.grids import grid_difference, turn_between
 from transforms.io.header import PICTURE_SUFFIXES, Header, image_suffix, pair_header
+from transforms.io.masks import check_masks, is_mask_folder
 from transforms.io.readers import is_dicom_label, label_array, read_header
 
 
 def check_headers(dataset: Dataset) -> None:
-    """Check without pixel data that every file is there and readable, and that labels lie on their images' grids.
+    """Check, from headers alone, that every file exists and is readable and that labels lie on their images' grids.
 
-    Files are opened by a pool of threads. An image and its label must have the same voxels (in any order of their
-    axes), see `transforms.io.grids`; all cases must have the same number of axes and channels.
+    An image and its label must have the same voxel grid (in any order of their axes), see `transforms.io.grids`;
+    all cases must have the same number of axes and channels.
 
     Raises:
         DatasetError: listing every broken case.
@@ -41,7 +42,8 @@ def check_ids(items: list[Item], problems: list[str]) -> None:
         case = item.case
         if not is_portable(case.id):
             problems.append(
-                f'case {case.id!r} ({case.image}): the id is no safe file name; rename it or add "case": "name".'
+                f"case {case.id!r} ({case.image}): the id cannot be used as a file name; rename the file or add"
+                ' "case": "name".'
             )
         owners = [
             (path, by_image.setdefault(os.path.normpath(pair_header(path) or path), item))
@@ -96,8 +98,8 @@ def header_problems(dataset: Dataset) -> list[str]:
         if len(counts) > 1:
             usual = counts.most_common(1)[0][0]
             problems += [
-                f"case {case.id!r}: {case.image} has {key(header)} {what}, most cases have {usual}; a dataset holds one"
-                " kind of image."
+                f"case {case.id!r}: {case.image} has {key(header)} {what}, but most cases have {usual}; all images of"
+                " a dataset must have the same number."
                 for case, header in readable
                 if key(header) != usual
             ]
@@ -115,6 +117,8 @@ def _check_case(
             try:
                 if what == "image":
                     header = read_header(case.images, channels=channels, **case.reading)
+                elif is_mask_folder(path):
+                    header = check_masks(path, labels)
                 elif is_dicom_label(path):
                     check_dicom_label(path, labels, case.image)
                 else:
@@ -130,7 +134,7 @@ def _check_case(
     if image is not None and channels is not None and image.channels != channels:
         files = f" in {len(case.images)} files" if len(case.images) > 1 else ""
         problems.append(
-            f"image {case.image}: {image.channels} channel(s){files}, but dataset.json names {channels}; add the files"
+            f"image {case.image}: {image.channels} channel(s){files}, but dataset.json lists {channels}; add the files"
             " of the missing channels, or correct dataset.json."
         )
     if label is not None and label.channels != 1 and image_suffix(str(case.label)) not in PICTURE_SUFFIXES:
@@ -146,7 +150,7 @@ def _check_case(
 
 
 def labels_from_values(where: Path, dataset: Dataset) -> dict[int, str]:
-    """Name classes after the values of all label maps, which have to be read for that."""
+    """Name the classes after the values of all label maps, which are read for this purpose."""
 
     def values(case: Case) -> tuple[np.ndarray, str]:
         assert case.label is not None
@@ -161,7 +165,7 @@ def labels_from_values(where: Path, dataset: Dataset) -> dict[int, str]:
             return np.zeros(0, np.int32), f"case {case.id!r}: label {why}"
 
     results = in_threads(values, dataset.training, "reading labels of")
-    problems = [said for _, said in results if said]
+    problems = [problem for _, problem in results if problem]
     if problems:
         raise DatasetError(where, problems)
     found = sorted({int(value) for array, _ in results for value in array} | {0})

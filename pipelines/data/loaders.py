@@ -1,4 +1,4 @@
-"""What engines iterate over: batches of patches for training, whole cases for everything else."""
+"""Data loaders: batches of patches for training, whole cases for everything else."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def volume_loader(dataset: VolumeDataset, num_workers: int = 0) -> DataLoader:
 
 
 def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str = "auto") -> DataLoader:
-    """Batches of patches, shared out over the ranks, with workers that stay alive between epochs.
+    """Batches of patches, distributed over the ranks, with workers that stay alive between epochs.
 
     Raises:
-        SharedMemoryError: so many workers need more shared memory than there is.
+        SharedMemoryError: the requested workers need more shared memory than is available.
     """
     workers = loader_workers(num_workers)
     workers = workers_that_fit(workers, dataset, batch_size, asked=num_workers != "auto")
@@ -64,26 +64,26 @@ def patch_loader(dataset: PatchDataset, batch_size: int, num_workers: int | str 
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=outlive_signals,
-        # A loader draws a seed for its workers, persistent ones once and others every epoch. From the default
-        # generator it would shift dropout, and a resumed training would differ from one never stopped.
+        # A loader draws a seed for its workers (persistent workers once, others every epoch). Drawn from torch's
+        # default generator, it would change dropout, and a resumed training would differ from an uninterrupted one.
         generator=torch.Generator(),
     )
 
 
 def _start_method(workers: int) -> str | None:
-    """How a loader's worker processes start: on Linux by fork with every Python, elsewhere as Python chooses.
+    """The start method of worker processes: fork on Linux with every Python version, elsewhere Python's default.
 
-    Python 3.14 would start them out of a fork server, which dies of a signal to the whole group and takes them
-    along (see `outlive_signals`), and each would import torch and MONAI again: seconds for every pass.
+    Python 3.14 would use a fork server on Linux. A signal to the process group ends that server and with it the
+    workers (see `outlive_signals`), and each worker would import torch and MONAI again, which takes seconds.
     """
     return "fork" if workers and sys.platform == "linux" and hasattr(os, "fork") else None
 
 
 def loader_workers(requested: int | str) -> int:
-    """Number of worker processes: the number asked for, or with "auto" what the machine suggests.
+    """Number of worker processes: as requested, or with "auto" chosen by the number of cores.
 
-    None on a machine of few cores, where workers would only take time from the training; else up to 8,
-    leaving a core to the process itself.
+    With one or two cores it is 0, because workers would slow down the training; otherwise one core is left for
+    the main process, and at most 8 workers are used.
     """
     if requested != "auto":
         return int(requested)

@@ -1,4 +1,4 @@
-"""Entries of a folder that ought to be images but cannot be opened: they are cases that fail, not files to pass over."""
+"""Files that should be images but cannot be opened: they are reported as failed cases instead of being ignored."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from transforms.utils.walk import leads_nowhere
 
 
 def reason_lost(path: str | os.PathLike[str]) -> str:
-    """Why a file cannot be opened and what to do about it, "" where it can."""
+    """Why a file cannot be opened and what to do about it; "" if it can be opened."""
     if leads_nowhere(path):
         return f"a link to nothing ({os.readlink(path)}); fetch what belongs there"
     try:
         with Path(path).open("rb"):
             return ""
     except OSError as error:
-        return f"cannot be opened ({error.strerror}); see to it that it can be read"
+        return f"cannot be opened ({error.strerror}); check its permissions"
 
 
 def may_be_an_image(path: str | os.PathLike[str]) -> bool:
-    """Whether something that cannot be opened may be an image or a folder of slices, as its name does not say otherwise.
+    """Whether a path that cannot be opened may be an image or a folder of slices, judged by its name.
 
-    A file that can be opened shows itself what it is: False. So does a name that ends like a text, a table or a page.
+    False for a file that can be opened, and for a name with the suffix of another kind of file (text, table, page).
     """
     if not reason_lost(path):
         return False

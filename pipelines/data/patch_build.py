@@ -1,4 +1,4 @@
-"""One entry of a patch store, written by a process of its own: prepared, compressed, put in place as a whole."""
+"""Building one entry of a patch store: preprocessed, compressed, and renamed to its final place when complete."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from transforms.utils.files import NO_ROOM, new_folder, sync_folder
 
 FORMAT = 2
 MAX_POSITIONS = 10_000
-"""Foreground positions kept per class and case."""
+"""Maximum number of foreground positions stored per class and case."""
 
 CHUNKS = {3: (64, 64, 64), 2: (256, 256)}
 BLOCKS = {3: (32, 32, 8), 2: (64, 64)}
-"""Chunks are what the file's index lists, blocks are what is decompressed; thin along z so that a 2D network
-reads axial slices without unpacking 31 neighbours, at no cost to 3D patches (docs/patches.md)."""
+"""Voxels of a chunk (a unit of the file's index) and of a block (the smallest unit that is decompressed). Blocks are
+thin along z so that a 2D network reads an axial slice without decompressing 31 neighbours; 3D patches are read as
+fast as with cubic blocks (docs/patches.md)."""
 
 TEMPORARY = ".tmp-"
 
 
 class Job(NamedTuple):
-    """What a building process needs to know once."""
+    """What all cases of a build have in common; sent to each worker process once."""
 
     folder: Path
     preprocess: Any
@@ -60,7 +61,11 @@ def build_in_worker(source: CaseState) -> str | None:
 
 
 def outcome_of(job: Job, source: CaseState, folder: Path) -> str | None:
-    """Build one case; the reason if it is broken. A full disk is not the case's fault and is raised."""
+    """Build one case; return the reason if the case is broken, else None.
+
+    Raises:
+        StoreError: the disk is full, which concerns all cases.
+    """
     try:
         _build_case(job, source)
     except OSError as error:
@@ -88,7 +93,8 @@ def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
     codes = np.ascontiguousarray(prepared.codes)
     if codes.dtype != np.int16 or codes.ndim not in (3, 4):
         raise StoreError(
-            f"preprocessing gave {codes.dtype} of shape {codes.shape}; a store takes int16 (C, ...)"
+            f"{source.images[0]}: preprocessing returned {codes.dtype} of shape {codes.shape}; a store needs int16 of shape"
+            " (C, X, Y) or (C, X, Y, Z)."
         )
     spatial = codes.shape[1:]
     _write_array(folder / "image.b2nd", codes, (1, *CHUNKS[len(spatial)]), (1, *BLOCKS[len(spatial)]))
@@ -104,8 +110,8 @@ def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
         label = np.ascontiguousarray(job.preprocess.label(source.label, prepared.geometry, *named))
         if label.shape != spatial or label.dtype not in (np.uint8, np.uint16):
             raise StoreError(
-                f"the label {source.label} was prepared to {label.dtype} {label.shape}, its image to {spatial}: "
-                "a store takes uint8 or uint16 on the image's grid."
+                f"{source.label}: preprocessing returned a label of {label.dtype} and shape {label.shape} for an image of"
+                f" shape {spatial}; a store needs uint8 or uint16 of the image's shape."
             )
         counts, positions = _class_positions(label, ignore)
         _write_array(folder / "label.b2nd", label, CHUNKS[len(spatial)], BLOCKS[len(spatial)])
@@ -134,15 +140,18 @@ def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} {value!r} in a case's geometry or intensity is not JSON")
+    raise TypeError(
+        f"{type(value).__name__} {value!r} in the geometry or intensity of a case cannot be written as JSON"
+    )
 
 
 def _class_positions(
     label: np.ndarray, ignore: int | None = None
 ) -> tuple[dict[int, int], dict[int, np.ndarray]]:
-    """Voxels per value present, and per foreground value up to `MAX_POSITIONS` voxel indices in C order.
+    """Number of voxels of each value present, and for each foreground value up to `MAX_POSITIONS` voxel indices.
 
-    Of a label map with voxels to ignore not of those, but of the background too: where it is annotated.
+    The indices are in C order. For a label map with voxels to ignore there are none of those, but also indices of
+    annotated background.
     """
     flat = label.reshape(-1)
     if ignore is not None and (flat == ignore).any():
@@ -181,7 +190,7 @@ def _kept_positions(index: np.ndarray, value: int, shape: tuple[int, ...]) -> np
 def _write_array(path: Path, array: np.ndarray, chunks: Sequence[int], blocks: Sequence[int]) -> None:
     chunks = tuple(min(c, max(1, s)) for c, s in zip(chunks, array.shape, strict=True))
     blocks = tuple(min(b, c) for b, c in zip(blocks, chunks, strict=True))
-    # against zstd with byte shuffling: patches in half the time, for a tenth more disk
+    # Compared with zstd and byte shuffling, patches are read in half the time and files are a tenth larger.
     cparams = {
         "codec": blosc2.Codec.LZ4,
         "clevel": 5,
@@ -189,7 +198,7 @@ def _write_array(path: Path, array: np.ndarray, chunks: Sequence[int], blocks: S
         "nthreads": 1,
     }
     frame = blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=cparams).to_cframe()
-    # by Python's own write: a full disk is then an OSError, where blosc2's reports are unspecific
+    # Written by Python, which reports a full disk as an OSError; the errors of blosc2 do not state the cause.
     _write_bytes(path, lambda file: file.write(frame))
 
 

@@ -1,4 +1,4 @@
-"""Random patches out of a patch store, and the order in which they are drawn."""
+"""Random patches from a patch store, and the order in which they are drawn."""
 
 from __future__ import annotations
 
@@ -33,60 +33,59 @@ logger = logging.getLogger(__name__)
 
 
 class PatchDataset(Dataset):
-    """Patches of preprocessed cases; reads no more of a volume than the patch.
+    """Patches of preprocessed cases; reads only the region of the patch.
 
     Everything random about a patch (its case, class, position and augmentation) is a pure function of `seed`
-    and its index: it depends neither on the order in which patches are asked for nor on the worker, the
-    process or the machine. Index `epoch * num_patches + i` is patch `i` of an epoch; `PatchSampler` counts
-    the epochs. With a plain sampler every epoch would show the same patches.
+    and its index. It does not depend on the order in which patches are read, nor on the worker, process or
+    machine. Index `epoch * num_patches + i` is patch `i` of an epoch; `PatchSampler` adds the offset of the
+    epoch. With an ordinary sampler every epoch would have the same patches.
 
-    - Cases: index after index goes through a random permutation of the cohort, then through the next one, so
-      that after any number of patches no case was drawn more than once more often than another.
-    - Foreground: the share `foreground` of the patches, spread evenly over the indices (any k consecutive ones
-      hold k times the share, rounded up or down), is centred on a voxel of a class drawn uniformly among the
-      foreground classes of its case, so that a rare class is as frequent as a large one. All others, and
-      those of a case without foreground, lie uniformly anywhere; of a case with voxels to ignore they are centred
-      on a voxel that is annotated, drawn uniformly, so that no patch is without one.
-    - A patch is moved inside the volume where it would stand over; along an axis where the volume is smaller
-      than the patch the volume lies in the middle, padded with air and label 0.
+    - Cases: consecutive indices go through a random permutation of the cohort, then through another one. At any
+      time the numbers of patches drawn from two cases therefore differ by at most 1.
+    - Foreground: a share `foreground` of the patches is centred on a foreground voxel. These patches are spread
+      evenly over the indices (k consecutive patches include k times the share, rounded up or down). The class is
+      drawn uniformly among the foreground classes of the case, so that small classes are drawn as often as
+      large ones. All other patches, and those of a case without foreground, have a uniformly random position; in a case with
+      voxels to ignore they are centred on an annotated voxel, drawn uniformly, so no patch is without one.
+    - A patch that would extend beyond the volume is moved inside. Along an axis where the volume is smaller than
+      the patch, the volume is centred and padded with air and label 0.
 
     Args:
-        data: the cases: "image", "label" (paths), "case" (id). Those missing in the store are
-            preprocessed at construction (`PatchStore.build`).
-        patch_size: voxels per spatial axis. Two numbers on a cohort of volumes mean axial slices (x,
-            y).
+        data: the cases: "image", "label" (paths), "case" (id). Cases that are missing in the store are
+            preprocessed by the constructor (`PatchStore.build`).
+        patch_size: voxels per spatial axis. With two numbers, patches of volumes are parts of axial slices
+            (x, y).
         num_patches: patches per epoch, over all ranks.
-        preprocess: the definition of preprocessing; required unless `data` is a store, whose own it
-            then is.
+        preprocess: the definition of preprocessing; required unless `data` is a store, which has its own.
         root: folder of the patch store; required unless `data` is a store.
         foreground: share of patches centred on foreground, 0 to 1.
         class_weights: relative frequency of a class among the foreground classes of a case, default 1;
-            0 never centres on it.
-        labels: the label values that the dataset names; others are an error when a case is first
+            with 0, patches are never centred on that class.
+        labels: the label values that the dataset defines; other values are an error when a case is first
             preprocessed.
         transform: augmentation of the item's dictionary, a MONAI (random) dictionary transform or
-            `transforms.augmentation.patch_augmentation.PatchAugmentation`. Before each patch its random
-            state is set from the patch's key. If it has a method `source_size()`, that many voxels are
-            read around the patch, for it to rotate them and to cut the patch out itself.
-        seed: seed of everything.
-        augment_on: "workers": an item is augmented where it is read. "device": it is read and what
-            happens to it is drawn, but done only by `pipelines.training.trainer.prepare_patches`, on
-            the device of the training; batches are then made by `collate` (as `patch_loader` does).
-            "auto": on `device` if that is a GPU and `transform` is a `PatchAugmentation`.
+            `transforms.augmentation.patch_augmentation.PatchAugmentation`. Its random state is set before
+            each patch, from `seed` and the patch's index. If it has a method `source_size()`, a region of that
+            size is read around the patch, so that the transform can rotate it and crop the patch itself.
+        seed: seed of all random choices.
+        augment_on: "workers": a loader worker augments each item when it reads it. "device": the worker only
+            draws the augmentation's random parameters, and `pipelines.training.trainer.prepare_patches` applies
+            it on the device of the training; batches must then be made by `collate` (as `patch_loader` does).
+            "auto": on `device` if that is a GPU and `transform` is a `PatchAugmentation`, else in the workers.
         device: where the network is trained.
         num_workers, progress: see `PatchStore`.
 
     Raises:
         StoreError: if cases cannot be found or preprocessed; the message lists every one.
-        SettingError: if a parameter is out of range, or the augmentation cannot be done where
-            `augment_on` says.
+        SettingError: if a parameter is out of range, or the augmentation does not work with `augment_on`.
 
     An item holds "image": float32 (C, *patch_size), "label": (1, *patch_size) uint8 (int32 in a cohort
-    stored with more than 255 classes), "case": the case's id. Without label files there is no "label". uint8
-    is an eighth of int64 for collating, pinning and copying; convert on the GPU.
+    stored with more than 255 classes), "case": the case's id. Without label files there is no "label". Labels
+    have an eighth of the size of int64, which makes collating, pinning and copying faster; convert them on the GPU.
 
-    Augmented on the device, "image" is the int16 codes (C, *source) of the patch with its margin, "label" goes with
-    it, "variation" says what to do with both and "intensity" what the codes stand for.
+    If augmented on the device, "image" holds the int16 codes (C, *source) of the patch with its margin and "label"
+    the label of the same region. "variation" holds the drawn augmentation, and "intensity" what is needed to convert
+    the codes to intensities.
     """
 
     def __init__(
@@ -146,7 +145,7 @@ class PatchDataset(Dataset):
         epoch, i = divmod(index, self.num_patches)
         random = np.random.default_rng((self.seed, epoch, i, 0))
         case = self.store.case(self.case_index(index))
-        # drawn in any case: with and without augmentation the patches are the same
+        # Always drawn, so that the patches with and without augmentation are the same.
         transform_seed = int(random.integers(2**32))
         transform: Any = self.transform
         if hasattr(transform, "set_random_state"):
@@ -160,7 +159,7 @@ class PatchDataset(Dataset):
         return item if transform is None else transform(item)
 
     def collate(self, items: Sequence[Any]) -> PatchBatch:
-        """A batch of items; those still to be augmented come flat and with "deferred", see `DeferredPatches`."""
+        """A batch of items; if still to be augmented, their data are flat and under "deferred" (`DeferredPatches`)."""
         if self.on_device:
             return collate_deferred(items, self.preprocess.normalise)
         return default_collate(list(items))
@@ -177,7 +176,7 @@ class PatchDataset(Dataset):
         return int((i + 1) * self.foreground + offset) > int(i * self.foreground + offset)
 
     def _start(self, case: StoredCase, random: np.random.Generator, foreground: bool) -> tuple[int, ...]:
-        """First voxel of the patch in the volume, negative where the volume is smaller; one per volume axis."""
+        """Index of the patch's first voxel along each axis of the volume; negative where the volume is smaller."""
         shape = case.spatial_shape
         size = self._volume_size(case, self.patch_size)
         room = [s - p for s, p in zip(shape, size, strict=True)]
@@ -205,7 +204,7 @@ class PatchDataset(Dataset):
         raise SettingError(f"patch_size {self.patch_size} has 3 axes, but case {case.id} is a 2D image.")
 
     def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> PatchItem:
-        """The item of a patch at `start`, of `size` voxels around the same centre."""
+        """The item of the patch at `start`, read with `size` voxels around the same centre."""
         patch = self._volume_size(case, self.patch_size)
         outer = self._volume_size(case, size)
         first = [s - (o - p) // 2 for s, o, p in zip(start, outer, patch, strict=True)]
@@ -221,7 +220,7 @@ class PatchDataset(Dataset):
             full[:] = outside
             full[(slice(None), *target)] = codes
             codes = full
-        # int16 is half of float32 for collating, pinning and copying.
+        # int16 has half the size of float32, which makes collating, pinning and copying faster.
         image = (
             torch.from_numpy(codes) if self.on_device else self.preprocess.normalise(codes, case.intensity)
         )
@@ -239,22 +238,22 @@ class PatchDataset(Dataset):
 
 
 class PatchSampler(DistributedSampler):
-    """Indices of one epoch of a `PatchDataset` in order, shared out among the ranks.
+    """Indices of one epoch of a `PatchDataset` in order, distributed over the ranks.
 
-    Rank r takes every `world`-th patch starting with the r-th. So the k-th batches of all ranks together are
-    the k-th batch of a single process with a batch size `world` times as large, whatever the batch size. The
-    order is not shuffled: what an index stands for is random already.
+    Rank r takes every `world`-th patch starting with the r-th. The k-th batches of all ranks together are
+    therefore the k-th batch of a single process with a batch size `world` times as large. The order is not
+    shuffled, because the patch of an index is random already.
 
-    It is a `DistributedSampler`, so that MONAI's and other trainers call `set_epoch` by themselves. Without
-    `set_epoch`, each iteration goes on to the next epoch.
+    It is a `DistributedSampler`, so that MONAI's and other trainers call `set_epoch`. Without `set_epoch`, each
+    iteration yields the next epoch.
 
     Args:
         dataset: the dataset, or its number of patches per epoch.
-        rank, world: this process and the number of processes; default: from torch.distributed where
+        rank, world: rank of this process and number of processes; default: from torch.distributed if it is
             initialised.
 
-    If the number of patches does not divide by the number of ranks, the remainder of each epoch is left out:
-    the ranks must do equally many steps.
+    If the number of patches is not divisible by the number of ranks, the remainder of each epoch is left out,
+    because all ranks must take the same number of steps.
 
     Examples:
         >>> sampler = PatchSampler(6, rank=1, world=2)
@@ -271,14 +270,18 @@ class PatchSampler(DistributedSampler):
             world = torch.distributed.get_world_size() if distributed else 1
         length = dataset if isinstance(dataset, int) else len(dataset)
         if length < world:
-            raise SettingError(f"{length} patches per epoch cannot be shared among {world} processes.")
+            raise SettingError(
+                f"{length} patches per epoch are fewer than the {world} processes; use more patches per epoch."
+            )
         super().__init__(cast(Dataset, range(length)), world, rank, shuffle=False, drop_last=True)
         self.skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """The epoch, from 0, that the next iteration yields, and how many of its patches this rank leaves out.
+        """Set the epoch that the next iteration yields.
 
-        They are those before the place where a training goes on; only the next iteration leaves any out.
+        Args:
+            epoch: number of the epoch, from 0.
+            skip: number of this rank's patches to skip at its start, for a training resumed within an epoch.
         """
         self.epoch = int(epoch)
         self.skip = int(skip)

@@ -1,16 +1,16 @@
-"""The patch store: every case preprocessed once, on disk, readable by the region.
+"""The patch store: every case preprocessed once and stored on disk, from which single regions can be read.
 
-A store is a folder of entries, one a case, under the digest of the parameters that made them::
+A store is a folder with one entry per case, below the digest of the preprocessing parameters::
 
     <root>/<parameters>/<case>-<paths>-<input>/
         image.b2nd      int16 codes (C, X, Y, Z), blosc2
         label.b2nd      uint8 or uint16 class ids (X, Y, Z), blosc2; absent without a label
-        positions.npy   uint16 voxel indices (N, dims) of foreground, class after class
+        positions.npy   uint16 voxel indices (N, dims) of foreground, grouped by class
         meta.json       shape, geometry, intensity, voxels per class, digests of the input's content
 
-An entry's name says all there is to know about its validity, so that opening a store is one listing of the
-folder and one `stat` per file of the cohort; nothing of an entry is read before a patch is. Entries appear
-by a rename and are never changed.
+The name of an entry alone determines whether it is valid. Opening a store therefore takes one listing of the
+folder and one `stat` per file of the cohort; the entries are opened only when patches are read. An entry is
+written to a temporary folder, renamed when complete, and never changed afterwards.
 """
 
 from __future__ import annotations
@@ -58,32 +58,32 @@ __all__ = ["PatchStore", "StoreError", "StoredCase", "reading"]
 logger = logging.getLogger(__name__)
 
 MAX_REMARKS = 20
-"""Notices of single images that are repeated when a training starts."""
+"""Maximum number of notices about single images that are logged when a training starts."""
 
 _ANOTHER = "name another folder with --store_dir"
 
 
 class PatchStore:
-    """Preprocessed cases on disk, built once and read by the region.
+    """Preprocessed cases on disk, built once, from which single regions can be read.
 
-    Constructing a store looks what is there; `build` makes what is missing. An entry is reused while the
-    preprocessing parameters, the files' paths, sizes and modification times stay the same; when one of a
-    case's files changes, that case alone is built again and the superseded entry removed.
+    The constructor finds out which cases are stored; `build` preprocesses those that are missing. An entry is
+    reused while the preprocessing parameters and the paths, sizes and modification times of the files stay the
+    same. If a file of a case changes, only that case is built again and its outdated entry removed.
 
     Args:
         root: folder of the store; created by `build`. Several datasets and parameter sets may share it.
-        preprocess: the definition of preprocessing: `parameters()`, `image(path)`, `label(path,
-            geometry)`.
+        preprocess: object with the methods `parameters()`, `image(path)` and `label(path, geometry)`, such as
+            `Preprocess`.
         data: cases: "image", optionally "label" (paths), "case" (id; default: the image's file name),
             and "series" and "allow" (how to read a DICOM image).
-        labels: the label values that the dataset names; other values in a label map are an error of
-            that case. A mapping to their names where labels are DICOM SEG or RTSTRUCT.
-        num_workers: processes that build; default: one per available core, at most 8; 0 or 1 builds in
-            this process.
+        labels: the label values that the dataset defines; any other value in a label map is an error of
+            that case. For labels in DICOM SEG, RTSTRUCT or folders of masks, a mapping from values to class names.
+        num_workers: number of processes for building; default: one per available core, at most 8. With 0 or 1
+            the cases are built in this process.
         progress: show a progress bar while building.
 
     Raises:
-        StoreError: if a file does not exist (every one is listed), or `root` is one.
+        StoreError: if files do not exist (the message lists all of them), or if `root` is a file.
     """
 
     def __init__(
@@ -107,7 +107,8 @@ class PatchStore:
         self.parameters = json.loads(json.dumps(parameters, sort_keys=True))
         self.folder = self.root / text_digest(json.dumps(parameters, sort_keys=True))[:16]
         self._data: Sequence[CaseItem] | None = data
-        # one flat array instead of 100,000 objects: forked workers share it, no reference count dirties it
+        # One flat array instead of 100,000 objects: forked workers share its memory, because no reference counts
+        # are written to it.
         self._entries: np.ndarray = np.empty(0, "S1")
         self._cases: OrderedDict[int, StoredCase] = OrderedDict()
         self._scan()
@@ -116,16 +117,16 @@ class PatchStore:
         return len(self._entries)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a worker only reads: it needs neither the cohort's list nor its parent's handles
+        # Loader workers only read patches: they need neither the list of cases nor the cached handles.
         return self.__dict__ | {"_data": None, "_cases": OrderedDict()}
 
     @property
     def complete(self) -> bool:
-        """Whether every case was on disk when last looked."""
+        """Whether every case was on disk when the folder was last listed."""
         return not self._missing
 
     def case(self, index: int) -> StoredCase:
-        """The case at a position of `data`; the last 64 handles are kept, of which none holds an array."""
+        """The case at a position of `data`; the last 64 handles are cached (none of them holds an array)."""
         case = self._cases.get(index)
         if case is None:
             path = self._path(index)
@@ -144,8 +145,8 @@ class PatchStore:
     def digest(self) -> str:
         """SHA-256 over the parameters and the content of every input file.
 
-        It is the same on two machines that hold the same files, wherever these lie. Reads each entry's
-        meta.json once.
+        It does not depend on the paths: two machines with the same files have the same digest. Reads each
+        entry's meta.json once.
         """
         digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode())
         for entry in self._entries:
@@ -155,12 +156,12 @@ class PatchStore:
         return digest.hexdigest()
 
     def remarks(self, training: bool = True) -> list[str]:
-        """What was noticed of single images when they were prepared, and what all cases lack for a training.
+        """Notices about single images from preprocessing, and about foreground that the cohort lacks for a training.
 
         Reads each entry's meta.json once.
 
         Args:
-            training: whether the cases are to be trained on, and so have to have foreground.
+            training: whether the cases are used for training and therefore need foreground.
         """
         cases = [StoredCase(path, read_meta(path)) for path in map(self._path, range(len(self)))]
         found = [f"case {case.id}: {notice}" for case in cases for notice in case.notices]
@@ -175,12 +176,12 @@ class PatchStore:
     def build(self) -> PatchStore:
         """Preprocess the cases that are missing; returns the store itself.
 
-        Processes that build the same store at once take turns: each case is built by one of them, and what
-        a killed build left behind is removed by the next.
+        A lock allows only one process at a time to build a store, so that each case is built once. The next
+        build removes temporary folders of a build that was killed.
 
         Raises:
-            StoreError: after everything buildable was built: one error that lists each broken case
-                and its reason. At once when the disk is full or the store cannot be written to.
+            StoreError: some cases are broken: raised after all others were built, with the reason for each.
+                Raised immediately if the disk is full or the store cannot be written to.
         """
         if self._missing:
             if self._data is None:
@@ -204,7 +205,7 @@ class PatchStore:
                 )
         return self
 
-    # -- what is there -------------------------------------------------------------------------------------
+    # -- stored and missing entries ------------------------------------------------------------------------
 
     def _scan(self) -> None:
         assert self._data is not None
@@ -236,7 +237,10 @@ class PatchStore:
         self._cases.clear()
 
     def _remove_leftovers(self) -> None:
-        """Delete what killed builds left, but nothing that a build beyond our lock may be writing."""
+        """Delete temporary folders of killed builds, except those that another build may still be writing.
+
+        Where the folder cannot be locked, or on a network disk, another build may run at the same time.
+        """
         host = TEMPORARY + host_name() + "-"
         for item in os.scandir(self.folder):
             if not item.name.startswith(TEMPORARY):
@@ -244,20 +248,20 @@ class PatchStore:
             with contextlib.suppress(FileNotFoundError):
                 if item.name.startswith(host):
                     dead = not _is_alive(int(item.name.removeprefix(host).split("-")[0]))
-                else:  # on a network disk: another machine's process
+                else:  # a process of another machine, on a network disk: only the age can be checked
                     dead = time.time() - item.stat().st_mtime > 86_400
                 if dead:
                     shutil.rmtree(item.path, ignore_errors=True)
 
     def _remove_superseded(self) -> None:
-        """Delete entries made from an earlier state of files whose present state is stored."""
+        """Delete entries made from earlier versions of files if their current version is stored."""
         present = os.listdir(self.folder)
         current = {e.decode() for e in self._entries}.intersection(present)
         stored = {e.rpartition("-")[0] for e in current}
         for name in present:
             if not name.startswith(TEMPORARY) and name not in current and name.rpartition("-")[0] in stored:
                 trash = self.folder / temporary_name()
-                # on Windows one that is being read stays where it is, for the next build
+                # Windows does not rename an entry that is being read; the next build removes it.
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     os.rename(self.folder / name, trash)
                 shutil.rmtree(trash, ignore_errors=True)
@@ -287,7 +291,7 @@ class PatchStore:
             raise StoreError(_listing(lines, "cannot be preprocessed"))
 
     def _run(self, sources: list[CaseState], workers: int) -> Iterator[tuple[CaseState, str | None]]:
-        """Build each source, yielding it and the reason of its failure, or None."""
+        """Build each case and yield it with the reason for its failure, or None."""
         job = Job(self.folder, self.preprocess, self.labels, self.names)
         if workers <= 1:
             for source in sources:
@@ -297,9 +301,9 @@ class PatchStore:
             yield from in_processes(build_in_worker, sources, workers, start_worker, job)
         except WorkerDiedError as error:
             raise StoreError(
-                "a process that was preprocessing died, most likely for lack of memory, on one of the cases "
-                f"{', '.join(sorted(s.case for s in error.items))}. The finished ones stay in {self.folder}: "
-                "run again with fewer num_workers. (A script that builds with several workers must start its "
+                "a preprocessing process was killed, most likely because memory ran out, on one of the cases "
+                f"{', '.join(sorted(s.case for s in error.items))}. The finished cases are kept in {self.folder}: "
+                "run again with a smaller num_workers. (A script that builds with several workers must start its "
                 "work under `if __name__ == '__main__':`.)"
             ) from error
 
@@ -309,12 +313,12 @@ class PatchStore:
 
 def _is_alive(process: int) -> bool:
     if process == os.getpid():
-        return False  # we are only about to build: what bears our number is of an earlier process
+        return False  # This process has not built anything yet: an earlier one had the same process id.
     try:
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # of another user, on macOS
+    except psutil.AccessDenied:  # raised on macOS for processes of other users
         return True
 
 
@@ -325,13 +329,13 @@ def _listing(lines: Sequence[str], what: str) -> str:
 
 @contextlib.contextmanager
 def _build_lock(folder: Path) -> Iterator[None]:
-    """One build at a time on this folder; a killed holder releases it."""
+    """Allow one build at a time in this folder; the lock is released if its process is killed."""
 
     def busy() -> None:
         logger.info("waiting for another process that is building %s", folder)
 
     def unlocked(error: OSError) -> None:
-        # entries appear by rename: without a lock a case may be built twice, never wrongly
+        # Entries are renamed when complete: without a lock a case may be built twice, but never wrongly.
         logger.warning("%s cannot be locked (%s): building without a lock", folder, error.strerror or error)
 
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""One case of a patch store, read by the region."""
+"""One case of a patch store, from which single regions are read."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class StoreError(UserError, ValueError):
 
 
 class Meta(TypedDict):
-    """What `meta.json` says of a case in a store; class ids are text there, for they are keys in JSON.
+    """The content of `meta.json` of a stored case; class ids are text, because JSON keys are.
 
     Attributes:
-        format: of the entry.
+        format: version of the entry's format.
         case: case id.
-        image, label: paths of the files that it was made from; a list of an image in several files.
-        sha256: "image", and "label" of a case with one, to the digest of the file's content.
+        image, label: paths of the source files; a list if the image has several files.
+        sha256: "image", and "label" if the case has one, to the digest of the file's content.
         options: how the files were read.
         shape: (C, *grid) of the image.
         classes: label value to number of voxels.
-        positions: label value to the first and the number of its positions in `positions.npy`.
-        geometry, intensity: what `Preprocess` recorded.
-        notices: what was noticed when the image was read and prepared.
+        positions: label value to the index of its first position in `positions.npy` and their number.
+        geometry, intensity: the records of `Preprocess`.
+        notices: warnings from reading and preprocessing the image.
     """
 
     format: int
@@ -55,14 +55,14 @@ class Meta(TypedDict):
 
 
 class StoredCase:
-    """One preprocessed case of a store: a handle of a few hundred bytes; the arrays stay on disk.
+    """One preprocessed case of a store; holds only its metadata, the arrays stay on disk.
 
     Attributes:
         id: case id.
         shape: (C, X, Y, Z) of the image, (C, X, Y) in 2D.
-        classes: voxels per label value present, background and what is to be ignored included; empty without a label.
-        geometry, intensity: what `Preprocess` recorded: plain JSON types.
-        notices: what was noticed when the image was read and prepared.
+        classes: voxels per label value present, background and ignored voxels included; empty without a label.
+        geometry, intensity: the records of `Preprocess`, as plain JSON types.
+        notices: warnings from reading and preprocessing the image.
     """
 
     def __init__(self, path: Path, meta: Meta) -> None:
@@ -105,7 +105,7 @@ class StoredCase:
         return self._positions[label][1]
 
     def position(self, label: int, k: int) -> tuple[int, ...]:
-        """The `k`-th stored voxel index of a class; reads some bytes of one file."""
+        """The `k`-th stored voxel index of a class."""
         offset, count = self._positions[label]
         if not 0 <= k < count:
             raise IndexError(f"case {self.id} stores {count} positions of class {label}, got index {k}")
@@ -137,13 +137,13 @@ class StoredCase:
     def _read(self, name: str, region: tuple[slice, ...]) -> np.ndarray:
         path = self.path / name
         try:
-            # opened anew for every patch: 0.2 ms, and no handle or mapping outlives it
+            # Opened for every patch, which takes 0.2 ms, so that no file handles or memory mappings accumulate.
             return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})[region]
         except (FileNotFoundError, RuntimeError) as error:
             raise StoreError(
-                f"the stored arrays of case {self.id} cannot be read ({path}: {error}): either its source changed "
-                "and another process rebuilt it, or the store was damaged; delete the folder if it still exists "
-                "and start again."
+                f"the stored arrays of case {self.id} cannot be read ({path}: {error}): either its source files changed"
+                " and another process built the case again, or the store is damaged; delete the folder"
+                f" {self.path} if it still exists and start again."
             ) from error
 
     def _open_positions(self) -> np.ndarray:
@@ -155,6 +155,6 @@ def read_meta(path: Path) -> Meta:
         return json.loads((path / "meta.json").read_bytes())
     except FileNotFoundError:
         raise StoreError(
-            f"{path} is not in the store: build the store first; if it was there, its source changed and "
-            "another process rebuilt it, so start again."
+            f"{path} is not in the store: build the store first. If it was built, the source files changed and "
+            "another process built the case again; start again."
         ) from None

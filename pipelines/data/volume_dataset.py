@@ -1,4 +1,4 @@
-"""Whole volumes of a dataset, prepared, one at a time."""
+"""Preprocessed whole volumes of a dataset, one at a time."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ logger = logging.getLogger(__name__)
 
 
 class VolumeDataset(Dataset):
-    """Preprocessed images with, where there is one, the label map on the grid of its file.
+    """Preprocessed images; label maps, if any, on the original grid of their image.
 
-    An item is a `PreparedCase`. With `problems_as_items` set, a case that cannot be read is an `UnreadableCase`, not
-    an error. With `keep_originals` set, an item also holds the image as it was read.
+    An item is a `PreparedCase`. With `problems_as_items` set, the item of a case that cannot be read is an
+    `UnreadableCase` instead of an error. With `keep_originals` set, an item also holds the image as it was read.
 
     Args:
         data: the cases.
         preprocess: the definition of preprocessing.
-        root: folder of a patch store; given, images come preprocessed out of it (built at once if missing).
-        labels: class ids and names of the dataset. Other values are an error, see `PatchStore`, and DICOM labels
-            get their class ids by the names.
-        num_workers: processes that build the store.
+        root: folder of a patch store from which the preprocessed images are read (missing cases are built first);
+            None to preprocess each image when it is read.
+        labels: class ids and names of the dataset. Other values are an error, see `PatchStore`; the segments of
+            DICOM labels get their class ids by these names.
+        num_workers: number of processes for building the store.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class VolumeDataset(Dataset):
     def __getitem__(self, index: int) -> PreparedCase | UnreadableCase:
         try:
             return self._item(index)
-        except Exception as error:  # whatever is wrong with one case must not cost the others
+        except Exception as error:  # an error of one case must not stop the others
             if not self.problems_as_items:
                 raise
             item = self.data[index]
@@ -84,7 +85,7 @@ class VolumeDataset(Dataset):
             prepared = self.preprocess.volume(original.image, first_image(item))
             codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
         if not self.keep_originals:
-            original = None  # its voxels need not be in memory beside the normalised ones
+            original = None  # frees its voxels before the normalised ones are computed
         result: PreparedCase = {
             "image": self.preprocess.normalise(codes, intensity)[None],
             "geometry": geometry,
@@ -104,5 +105,5 @@ class VolumeDataset(Dataset):
 
 
 def only_item(batch: Sequence[Any]) -> Any:
-    """Collate for batches of one whole case: the case itself."""
+    """Collate function for batches of one whole case: returns the case itself."""
     return batch[0]

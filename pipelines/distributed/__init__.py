@@ -1,1 +1,1 @@
-"""Several processes as one training."""
+"""Training and prediction in several processes."""

@@ -1,9 +1,9 @@
-"""Values that the processes of a distributed training share.
+"""Exchange of values between the processes of a distributed training.
 
-Sums and maxima are ignite's. Objects go over torch's own collectives and `control_group`, which has no time limit:
-ignite 0.5.5 broadcasts only tensors, numbers, texts and paths, without a group and numbers as float32 (2**24 + 1 came as
-2**24); it gathers objects over a group, but measures texts over the default one, and failed at "ééé". An error of rank 0
-that ends the others too it does not have.
+Sums and maxima use ignite. Objects are sent with torch's collectives over `control_group`, whose time limit is long,
+because ignite 0.5.5 is not sufficient for them. Its broadcast takes only tensors, numbers, texts and paths, has no
+argument for a group, and converts numbers to float32 (2**24 + 1 is received as 2**24). Its gathering of objects exchanges
+the lengths of texts over the default group and fails for "ééé". It also cannot end all ranks when rank 0 fails.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _T = TypeVar("_T")
 
 
 def from_first(decide: Callable[[], _T]) -> _T:
-    """What rank 0 gets, on every rank; its error is the others' too. Called by all ranks together."""
+    """Call a function on rank 0 and return its result on every rank. Must be called by all ranks."""
     if not is_distributed():
         return decide()
-    # An error of rank 0 needs no answer: its end is that of the ranks that wait here.
+    # An error of rank 0 need not be sent here: when rank 0 ends, the waiting ranks fail too.
     answer = [decide() if torch.distributed.get_rank() == 0 else None]
     torch.distributed.broadcast_object_list(answer, 0, group=control_group())
     return answer[0]  # type: ignore[return-value]
 
 
 def of_all_ranks(value: Any) -> list[Any]:
-    """A value of every rank, by rank; in a single process its own alone. Called by all ranks together."""
+    """The values of all ranks, in the order of the ranks. Must be called by all ranks."""
     if not is_distributed():
         return [value]
     everyone: list[Any] = [None] * torch.distributed.get_world_size()
@@ -43,14 +43,14 @@ def of_all_ranks(value: Any) -> list[Any]:
 
 
 class Ranks:
-    """The processes that share out the cases of a cohort; a single one without torchrun."""
+    """The processes among which the cases of a cohort are distributed; a single one without torchrun."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.rank = rank
         self.world = world
 
     def first(self, decide: Callable[[], _T]) -> _T:
-        """What rank 0 decides, on every rank; an error of rank 0 ends them all."""
+        """Call a function on rank 0 and return its result on every rank; an error of rank 0 ends all ranks."""
         if self.world == 1:
             return decide()
         answer: list[Any] = [None, None]
@@ -65,11 +65,11 @@ class Ranks:
         if error is not None:
             raise error
         if answer[1] is not None:
-            raise SystemExit(1)  # rank 0 says why
+            raise SystemExit(1)  # rank 0 reports the reason
         return answer[0]
 
     def gather(self, items: Sequence[_T]) -> list[_T] | None:
-        """The items of all ranks on rank 0, of the others only their own; None where a rank has died."""
+        """On rank 0 the items of all ranks, on other ranks their own; None if another rank has ended."""
         if self.world == 1:
             return list(items)
         everyone: list[Any] | None = [None] * self.world if self.rank == 0 else None
@@ -82,9 +82,9 @@ class Ranks:
 
 @contextlib.contextmanager
 def ranks() -> Iterator[Ranks]:
-    """Join the processes that torchrun started, if it did, for work that shares nothing but a list of cases.
+    """Join the processes that torchrun started (if any) for work that only shares a list of cases.
 
-    Always over gloo: only names and numbers are exchanged, and ranks may wait for one another for days.
+    The backend is always gloo, because only names and numbers are exchanged; the time limit is seven days.
     """
     world = world_size()
     if world == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
@@ -101,17 +101,17 @@ def ranks() -> Iterator[Ranks]:
 
 
 def mean_of_ranks(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all ranks, on its device. Called by all ranks together."""
-    # The sum takes the place of what is given.
+    """The mean of a tensor over all ranks, on its device. Must be called by all ranks."""
+    # all_reduce overwrites its argument.
     total = cast(torch.Tensor, idist.all_reduce(value.detach().clone()))
     return total / idist.get_world_size()
 
 
 def max_of_ranks(value: int) -> int:
-    """The greatest of the values of all ranks. Called by all ranks together."""
+    """The greatest of the values of all ranks. Must be called by all ranks."""
     return int(idist.all_reduce(value, "MAX"))
 
 
 def part_of_rank(parts: Sequence[Any], rank: int) -> Any:
-    """The part of this rank out of `of_all_ranks` of an earlier start; None if there were fewer ranks."""
+    """The value of this rank in the result of `of_all_ranks` of an earlier start; None if there were fewer ranks."""
     return parts[rank] if rank < len(parts) else None

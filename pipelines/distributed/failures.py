@@ -1,9 +1,8 @@
-"""An error of one rank ends all of them, soon, and each knows whose error it was.
+"""Ending all ranks soon after one of them fails, with the error of the rank that failed first.
 
-Left alone, the other ranks wait for the one that failed until a time limit of minutes, or fail with what the
-network says ("Connection closed by peer"), and the one that has the MLflow run never learns why. So a failing
-rank puts its error into the store by which torchrun's processes found each other, and a thread of each rank looks
-there.
+Otherwise the other ranks wait for the failed one until a time limit of minutes, or fail with an error of the network
+("Connection closed by peer"), and rank 0 cannot log the cause to the MLflow run. Therefore a failing rank writes its
+error to torchrun's key-value store, which a thread of each rank checks regularly.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from pipelines.utils.signals import SignalHandler
 from transforms.errors import UserError
 
 LOOK = 1.0
-"""Seconds between looks for an error of another rank."""
+"""Seconds between two checks for an error of another rank."""
 GRACE = 10.0
-"""Seconds that a rank gets to end by itself once another one has failed; what it waits for may never come."""
+"""Seconds that a rank has to end by itself after another one has failed; then it is ended, as it may wait forever."""
 CLOSING = 25.0
-"""Seconds that ranks leave rank 0 to close the MLflow run. torchrun kills what is left 30 s after the first has ended."""
+"""Seconds that ranks wait for rank 0 to close the MLflow run; torchrun kills all ranks 30 s after the first has ended."""
 _FAILURE, _CLOSED = "failure", "closed"
 
 
 class OtherRankError(UserError, RuntimeError):
-    """Another process of this training failed; the message says which and why."""
+    """Another process of this training failed; the message states which one and why."""
 
 
 class RankLostError(UserError, RuntimeError):
-    """Another process of this training ended without a word."""
+    """Another process of this training ended without reporting an error."""
 
 
 class Failure(TypedDict):
-    """What a rank tells the others: who failed, where, and why."""
+    """The error that a failing rank reports to the others: its rank, its host, and the message."""
 
     rank: int
     host: str
@@ -52,11 +51,11 @@ class Failure(TypedDict):
 
 
 class Watch:
-    """Looks for errors of other ranks, and tells them of one's own; one a process, by `start`.
+    """Checks for errors of other ranks and reports those of this one; each process has one, made by `start`.
 
     Args:
-        store: that all ranks reach, empty at the start.
-        rank, world: this process and how many there are.
+        store: key-value store that all ranks can access, empty at the start.
+        rank, world: rank of this process and number of processes.
     """
 
     current: Watch | None = None
@@ -72,7 +71,7 @@ class Watch:
 
     @staticmethod
     def start() -> None:
-        """Begin to look; from here on an uncaught error of this process is told to the others."""
+        """Start to check; from here on an uncaught error of this process is reported to the others."""
         world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
         if world == 1 or address is None or port is None:
@@ -80,7 +79,7 @@ class Watch:
         client = torch.distributed.TCPStore(
             address, int(port), is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False
         )
-        # After a restart by torchrun the errors of the attempt before are still there.
+        # After a restart by torchrun the store still holds the errors of the previous attempt.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         watch = Watch(torch.distributed.PrefixStore(f"segbundles/{attempt}", client), rank, world)
         watch._hook, sys.excepthook = sys.excepthook, watch._uncaught
@@ -89,7 +88,7 @@ class Watch:
 
     @staticmethod
     def stop() -> None:
-        """Look no more: this process ends well."""
+        """Stop to check, because this process ends without an error."""
         watch, Watch.current = Watch.current, None
         if watch is not None:
             watch._ended.set()
@@ -97,30 +96,30 @@ class Watch:
             sys.excepthook = watch._hook
 
     def failed(self) -> bool:
-        """Whether a rank has told of an error."""
+        """Whether a rank has reported an error."""
         with contextlib.suppress(RuntimeError):
             return self._failure() is not None
         return False
 
     def settled(self, error: BaseException) -> BaseException:
-        """What this rank fails with: its own error if it is the first one to fail, or else the first one's.
+        """The error that this rank must raise: its own if it failed first, otherwise that of the first one.
 
-        Called in the main thread before anything that the error ends.
+        Must be called in the main thread, before anything is closed because of the error.
         """
         self._ending.set()
         if isinstance(error, OtherRankError) or self._own:
             return error
         if _is_lost(error) and self._failure(wait=LOOK / 2) is None:
             error = RankLostError(
-                "another process of this training ended without a word, killed or short of memory (torchrun says "
-                "which); the same command goes on after the last checkpoint"
+                "another process of this training ended without reporting an error; it was killed or memory ran out "
+                "(torchrun's output names the process). Run the same command again to continue from the last checkpoint"
             ).with_traceback(error.__traceback__)
         own: Failure = {
             "rank": self.rank,
             "host": socket.gethostname(),
             "error": f"{type(error).__name__}: {error}"[:4000],
         }
-        with contextlib.suppress(RuntimeError):  # the first host is gone: nobody there to be told
+        with contextlib.suppress(RuntimeError):  # the host with the store is not reachable
             first = json.loads(self.store.compare_set(_FAILURE, "", json.dumps(own)))
             self._own = first == own
             if not self._own:
@@ -132,7 +131,7 @@ class Watch:
         return OtherRankError(f"{where} failed: {failure['error']}")
 
     def _failure(self, wait: float = 0.0) -> Failure | None:
-        """The first error that a rank has told, None if there is none within so many seconds."""
+        """The first error that a rank has reported; None if there is none within `wait` seconds."""
         end = time.monotonic() + wait
         while True:
             if self.store.check([_FAILURE]):
@@ -146,7 +145,11 @@ class Watch:
             try:
                 failure = self._failure()
             except RuntimeError:  # DistError: the host with the store is gone
-                failure = {"rank": 0, "host": os.environ["MASTER_ADDR"], "error": "its host is not reached"}
+                failure = {
+                    "rank": 0,
+                    "host": os.environ["MASTER_ADDR"],
+                    "error": "its host cannot be reached",
+                }
             if failure is None or failure["rank"] == self.rank:
                 continue
             if torch.cuda.is_available():
@@ -156,13 +159,13 @@ class Watch:
             return
 
     def _abort(self) -> None:
-        """Have the main thread not wait on the GPU for a rank that is gone."""
+        """Abort NCCL's collectives, so that the main thread does not wait on the GPU for a rank that has ended."""
         with contextlib.suppress(RuntimeError, ValueError, AttributeError):
             default = torch.distributed.distributed_c10d._get_default_group()
             default._get_backend(torch.device("cuda")).abort()
 
     def _end(self, error: OtherRankError) -> None:
-        """End a process whose main thread waits for something that may never come."""
+        """End this process although its main thread still waits for another rank."""
         try:
             if self.close_run is not None:
                 self.close_run(error)
@@ -172,12 +175,12 @@ class Watch:
             os._exit(1)
 
     def _closed(self) -> None:
-        """On rank 0 say that the run is closed, on others wait until it is."""
+        """On rank 0 announce that the MLflow run is closed; on other ranks wait for this."""
         with contextlib.suppress(RuntimeError):
             if self.rank == 0:
                 self.store.set(_CLOSED, "1")
                 return
-            # Over gloo a rank that waits for this one learns from its end that it is gone, over NCCL it does not.
+            # With gloo, other ranks notice only that this one has ended, so it must not wait; NCCL does not notice it.
             if not torch.cuda.is_available() and self._own:
                 return
             end = time.monotonic() + CLOSING
@@ -189,7 +192,7 @@ class Watch:
             self._hook(kind, error, trace)
             return
         settled = self.settled(error)
-        # The rank that failed says why.
+        # Only the rank that failed first prints its error.
         if not _is_another_ranks(error) and not isinstance(settled, OtherRankError):
             self._hook(type(settled), settled, settled.__traceback__)
             sys.stderr.flush()
@@ -204,14 +207,16 @@ class _Run(Protocol):
 
 @contextlib.contextmanager
 def failing_together(run: _Run) -> Iterator[None]:
-    """Within, an error is that of the rank that failed first, for the MLflow run to say so; entered on every rank.
+    """Replace an error raised inside by that of the rank that failed first, so that the MLflow run records it.
+
+    Must be entered on every rank.
 
     Args:
-        run: `Tracking`, which is to be left only after this.
+        run: `Tracking`, whose context must be outside of this one.
 
     Raises:
         OtherRankError: another rank failed first.
-        RankLostError: another rank is gone and nobody said why.
+        RankLostError: another rank has ended without reporting an error.
     """
     watch = Watch.current
     if watch is None:
@@ -220,17 +225,17 @@ def failing_together(run: _Run) -> Iterator[None]:
     watch.close_run = run.fail
 
     def unless_failing(number: int, frame: FrameType | None) -> None:
-        # torchrun sends it to all when one has failed: the error itself is on its way to here.
+        # torchrun sends SIGTERM to all ranks when one has failed; it is then ignored, as the error itself follows.
         if not watch.failed():
             sigterm.pass_on(frame)
 
     sigterm = SignalHandler(signal.SIGTERM, unless_failing).set()
     try:
         yield
-        # After an error it stays until `run` is left, which sets what was before it.
+        # After an error the handler stays until `run` is left, which restores the previous one.
         sigterm.restore()
     except BaseException as error:
-        # Also torchrun's SIGTERM: it sends it to all when one has failed.
+        # Includes the exception raised by torchrun's SIGTERM, which it sends to all ranks when one has failed.
         if isinstance(error, Exception) or watch.failed():
             if watch.rank == 0:
                 run.ignore_sigterm()
@@ -243,7 +248,7 @@ def failing_together(run: _Run) -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those behind it."""
+    """The error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -252,12 +257,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_another_ranks(error: BaseException) -> bool:
-    """Whether another rank's error is behind this one."""
+    """Whether another rank's error is among the causes."""
     return any(isinstance(one, OtherRankError) for one in _chain(error))
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether a collective failed since another rank is gone; gloo has no class of its own for that."""
+    """Whether a collective failed because another rank has ended; gloo has no exception class for this."""
     return any(
         isinstance(one, torch.distributed.DistError)
         or (isinstance(one, RuntimeError) and ("gloo" in str(one) or "NCCL" in str(one)))

@@ -1,4 +1,4 @@
-"""One training, or one prediction of a cohort, over several processes started by torchrun."""
+"""The process groups of a training over several processes started by torchrun."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from transforms.errors import UserError
 
 _T = TypeVar("_T")
 
-# One host may preprocess its cases for hours while the others have theirs, and validations are uneven.
+# One host may preprocess its cases for hours while the others wait, and validation takes ranks unequally long.
 GROUP_TIMEOUT = timedelta(days=7)
 
 _control: torch.distributed.ProcessGroup | None = None
 
 
 class DistributedError(UserError, RuntimeError):
-    """The distributed overlay runs without torchrun, or the processes do not do the same training."""
+    """The distributed overlay was started without torchrun, or the processes run different trainings."""
 
 
 def rank_device() -> torch.device:
@@ -40,9 +40,9 @@ def rank_device() -> torch.device:
 def start_distributed() -> None:
     """Join the processes that torchrun started: NCCL on GPUs, gloo on CPUs.
 
-    Gradients have torch's own time limit. Whatever may take ranks unequally long (preprocessing, validation,
-    writing) goes over a second group, see `control_group`. From here on an error of one rank ends them all, see
-    `pipelines.distributed.failures`.
+    Gradients are exchanged with torch's default time limit. Steps that may take ranks unequally long (preprocessing,
+    validation, writing) use a second group, see `control_group`. From here on an error of one rank ends all of them,
+    see `pipelines.distributed.failures`.
 
     Raises:
         DistributedError: not started by torchrun.
@@ -60,12 +60,14 @@ def start_distributed() -> None:
     else:
         torch.distributed.init_process_group("gloo")
     group = torch.distributed.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
-    _control = cast(torch.distributed.ProcessGroup, group)  # no process is left out
+    _control = cast(
+        torch.distributed.ProcessGroup, group
+    )  # never the "not a member" constant: the group includes all processes
     Watch.start()
 
 
 def stop_distributed() -> None:
-    """Leave together: a rank that is gone while another still connects would break it."""
+    """Wait for all ranks and leave the group; if one left earlier, ranks that still connect would fail."""
     global _control
     barrier()
     Watch.stop()
@@ -74,7 +76,7 @@ def stop_distributed() -> None:
 
 
 def control_group() -> torch.distributed.ProcessGroup | None:
-    """The processes over gloo, for objects and for waiting without a time limit; None is the default group."""
+    """The gloo group of all processes, for objects and long waits; None stands for the default group."""
     return _control
 
 
@@ -84,7 +86,7 @@ def is_distributed() -> bool:
 
 
 def barrier() -> None:
-    """Wait for all ranks, as long as it takes."""
+    """Wait for all ranks, for at most `GROUP_TIMEOUT`."""
     if is_distributed():
         torch.distributed.barrier(group=_control)
 
@@ -92,17 +94,17 @@ def barrier() -> None:
 def data_parallel(network: torch.nn.Module, **options: Any) -> torch.nn.Module:
     """The network with gradients averaged over the processes; all start from rank 0's weights.
 
-    Gradients are averaged in buckets while the backward pass goes on, once in an accumulation window, and lie in
-    the buckets themselves, which saves a copy of them.
+    Gradients are averaged in buckets during the backward pass, once per accumulation window. They are views of the
+    buckets, which saves a copy.
 
     Args:
         network: on its device and in its memory format, see `place`.
-        options: of DistributedDataParallel, such as `bucket_cap_mb`.
+        options: options of DistributedDataParallel, such as `bucket_cap_mb`.
     """
     barrier()
     device = next(network.parameters()).device
-    # Weights are those of rank 0 and patches follow from their index: what is left to draw is dropout, and each rank
-    # needs its own.
+    # Of the random choices only dropout depends on torch's generator (weights are those of rank 0, patches depend on
+    # their index); each rank needs its own dropout.
     if is_distributed():
         torch.manual_seed(torch.initial_seed() + torch.distributed.get_rank())
     given = {"gradient_as_bucket_view": True, **options}
@@ -112,8 +114,8 @@ def data_parallel(network: torch.nn.Module, **options: Any) -> torch.nn.Module:
 def share_buffers(network: torch.nn.Module) -> None:
     """Give every rank the buffers of rank 0, such as the running statistics of batch norm.
 
-    DistributedDataParallel does so before each training step, so that after the last one they differ. Called by
-    all ranks together.
+    DistributedDataParallel does so before each training step, so that they differ after the last step. Must be
+    called by all ranks.
     """
     if is_distributed():
         for buffer in network.buffers():

@@ -1,1 +1,1 @@
-"""Metrics of a model, or of files."""
+"""Evaluation of models and files."""

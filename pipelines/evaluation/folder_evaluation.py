@@ -1,4 +1,4 @@
-"""Metrics of segmentations on disk, whoever made them: no model is needed."""
+"""Evaluation of segmentations in files, made by any program; no model is needed."""
 
 from __future__ import annotations
 
@@ -45,29 +45,29 @@ def evaluate(
     tolerance: float = 2.0,
     as_json: bool = False,
 ) -> bool:
-    """Compare two segmentations, or two folders of them, and say and write the results.
+    """Compare two segmentations, or two folders of them, and print and write the results.
 
     A case that fails does not stop the others; it is listed at the end.
 
     Args:
         output: folder for metrics.csv, summary.csv, metrics.json, report.html and, with images, pictures.
-        labels: file that names the classes, see `pipelines.evaluation.pairs.labels_of`.
-        images: the images, for the grid of DICOM segmentations and for pictures.
-        tolerance: mm, of the surface Dice.
+        labels: file with the names of the classes, see `pipelines.evaluation.pairs.labels_of`.
+        images: the images, which define the grid of DICOM segmentations and are drawn in the pictures.
+        tolerance: tolerance of the surface Dice in mm.
         as_json: print the results as JSON instead of a table.
 
     Returns:
         Whether every reference was compared.
 
     Raises:
-        InputError: nothing can be compared as the paths are given.
-        FolderError: nothing can be written to `output`.
+        InputError: the paths do not lead to segmentations that can be compared.
+        FolderError: `output` cannot be written to.
     """
     if output is not None:
         for given in (predictions, references):
             if os.path.realpath(output) == os.path.realpath(given):
                 raise InputError(
-                    f"the results would lie among the segmentations in {given}; choose another --output"
+                    f"the results would be written into the folder of segmentations {given}; choose another --output"
                 )
     pairs = find_pairs(predictions, references, images)
     folders = [p if Path(p).is_dir() else Path(p).parent for p in (predictions, references)]
@@ -88,7 +88,7 @@ def evaluate(
         for pair in pairs.found:
             try:
                 cases.append(compare(pair, names, tolerance, drawn))
-            except Exception as error:  # whatever is wrong with one case must not cost the others
+            except Exception as error:  # an error of one case must not stop the others
                 failures[pair.case] = problem(error, pair.prediction)
             steps.step()
     class_names = list(names.structures)
@@ -113,7 +113,7 @@ def evaluate(
         print(summary_table(summary))
         if output is not None:
             print(f"\nper case and class: {Path(output) / METRICS_CSV}\npage: {page}")
-    _say(pairs, cases, failures)
+    _print_counts(pairs, cases, failures)
     return not failures and not pairs.without_prediction
 
 
@@ -180,11 +180,11 @@ def compare(
     """The metrics of one case.
 
     Args:
-        names: what the values of the label maps mean.
-        pictures: draws the case where it has an image.
+        names: meaning of the values in the label maps.
+        pictures: draws the case if it has an image.
 
     Raises:
-        SegmentationError: the two grids differ, or a label map holds a value without a name.
+        SegmentationError: the two grids differ, or a label map has a value without a name.
         ImageError: a file cannot be read.
     """
     prediction, reference = _read(pair, names)
@@ -216,7 +216,7 @@ def _stated_channels(images: Path) -> int | None:
 
 
 def _read(pair: Pair, names: _Classes) -> list[MetaTensor]:
-    """Prediction and reference; a DICOM one on the grid of the image, or else of the other."""
+    """Prediction and reference; DICOM ones are put on the grid of the image, or of the other file if there is none."""
     paths = (pair.prediction, pair.reference)
     dicom = [is_dicom_label(path) for path in paths]
     found: dict[int, MetaTensor] = {i: read_label(p) for i, p in enumerate(paths) if not dicom[i]}
@@ -229,8 +229,8 @@ def _read(pair: Pair, names: _Classes) -> list[MetaTensor]:
             grid = _grid(other)
         else:
             raise SegmentationError(
-                f"{pair.prediction} and {pair.reference} are both DICOM, which has no grid of its own; give the CT with"
-                " --images"
+                f"{pair.prediction} and {pair.reference} are both DICOM segmentations, which do not define a voxel grid;"
+                " give the CT with --images"
             )
         from_dicom = image if image is not None and Path(image).is_dir() else None
         labels = {0: "background", **names.segments}
@@ -241,13 +241,13 @@ def _read(pair: Pair, names: _Classes) -> list[MetaTensor]:
 
 
 def _on_grid(pair: Pair, prediction: MetaTensor, reference: MetaTensor) -> MetaTensor:
-    """The prediction on the reference's grid: only the order and the directions of its axes may differ."""
+    """The prediction on the reference's grid; only the order and directions of the axes may differ before."""
     wanted, given = (_grid(x) for x in (reference, prediction))
     turn = turn_between(given, wanted)
     if turn is None:
         raise SegmentationError(
-            f"{pair.prediction} does not lie on the grid of {pair.reference}: {grid_difference(wanted, given)}; bring the"
-            " prediction to the reference's grid with nearest neighbour, or give the segmentation of the same image"
+            f"{pair.prediction} does not lie on the grid of {pair.reference}: {grid_difference(wanted, given)}; resample"
+            " the prediction to the reference's grid with nearest neighbour, or give the prediction for the same image"
         )
     if turn.keeps:
         return prediction
@@ -259,11 +259,11 @@ def _grid(labels: MetaTensor) -> Header:
     return Header(tuple(labels.shape[1:]), 1, labels.affine.cpu().numpy())
 
 
-def _say(pairs: Pairs, cases: Sequence[Any], failures: Mapping[str, str]) -> None:
+def _print_counts(pairs: Pairs, cases: Sequence[Any], failures: Mapping[str, str]) -> None:
     total = len(pairs.found) + len(pairs.without_prediction)
     print(f"{len(cases)} of {total} cases evaluated", file=sys.stderr)
     if pairs.without_reference:
-        print(f"without a reference, left out: {', '.join(pairs.without_reference)}", file=sys.stderr)
+        print(f"without a reference, not evaluated: {', '.join(pairs.without_reference)}", file=sys.stderr)
     if pairs.without_prediction:
         print(f"without a prediction: {', '.join(pairs.without_prediction)}", file=sys.stderr)
     if failures:

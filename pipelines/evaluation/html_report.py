@@ -1,4 +1,4 @@
-"""The results of an evaluation as one HTML page that needs nothing else."""
+"""The results of an evaluation as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pipelines.metrics.summary import (
 from pipelines.utils.html import write_page
 from pipelines.utils.svg import ROW, Plot
 
-# The columns that come first.
+# The first columns of the tables.
 _FIRST = ("dice", "nsd", "hd95_mm", "msd_mm", "volume_error_ml")
 _PLOTTED = ("dice", "nsd", "hd95_mm", "volume_error_ml")
 _BAD = (MISSED, FALSE_POSITIVE)
 PICTURES = 12
-"""Pictures on the page, of the worst cases."""
+"""Maximum number of pictures on the page (those of the worst cases)."""
 ROWS = 5000
-"""Lines of the table of cases; the page would be slow with more, and metrics.csv has them all."""
+"""Maximum number of lines in the table of cases; more would make the page slow, and metrics.csv has them all."""
 
 
 def write_report(
@@ -47,7 +47,7 @@ def write_report(
 
     Args:
         results: what the page shows.
-        title: of the page.
+        title: title of the page.
         facts: what was evaluated and how, shown under the title.
         pictures: case to a PNG file; the page holds those of the `PICTURES` worst cases.
     """
@@ -74,18 +74,18 @@ def write_report(
 
 
 def worst_first(cases: Sequence[CaseMetrics]) -> list[CaseMetrics]:
-    """Cases by their mean Dice over the classes, those without any structure last."""
+    """Cases sorted by their mean Dice over the classes, lowest first; those without any structure come last."""
     return sorted(cases, key=badness)
 
 
 def badness(case: CaseMetrics) -> tuple[float, str]:
-    """What `worst_first` sorts by: the mean Dice of a case (infinite without one), then its name."""
+    """The sort key of `worst_first`: the mean Dice of a case (infinite if it has none), then its id."""
     values = [v for v in case["dice"].values() if v is not None and not math.isnan(v)]
     return (sum(values) / len(values) if values else math.inf), str(case["case"])
 
 
 def _classes(summary: Summary, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the summary: a class each, then the mean of them all."""
+    """Rows of the summary: one per class, then their mean."""
     counted = summary["missed"] is not None
     rows = [
         {
@@ -109,7 +109,7 @@ def _classes(summary: Summary, metrics: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _mean(metric: str, value: float) -> dict[str, Any]:
-    """A mean, its interval, the number of cases where it is of fewer than others, and more in a tip."""
+    """A table cell: mean, interval, tooltip, and the number of cases if it is smaller than that of Dice (else 0)."""
     return {"mean": _number(metric, value), "tip": "", "interval": "", "fewer": 0}
 
 
@@ -129,7 +129,7 @@ def _cell(metric: str, found: Statistics, cases: int) -> dict[str, Any]:
 
 
 def _plot(results: Results, metric: str) -> Plot | None:
-    """A box per class and a point per case; None where no case has a value."""
+    """A box per class and a point per case; None if no case has a value."""
     columns = {
         name: np.array([value_of(case, metric, name) for case in results["cases"]])
         for name in results["classes"]

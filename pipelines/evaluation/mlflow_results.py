@@ -1,4 +1,4 @@
-"""The results of the best validation as files: values per case, pictures, figures."""
+"""Results per case as artifacts of an MLflow run: values, pictures, figures."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def log_results(
     confusion: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Store the results of a set of cases with a run, under `results/`, in place of earlier ones.
+    """Store the results of a set of cases in a run, below `results/`, replacing earlier ones.
 
     Args:
         record: the results.
-        pictures: PNG by case id.
-        confusion: int64 (classes, classes) voxels, row = reference, background first; None draws none.
-        class_names: of its foreground classes, where they are not what was measured.
+        pictures: case id to PNG.
+        confusion: int64 (classes, classes) voxels, row = reference, background first; None to draw none.
+        class_names: names of the foreground classes, if they are not what was measured.
     """
     names, cases = record["classes"], record["cases"]
     with tempfile.TemporaryDirectory() as name:
@@ -51,7 +51,7 @@ def log_results(
 
 
 def case_table(measured: Measured) -> dict[str, list[Any]]:
-    """The cases as columns: case, class and one column per metric; None where there is no value."""
+    """The results as columns: case, class and one column per metric; None for a missing value."""
     cases: Sequence[Mapping[str, Any]] = measured["cases"]
     metrics = sorted({key for case in cases for key, value in case.items() if isinstance(value, Mapping)})
     columns: dict[str, list[Any]] = {"case": [], "class": [], **{metric: [] for metric in metrics}}
@@ -68,11 +68,11 @@ _NUMBERS_UP_TO = 20
 
 
 def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None:
-    """Write a confusion matrix as PNG: of each reference class (row) the share predicted as each class (column).
+    """Write a confusion matrix as PNG: the share of each reference class (row) predicted as each class (column).
 
     Args:
         counts: (classes, classes) voxels, row = reference, background first.
-        names: of all classes, background first.
+        names: names of all classes, background first.
     """
     totals = counts.sum(1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
@@ -87,7 +87,7 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
     if len(names) <= _NUMBERS_UP_TO:
         for row, column in np.argwhere(~np.isnan(share)):
             value = share[row, column]
-            # Small errors of large classes are many voxels, so they are not rounded away.
+            # A small share of a large class is many voxels, so it is not rounded to zero.
             text = f"{value:.2f}" if value >= 0.005 or value == 0 else "<.01"
             colour = "white" if value > 0.6 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
@@ -95,11 +95,11 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
 
 
 def draw_dice(path: Path, cases: Sequence[CaseMetrics], names: Sequence[str]) -> None:
-    """Write a box plot of Dice per class as PNG, every case a point; absent structures have none.
+    """Write a box plot of Dice per class as PNG, with a point per case that has the structure.
 
     Args:
-        cases: with their Dice.
-        names: of the foreground classes.
+        cases: metrics of the cases.
+        names: names of the foreground classes.
     """
     values = []
     for name in names:
@@ -109,7 +109,7 @@ def draw_dice(path: Path, cases: Sequence[CaseMetrics], names: Sequence[str]) ->
     places = np.arange(1, len(names) + 1)
     axes.boxplot(values, positions=places, orientation="horizontal", widths=0.6, showfliers=False)
     for place, found in zip(places, values, strict=True):
-        # The same spread every time: a figure should not change with a random number.
+        # Deterministic, so that the same results give the same figure.
         jitter = 0.22 * np.sin(np.arange(len(found)) * 2.4)
         axes.plot(found, place + jitter, "o", markersize=3.5, alpha=0.6, color="#1f77b4")
     axes.set_yticks(places, [f"{name} ({len(v)})" for name, v in zip(names, values, strict=True)])
@@ -121,7 +121,7 @@ def draw_dice(path: Path, cases: Sequence[CaseMetrics], names: Sequence[str]) ->
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
-    # Without pyplot, so that no window system is looked for and nothing stays in memory.
+    # Without pyplot, which looks for a window system and keeps figures in memory.
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()

@@ -1,4 +1,4 @@
-"""What an evaluation tells MLflow: a run of its own, beside or below the training of its model."""
+"""The MLflow run of an evaluation, in the experiment of the training and, if possible, as a child of its run."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class TrainingRun(NamedTuple):
 
 
 def training_run(run_id: str | None, uri: str) -> TrainingRun | None:
-    """Look the run of a training up in a tracking database; None where it is not there or cannot be asked."""
+    """Find the run of a training in a tracking database; None if it is not there or the database cannot be read."""
     if not run_id:
         return None
     try:
         client = connect(uri)
-        if run_id.startswith(PENDING):  # MLflow was away when the training began
+        if run_id.startswith(PENDING):  # MLflow could not be reached when the training started
             every = [experiment.experiment_id for experiment in client.search_experiments()]
             run = client.search_runs(every, f"tags.`{KEY}` = '{run_id[len(PENDING) :]}'")[0]
         else:
             run = client.get_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id)
-    except Exception as error:  # whatever MLflow and its libraries raise, an evaluation does not depend on it
-        logger.info("the training run %s is not found in %s: %s", run_id, hidden(uri), first_line(error))
+    except Exception as error:  # the evaluation does not need this run, so no error of MLflow may stop it
+        logger.info("the training run %s was not found in %s: %s", run_id, hidden(uri), first_line(error))
         return None
     if run.info.lifecycle_stage != "active" or experiment.lifecycle_stage != "active":
         return None
@@ -59,18 +59,18 @@ def training_run(run_id: str | None, uri: str) -> TrainingRun | None:
 
 
 class EvaluationRun:
-    """The MLflow run of an evaluation; used as a context, see `pipelines.tracking.run.Tracking`.
+    """The MLflow run of an evaluation; used as a context manager, see `pipelines.tracking.run.Tracking`.
 
-    It lies in the experiment of the training that made the model, and as its child, where that run is in the
-    tracking database; an ensemble has no one parent.
+    If the run of the training is in the tracking database, this run is created in its experiment and as its
+    child. The run of an ensemble, which has several trainings, is not a child.
 
     Args:
         model: the model that is evaluated.
         data: the dataset.
-        split: of the dataset.
-        config: `executed_config()`; its knobs are the parameters of the run.
-        experiment: None is that of the training, or "evaluation" where the model does not know it.
-        run_name: None is MLFLOW_RUN_NAME, or "evaluation of", the names of dataset and split, and the time of the start.
+        split: the split of the dataset.
+        config: `executed_config()`; its values are the parameters of the run.
+        experiment: name of the experiment; None for that of the training, or "evaluation" if it is unknown.
+        run_name: None for MLFLOW_RUN_NAME, or else "evaluation of" with the names of dataset and split and the time.
         enabled: False logs nothing.
         uri: tracking URI, see `pipelines.tracking.run.Tracking`.
         experiment_id: MLflow's id of the experiment.
@@ -109,7 +109,7 @@ class EvaluationRun:
         self.tracking.__exit__(*error)
 
     def start(self) -> None:
-        """Open the run and say what is evaluated, with which model, code and machine."""
+        """Open the run and log the data, model, code and machine of the evaluation."""
         if not self.tracking.enabled:
             return
         card = self.model.card
@@ -123,7 +123,7 @@ class EvaluationRun:
             "data.digest": self.data.digest(),
             "data.split": self.split,
         }
-        # MLflow may be away, or the experiment renamed since.
+        # Without the training's run (MLflow may be unreachable), the experiment's name is taken from the model.
         experiment = training.experiment if training is not None else card.get("experiment")
         if not self.named and experiment:
             self.tracking.experiment = experiment
@@ -144,9 +144,10 @@ class EvaluationRun:
         pictures: Mapping[str, Path],
         confusion: np.ndarray | None = None,
     ) -> None:
-        """Store figures, tables, the page and the pictures of a finished evaluation in `folder`.
+        """Log the metrics, tables, report and pictures of a finished evaluation.
 
         Args:
+            folder: the folder with the results.
             confusion: int64 (classes, classes) voxels of all cases, row = reference, background first.
         """
         if self.tracking.run_id is None:

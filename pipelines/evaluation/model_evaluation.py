@@ -1,4 +1,4 @@
-"""The metrics of a trained model on a labelled split: tables, JSON, a page, and an MLflow run."""
+"""Evaluation of a trained model on a labelled split: tables, JSON, an HTML report, and an MLflow run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluationError(UserError, ValueError):
-    """There is nothing to evaluate, or some cases failed; the message names them all."""
+    """There is nothing to evaluate, or some cases failed; the message lists all of them."""
 
     exit_status = FAILED
 
@@ -50,19 +50,19 @@ def labelled(data: Dataset, split: str) -> list[CaseItem]:
 class Evaluation:
     """Runs an evaluator over its cases, writes the results and stores them in MLflow.
 
-    In the folder: `metrics.csv`, `summary.csv`, `metrics.json`, `report.html` and `pictures/`, see
+    The output folder then has `metrics.csv`, `summary.csv`, `metrics.json`, `report.html` and `pictures/`, see
     docs/evaluation.md. A case that fails does not stop the others.
 
     Args:
-        evaluator: over the cases to evaluate; its surface tolerance decides whether surfaces are measured.
+        evaluator: evaluator of the cases; if it has a surface tolerance, surface metrics are computed.
         model: the model that the evaluator runs.
-        data: the dataset that the cases are from; its labels must be the model's.
+        data: the dataset of the cases; it must have the labels of the model.
         output_dir: folder for the results.
         save_predictions: also write each label map to `predictions/` in that folder.
-        split: of the dataset that the cases are, for the record.
-        pictures: how many of the worst cases are drawn.
+        split: name of the evaluated split, which is stored with the results.
+        pictures: number of the worst cases to draw.
         track: False logs nothing to MLflow.
-        experiment, run_name, config, uri, experiment_id: of the MLflow run, see
+        experiment, run_name, config, uri, experiment_id: arguments of the MLflow run, see
             `pipelines.evaluation.mlflow_run.EvaluationRun`.
     """
 
@@ -114,8 +114,8 @@ class Evaluation:
         """Evaluate; returns the summary.
 
         Raises:
-            EvaluationError: at the end, naming every case that failed and why; the others' results are written.
-            FolderError: at once, nothing can be written to the folder.
+            EvaluationError: cases failed; raised after the results of the others were written, with all reasons.
+            FolderError: the folder cannot be written to; raised before the evaluation starts.
         """
         if rank() == 0:
             require_folder(self.output_dir, "the results", "choose another --output_dir")
@@ -127,9 +127,9 @@ class Evaluation:
             cases = self.evaluator.state.cases
             failures = self.evaluator.state.failures
             lines = [f"{len(failures)} of {len(cases) + len(failures)} cases failed:"]
-            told = "\n".join(lines + [f"  {case}: {why}" for case, why in failures.items()])
+            failure_list = "\n".join(lines + [f"  {case}: {why}" for case, why in failures.items()])
             if not cases:
-                raise EvaluationError(told)
+                raise EvaluationError(failure_list)
             pictures = self.pictures.worst(cases)
             page = write_results(
                 self.output_dir,
@@ -147,7 +147,7 @@ class Evaluation:
                 f"\n{table(summary)}\n\nper case and class: {self.output_dir / METRICS_CSV}\npage: {page}\n"
             )
             if failures:
-                raise EvaluationError(told)
+                raise EvaluationError(failure_list)
         return summary
 
     def _facts(self) -> dict[str, str]:

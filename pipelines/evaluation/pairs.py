@@ -1,4 +1,4 @@
-"""Anyone's segmentations: which files belong together, and what their classes are called."""
+"""Matching the files of predictions, references and images, and finding the names of their classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DICOM_ENDINGS = (".seg.dcm", ".rtstruct.dcm", ".dcm", ".dicom")
 
 
 class Pair(NamedTuple):
-    """A case: the files of its prediction and its reference, and how its image is read where one is given."""
+    """The prediction and the reference of a case, and its image if one is given."""
 
     case: str
     prediction: Path
@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The cases that both sides have, and the names of those that only one has."""
+    """The cases with a prediction and a reference, and the names of those with only one of them."""
 
     found: list[Pair]
     without_prediction: list[str]
@@ -47,11 +47,11 @@ def find_pairs(
 ) -> Pairs:
     """Match two files, or the files of two folders by name.
 
-    A name is that of the file without its ending and without nnU-Net's `_0000`; a folder in a folder is a case with
-    one segmentation in it. Of a case that is there as DICOM and as another file the other file counts.
+    Files are matched by name, without suffix and without nnU-Net's `_0000`. A subfolder is a case that holds one
+    segmentation. If a case has both a DICOM file and one of another format, the DICOM file is ignored.
 
     Args:
-        images: file or folder of the images, matched likewise.
+        images: file or folder of the images, matched in the same way.
 
     Raises:
         InputError: a path does not exist, one side is a file and the other a folder, or nothing matches.
@@ -70,8 +70,8 @@ def find_pairs(
     both = [name for name in wanted if name in predicted]
     if not both:
         raise InputError(
-            f"no file of {sides[0]} ({_some(predicted)}) has the name of one of {sides[1]} ({_some(wanted)}); name"
-            " prediction and reference of a case alike"
+            f"no file of {sides[0]} ({_some(predicted)}) has the same name as one of {sides[1]} ({_some(wanted)}); give"
+            " the prediction and the reference of a case the same name"
         )
     pictures = _images(images, both)
     return Pairs(
@@ -82,10 +82,10 @@ def find_pairs(
 
 
 def segmentations(folder: Path) -> dict[str, Path]:
-    """The segmentations in a folder, name to path, in order; of a dataset's folder those in its labelsTr.
+    """The segmentations in a folder, name to path, sorted by name; for a dataset's folder those in its labelsTr.
 
     Raises:
-        InputError: there are none, or two of one name.
+        InputError: there are none, or two have the same name.
     """
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     found: dict[str, Path] = {}
@@ -100,7 +100,7 @@ def segmentations(folder: Path) -> dict[str, Path]:
         name = _name(entry)
         other = found.get(name)
         if other is not None and _is_dicom(other) == _is_dicom(inside):
-            raise InputError(f"{other} and {inside} are both called '{name}'; leave one of them there")
+            raise InputError(f"{other} and {inside} have the same name '{name}'; remove one of them")
         if other is None or _is_dicom(other):
             found[name] = inside
     companions = [
@@ -112,9 +112,10 @@ def segmentations(folder: Path) -> dict[str, Path]:
         if (folder / "labelsTr").is_dir():
             return segmentations(folder / "labelsTr")
         raise InputError(
-            f"{folder} holds no segmentation; they are {', '.join(s for s in SUFFIXES if s not in PICTURE_SUFFIXES)} or DICOM SEG and RTSTRUCT"
+            f"{folder} holds no segmentation; give a folder with files"
+            f" {', '.join(s for s in SUFFIXES if s not in PICTURE_SUFFIXES)}, DICOM SEG or RTSTRUCT"
         )
-    # nnU-Net numbers the channels of images, and some tools keep that in the names of label maps.
+    # nnU-Net adds the number of the channel to the names of images, and some tools copy it to label maps.
     return {
         name[:-5] if name.endswith("_0000") and name[:-5] not in found else name: p
         for name, p in found.items()
@@ -125,7 +126,7 @@ def read_labels(path: Path) -> LabelNames:
     """Class ids and names in a dataset.json of MSD or nnU-Net, or in a labels.json.
 
     Raises:
-        InputError: there are none that are certain.
+        InputError: the file cannot be read, or its class ids and names are missing or ambiguous.
     """
     try:
         content = read_json(path)
@@ -153,12 +154,15 @@ def labels_of(
 ) -> LabelNames:
     """Class ids and names for a set of cases.
 
+    Without `labels`, they are taken from the first of these that exists: a labels.json or dataset.json in `folders` or
+    beside the folder of the references; the segments of DICOM references; the values in the label maps.
+
     Args:
-        labels: the file that says them; else the first labels.json or dataset.json in `folders` or beside the
-            folder of the references, else the segments of DICOM references, else the values in the files.
+        labels: file with the class ids and names.
+        folders: folders of the predictions and of the references.
 
     Raises:
-        InputError: the file does not name classes, or nothing does.
+        InputError: the file does not name classes, or the classes cannot be determined.
     """
     if labels is not None:
         return read_labels(Path(labels))
@@ -170,7 +174,8 @@ def labels_of(
     if any(dicom):
         if not all(dicom):
             raise InputError(
-                "DICOM segments have names and other label maps have numbers; say with --labels which belong together"
+                "DICOM segments have names and other label maps have numbers; give a file with --labels that states"
+                " which belong together"
             )
         names = dict.fromkeys(name for pair in pairs for name in _names(pair.reference))
         if not names:
@@ -181,7 +186,7 @@ def labels_of(
         for path in (pair.prediction, pair.reference):
             try:
                 values |= {int(value) for value in np.unique(read_label(path).numpy())}
-            except Exception:  # whatever is wrong with a file is said when its case is evaluated
+            except Exception:  # an unreadable file is reported when its case is evaluated
                 continue
     if not {value for value in values if value > 0}:
         raise InputError("all label maps are empty, so the classes are unknown; name them with --labels")
@@ -211,7 +216,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _only_segmentation(folder: Path) -> Path | None:
-    """The one image file in a case's folder, or the folder itself where it holds DICOM."""
+    """The only image file in the folder of a case, or the folder itself if it holds DICOM files."""
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     files = [entry for entry in entries if entry.is_file() or may_be_an_image(entry)]
     images = [entry for entry in files if names_image(entry)]

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: tables, JSON, a page, and pictures of the worst cases."""
+"""The files that an evaluation writes: tables, JSON, an HTML report, and pictures of the worst cases."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ PICTURES = "pictures"
 
 
 class CasePictures:
-    """Pictures of prediction against reference of the worst cases so far, as `<folder>/<case>.png`.
+    """Pictures of the prediction and the reference of the worst cases so far, as `<folder>/<case>.png`.
 
     Args:
-        folder: where they go.
+        folder: folder for the pictures.
         names: class id to name.
-        limit: how many are kept; 0 draws none.
-        ct: the images, or their first channels, are in HU; None looks at each.
+        limit: maximum number of pictures; 0 draws none.
+        ct: whether the images, or their first channels, are in HU; None looks at each.
         channels: of the images, where that is known: a file of four axes is only read where it is.
     """
 
@@ -64,15 +64,15 @@ class CasePictures:
         prediction: MetaTensor,
         reference: MetaTensor,
     ) -> None:
-        """Draw a case if it is among the worst; of a case that is not, no picture stays.
+        """Draw a case if it is among the worst; otherwise delete an earlier picture of it.
 
         Args:
-            record: its metrics.
-            image: the case that they are of; its image is read.
-            prediction, reference: (1, ...) classes on one grid; its axes may have another order than the image's.
+            record: metrics of the case.
+            image: the case whose image is read and drawn.
+            prediction, reference: (1, ...) classes on one grid; its axes may be ordered differently from the image's.
         """
         path = self.path(record["case"])
-        # A heap gives up its smallest, which has to be the best case: the order is turned round, the name's too.
+        # heapq removes the smallest element, which must be the best case: Dice and name are therefore negated.
         dice, name = badness(record)
         place = (-dice, tuple(-ord(letter) for letter in name))
         if self.limit <= 0 or (len(self._kept) >= self.limit and self._kept[0][0] > place):
@@ -89,7 +89,7 @@ class CasePictures:
                 dice=record["dice"],
                 ct=_may_be_ct(values) if self.ct is None else self.ct,
             )
-        except (ImageError, OSError) as error:  # the numbers count; a picture can be missed
+        except (ImageError, OSError) as error:  # a missing picture must not fail the evaluation
             logger.warning("no picture of case %s: %s", record["case"], error)
             path.unlink(missing_ok=True)
             return
@@ -103,7 +103,7 @@ class CasePictures:
         return self.folder / f"{case}.png"
 
     def worst(self, cases: Sequence[CaseMetrics]) -> dict[str, Path]:
-        """The pictures to keep, by case, of all processes' cases; the others are removed."""
+        """The pictures of the worst cases of all processes, case to path; all other pictures are deleted."""
         drawn = [c["case"] for c in sorted(cases, key=badness) if self.path(c["case"]).is_file()]
         for case in drawn[max(0, self.limit) :]:
             self.path(case).unlink()
@@ -124,12 +124,12 @@ def write_results(
     facts: Mapping[str, str] | None = None,
     pictures: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write metrics.csv, summary.csv, metrics.json and report.html; returns the page.
+    """Write metrics.csv, summary.csv, metrics.json and report.html; returns the path of the report.
 
     Args:
         cases, class_names, summary: see `pipelines.metrics.overlap`.
-        split: which cases these are.
-        title, facts, pictures: of the page, see `pipelines.evaluation.html_report.write_report`.
+        split: name of the evaluated split.
+        title, facts, pictures: content of the report, see `pipelines.evaluation.html_report.write_report`.
     """
     folder = Path(folder)
     write_csv(folder / METRICS_CSV, cases, class_names)
@@ -140,7 +140,7 @@ def write_results(
 
 
 def _in_order_of(image: MetaTensor, classes: MetaTensor) -> MetaTensor:
-    """Classes (1, ...) with their axes in the order and directions of the image's, where the voxels are the same."""
+    """Classes (1, ...) with the axes of the image's grid; returned unchanged if the voxels are not the same."""
     wanted, given = (Header(tuple(x.shape[1:]), 1, x.affine.cpu().numpy()) for x in (image, classes))
     turn = turn_between(given, wanted)
     if turn is None or turn.keeps:

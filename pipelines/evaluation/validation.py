@@ -1,4 +1,4 @@
-"""The validation of a network on all cases of a loader, shared out among the processes."""
+"""The validation of a network on all cases of a loader, distributed over the processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipelines.utils.progress import Steps
 
 
 def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> Summary:
-    """Run a `SegEvaluator` on this rank's cases and put the results of all ranks together.
+    """Run a `SegEvaluator` on this rank's cases and combine the results of all ranks.
 
     `state.metrics` then holds "val_mean_dice", the mean over the classes or regions, and "val_dice_<class>", see
-    `pipelines.metrics.mlflow_names`; a class that no case has is NaN.
+    `pipelines.metrics.mlflow_names`; the value of a class that no case has is NaN.
 
     Args:
-        intervals: also confidence intervals in the summary.
-        label: what the progress calls it.
+        intervals: also compute confidence intervals.
+        label: text of the progress bar.
 
     Returns:
         The summary.
@@ -43,7 +43,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
         cases = [case for part, _, _ in gathered for case in part]
         evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
         evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
-    # By id: their order in the dataset is lost where ranks share them out, and some may have failed.
+    # Sorted by id, because distributing the cases over ranks loses their order in the dataset.
     evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
     summary = summarise(cases, list(evaluator.structures), intervals)
     keys = metric_names(list(evaluator.structures))
@@ -55,7 +55,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
 
 
 def validation_dice(evaluator: Any, epoch: int) -> float | None:
-    """Mean Dice of the validation after this epoch; None if there was none or it has no value."""
+    """Mean Dice of the validation after this epoch; None if there was no validation or Dice is undefined."""
     if evaluator is None or evaluator.state.epoch != epoch or not evaluator.state.cases:
         return None
     dice = float(evaluator.state.metrics["val_mean_dice"])

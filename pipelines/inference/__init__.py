@@ -1,1 +1,1 @@
-"""Sliding window, trained models, prediction."""
+"""Sliding window, trained models, prediction of cases."""

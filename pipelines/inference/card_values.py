@@ -22,7 +22,7 @@ def mapping(value: Any, where: str) -> Mapping[str, Any]:
         CardError: it is none.
     """
     if not isinstance(value, Mapping):
-        raise CardError(f"{where} is {shown(value)}, no JSON object")
+        raise CardError(f"{where} is {shown(value)}, not a JSON object")
     return value
 
 
@@ -57,7 +57,7 @@ def text(value: Any, where: str, longest: int) -> str:
         CardError: it is none.
     """
     if not isinstance(value, str) or not 0 < len(value) <= longest:
-        raise CardError(f"{where} is {shown(value)}; it must be a text of 1 to {longest} letters")
+        raise CardError(f"{where} is {shown(value)}; it must be a text of 1 to {longest} characters")
     if _CONTROL.search(value):
         raise CardError(f"{where} is {shown(value)}, which holds control characters")
     return value
@@ -70,7 +70,7 @@ def matching(value: Any, where: str, pattern: str) -> str:
         CardError: it is none.
     """
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise CardError(f"{where} is {shown(value)}, which it cannot be")
+        raise CardError(f"{where} is {shown(value)}, which is not a valid value")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The files of one predicted case: the label map, its DICOM forms, probabilities and a picture."""
+"""Writes the files of one predicted case: label map, DICOM objects, probability map and picture."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """What is written for each case of a prediction.
+    """The files to write for each case of a prediction.
 
     Attributes:
-        folder: where it goes.
+        folder: output folder.
+        labels: names of the classes by class id, background included.
         formats: keys of `FORMATS`.
         labels: class id to name, background included.
-        probabilities, preview: whether they are written too.
-        regions: name to the class ids that make it up: what DICOM files and volumes are of, where there are any.
-        ct: the images, or their first channels, are in HU.
+        probabilities, preview: whether to write them too.
+        ct: whether the images, or their first channels, are in HU.
+        regions: name to the class ids that make it up; if there are any, DICOM files and volumes are of these.
     """
 
     folder: Path
@@ -47,7 +48,7 @@ class OutputPlan:
     regions: dict[str, tuple[int, ...]]
 
     def names(self, case: CaseItem) -> list[str]:
-        """File names of a case's results; its report `<case>.json` comes on top."""
+        """Names of the output files of a case, without its report `<case>.json`."""
         flat = image_suffix(first_image(case)) in PICTURE_SUFFIXES
         names = [
             case["case"] + (".png" if flat and name == "nii.gz" else FORMATS[name]) for name in self.formats
@@ -59,24 +60,28 @@ class OutputPlan:
         return names
 
     def refusal(self, case: CaseItem) -> str:
-        """Why a case cannot be written as asked for, "" where it can."""
+        """Why a case cannot be written in the requested formats; "" if it can."""
         wanted = [name for name in self.formats if name != "nii.gz"]
         if wanted and not is_dicom(first_image(case)):
             return (
-                f"{first_image(case)} is not DICOM, so there is no series that a result as '{wanted[0]}' could refer to; "
-                f"leave out the format '{wanted[0]}', or give the DICOM folder"
+                f"{first_image(case)} is not DICOM, so there is no series that a '{wanted[0]}' file could refer to; "
+                f"leave out the format '{wanted[0]}', or give the DICOM folder as input"
             )
         return ""
 
 
 def unwritable(outputs: OutputPlan, case: CaseItem, series: Series | None) -> dict[str, str]:
-    """Formats that cannot be written for a case, by what its headers lack, and why; found without a label map.
+    """Formats that cannot be written for a case because of missing header values, with the reasons.
+
+    This is checked before the prediction, without a label map.
 
     Args:
-        series: what the image was read from; None for one that is not DICOM.
+        outputs: the files to write.
+        case: the case.
+        series: the DICOM series of the image; None if the image is not DICOM.
 
     Raises:
-        ImageError: none of the formats asked for can be written.
+        ImageError: none of the requested formats can be written.
     """
     found: dict[str, str] = {}
     writers = _dicom_writers(outputs)
@@ -106,18 +111,24 @@ def write_files(
     report: CaseReport,
     left_out: Mapping[str, str],
 ) -> list[Exception]:
-    """Make the files of a case in a folder, the label map first; returns why some could not be made.
+    """Write the files of a case to a folder, the label map first.
 
     Args:
-        series: what the image was read from; None for one that is not DICOM.
-        image: as it was read, where a preview is wanted.
-        labels: (1, *file shape).
-        probabilities: (classes, *file shape), where they are wanted.
-        report: its volumes are shown in the picture.
-        left_out: formats that cannot be written, and why.
+        outputs: the files to write.
+        folder: folder for the files.
+        case: the case.
+        series: the DICOM series of the image; None if the image is not DICOM.
+        image: the original image, needed for a preview.
+        labels: label map (1, *file shape).
+        probabilities: probability map (classes, *file shape), if it is to be written.
+        report: report of the case, whose volumes are shown in the picture.
+        left_out: formats that cannot be written, with the reasons.
+
+    Returns:
+        The errors of the files that could not be written.
 
     Raises:
-        OSError: no room, or no right to write.
+        OSError: the disk is full, or the folder is not writable.
     """
 
     def label_map() -> None:
@@ -155,13 +166,13 @@ def write_files(
             step()
         except OSError:
             raise
-        except Exception as error:  # whatever is wrong with one file must not cost the others
+        except Exception as error:  # an error in one file must not prevent the others
             failures.append(error)
     return failures
 
 
 def failed(case: CaseItem, failures: Sequence[Exception]) -> Failure:
-    """What a report says of files that could not be made."""
+    """The entries of a report about files that could not be written."""
     found: Failure = {
         "error": " ".join(dict.fromkeys(problem(error, first_image(case)) for error in failures))
     }

@@ -1,4 +1,4 @@
-"""The report that a prediction leaves beside each case, and what it says about going on."""
+"""The report `<case>.json` of each predicted case, by which a later prediction finds the cases that are done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 
 
 class Fingerprint(TypedDict):
-    """What shows that a file or folder is still the same, see `fingerprint`.
+    """Data by which a change of a file or folder is detected, see `fingerprint`.
 
     Attributes:
         path: of several files the first.
@@ -42,7 +42,7 @@ class Fingerprint(TypedDict):
 
 
 class ReportedInput(Reading):
-    """The image of a case; of one that could not be read the path alone."""
+    """The image of a case; only its path if it could not be read."""
 
     path: str
     channels: NotRequired[list[str]]
@@ -51,13 +51,13 @@ class ReportedInput(Reading):
 
 
 class Request(TypedDict):
-    """All that decides what the results of a case are.
+    """Everything that determines the results of a case.
 
     Attributes:
         input: the image, and how it is read.
-        reference: the label that it is compared with.
-        models: SHA-256 of the weights of each.
-        labels: class id as text to name.
+        reference: the reference label map.
+        models: SHA-256 of the weights of each model.
+        labels: names of the classes by class id (as text).
         settings: see `pipelines.inference.prediction_settings.settings_of`.
     """
 
@@ -69,27 +69,27 @@ class Request(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why a case failed; with a traceback where it is not the user's to mend."""
+    """Why a case failed; with a traceback if the error is not one that the user can correct."""
 
     error: str
     traceback: NotRequired[str]
 
 
 class CaseReport(TypedDict):
-    """What `<case>.json` says of the prediction of a case.
+    """The content of `<case>.json`, the report of the prediction of a case.
 
     Attributes:
         segbundles: `FORMAT_VERSION`.
-        case: id.
-        run: of the process that wrote it.
-        notices: what the reader noticed.
-        versions: of the software.
-        computed: what "auto" has become.
-        volumes: of the structures by name.
-        metrics: of a case with a label.
-        seconds: what took how long.
-        finished: when.
-        outputs: name to size in bytes of each file that was written.
+        case: id of the case.
+        run: id of the prediction run that wrote the report.
+        notices: warnings while the image was read.
+        versions: software versions.
+        computed: device, and the precision that "auto" was resolved to.
+        volumes: volumes of the structures by name.
+        metrics: metrics of a case with a reference label.
+        seconds: duration of each step.
+        finished: date and time of the end.
+        outputs: size in bytes of each written file by name.
         error, traceback: see `Failure`.
         input, reference, models, labels, settings: see `Request`.
     """
@@ -116,14 +116,14 @@ class CaseReport(TypedDict):
 
 
 def read_reports(folder: Path) -> dict[str, CaseReport]:
-    """The reports of earlier predictions in a folder, by case; other files are passed over."""
+    """The reports of earlier predictions in a folder, by case; other files are ignored."""
     names = sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
     found = [read_report(path) for path in names]
     return {str(report["case"]): report for report in found if report is not None}
 
 
 def read_report(path: Path) -> CaseReport | None:
-    """The report of a case; None where the file is missing or something else."""
+    """The report of a case; None if the file is missing or is not a report."""
     try:
         report = read_json(path)
     except (OSError, JsonError):
@@ -133,7 +133,7 @@ def read_report(path: Path) -> CaseReport | None:
 
 
 def write_report(folder: Path, report: CaseReport) -> CaseReport:
-    """Write the report of a case in a folder; returns what was written."""
+    """Write the report of a case to a folder and return its full content."""
     whole: CaseReport = {"segbundles": FORMAT_VERSION, **report}
     write_json_file(folder / f"{report['case']}.json", whole)
     return whole
@@ -147,11 +147,11 @@ def write_json_file(path: Path, content: Mapping[str, object]) -> None:
 def fingerprint(
     path: str | os.PathLike | Sequence[str | os.PathLike], without: Path | None = None
 ) -> Fingerprint:
-    """What shows that an input is still the same: path, number of files, digest over names, sizes and times.
+    """Path, number of files, and digest over names, sizes and times of an input, by which a change is detected.
 
     Args:
-        path: file or folder, or all those that hold the channels of an image.
-        without: a folder in it that does not belong to it (where results go).
+        path: a file or folder, or all those that hold the channels of an image.
+        without: a folder below `path` to ignore (the output folder).
     """
     if not isinstance(path, (str, os.PathLike)):
         parts = [fingerprint(each, without) for each in path]
@@ -169,7 +169,7 @@ def fingerprint(
     if path.is_dir():
         unlisted: list[OSError] = []
         files = files_below(path, hidden=True, without=without, onerror=unlisted.append)
-        # Of more files no image can be made: reading it says so.
+        # A folder with more files is refused with an error when it is read.
         rows += [_row(file, path) for file in itertools.islice(files, MOST_FILES)]
         rows += [(f"{error.filename}: {error.strerror}", -1, 0) for error in unlisted]
     else:
@@ -187,7 +187,7 @@ def _row(path: Path, root: Path) -> tuple[str, int, int]:
 
 
 def is_done(report: CaseReport | None, wanted: Request, folder: Path, names: Iterable[str]) -> bool:
-    """Whether a report says that a case was predicted just as wanted and its files are still there."""
+    """Whether by its report a case was predicted exactly as requested, and its files still exist."""
     if report is None or report["status"] != "done":
         return False
     if any(report.get(key) != value for key, value in wanted.items()):

@@ -1,4 +1,4 @@
-"""Who works on which case of an output folder, so that predictions that run at the same time share the cases."""
+"""Locks on the cases of an output folder, by which predictions that run at the same time divide the cases."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PAUSE = 0.05
 
 
 class Claims:
-    """Cases that this process works on, each a lock on a file that goes with the claim or with the process.
+    """Cases that this process works on, each with a file lock that ends with the claim or with the process.
 
-    Where nothing can be locked every case counts as claimed by whoever asks: two predictions at once then do
-    it twice, as whole files that replace each other.
+    On a file system without locks every claim succeeds: two predictions at the same time then both predict the case,
+    and their complete files replace each other.
 
     Args:
-        folder: for the lock files, made and removed as needed.
+        folder: folder of the lock files, created and removed as needed.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -31,7 +31,7 @@ class Claims:
         self._locks: dict[str, Lock] = {}
 
     def take(self, case: str) -> bool:
-        """Claim a case without waiting; False where another process has it."""
+        """Claim a case without waiting; False if another process has it."""
         if case in self._locks:
             return True
         path = self.folder / f"{case}.lock"
@@ -41,11 +41,11 @@ class Claims:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if not lock.take():
                     return False
-            except FileNotFoundError:  # another process tidied up in between
+            except FileNotFoundError:  # another process has removed the folder in between
                 continue
             except OSError as error:
                 logger.warning(
-                    "%s cannot be locked (%s): start no second prediction into this folder",
+                    "%s cannot be locked (%s); do not start a second prediction into this folder",
                     self.folder,
                     error.strerror or error,
                 )
@@ -56,17 +56,17 @@ class Claims:
             lock.release()
 
     def wait(self, case: str) -> None:
-        """Claim a case as soon as nobody else has it."""
+        """Claim a case, waiting until no other process has it."""
         while not self.take(case):
             time.sleep(_PAUSE)
 
     def release(self, case: str) -> None:
-        """Give a case back, and remove the traces of the claim."""
+        """Release the claim on a case and remove its lock file."""
         lock = self._locks.pop(case, None)
         if lock is None:
             return
-        # While it is still held: whoever has the old file open then sees that it is not the file of this name.
-        with contextlib.suppress(OSError):  # on Windows a file that is open stays, for the next to use
+        # Removed while it is locked: a process that has the old file open then finds that the name is another file.
+        with contextlib.suppress(OSError):  # Windows does not remove an open file; the next claim uses it
             lock.path.unlink()
         lock.release()
         with contextlib.suppress(OSError):  # other cases are claimed
@@ -74,7 +74,7 @@ class Claims:
 
     @contextlib.contextmanager
     def held(self, case: str) -> Iterator[None]:
-        """Have a claim within the block, waited for."""
+        """Context in which this process has the claim on a case; waits for the claim."""
         self.wait(case)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Several trained models as one: their logits are averaged window by window."""
+"""Ensembles: the logits of several trained models are averaged for each window."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class TrainedEnsemble(TrainedModel):
     """Models of several trainings, for example of the folds of a cross-validation, as one `TrainedModel`.
 
     Args:
-        paths: a `model.pt` each, with its `model.json` beside it.
+        paths: paths of `model.pt` files, each with its `model.json` in the same folder.
 
     Raises:
-        CheckpointError: a model cannot be loaded, or differs from the first in labels, preprocessing or window.
+        CheckpointError: a model cannot be loaded, or differs from the first in labels, preprocessing or patch size.
     """
 
     def __init__(self, paths: Sequence[PathLike]) -> None:

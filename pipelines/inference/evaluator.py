@@ -1,4 +1,4 @@
-"""The network over whole volumes: sliding window, back to the grid of the file, metrics of each case."""
+"""Runs a network over whole volumes: sliding window, resampling to the grid of the file, metrics of each case."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transforms.spatial.geometry import Geometry, voxel_ml
 from transforms.spatial.restore import Restorer, slab_axis
 
 if TYPE_CHECKING:
-    # No more than types, and scipy.stats behind them takes a while.
+    # Needed for types only; importing it loads scipy.stats, which is slow.
     from pipelines.metrics.summary import CaseMetrics, Scores
 
 
@@ -42,27 +42,29 @@ def annotated(item: PreparedCase) -> MetaTensor:
 class SegEvaluator(SupervisedEvaluator):
     """Sliding-window prediction of whole cases, and their metrics on the grid of each case's own file.
 
-    The data loader gives one case at a time, see `transforms.preprocess.PreparedCase`.
+    The data loader yields one case at a time, see `transforms.preprocess.PreparedCase`.
 
-    After a run `state.cases` holds the `pipelines.metrics.summary.CaseMetrics` of each case and `state.confusion` the voxels of all cases, int64 (classes, classes),
-    row = reference, column = predicted. A class that neither the reference nor the prediction of a case has is
-    NaN there and left out of means. With `go_on` set, a case that fails does not stop the others: `state.failures`
-    says why, by case. Voxels of a label with the value that the item calls "ignore" count nowhere.
+    After a run `state.cases` holds the `pipelines.metrics.summary.CaseMetrics` of each case, and `state.confusion` the
+    voxel counts of all cases, int64 (classes, classes), row = reference, column = predicted. The metrics of a class
+    that is in neither the reference nor the prediction of a case are NaN and are left out of means. If the attribute
+    `go_on` is true, a case that fails does not stop the others, and `state.failures` holds the reason by case.
+    Voxels of a label with the value that the item calls "ignore" are not counted.
 
     Args:
-        preprocess: the definition that made the images; brings predictions back.
-        class_names: names of the foreground classes 1, 2, ... in order, which the network tells apart.
-        regions: name to the classes that make it up, such as `Dataset.regions`; where there are any, they are measured
+        preprocess: the preprocessing of the images; predictions are restored to the grid of the file with it.
+        class_names: names of the foreground classes 1, 2, ... in order, which the network predicts.
+        regions: name to the classes that make it up, such as `Dataset.regions`; if there are any, they are measured
             instead of the classes.
-        precision: "fp32", "bf16", "fp16" or "auto" for the network's forward, see `pipelines.inference.precision`. The attribute
-            of this name holds what "auto" has become.
+        precision: "fp32", "bf16", "fp16" or "auto" for the forward pass of the network, see
+            `pipelines.inference.precision`. The attribute `precision` holds the value that "auto" was resolved to.
         on_prediction: called with (item, MetaTensor label map) after each case, e.g. to save it.
-        surface_tolerance: mm, of one class or all; adds the metrics of surfaces (docs/evaluation.md), which take
-            longer than all others together. None leaves them out, as validations during a training do.
+        surface_tolerance: tolerance in mm, one number or one per class; adds the surface metrics
+            (docs/evaluation.md), which take longer than all others together. None leaves them out, as in
+            validations during a training.
         on_score: called with (item, MetaTensor label map, record) after each case that has a label.
 
     Raises:
-        SettingError: a tolerance is no positive number, or not given for every class.
+        SettingError: a tolerance is not a positive number, or is not given for every class.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class SegEvaluator(SupervisedEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Empty `state.cases`, `state.confusion` and `state.failures`."""
+        """Clear `state.cases`, `state.confusion` and `state.failures`."""
         classes = len(self.class_names) + 1
         self.state.cases = []
         self.state.failures = {}
@@ -116,30 +118,31 @@ class SegEvaluator(SupervisedEvaluator):
         super().run(global_epoch)
 
     def predict(self, item: PreparedCase) -> MetaTensor:
-        """Classes (1, *file shape) of one case on the grid of its file.
+        """Label map (1, *file shape) of one case on the grid of its file.
 
         Raises:
-            SettingError: the network gives another number of classes than are named.
-            NonFiniteError: its output is NaN or infinite somewhere.
-            InferenceMemoryError: a single window does not fit the memory of the device.
+            SettingError: the number of output channels of the network is not the number of classes.
+            NonFiniteError: the output of the network contains NaN or infinity.
+            InferenceMemoryError: a single window does not fit in the memory of the device.
         """
         return self._restored(item, probabilities=False)[0]
 
     def predict_with_probabilities(self, item: PreparedCase) -> tuple[MetaTensor, MetaTensor]:
-        """Classes (1, *file shape) and probabilities float32 (classes, *file shape) of one case.
+        """Label map (1, *file shape) and probabilities float32 (classes, *file shape) of one case.
 
-        The probabilities take the number of classes times the volume of the file. Raises as `predict` does.
+        The probabilities need memory for 4 bytes times classes times voxels of the file. Raises the same errors as
+        `predict`.
         """
         labels, maps = self._restored(item, probabilities=True)
         assert maps is not None
         return labels, maps
 
     def score(self, item: PreparedCase, labels: MetaTensor) -> Scores:
-        """The metrics of a predicted case against its "label"; with a tolerance, those of surfaces too.
+        """The metrics of a predicted case against its "label"; with a tolerance, the surface metrics too.
 
         Raises:
-            ImageError: the label does not lie on the grid of the image's file.
-            SegmentationError: it holds other classes.
+            ImageError: the grid of the label differs from the grid of the image's file.
+            SegmentationError: the label contains unknown classes.
         """
         self._require_same_grid(item)
         return self._compared(labels, item)[1]
@@ -169,9 +172,9 @@ class SegEvaluator(SupervisedEvaluator):
         with torch.inference_mode(), autocast(self.state.device, self.precision):
             for rows in self._rows(item, restorer.axis, restorer.needs_softmax):
                 if len(rows) != classes:
-                    hint = "; one channel for the foreground alone is not enough" if len(rows) == 1 else ""
+                    hint = "; the background needs an output channel too" if len(rows) == 1 else ""
                     raise SettingError(
-                        f"the network gives {len(rows)} classes, but {classes} are named (background included): "
+                        f"the network has {len(rows)} output channels, but there are {classes} classes: background, "
                         f"{', '.join(self.class_names)}{hint}"
                     )
                 restorer.push_logits(rows)
@@ -181,18 +184,18 @@ class SegEvaluator(SupervisedEvaluator):
 
     def _rows(self, item: PreparedCase, axis: int, normalise: bool) -> Iterator[torch.Tensor]:
         if isinstance(self.inferer, SlidingWindow):
-            # Around a volume smaller than the window the network sees what it saw in training.
+            # A volume smaller than the window is padded with the same value as in training.
             cval = item.get("padding")
             return self.inferer.rows(item["image"], self.network, axis, normalise, cval=cval)
         return iter(self.inferer(item["image"].to(self.state.device), self.network))
 
     def _iteration(self, engine: SegEvaluator, batchdata: PreparedCase | UnreadableCase) -> dict:  # type: ignore[override]
-        if "problem" in batchdata:  # it could not be read, see `VolumeDataset`
+        if "problem" in batchdata:  # the case could not be read, see `VolumeDataset`
             engine.state.failures[batchdata["case"]] = batchdata["problem"]
             return {}
         try:
             return self._evaluate(engine, batchdata)
-        except Exception as error:  # whatever is wrong with one case must not cost the others
+        except Exception as error:  # an error in one case must not stop the others
             if not self.go_on:
                 raise
             engine.state.failures[batchdata["case"]] = problem(error, batchdata["case"])

@@ -1,4 +1,4 @@
-"""One page over all cases of a prediction: pictures, volumes, Dice, and what failed."""
+"""An HTML page with all cases of a prediction: pictures, volumes, Dice and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.utils.html import write_page
 
 
 def write_gallery(path: Path, reports: Iterable[CaseReport]) -> None:
-    """Write the page; pictures are those beside it, and nothing is loaded from elsewhere."""
+    """Write the page. It shows the pictures in its own folder and loads nothing from other places."""
     reports = list(reports)
     done = [report for report in reports if report["status"] == "done"]
     flat = bool(done) and all(v["ml"] is None for report in done for v in report["volumes"].values())

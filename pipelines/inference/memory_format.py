@@ -1,4 +1,4 @@
-"""How a network's maps lie in memory: channels first or channels last, by choice or by what is faster here."""
+"""Memory format of a network, channels-first or channels-last: as configured, or the faster one on this machine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ __all__ = ["channels_last_format", "lies_channels_last", "place"]
 
 logger = logging.getLogger(__name__)
 
-# Channels-last is what most layers here are made for: the other way has to save more than noise.
+# Channels-first is chosen only if it takes less than this fraction of the time of channels-last, which most layers
+# here are optimised for.
 WORTHWHILE = 0.95
-# Passes of each, and seconds in which more are made: the least time counts, and other programs disturb some.
+# Each format is timed at least REPEATS times and for at least ENOUGH seconds. The shortest time is used, as other
+# programs disturb some passes.
 REPEATS, ENOUGH = 4, 0.2
-# Values of the map that is timed, in all channels.
+# Number of values, over all channels, of the feature map that is timed.
 VALUES = 2**20
 
 
@@ -33,20 +35,24 @@ def place(
     channels_last: bool | str = False,
     precision: str = AUTO,
 ) -> nn.Module:
-    """The network on a device, its weights in channels-last memory if asked for.
+    """Move a network to a device, and its weights to the channels-last memory format if requested.
 
-    DistributedDataParallel lays out its buckets by the weights that it finds: changed afterwards, the averaged
-    gradients are wrong without a word (measured with torch 2.13 and gloo), so this comes first.
+    Call this before the network is wrapped in DistributedDataParallel, which arranges its gradient buckets by the
+    format of the weights: if the format is changed afterwards, the averaged gradients are wrong without an error
+    (measured with torch 2.13 and gloo).
 
     Args:
-        channels_last: True, False, or "auto": which is faster depends on the processor, the norm and the
-            precision, so for a training a convolution and a norm of this network are timed in both; rank 0 decides
-            for all. A network in evaluation mode is laid out channels-last without a look: the format moves results
-            in their last bits, and the same model must give the same labels whenever it is asked.
-        precision: what the network will compute in, for "auto".
+        network: the network.
+        device: the device.
+        channels_last: True, False or "auto". With "auto" and a network in training mode, a convolution and a norm of
+            this network are timed in both formats, since the faster one depends on the processor, the norm and the
+            precision; rank 0 decides for all ranks. With "auto" and a network in evaluation mode, the format is
+            always channels-last: the format changes the last bits of the result, and a model must always give the
+            same labels.
+        precision: precision in which the network will compute, for "auto".
 
     Raises:
-        SettingError: `channels_last` is something else.
+        SettingError: `channels_last` is none of these.
 
     Examples:
         >>> network = place(nn.Conv3d(4, 8, 3), "cpu", channels_last=True)
@@ -72,7 +78,7 @@ def lies_channels_last(network: nn.Module) -> bool:
 
 
 def channels_last_format(value: nn.Module | torch.Tensor) -> torch.memory_format:
-    """torch's name of channels-last for a map, or for a network by its weights: of 2D or of 3D."""
+    """torch's channels-last format, 2D or 3D, for a feature map or for the weights of a network."""
     if isinstance(value, torch.Tensor):
         dims = value.ndim
     else:
@@ -87,7 +93,7 @@ def _choose(network: nn.Module, device: torch.device, precision: str) -> bool:
     share = _channels_first_share(block, device, resolve_precision(precision, device))
     last = share > WORTHWHILE
     logger.info(
-        "memory format: %s, since a convolution and its norm take %.2f times as long channels-first",
+        "memory format: %s, since a convolution and its norm take %.2f times as long in channels-first",
         "channels-last" if last else "channels-first",
         share,
     )
@@ -95,7 +101,7 @@ def _choose(network: nn.Module, device: torch.device, precision: str) -> bool:
 
 
 def _block(network: nn.Module) -> tuple[nn.Conv2d | nn.Conv3d, nn.Module | None] | None:
-    """A convolution that keeps the number of channels, as most do, and the norm that follows it."""
+    """A convolution with as many output as input channels, as most have, and the norm that follows it."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
     found: nn.Conv2d | nn.Conv3d | None = None
@@ -140,7 +146,7 @@ def _channels_first_share(
 
     layouts = (torch.contiguous_format, channels_last_format(x))
     for layout in layouts:
-        seconds(layout)  # makes its kernels
+        seconds(layout)  # warm-up, in which the kernels are created
     began = time.perf_counter()
     times: list[list[float]] = []
     while len(times) < REPEATS or time.perf_counter() - began < ENOUGH:

@@ -1,7 +1,7 @@
-"""What `model.json` says of trained weights: data, perhaps a stranger's. Nothing in it runs, and all of it is bounded.
+"""Reads and checks `model.json`, the description of trained weights, which may come from an untrusted source.
 
-The bounds lie far beyond what is trained. They keep a description from asking for all memory or all time, which
-the weights beside it, a file of a certain size, do not justify.
+Nothing in the file is executed, and every value has a limit. The limits are far above the values of real models; they
+prevent that a small description makes the program use all memory or run without end.
 """
 
 from __future__ import annotations
@@ -32,40 +32,41 @@ from transforms.preprocess import PreprocessParameters
 if TYPE_CHECKING:
     from typing import NotRequired
 
-    # No more than a type, and scipy.stats behind it takes a while.
+    # Needed for a type only; importing it loads scipy.stats, which is slow.
     from pipelines.metrics.summary import CaseMetrics
 
 VARIABLE = "SEGBUNDLES_NETWORKS"
-"""Environment variable: networks besides this project's that a description may name, dotted names with commas."""
+"""Environment variable with the trusted networks of other packages: dotted names, separated by commas."""
 FORMAT = 1
 LARGEST_FILE = 64 << 20
 CLASSES = 65_536
 REGIONS = 1024
 PATCH_VOXELS = 64, 1 << 27
 LOGITS = 1 << 32
-"""Classes times voxels of a patch."""
+"""Limit of classes times voxels of a patch."""
 CHANNELS = 1024
 SPACING = 1e-3, 1e3
-"""Millimetres."""
+"""Limits of the voxel spacing in mm."""
 _AXIS = 1 << 14
 _STEPS = {"num_steps": 64, "strides": 64, "pool_scales": 64}
-"""Arguments that cost time or memory and leave no trace in the size of the weights."""
+"""Limits of arguments that increase time or memory without increasing the size of the weights."""
 _WIDTH, _DETAIL = 65_536, 1024
 _ITEMS, _LETTERS = 64, 256
-# What a training began with: a path of another machine, of no use once there are weights.
-_BEGINNINGS = ("encoder_weights",)
+# Arguments with the initial weights of a training. They are ignored: the path may be on another machine, and the
+# trained weights replace them.
+_INITIAL_WEIGHTS = ("encoder_weights",)
 
 
 class Card(TypedDict):
-    """What weights need around them, and where they come from.
+    """The description needed to use trained weights, and their origin.
 
     Attributes:
-        network: its definition, `_target_` and arguments, as in a MONAI bundle.
-        labels: class id as text to name.
-        regions: name to the class ids that make it up, of a training for regions.
-        patch_size: voxels of the sliding window.
-        run_id, experiment: of the training, in MLflow.
-        validation: Dice of the cases by which the weights were chosen.
+        network: definition of the network, `_target_` and arguments, as in a MONAI bundle.
+        labels: names of the classes by class id (as text).
+        regions: name to the class ids that make it up, if the training was for regions.
+        patch_size: size of the sliding window in voxels.
+        run_id, experiment: MLflow run and experiment of the training.
+        validation: Dice of the cases of the validation by which the weights were selected.
     """
 
     format: int
@@ -81,18 +82,18 @@ class Card(TypedDict):
 
 
 class ModelCard(Card):
-    """The card of certain weights, by the SHA-256 of their file; of an ensemble, over those of its members."""
+    """The card of certain weights, identified by the SHA-256 of their file; for an ensemble, over its members' SHA-256."""
 
     sha256: str
     members: NotRequired[list[str]]
 
 
 def read_card(path: str | os.PathLike[str]) -> ModelCard:
-    """Read and check a description; returns it without whatever nobody here knows.
+    """Read and check a description; unknown keys are removed.
 
     Raises:
-        CardError: it is no description, or not of plain, bounded values; the message names the file.
-        OSError: it cannot be read.
+        CardError: the file is not a valid description; the message names the file.
+        OSError: the file cannot be read.
     """
     try:
         return checked(read_content(path))
@@ -101,10 +102,10 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
 
 
 def read_content(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Read the JSON object of a description without looking into it.
+    """Read the JSON object of a description without checking its values.
 
     Raises:
-        CardError: there is none, or it is too large.
+        CardError: the file is not a JSON object, or is too large.
         OSError: the file cannot be read.
     """
     try:
@@ -115,7 +116,7 @@ def read_content(path: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def checked(content: Mapping[str, object]) -> ModelCard:
-    """Check the content of a description; returns it without whatever nobody here knows.
+    """Check the content of a description; unknown keys are removed.
 
     Raises:
         CardError: see `read_card`.
@@ -126,7 +127,7 @@ def checked(content: Mapping[str, object]) -> ModelCard:
     if missing:
         raise CardError(f"'{missing[0]}' is missing")
     if content.get("format", FORMAT) != FORMAT:
-        raise CardError(f"its format {shown(content['format'])} is not the {FORMAT} of this code")
+        raise CardError(f"its format is {shown(content['format'])}, but this version reads format {FORMAT}")
     found: ModelCard = {
         "format": FORMAT,
         "network": _plain(mapping(content["network"], "network"), "network"),
@@ -156,16 +157,17 @@ def checked(content: Mapping[str, object]) -> ModelCard:
 
 
 def build_network(card: ModelCard, file_size: int, trusted: Iterable[str] = ()) -> torch.nn.Module:
-    """The network that a checked description defines, with arbitrary weights.
+    """Create the network of a checked description, with untrained weights.
 
     Args:
-        card: of `checked`.
-        file_size: bytes of the file of weights, which a network of this project must be able to fill.
-        trusted: names that the description may hold although they are of no network of this project and not in
-            the environment variable SEGBUNDLES_NETWORKS.
+        card: result of `checked`.
+        file_size: size of the weights file in bytes; a network of this project with more weights is refused.
+        trusted: dotted names of further networks that the description may name, in addition to this project's
+            networks and those in the environment variable SEGBUNDLES_NETWORKS.
 
     Raises:
-        CardError: there is no such network, it does not take those arguments, or it is too large for its file.
+        CardError: the network is not trusted or not installed, does not accept the arguments, or is too large for
+            its file.
     """
     definition = dict(card["network"])
     target = definition.pop("_target_")
@@ -179,26 +181,26 @@ def build_network(card: ModelCard, file_size: int, trusted: Iterable[str] = ()) 
     network: Any = ours.get(target) or pydoc.locate(target)
     if not (isinstance(network, type) and issubclass(network, torch.nn.Module)):
         raise CardError(f"it names '{target}', which is not a network that is installed")
-    arguments = {key: value for key, value in definition.items() if key not in _BEGINNINGS}
+    arguments = {key: value for key, value in definition.items() if key not in _INITIAL_WEIGHTS}
     try:
         inspect.signature(network).bind(**arguments)
         if target in ours:
-            # Nothing is allocated on this device.
+            # Tensors on this device use no memory.
             with torch.device("meta"):
                 state = network(**arguments).state_dict()
-            # At least a byte a number, in whatever format they are stored.
+            # Every number format needs at least one byte per number.
             if sum(tensor.numel() for tensor in state.values()) > file_size:
                 raise CardError(f"its network has more weights than a file of {file_size} bytes holds")
         return network(**arguments)
     except CardError:
         raise
-    except Exception as error:  # a constructor raises whatever it likes for values that do not fit together
+    except Exception as error:  # a constructor may raise any error for arguments that do not fit
         raise CardError(f"its network {target} cannot be built ({error})") from error
 
 
 def _our_networks() -> dict[str, type[torch.nn.Module]]:
-    """This project's networks by their names, short and long."""
-    # By name: this is the one place where pipelines need a network that no config has made.
+    """This project's networks by their short and long names."""
+    # Imported by name, since `pipelines` otherwise gets networks only from a config and does not import `networks`.
     package = importlib.import_module("networks")
     found: dict[str, type[torch.nn.Module]] = {}
     for name in package.__all__:
@@ -216,7 +218,7 @@ def _named_by_the_user() -> set[str]:
 
 
 def _plain(definition: Mapping[str, object], where: str) -> dict[str, Any]:
-    """A network's definition: one `_target_` and arguments that are plain values."""
+    """The checked definition of a network: a `_target_`, and arguments that are plain values."""
     target = text(definition.get("_target_"), f"{where}#_target_", _LETTERS)
     if definition.get("_disabled_", False) is not False:
         raise CardError(f"{where}#_disabled_ is {shown(definition['_disabled_'])}")
@@ -237,13 +239,13 @@ def _argument(value: Any, where: str, most: float, depth: int = 0) -> Any:
     if isinstance(value, str):
         if value.startswith(("$", "@", "%")):
             raise CardError(
-                f"{where} is an expression, {shown(value)}; a model's description is plain values"
+                f"{where} is an expression, {shown(value)}; the description of a model may contain only plain values"
             )
-        return text(value, where, 4096 if where.rpartition("#")[2] in _BEGINNINGS else _LETTERS)
+        return text(value, where, 4096 if where.rpartition("#")[2] in _INITIAL_WEIGHTS else _LETTERS)
     if depth == 3 or not isinstance(value, (list, Mapping)):
-        raise CardError(f"{where} is no plain value")
+        raise CardError(f"{where} is not a plain value")
     if len(value) > _ITEMS:
-        raise CardError(f"{where} has {len(value)} items; {_ITEMS} are the most")
+        raise CardError(f"{where} has {len(value)} items; at most {_ITEMS} are allowed")
     if isinstance(value, list):
         return [_argument(item, f"{where}#{i}", most, depth + 1) for i, item in enumerate(value)]
     # Arguments of a norm or an activation: ["group", {"num_groups": 8}]
@@ -254,14 +256,14 @@ def _argument(value: Any, where: str, most: float, depth: int = 0) -> Any:
 
 
 def _keys(found: Mapping[str, object], where: str) -> None:
-    """Raise CardError for a key that MONAI or Python gives a meaning of its own, such as `_target_`."""
+    """Raise CardError for a key with a special meaning in MONAI or Python, such as `_target_`."""
     for key in found:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", key):
-            raise CardError(f"{where} holds {shown(key)}, so it is no plain value")
+            raise CardError(f"{where} holds {shown(key)}, so it is not a plain value")
 
 
 def _require_own_sizes(card: ModelCard) -> None:
-    """The arguments that this project's networks share with the rest of the description must agree with it."""
+    """Raise CardError if dimensions or channels of this project's network contradict the rest of the description."""
     definition = card["network"]
     if not definition["_target_"].startswith("networks."):
         return
@@ -271,16 +273,18 @@ def _require_own_sizes(card: ModelCard) -> None:
         ("out_channels", len(card["labels"])),
     ):
         if definition.get(name, value) != value:
-            raise CardError(f"network#{name} is {definition[name]}, but the rest of it needs {value}")
+            raise CardError(
+                f"network#{name} is {definition[name]}, but the rest of the file requires {value}"
+            )
 
 
 def _labels(content: Any) -> dict[str, str]:
     labels = mapping(content, "labels")
     if not 1 <= len(labels) <= CLASSES:
-        raise CardError(f"labels has {len(labels)} classes; 1 to {CLASSES} can be")
+        raise CardError(f"labels has {len(labels)} classes; 1 to {CLASSES} are allowed")
     ids = {str(value) for value in range(len(labels))}
     if set(labels) != ids:
-        raise CardError(f"labels has to name the classes 0 to {len(labels) - 1}, each once")
+        raise CardError(f"labels must name each of the classes 0 to {len(labels) - 1} once")
     names = {key: text(labels[key], f"labels#{key}", _LETTERS) for key in sorted(labels, key=int)}
     if len(set(names.values())) < len(names):
         raise CardError("labels gives one name to two classes")
@@ -310,13 +314,13 @@ def _patch_size(content: Any) -> list[int]:
     size = [whole(value, "patch_size", 1, _AXIS) for value in content]
     if not PATCH_VOXELS[0] <= math.prod(size) <= PATCH_VOXELS[1]:
         raise CardError(
-            f"patch_size {size} is {math.prod(size)} voxels; {PATCH_VOXELS[0]} to {PATCH_VOXELS[1]} can be"
+            f"patch_size {size} is {math.prod(size)} voxels; {PATCH_VOXELS[0]} to {PATCH_VOXELS[1]} are allowed"
         )
     return size
 
 
 def _preprocessing(content: Any) -> PreprocessParameters:
-    """The parameters of `pipelines.Preprocess`, whose version it checks itself."""
+    """The checked parameters of `pipelines.Preprocess`, which itself checks the version."""
     found = mapping(content, "preprocessing")
     known = ("version", "orientation", "spacing", "intensity", "crop_above", "crop_margin", "channels")
     for key in (*known, *found):
@@ -371,13 +375,13 @@ def _of_channel(found: Mapping[str, Any], where: str) -> ChannelParameters:
         raise CardError(f"{where} is {shown(found)}, neither a window of HU nor another normalization")
     lower, upper = (number(found[key], f"{where}#{key}", -32768, 32767) for key in ("lower", "upper"))
     if not lower < upper:
-        raise CardError(f"{where} is the window [{lower}, {upper}], which does not rise")
+        raise CardError(f"{where} is the window [{lower}, {upper}], whose limits do not increase")
     return {"kind": "ct_window", "lower": lower, "upper": upper}
 
 
 def _validation(content: Any) -> list[CaseMetrics]:
     if not isinstance(content, list):
-        raise CardError("validation is no list of cases")
+        raise CardError("validation is not a list of cases")
     cases: list[CaseMetrics] = []
     for item in content:
         case = mapping(item, "validation")

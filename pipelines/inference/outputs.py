@@ -1,4 +1,4 @@
-"""What is written for each case of a prediction, and for all of them together."""
+"""The output folder of a prediction: files of each case, and tables over all cases."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from transforms.label_values import structures_of
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
 
 UNFINISHED = ".unfinished"
-"""Folder in the output folder where a case's files are made before they take their places."""
+"""Folder in the output folder in which files are written before they are moved to their final place."""
 _SUMMARIES = ("labels.json", "volumes.csv", "metrics.csv", "metrics.json", "index.html")
 
 
 class OutputError(UserError, OSError):
-    """Results cannot be written; the message says where, why and what to do."""
+    """Results cannot be written; the message names the folder, the reason and what to do."""
 
 
 class Outputs(OutputPlan):
     """The files of a prediction in one folder.
 
     Args:
-        folder: where they go.
-        labels: class id to name, background included.
+        folder: output folder.
+        labels: names of the classes by class id, background included.
         formats: any of "nii.gz" (a PNG for a 2D picture), "seg" (DICOM SEG), "rtstruct".
         probabilities: also write the probabilities of all classes.
-        preview: also draw a picture of each case, and an `index.html` over all.
-        ct: the images are in HU.
-        regions: name to the class ids that make it up; volumes and DICOM files are then of these.
+        preview: also write a picture of each case, and an `index.html` with all of them.
+        ct: whether the images are in HU.
+        regions: name to the class ids that make it up; if there are any, volumes and DICOM files are of these.
 
     Raises:
         InputError: a format is unknown.
@@ -81,13 +81,17 @@ class Outputs(OutputPlan):
             raise InputError(f"the format '{unknown[0]}' is unknown; choose from {', '.join(FORMATS)}")
 
     def require_room(self, cases: Sequence[CaseItem], overwrite: bool) -> dict[str, CaseReport]:
-        """Check before anything is predicted that results can be written and that no file of the user is replaced.
+        """Check before the prediction that results can be written and that no file of the user is replaced.
+
+        Args:
+            cases: the cases to predict.
+            overwrite: whether existing files may be replaced.
 
         Returns:
-            The reports that already lie in the folder, by case.
+            The reports that are already in the folder, by case.
 
         Raises:
-            InputError: naming the file and the way out.
+            InputError: a file would be replaced, a format is not possible, or the folder is not writable.
         """
         reports = read_reports(self.folder)
         owners: dict[str, str] = dict.fromkeys(_SUMMARIES, "the summary of all cases")
@@ -148,12 +152,12 @@ class Outputs(OutputPlan):
     def _require_ours(self, name: str, ours: set[str]) -> None:
         if name not in ours and (self.folder / name).exists():
             raise InputError(
-                f"{self.folder / name} exists and is not of an earlier prediction; choose another --output, or "
-                "replace it with --overwrite"
+                f"{self.folder / name} exists and was not written by an earlier prediction; choose another --output, "
+                "or replace the file with --overwrite"
             )
 
     def named_labels(self) -> dict[str, str]:
-        """Class id as text to name, as JSON holds it."""
+        """Names of the classes by class id, as text for JSON."""
         return {str(value): name for value, name in self.labels.items()}
 
     def _label_file(self) -> dict[str, object]:
@@ -175,16 +179,18 @@ class Outputs(OutputPlan):
     ) -> CaseReport:
         """Write the files of a case, its report last; returns the report.
 
-        All is made under other names first, so that at any moment a result is whole or not there, and results
-        that lie there without a report are known to be of an interrupted run. Where one of several files cannot be
-        made, the others are kept, and the report says that the case failed.
+        The files are first written to another folder, so that an output file is always complete, and files without a
+        report are known to come from an interrupted run. If one of several files cannot be written, the others are
+        kept, and the report lists the case as failed.
 
         Args:
-            series: what the image was read from; None for one that is not DICOM.
-            image: as it was read, where a preview is wanted.
-            labels: (1, *file shape).
-            probabilities: (classes, *file shape), where they are wanted.
-            unwritable: formats to leave out, and why.
+            case: the case.
+            series: the DICOM series of the image; None if the image is not DICOM.
+            image: the original image, needed for a preview.
+            labels: label map (1, *file shape).
+            probabilities: probability map (classes, *file shape), if it is to be written.
+            report: report of the case.
+            unwritable: formats to leave out, with the reasons.
         """
         started = time.perf_counter()
         with self._placing(case["case"]) as part:
@@ -212,23 +218,24 @@ class Outputs(OutputPlan):
             return write_report(part, whole)
 
     def write_report(self, report: CaseReport) -> CaseReport:
-        """Write only `<case>.json`; returns what was written."""
+        """Write only `<case>.json` and return its full content."""
         with self._placing(report["case"]) as part:
             return write_report(part, report)
 
     def earlier_files(self, case: str) -> dict[str, int]:
-        """Names and sizes of the files that an earlier prediction of a case has left."""
+        """Names and sizes in bytes of the files that an earlier prediction of a case wrote."""
         report = read_report(self.folder / f"{case}.json")
         return report.get("outputs", {}) if report is not None else {}
 
     @contextlib.contextmanager
     def _placing(self, owner: str) -> Iterator[Path]:
-        """A folder whose files take their places when the block ends without an error, its report last.
+        """A temporary folder whose files are moved to the output folder if the block raises no error, the report last.
 
-        It lies in the folder of unfinished files: killed at any moment, nothing half is among the results.
+        It is in the folder of unfinished files, so that no incomplete file is among the results if the process is
+        killed.
 
         Raises:
-            OutputError: something cannot be written.
+            OutputError: a file cannot be written.
         """
         unfinished = self.folder / UNFINISHED
         try:
@@ -250,7 +257,7 @@ class Outputs(OutputPlan):
     def _not_written(self, error: OSError) -> OutputError:
         way = {
             errno.ENAMETOOLONG: "give the input a shorter name",
-            errno.EINVAL: "give the input a name that the file system there takes",
+            errno.EINVAL: "give the input a name that this file system allows",
         }.get(error.errno or 0, way_out(error))
         return OutputError(
             f"the results cannot be written to {self.folder} ({error.strerror or error}); {way}, and run the same"
@@ -264,7 +271,7 @@ class Outputs(OutputPlan):
             folder.rmdir()
 
     def summarise(self) -> Summary | None:
-        """Write the tables over all cases in the folder; returns the summary of their metrics where there are any."""
+        """Write the tables over all cases in the folder; returns the summary of their metrics, None without metrics."""
         reports = read_reports(self.folder)
         done = [report for report in reports.values() if report["status"] == "done"]
         names = list(structures_of(self.labels, self.regions))

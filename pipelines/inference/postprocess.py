@@ -1,4 +1,4 @@
-"""What is done to a label map after the network: largest component, holes, small pieces. All off by default."""
+"""Postprocessing of label maps: largest component, holes, small components. All of it is off by default."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ ALL = "all"
 
 
 class PostprocessError(SettingError):
-    """Post-processing was asked for a class that the model does not have, or for an impossible volume."""
+    """Postprocessing is requested for a class that the model does not have, or with an invalid volume."""
 
 
 class Postprocess:
-    """Cleans a label map class by class.
+    """Postprocesses a label map class by class.
 
-    First, where asked for, only the largest piece of all classes together stays. Then every class loses its components
-    below the smallest volume and, where asked for, all but its largest component; what is removed becomes background. Then holes are filled: background that a class encloses in
-    3D becomes that class. No class ever takes a voxel of another class. Doing it twice changes nothing more.
+    First, if requested, only the largest component of all classes taken together is kept. Then, in the selected
+    classes, components below the smallest volume, or all but the largest component, become background. Then holes are
+    filled: background that is enclosed by a class in 3D becomes that class. A voxel of one class never becomes another
+    class. A second application changes nothing.
 
-    Components are joined by faces, edges or corners; holes are closed against faces (the dual choice).
+    Voxels of a component are connected by faces, edges or corners, and voxels of the background by faces only.
 
     Args:
-        largest_component: class names that keep only their largest component; "all" for every class. None, here and
-            for the other arguments, takes what `chosen` has.
-        fill_holes: class names whose holes are filled; "all" for every class.
-        min_volume_ml: class name (or "all") to the smallest volume of a component in ml; one number for every
-            class.
-        largest_foreground: keep only the largest component of all classes taken together.
-        chosen: arguments of this class by name, as a cross-validation chose them; they count where nothing is given.
+        largest_component: names of the classes of which only the largest component is kept; "all" for every class.
+            None, here and for the other arguments, takes what `chosen` has.
+        fill_holes: names of the classes whose holes are filled; "all" for every class.
+        min_volume_ml: smallest volume of a component in ml by class name (or "all"), or one number for every class.
+        largest_foreground: whether to keep only the largest component of all classes taken together.
+        chosen: arguments of this class by name, as a cross-validation chose them; used where none is given.
 
     Examples:
         >>> labels = MetaTensor(torch.tensor([[[1, 1, 0, 0], [1, 1, 0, 1]]], dtype=torch.uint8))
@@ -72,11 +72,11 @@ class Postprocess:
             raise PostprocessError(f"min_volume_ml is {min_volume_ml}; give numbers in ml") from error
         wrong = [ml for ml in self.min_volume_ml.values() if not 0 <= ml < float("inf")]
         if wrong:
-            raise PostprocessError(f"min_volume_ml is {wrong[0]}; a volume is a number of ml from 0 up")
+            raise PostprocessError(f"min_volume_ml is {wrong[0]}; give a volume in ml, 0 or more")
 
     @property
     def off(self) -> bool:
-        """Nothing is asked for."""
+        """Whether no postprocessing is requested."""
         return not (
             self.largest_foreground
             or self.largest_component
@@ -85,20 +85,20 @@ class Postprocess:
         )
 
     def require_names(self, names: Mapping[int, str]) -> None:
-        """Raise PostprocessError unless all classes that are named here are foreground classes of the model."""
+        """Raise PostprocessError unless all selected classes are foreground classes of the model."""
         known = [name for value, name in sorted(names.items()) if value != 0]
         for name in (*self.largest_component, *self.fill_holes, *self.min_volume_ml):
             if name != ALL and name not in known:
                 raise PostprocessError(
-                    f"post-processing names the class '{name}', which the model does not have; its classes are "
+                    f"postprocessing names the class '{name}', which the model does not have; its classes are "
                     + ", ".join(known)
                 )
 
     def __call__(self, labels: MetaTensor, names: Mapping[int, str]) -> MetaTensor:
-        """The cleaned label map, (1, *shape) of the same type; the given one where nothing is asked for.
+        """The postprocessed label map, (1, *shape) of the same type; `labels` itself if nothing is requested.
 
         Raises:
-            PostprocessError: see `require_names`; or volumes were asked for a 2D picture.
+            PostprocessError: see `require_names`; or a smallest volume is requested for a 2D image.
         """
         if self.off:
             return labels
@@ -106,10 +106,10 @@ class Postprocess:
         array = labels.as_tensor().cpu().numpy()[0].copy(order="K")
         unit = voxel_ml(labels.affine.cpu(), array.ndim)
         if unit is None and any(self.min_volume_ml.values()):
-            raise PostprocessError("a 2D picture has no volume, so min_volume_ml cannot be used on it")
+            raise PostprocessError("a 2D image has no volume; leave out min_volume_ml for 2D images")
         boxes = bounding_boxes(array)
         if boxes:
-            # Whatever reaches the border of the box around all classes is not enclosed by any of them.
+            # Only the box around all classes is processed: background that reaches its border is not enclosed.
             whole = tuple(
                 slice(
                     min(box[axis].start for box in boxes.values()),
@@ -117,7 +117,7 @@ class Postprocess:
                 )
                 for axis in range(array.ndim)
             )
-            # In the order of memory, which is several times faster.
+            # Axes in the order of memory, which makes labelling several times faster.
             part = array[whole].transpose(np.argsort(np.negative(array.strides), kind="stable"))
             if self.largest_foreground:
                 _keep_largest(part)
@@ -141,7 +141,7 @@ class Postprocess:
             name = names.get(value, "")
             smallest = self.min_volume_ml.get(name, self.min_volume_ml.get(ALL, 0.0))
             if name and unit and smallest > 0:
-                # A component of just the smallest volume stays, whatever the rounding of its voxels' volume.
+                # The tolerance keeps a component of exactly the smallest volume despite rounding.
                 keep[own] = sizes[own] >= smallest / unit * (1 - 1e-9)
             if name and _asked(name, self.largest_component):
                 largest = own[sizes[own].argmax()]
@@ -173,10 +173,10 @@ def _class_of(components: np.ndarray, part: np.ndarray, count: int) -> np.ndarra
 
 
 def _fill_holes(part: np.ndarray, values: Sequence[int]) -> None:
-    """Set background that each of `values` encloses to it, one value after the other, in place.
+    """Set background that is enclosed by a class to this class, for each class of `values` in turn, in place.
 
-    All regions of one value are found in a single pass. Which of them a class encloses is then a question to the
-    graph of neighbouring regions: those that are cut off from the outside when the class is taken away.
+    A single pass labels all connected regions of equal value. A class encloses the regions that have no path to the
+    outside in the graph of neighbouring regions once the class is removed from the graph.
     """
     regions = label(part, background=-1, connectivity=1)
     count = int(regions.max()) + 1
@@ -207,7 +207,7 @@ def _face(dims: int, axis: int, at: int | slice) -> tuple[int | slice, ...]:
 
 
 def parameters(postprocess: Postprocess | None) -> dict[str, Any]:
-    """Everything that changes a result, as plain JSON types; empty when off."""
+    """All settings that change a result, as plain JSON types; empty if nothing is requested."""
     if postprocess is None or postprocess.off:
         return {}
     found: dict[str, Any] = {"largest_foreground": True} if postprocess.largest_foreground else {}

@@ -1,4 +1,4 @@
-"""The number format that a network computes in: by name, or the best of the machine at hand."""
+"""The number format in which a network computes: given by name, or the fastest on this machine."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# bfloat16 rounds, so it has to save more than the time of this share of a float32 convolution.
+# bfloat16 is less exact, so it is chosen only if it takes less than this fraction of the time of float32.
 WORTHWHILE = 0.8
-# A first pass that takes so many times the float32 one is no matter of warming up.
+# If already the first pass takes this many times as long as in float32, no further passes are timed.
 HOPELESS = 10
-# Passes of each, and seconds in which more are made: the least time counts, and other programs disturb some.
+# Each format is timed at least REPEATS times and for at least ENOUGH seconds. The shortest time is used, as other
+# programs disturb some passes.
 REPEATS, ENOUGH = 5, 0.2
 
 
 class Choice(NamedTuple):
-    """What was chosen, and why, as the end of a sentence."""
+    """A chosen precision, and the reason as the end of a sentence."""
 
     value: str
     reason: str
@@ -50,7 +51,7 @@ def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractC
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """The precision itself, or for "auto" what `choose_precision` finds for the device.
+    """`precision` itself, or for "auto" the result of `choose_precision` for the device.
 
     Raises:
         SettingError: the precision is not one of auto, fp32, bf16, fp16.
@@ -61,9 +62,9 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
 
 
 def common_precision(precision: str, device: torch.device | str) -> str:
-    """As `resolve_precision`, the same on every rank of a training: float32 where their own would differ.
+    """`resolve_precision` with the same result on every rank of a training: float32 if the ranks' results differ.
 
-    Scaled gradients of fp16 must not be averaged with others. Called by all ranks together.
+    The scaled gradients of fp16 must not be averaged with unscaled ones. All ranks must call this together.
     """
     own = resolve_precision(precision, device)
     if not is_distributed():
@@ -76,12 +77,12 @@ def common_precision(precision: str, device: torch.device | str) -> str:
 
 @functools.lru_cache
 def choose_precision(device: torch.device) -> Choice:
-    """The fastest precision that a device computes networks in, and why; looked at once and said in one line.
+    """The fastest precision of a device, and the reason. It is determined and logged once per process.
 
-    On CUDA bf16 where the device has it, else fp16. On a CPU bf16 only where a small convolution, forward and
-    backward, really takes less time in it than in float32: of processors that have instructions for it some
-    are slower, and some have none for the backward pass. In deterministic mode a CPU is not timed: the same processor
-    must choose the same every time.
+    On CUDA it is bf16 if the device supports it, else fp16. On a CPU it is bf16 only if a small convolution, forward
+    and backward, is measurably faster than in float32: some processors with bf16 instructions are slower, and some
+    have none for the backward pass. In deterministic mode a CPU is not timed, so that the same processor always gives
+    the same result.
     """
     choice = _choose_on_cuda(device) if device.type == "cuda" else _choose_elsewhere(device)
     logger.info("precision: %s, since %s", *choice)
@@ -92,35 +93,39 @@ def _choose_on_cuda(device: torch.device) -> Choice:
     name = torch.cuda.get_device_name(device)
     with torch.cuda.device(device):
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Choice("bf16", f"the {name} computes in it")
-    return Choice("fp16", f"the {name} has no bf16")
+            return Choice("bf16", f"the {name} supports it")
+    return Choice("fp16", f"the {name} does not support bf16")
 
 
 def _choose_elsewhere(device: torch.device) -> Choice:
     if device.type != "cpu":
-        return Choice("fp32", f"nothing is known of other formats on '{device.type}'")
+        return Choice("fp32", f"other formats are not tested on devices of type '{device.type}'")
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return Choice("fp32", "this processor has no instructions for convolutions in bf16")
     if torch.are_deterministic_algorithms_enabled():
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return Choice("bf16" if fast else "fp32", "the processor's instructions say so (deterministic mode)")
+        return Choice(
+            "bf16" if fast else "fp32", "it is chosen by the processor's instructions in deterministic mode"
+        )
     try:
         share = bf16_share()
     except RuntimeError as error:
         return Choice("fp32", f"a convolution in bf16 fails on this processor ({str(error).splitlines()[0]})")
     value = "bf16" if share < WORTHWHILE else "fp32"
-    return Choice(value, f"a convolution in bf16 takes {share:.2f} of its time in fp32 on this processor")
+    return Choice(
+        value, f"on this processor a convolution in bf16 takes {share:.2f} times as long as in fp32"
+    )
 
 
 def bf16_share() -> float:
-    """Time of a small 3D convolution on this CPU, forward and backward, in bf16 over that in float32.
+    """Ratio of the times of a small 3D convolution, forward and backward, in bf16 and in float32 on this CPU.
 
     Raises:
         RuntimeError: a pass in bf16 is not possible.
     """
-    # Of its own: the global generator decides weights, and a look at the machine must not change them.
+    # A separate generator: this timing must not change the initial weights, which the global generator draws.
     generator = torch.Generator().manual_seed(0)
-    # Two samples: torch computes a single small one in float32 without oneDNN.
+    # Two samples, since torch does not use oneDNN for a single small sample in float32.
     x = torch.randn(2, 16, 24, 24, 24, generator=generator).contiguous(memory_format=torch.channels_last_3d)
     weight = torch.randn(16, 16, 3, 3, 3, generator=generator).contiguous(
         memory_format=torch.channels_last_3d
@@ -134,7 +139,7 @@ def bf16_share() -> float:
         return time.perf_counter() - started
 
     single, half = torch.float32, torch.bfloat16
-    # The first pass of each makes its kernels.
+    # The first pass of each is a warm-up, in which the kernels are created.
     first = (seconds(single), seconds(half))
     if first[1] > HOPELESS * first[0]:
         return first[1] / first[0]

@@ -1,4 +1,4 @@
-"""CT in, segmentation out: the loop over a cohort."""
+"""Predicts all cases of a dataset: read, segment, write, report."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ logger = logging.getLogger(__name__)
 
 
 class PredictionError(UserError, ValueError):
-    """Some cases of an input failed; the message names them all."""
+    """Some cases failed; the message lists all of them."""
 
     exit_status = FAILED
 
 
 class TakenError(Exception):
-    """Another prediction into the same folder is doing a case right now."""
+    """Another prediction into the same folder is working on the case at this moment."""
 
 
 class Loaded(NamedTuple):
     """A case that is ready to be predicted.
 
     Attributes:
-        item: as the network gets it.
-        series: the DICOM series that it was read from; None for any other image.
-        image: as it was read, for the preview; None where none is wanted, so that its voxels need no memory.
-        wanted: what its report compares.
-        notices: what the reader noticed.
-        seconds: how long all this took.
-        unwritable: formats that cannot be written, and why.
+        item: the prepared input of the network.
+        series: the DICOM series of the image; None if the image is not DICOM.
+        image: the original image for the preview; None without a preview, to save memory.
+        wanted: the request, with which the report of an earlier prediction is compared.
+        notices: warnings while the image was read.
+        seconds: duration of reading and preparing.
+        unwritable: formats that cannot be written, with the reasons.
     """
 
     item: PreparedCase
@@ -85,31 +85,31 @@ class Loaded(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """The report of a case that was tried, and its first file; "" where it failed."""
+    """The report of a processed case, and the path of its first file; "" if the case failed."""
 
     report: CaseReport
     written: str
 
 
 class Prediction:
-    """Segments every case of a dataset and writes what was asked for on the cases' own grids.
+    """Segments every case of a dataset and writes the requested files on the grid of each case.
 
-    Each case becomes `<output>/<case>.nii.gz` (a PNG for a 2D picture) with a report `<case>.json`; beside them
-    lie `labels.json` (names of the classes), `volumes.csv`, and `metrics.csv` and `metrics.json` where labels are
-    given. A case that fails does not stop the others. A case whose report says that it is done, with the same
-    input, model and settings, is left as it is. Under torchrun the processes share the cases out, and so do
-    predictions into one folder that run at the same time, whoever started them.
+    For each case, `<output>/<case>.nii.gz` (a PNG for a 2D image) and a report `<case>.json` are written; for all
+    cases together `labels.json`, `volumes.csv`, and, if there are reference labels, `metrics.csv` and `metrics.json`.
+    A case that fails does not stop the others. A case that is done according to its report, with the same input,
+    model and settings, is not predicted again. The cases are divided among the processes of torchrun, and among
+    predictions into one folder that run at the same time.
 
     Args:
-        evaluator: its network, inferer and preprocessing do the work; its data loader gives the dataset.
-        labels: class id to name.
-        output: folder for the results.
-        model: what the evaluator runs.
-        postprocess: cleans each label map.
+        evaluator: its network, inferer and preprocessing are used, and the dataset of its data loader.
+        labels: names of the classes by class id.
+        output: output folder.
+        model: the model or models of the evaluator.
+        postprocess: postprocessing of each label map.
         formats, probabilities, preview: see `pipelines.inference.outputs.Outputs`.
-        overwrite: predict again what is done, and replace files that are not of an earlier prediction.
-        config: the config of this run; its knobs are the settings that a report records.
-        read_ahead: read the next case while one is predicted, for the memory of one more; by default on a GPU.
+        overwrite: predict finished cases again, and replace files that no earlier prediction wrote.
+        config: the config of this run; its top-level settings are recorded in the reports.
+        read_ahead: read the next case during a prediction, which needs more memory; by default only on a GPU.
     """
 
     def __init__(
@@ -143,11 +143,11 @@ class Prediction:
         self._seen: dict[str, str] = {}
 
     def run(self) -> list[Path]:
-        """Predict; returns the label maps written by this process (of other formats, the first).
+        """Predict all cases; returns the paths of the first file, such as the label map, of each case done here.
 
         Raises:
-            InputError: before anything is predicted, when a file of the user would be replaced.
-            PredictionError: at the end, naming every case that failed and why.
+            InputError: a file of the user would be replaced; raised before the first prediction.
+            PredictionError: cases failed; raised at the end, with the reason of each.
         """
         cases: list[CaseItem] = self.dataset.data
         with ranks() as here, terminating():
@@ -157,7 +157,7 @@ class Prediction:
             everyone: list[Predicted] | None = None
             try:
                 loads = ahead(self._load, own, self.read_ahead)
-                # A line for each case is printed anyway, by every process; of the progress only the first speaks.
+                # Every process prints a line for each of its cases, but only the first shows the progress.
                 with Steps(len(own), "case", quiet=here.rank != 0) as steps:
                     elsewhere: list[int] = []
                     for index, load in loads:
@@ -170,10 +170,10 @@ class Prediction:
                         steps.step()
                     if elsewhere:
                         tqdm.write(
-                            f"{len(elsewhere)} cases are done by another prediction into this folder; waiting"
+                            f"{len(elsewhere)} cases are predicted by another process into this folder; waiting"
                         )
                     for index in elsewhere:
-                        # It may have died or failed: then the case is done here.
+                        # If the other prediction was killed or failed, the case is predicted here.
                         self.claims.wait(cases[index]["case"])
                         records.append(self._claimed(index, partial(self._load, index)))
                         _say(records[-1])
@@ -182,7 +182,7 @@ class Prediction:
                 with Steps(None, waits, quiet=here.rank != 0 or here.world == 1):
                     everyone = here.gather(records)
             finally:
-                # Also when this process is ended from outside or another one died: nothing is lost in silence.
+                # Also if this process is terminated or another one was killed, so that every failure is reported.
                 failures = ""
                 if here.rank == 0:
                     reports = None if everyone is None else [each.report for each in everyone]
@@ -192,12 +192,12 @@ class Prediction:
         if failures:
             raise PredictionError(failures)
         if everyone is None:
-            # Rank 0 says why. For failed cases it alone exits with 1, or torchrun might stop it before it does.
+            # Rank 0 reports the reason. For failed cases it alone exits with 1, else torchrun might stop it before.
             sys.exit(1)
         return [Path(each.written) for each in records if each.written]
 
     def _plan(self, cases: Sequence[CaseItem]) -> tuple[list[int], list[str]]:
-        """Indices of the cases to do, and names of those that are done."""
+        """Indices of the cases to predict, and names of the cases that are already done."""
         reports = self.outputs.require_room(cases, self.overwrite)
         self._seen = {name: str(report.get("run")) for name, report in reports.items()}
         todo, done = [], []
@@ -227,7 +227,7 @@ class Prediction:
         """Read and prepare a case.
 
         Raises:
-            TakenError: another prediction is doing it.
+            TakenError: another prediction is working on it.
         """
         started = time.perf_counter()
         case = self.dataset.data[index]
@@ -241,18 +241,12 @@ class Prediction:
             image, series = item.pop("original")
             lacking = unwritable(self.outputs, case, series)
             for reason in lacking.values():
-                logger.warning(
-                    "%s: predicted all the same, what else was asked for is written", reason.rstrip(".")
-                )
+                logger.warning("%s; all other requested files of the case are written", reason.rstrip("."))
         kept = image if self.outputs.preview else None
         return Loaded(item, series, kept, wanted, notices, time.perf_counter() - started, lacking)
 
     def _claimed(self, index: int, load: Callable[[], Loaded]) -> Predicted:
-        """Predict one case, which this process claims meanwhile.
-
-        Raises:
-            TakenError: another prediction is doing it.
-        """
+        """Predict one case under a claim of this process; raises TakenError as `_load` does."""
         case = self.dataset.data[index]
         try:
             if not self.claims.take(case["case"]):
@@ -262,13 +256,13 @@ class Prediction:
             self.claims.release(case["case"])
 
     def _done_meanwhile(self, case: CaseItem) -> Predicted | None:
-        """A case that another prediction has finished since this one began; None where none has."""
+        """The result of a case that another prediction has finished since this one started; None otherwise."""
         report = read_report(self.outputs.folder / f"{case['case']}.json")
         if report is None or report["status"] != "done" or report.get("run") == self._seen.get(case["case"]):
             return None
         try:
             same = is_done(report, self._wanted(case), self.outputs.folder, self.outputs.names(case))
-        except (ImageError, OSError):  # said when it is read
+        except (ImageError, OSError):  # reported when the case is read
             return None
         if same:
             return Predicted(report, self._first_file(report))
@@ -309,7 +303,7 @@ class Prediction:
             return Predicted(whole, self._first_file(whole))
         except TakenError:
             raise
-        except Exception as error:  # whatever is wrong with one case must not cost the others
+        except Exception as error:  # an error in one case must not stop the others
             known = user_error(error)
             report["status"] = "failed"
             report["error"] = str(known) if known else f"{first_image(case)}: {type(error).__name__}: {error}"
@@ -318,18 +312,22 @@ class Prediction:
             return Predicted(self._failed(report), "")
 
     def _failed(self, report: CaseReport) -> CaseReport:
-        """Write the report of a failed case; results that lie there from before stay and are named in it."""
+        """Write the report of a failed case; existing results of an earlier run are kept and listed in it."""
         earlier = report["outputs"] = self.outputs.earlier_files(report["case"])
         if earlier:
             report["notices"] = [*report["notices"], f"of an earlier run: {', '.join(earlier)}"]
         try:
             return self.outputs.write_report(report)
-        except OutputError as error:  # a full disk fails the report too; the summary still says it
-            also = "" if str(error) == report["error"] else f" And its report: {error}"
+        except (
+            OutputError
+        ) as error:  # with a full disk the report fails too; the error is still in the summary
+            also = (
+                "" if str(error) == report["error"] else f" Its report could not be written either: {error}"
+            )
             return {**report, "error": f"{report['error']}{also}"}
 
     def _predict(self, item: PreparedCase) -> tuple[MetaTensor, torch.Tensor | None]:
-        """Classes (1, *file shape), and probabilities (classes, *file shape) where they are wanted."""
+        """Label map (1, *file shape), and probabilities (classes, *file shape) if requested."""
         if self.outputs.probabilities:
             return self.evaluator.predict_with_probabilities(item)
         return self.evaluator.predict(item), None
@@ -351,10 +349,10 @@ class Prediction:
         done: Sequence[str],
         reports: Sequence[CaseReport] | None,
     ) -> str:
-        """Write the tables over all cases and say what happened; returns the list of failures, "" for none.
+        """Write the tables over all cases and print a summary; returns the list of failures, "" if there are none.
 
         Args:
-            reports: of all processes; None where they cannot be asked any more, only their files read.
+            reports: reports of all processes; with None they are read from the output folder.
         """
         if reports is None:
             written = read_reports(self.outputs.folder)
@@ -395,4 +393,4 @@ def _say(predicted: Predicted) -> None:
     if report["status"] == "done":
         tqdm.write(f"{report['input']['path']} -> {predicted.written}", file=sys.stdout)
     else:
-        tqdm.write(f"failed: {report['case']} (why, is listed at the end)", file=sys.stderr)
+        tqdm.write(f"failed: {report['case']} (the reason is listed at the end)", file=sys.stderr)

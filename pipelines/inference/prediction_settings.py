@@ -1,4 +1,4 @@
-"""How a prediction was made, so that a later one knows whether a case is done just as it is wanted."""
+"""The settings of a prediction, by which a later one decides whether a case is already done in the same way."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NO_SETTINGS = knobs_of(Knob.PREDICTING)
 def settings_of(
     evaluator: SegEvaluator, postprocess: Postprocess, config: ExecutedConfig | None
 ) -> dict[str, Any]:
-    """What a report records of how a case was predicted, as plain JSON types: all that can change its result.
+    """All settings that can change the result of a case, as plain JSON types, for its report.
 
     Args:
-        evaluator: with its preprocessing.
-        postprocess: what cleans its label maps.
-        config: the config of the run; its knobs count, and a digest of what is written in it.
+        evaluator: the evaluator with its preprocessing.
+        postprocess: postprocessing of the label maps.
+        config: the config of the run; its top-level settings are recorded, and a digest of its text.
     """
     settings: dict[str, Any] = {
-        # As it was asked for: "auto" goes on with a cohort on another machine.
+        # As configured: with "auto" a prediction can be continued on a machine that resolves it to another value.
         "precision": evaluator.asked_precision,
         "preprocessing": evaluator.preprocess.parameters(),
         "postprocessing": parameters(postprocess),
@@ -40,7 +40,7 @@ def settings_of(
 
 
 def _canonical(value: Any) -> Any:
-    """Equal settings in equal spelling: 0 and 0.0, lists and tuples."""
+    """Settings in a form in which equal ones have equal JSON: 0 and 0.0, lists and tuples."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""A whole volume through a network that sees patches."""
+"""Sliding-window inference: applies a network that takes patches to a whole volume."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ __all__ = ["InferenceMemoryError", "SlidingWindow"]
 class SlidingWindow(Inferer):
     """Logits of a whole volume from overlapping windows, blended with Gaussian weights.
 
-    The windows, their weights and so the result are those of MONAI's SlidingWindowInferer. What differs is
-    the memory: `rows` sweeps the volume along one axis and hands out rows of voxels as soon as no further
-    window touches them, so that no more than one row of windows of C classes exists at a time.
+    The windows and their weights, and therefore the result, are those of MONAI's SlidingWindowInferer, but less memory
+    is needed: `rows` moves through the volume along one axis and yields rows of voxels as soon as no further window
+    covers them, so that the logits of only one row of windows are in memory at a time.
 
-    A window of two axes on a volume of three goes through it axial slice by slice. No gradients are kept.
+    A 2D window is applied to a 3D volume axial slice by axial slice. No gradients are computed.
 
     Args:
-        roi_size: window, the patch size of the training; 0, negative or None for the whole extent of an axis.
-        sw_batch_size: windows per forward pass; None fills the memory of a CUDA device, 1 elsewhere.
-        overlap: share of a window that its neighbour covers too, 0 to below 1; one number or one per axis.
+        roi_size: size of the window, the patch size of the training; 0, negative or None for the full extent of an
+            axis.
+        sw_batch_size: windows per forward pass; None is as many as fit in the memory of a CUDA device, and 1 on other
+            devices.
+        overlap: fraction of a window that its neighbour also covers, 0 to below 1; one number or one per axis.
         mode: "gaussian" or "constant" weights.
-        sigma_scale: standard deviation of the Gaussian in windows.
-        padding_mode: how a volume smaller than the window is padded, see torch.nn.functional.pad.
-        cval: what the network sees there with padding_mode "constant" (air).
-        sw_device: where the network computes; None for the device of its weights, else of the volume. The
-            volume may stay on the host: windows are copied while the device computes.
-        device: where windows are blended; None for `sw_device`, or the CPU where its memory is too small.
-        progress: show how far the windows are, see `pipelines.utils.progress`; within other work that does so it is
-            shown anyway of a volume that takes long.
-        mirror_axes: spatial axes (0, 1, 2) along which test-time augmentation mirrors each window; the
-            logits of all combinations are averaged. Only sensible for axes that the training mirrored too.
+        sigma_scale: standard deviation of the Gaussian as a fraction of the window size.
+        padding_mode: padding of a volume smaller than the window, see torch.nn.functional.pad.
+        cval: value of the padding with padding_mode "constant" (air).
+        sw_device: device of the network; None for the device of its weights or, without weights, of the volume. The
+            volume may stay on the CPU: windows are copied while the device computes.
+        device: device on which windows are blended; None for `sw_device`, or the CPU if its memory is too small.
+        progress: whether to show the progress of the windows, see `pipelines.utils.progress`. Within other work that
+            shows its progress, it is shown anyway for a volume that takes long.
+        mirror_axes: spatial axes (0, 1, 2) along which test-time augmentation mirrors each window; the logits of all
+            combinations are averaged. Use only axes along which the training mirrored too.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -75,13 +77,13 @@ class SlidingWindow(Inferer):
     ) -> None:
         self.roi_size = roi_size if isinstance(roi_size, int) else tuple(int(n or 0) for n in roi_size)
         if sw_batch_size is not None and sw_batch_size < 1:
-            raise SettingError(f"sw_batch_size is a number of windows, at least 1, not {sw_batch_size}")
+            raise SettingError(f"sw_batch_size is {sw_batch_size}; give a number of windows, 1 or more")
         self.overlap = overlap if isinstance(overlap, (int, float)) else tuple(float(o) for o in overlap)
         overlaps = (self.overlap,) if isinstance(self.overlap, (int, float)) else self.overlap
         if not all(0 <= o < 1 for o in overlaps):
-            raise SettingError(f"overlap is a share of the window, 0 to below 1, not {overlap}")
+            raise SettingError(f"overlap is {overlap}; give a fraction of the window, 0 or more and below 1")
         if mode not in ("gaussian", "constant"):
-            raise SettingError(f"mode is 'gaussian' or 'constant', not '{mode}'")
+            raise SettingError(f"mode is '{mode}'; give 'gaussian' or 'constant'")
         self.sw_batch_size = sw_batch_size
         self.mode = mode
         self.sigma_scale = sigma_scale
@@ -117,7 +119,7 @@ class SlidingWindow(Inferer):
         return result
 
     def _empty(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """Room for the logits of whole volumes, on the host if the device that nobody asked for is full."""
+        """Memory for the logits of whole volumes; on the CPU if the device is full and was not given explicitly."""
         if self.device is None:
             try:
                 return torch.empty(shape, device=device)
@@ -136,25 +138,25 @@ class SlidingWindow(Inferer):
         cval: float | Sequence[float] | None = None,
         **kwargs: Any,
     ) -> Iterator[torch.Tensor]:
-        """Blended logits of one volume, finished rows along one axis after another.
+        """Blended logits of one volume, in blocks of finished rows along one axis.
 
         Args:
-            inputs: (1, C, *spatial).
+            inputs: volume (1, C, *spatial).
             network: called with windows (N, C, *roi_size) and the remaining arguments; must return logits
                 (N, classes, *roi_size).
-            axis: spatial axis of the sweep; the longest by default.
+            axis: spatial axis along which the rows are yielded; the longest by default.
             normalise: divide by the sum of weights. Without it the logits of each voxel are scaled by a
-                positive number, which does not change the largest.
-            cval: instead of the constructor's, for this volume; one value, or one for every channel.
+                positive number, which does not change the class with the largest logit.
+            cval: value of the padding for this volume, instead of the constructor's; one value, or one per channel.
 
         Yields:
-            Tensors (classes, *spatial) with some extent along `axis`, float32; together they are the volume.
-            Each is only valid until the next is asked for.
+            Tensors (classes, *spatial), float32, each a part of the volume along `axis`; together they are the whole
+            volume. Each is valid only until the next one is requested.
 
         Raises:
-            SettingError: the volume has another number of axes than the window, or the network returns
-                something else than logits of the window's size for each window.
-            InferenceMemoryError: a single window does not fit the memory of the device.
+            SettingError: the number of axes of volume and window differ, or the network does not return logits of
+                the window's size for each window.
+            InferenceMemoryError: a single window does not fit in the memory of the device.
         """
         if inputs.shape[0] != 1:
             raise SettingError(f"rows() takes one volume at a time, not a batch of {inputs.shape[0]}")
@@ -180,7 +182,7 @@ class SlidingWindow(Inferer):
                 batches.blended_on_host = slab.on_host
             yield from slab.up_to(window.start[plan.axis])
             slab.add(window, logits)
-            # Or it stays in memory while the network computes the next.
+            # Otherwise these logits stay in memory while the network computes the next.
             del logits
         assert slab is not None
         yield from slab.up_to(None)
@@ -192,7 +194,7 @@ def _device_of(network: Network) -> torch.device | None:
 
 
 def _slab(plan: Plan, logits: torch.Tensor, normalise: bool, device: torch.device | None) -> _Slab:
-    """Where windows like `logits` are summed; on the host if the device is full."""
+    """A `_Slab` for windows like `logits`; on the CPU if the device is full."""
     try:
         return _Slab(plan, logits, normalise, device)
     except RuntimeError as error:
@@ -203,9 +205,9 @@ def _slab(plan: Plan, logits: torch.Tensor, normalise: bool, device: torch.devic
 
 
 class _Slab:
-    """Sums of weighted logits of the rows that windows still touch.
+    """Sums of weighted logits of the rows that further windows may still cover.
 
-    All its memory is taken when it is made.
+    All its memory is allocated by the constructor.
     """
 
     def __init__(
@@ -215,7 +217,7 @@ class _Slab:
         extent, classes = plan.slab, len(logits)
         voxels = torch.Size(extent).numel()
         device = device or blending_device(logits.device, 4 * (classes + 1) * voxels)
-        # The memory order of the network's output: sums of differently ordered tensors are several times slower.
+        # In the memory format of the logits: adding tensors of different formats is several times slower.
         last = logits.ndim > 1 and logits.stride(0) == 1 and classes > 1
         if last:
             self.sums = torch.zeros((*extent, classes), device=device).movedim(-1, 0)
@@ -223,8 +225,8 @@ class _Slab:
             self.sums = torch.zeros((classes, *extent), device=device)
         self.weights = plan.weights.to(device)
         self.counts = torch.zeros(extent, device=device) if normalise else None
-        # Sums of half-precision values change labels; the sums are always float32. One buffer for all
-        # windows: fresh memory costs a CPU more than the arithmetic.
+        # Always float32: sums in half precision would change labels. One buffer for all windows: on a CPU, allocating
+        # new memory takes longer than the arithmetic.
         self.buffer = (
             None
             if logits.dtype == torch.float32
@@ -236,7 +238,7 @@ class _Slab:
         return self.sums.device.type == "cpu"
 
     def to_host(self) -> bool:
-        """Leave the device; False if there is nothing on one."""
+        """Move to the CPU; False if it is already there."""
         if self.on_host():
             return False
         self.sums, self.weights = self.sums.cpu(), self.weights.cpu()
@@ -247,7 +249,7 @@ class _Slab:
     def add(self, window: Window, logits: torch.Tensor) -> None:
         at = [slice(start, start + size) for start, size in zip(window.start, self.plan.roi, strict=True)]
         at[self.axis] = slice(0, self.plan.roi[self.axis])
-        # In their own precision: converted on a full device they would need room there.
+        # Converted to float32 only after the copy: the device may have no memory left for the conversion.
         logits = logits.to(self.sums.device)
         if logits.dtype != torch.float32:
             if self.buffer is None:
@@ -258,7 +260,7 @@ class _Slab:
             self.counts[tuple(at)] += self.weights
 
     def up_to(self, stop: int | None) -> Iterator[torch.Tensor]:
-        """Rows before `stop` of the padded volume, which no further window touches; all with None."""
+        """Yield the rows before `stop` of the padded volume, which no further window covers; all rows with None."""
         extent = self.plan.roi[self.axis]
         count = extent if stop is None else min(stop - self.first, extent)
         if count == 0:

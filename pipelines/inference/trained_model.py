@@ -1,4 +1,4 @@
-"""A trained network with everything that its input and output need, read from its two files."""
+"""Loads a trained network, and the description of its input and output, from `model.pt` and `model.json`."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ BEST, CARD = "model.pt", "model.json"
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint or model file cannot be used; the message names it and says what to do."""
+    """A checkpoint or model file cannot be used; the message names the file and what to do."""
 
 
 def _next(path: Path) -> Path:
-    """Where a file of the pair lies until both can take their places."""
+    """The temporary path of `model.pt` or `model.json` until both are complete."""
     return path.with_name(f"{path.stem}.next{path.suffix}")
 
 
 class TrainedModel:
-    """A trained network with everything that its input and output need.
+    """A trained network with the description of its input and output.
 
-    Both files may be a stranger's: nothing in them can run code, see `pipelines.inference.model_card` and docs/security.md.
+    The files may come from an untrusted source: no code in them is executed, see `pipelines.inference.model_card` and
+    docs/security.md.
 
     Args:
-        path: a `model.pt` with its `model.json` beside it, as a training leaves them.
-        trusted: networks besides this project's that the description may name, see `model_card.build_network`.
+        path: path of a `model.pt`, with its `model.json` in the same folder.
+        trusted: further networks that the description may name, see `model_card.build_network`.
 
     Attributes:
         network: the network with its weights, in evaluation mode, on the CPU.
-        preprocess: the definition of preprocessing that it was trained with.
-        labels: class id to name, background included.
-        regions: name to the class ids that make it up; empty where classes are all that it was trained for.
-        patch_size: the window for sliding-window inference.
+        preprocess: the preprocessing with which it was trained.
+        labels: names of the classes by class id, background included.
+        regions: name to the class ids that make it up; empty if it was trained for classes alone.
+        patch_size: window size for sliding-window inference in voxels.
         card: the content of `model.json`.
         postprocessing: arguments of `pipelines.Postprocess` that a cross-validation chose; empty without one.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or the two do not belong together.
+        CheckpointError: a file is missing or damaged, or the two files do not belong together.
     """
 
     # Here, for an ensemble is made without `__init__`.
@@ -83,7 +84,7 @@ class TrainedModel:
         weights = load_tensors(path)
         try:
             self.network.load_state_dict(weights)
-        except Exception as error:  # torch has its own idea of what to raise for what is no state dict
+        except Exception as error:  # torch raises various errors for an object that is not a state dict
             raise CheckpointError(f"{path} does not fit the network of {beside.name}: {error}") from error
         self.network.eval()
 
@@ -100,7 +101,7 @@ class TrainedModel:
     def require_labels(
         self, labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None
     ) -> None:
-        """Raise CheckpointError unless a dataset has the very classes and regions that the model predicts."""
+        """Raise CheckpointError unless a dataset has exactly the classes and regions that the model predicts."""
         if dict(labels) != self.labels:
             raise CheckpointError(
                 f"the dataset's labels {dict(labels)} are not those of the model {self.labels}; evaluate on a "
@@ -115,12 +116,12 @@ class TrainedModel:
 
 
 def _card_of(path: Path, beside: Path) -> dict[str, object]:
-    """The description beside weights, or the one that a killed training left waiting to take its place."""
+    """The description of the weights at `path`: `model.json`, or the one that a killed training had not yet renamed."""
     return _waiting_card(path, beside) or read_content(beside)
 
 
 def _waiting_card(path: Path, beside: Path) -> dict[str, object] | None:
-    """The description that belongs to the weights in place but is not in its own place yet; mostly None."""
+    """The description of the weights at `path` if it still has its temporary name; None otherwise."""
     with contextlib.suppress(FileNotFoundError, CardError):
         card = read_content(_next(beside))
         if not _next(path).is_file() and card.get("sha256") == sha256_of(path):
@@ -129,10 +130,10 @@ def _waiting_card(path: Path, beside: Path) -> dict[str, object] | None:
 
 
 def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
-    """Load a file of tensors and plain types onto the CPU; nothing in it can run code or grow beyond the file's size.
+    """Load a file of tensors and plain types onto the CPU, without executing code or decompressing data.
 
     Raises:
-        CheckpointError: the file is damaged, or none that `torch.save` writes.
+        CheckpointError: the file is damaged, or was not written by `torch.save`.
     """
     try:
         _require_uncompressed(path)
@@ -141,16 +142,16 @@ def load_tensors(path: str | os.PathLike) -> dict[str, Any]:
         raise
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
-    except Exception as error:  # torch wraps pickle's own error types differently from version to version
+    except Exception as error:  # the types of pickle's errors depend on the version of torch
         raise CheckpointError(f"{path} is not a checkpoint of tensors: {error}") from error
 
 
 def _require_uncompressed(path: str | os.PathLike) -> None:
-    """Raise CheckpointError for an archive that holds more than its own size; `torch.save` compresses nothing."""
+    """Raise CheckpointError for a compressed archive, which could fill the memory; `torch.save` does not compress."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > os.path.getsize(path):
         raise CheckpointError(
-            f"{path} would grow to {unpacked} bytes, for it is compressed, as no checkpoint of this program is; "
+            f"{path} would grow to {unpacked} bytes, since it is compressed, unlike the checkpoints of this program; "
             "restore it or move it away"
         )

@@ -1,4 +1,4 @@
-"""The windows of a volume: where they lie, and what a network makes of them on a device of any size."""
+"""The windows of a volume: their positions, and their logits, computed in batches that fit in the device's memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Network = Callable[..., torch.Tensor]
 
 
 class InferenceMemoryError(UserError, RuntimeError):
-    """Not even a single window fits the memory of the device."""
+    """Not even a single window fits in the memory of the device."""
 
 
 ENOUGH_VOXELS = 8_000_000
-"""Voxels of windows in one forward pass; more take memory and keep a large GPU no busier."""
+"""Limit of the voxels in one forward pass; more voxels need more memory but do not make a large GPU faster."""
 
 
 class Window(NamedTuple):
@@ -31,7 +31,7 @@ class Window(NamedTuple):
 
 
 class _Computed(NamedTuple):
-    """Windows with their logits (N, classes, *roi), and on CUDA the event after which these are there."""
+    """Windows with their logits (N, classes, *roi), and on CUDA the event after which the logits are computed."""
 
     windows: list[Window]
     logits: torch.Tensor
@@ -39,17 +39,17 @@ class _Computed(NamedTuple):
 
 
 class Plan:
-    """Where the windows of a volume lie: all of one row along `axis` before those of the next.
+    """The positions of the windows of a volume, ordered by row: windows with the same start along `axis` are a row.
 
     Args:
         shape: spatial shape of the volume.
         roi_size, overlap, mode, sigma_scale, axis: see `SlidingWindow` and its `rows`.
 
     Attributes:
-        flat: whether a window of two axes goes through a volume of three.
-        before: voxels of padding in front, per axis.
+        flat: whether a 2D window is applied to a 3D volume.
+        before: voxels of padding before the volume, per axis.
         padded: shape of the padded volume.
-        weights: of the voxels of a window, (*roi) float32 on the CPU.
+        weights: weights of the voxels of a window, (*roi) float32 on the CPU.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Plan:
             raise SettingError(f"overlap {overlaps} needs one number, or one per axis of the window {roi}")
         self.roi = tuple(n if r <= 0 else r for r, n in zip(roi, self.shape, strict=True))
         self.axis = (2 if self.flat else longest(self.shape)) if axis is None else axis
-        # As MONAI pads and places: in the middle, and the last window ends with the volume.
+        # As in MONAI: padding is equal on both sides, and the last window ends at the end of the volume.
         self.before = tuple(max(r - n, 0) // 2 for r, n in zip(self.roi, self.shape, strict=True))
         self.padded = tuple(max(r, n) for r, n in zip(self.roi, self.shape, strict=True))
         interval = [
@@ -104,23 +104,26 @@ class Plan:
 
     @property
     def row(self) -> int:
-        """Windows of a row."""
+        """Number of windows in a row."""
         return len(self.windows) // len({window.start[self.axis] for window in self.windows})
 
 
 class Batches:
-    """Windows with their logits (classes, *roi), in the order of the plan.
+    """Computes the logits (classes, *roi) of the windows of a plan, in the order of the plan.
 
-    On a CUDA device the logits of one batch are blended, and the next is gathered into pinned memory, while the device
-    computes; where `blended_on_host` says so, logits come on the CPU, each only valid until the next is asked for.
-    Where the memory gets too small, batches shrink and come one by one, then `make_room` is asked,
-    then the volume goes back to the host.
+    While a CUDA device computes a batch, the logits of the previous batch are blended, and the next batch is copied to
+    pinned memory. If `blended_on_host` returns true, logits are yielded on the CPU, and each is valid only until the
+    next one is requested. If the memory of the device is too small, first only one batch at a time is computed and
+    batches become smaller, then `make_room` is called, then the volume is moved back to the CPU.
 
     Args:
-        volume: (1, C, *spatial) on any device.
-        size: windows per forward pass; None for as many as a CUDA device holds, 1 elsewhere.
-        padding_mode, cval: what the network sees around a volume smaller than the window; one value, or one for
-            every channel.
+        plan: the positions of the windows.
+        volume: volume (1, C, *spatial) on any device.
+        network: called with windows (N, C, *roi).
+        device: device of the network.
+        size: windows per forward pass; None for as many as fit in the memory of a CUDA device, and 1 on other devices.
+        padding_mode, cval, mirror_axes, progress: see `SlidingWindow`; `cval` is one value, or one per channel.
+        blending: device on which windows are blended; None to choose it by the free memory.
     """
 
     def __init__(
@@ -152,14 +155,14 @@ class Batches:
         if self._came_from_host and volume.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
             volume = volume.to(device)
         self.volume = volume[0]
-        # Streams of their own, or copies would wait for the batch that the network computes.
+        # Separate streams, so that copies do not wait for the batch that the network computes.
         self.copies = torch.cuda.Stream(device) if self._came_from_host else None
         self._results = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._landing: torch.Tensor | None = None
         self.size = size or 1
-        # Chosen after the first window has shown what it needs.
+        # The size is chosen after the memory use of the first window was measured.
         self.automatic = size is None and device.type == "cuda"
-        # A CPU would only hold the logits of one more batch.
+        # On a CPU, computing ahead would only need memory for the logits of one more batch.
         self.ahead = device.type == "cuda"
         self.make_room: Callable[[], bool] = lambda: False
         self.blended_on_host: Callable[[], bool] = lambda: False
@@ -168,7 +171,7 @@ class Batches:
         plan = self.plan
         pending: _Computed | None = None
         done = 0
-        # Within other work one hears of them too, but only of a case that takes long.
+        # Within other work that shows its progress, windows are shown only for a volume that takes long.
         quiet, delay = not (self.progress or at_work()), 0.0 if self.progress else 5.0
         with Steps(len(plan.windows), "window", quiet=quiet, leave=False, delay=delay) as steps:
             while done < len(plan.windows):
@@ -188,7 +191,7 @@ class Batches:
                     pending = computed
                 else:
                     yield from self._pairs(computed)
-                # Or the network would compute the next while these are held.
+                # Otherwise these logits stay in memory while the network computes the next.
                 del computed
         if pending is not None:
             yield from self._pairs(pending)
@@ -198,7 +201,7 @@ class Batches:
             yield window, self._landed(batch.logits[number], batch.done)
 
     def _landed(self, logits: torch.Tensor, done: torch.cuda.Event | None) -> torch.Tensor:
-        """The logits of a window, on the host where they are blended there."""
+        """The logits of a window, copied to the CPU if they are blended there."""
         if self._results is None or done is None or logits.device.type == "cpu" or not self.blended_on_host():
             return logits
         if self._landing is None:
@@ -206,18 +209,18 @@ class Batches:
         with torch.cuda.stream(self._results):
             self._results.wait_event(done)
             self._landing.copy_(logits, non_blocking=True)
-        # Of this copy alone: the network goes on with the next batch.
+        # Waits only for this copy, while the network computes the next batch.
         self._results.synchronize()
         return self._landing
 
     def _tried(self, windows: list[Window]) -> tuple[_Computed | None, BaseException | None]:
-        """The windows with their logits, or the error that says that memory is too small."""
+        """The windows with their logits, or the out-of-memory error."""
         try:
             logits = self._measured(windows) if self.automatic else self._logits(self._gather(windows))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            # Its frames hold on to tensors.
+            # The frames of the traceback would keep tensors in memory.
             return None, error.with_traceback(None)
         done = None
         if logits.device.type == "cuda":
@@ -226,22 +229,22 @@ class Batches:
         return _Computed(windows, logits, done), None
 
     def _shrink(self, waiting: bool, problem: BaseException | None) -> None:
-        """Need less memory from now on.
+        """Reduce the memory use of the next batches.
 
         Args:
-            waiting: logits that waited to be blended were in memory.
-            problem: what happened.
+            waiting: whether logits of an earlier batch were in memory during the failed one.
+            problem: the out-of-memory error.
 
         Raises:
-            InferenceMemoryError: there is nothing left to do without.
+            InferenceMemoryError: the memory use cannot be reduced further.
         """
         self.ahead = False
         if self.size > 1:
             self.size //= 2
         elif not waiting and not self.make_room() and not self._volume_to_host():
             raise InferenceMemoryError(
-                f"a single window of {self.plan.roi} voxels does not fit the memory of {self.device}; "
-                "free it of other programs, use --precision bf16, or compute with --device cpu"
+                f"a single window of {self.plan.roi} voxels does not fit in the memory of {self.device}; "
+                "end other programs that use this device, use --precision bf16, or compute with --device cpu"
             ) from problem
         torch.cuda.empty_cache()
 
@@ -252,13 +255,13 @@ class Batches:
         return True
 
     def _measured(self, windows: list[Window]) -> torch.Tensor:
-        """The first window's logits; chooses how many windows the memory of the device holds at once."""
+        """The logits of the first window; sets the number of windows per batch by the memory that it needed."""
         torch.cuda.synchronize(self.device)
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         logits = self._logits(self._gather(windows))
         torch.cuda.synchronize(self.device)
-        # Those of the batch before wait to be blended.
+        # Plus the logits of the previous batch, which are in memory until they are blended.
         needed = torch.cuda.max_memory_allocated(self.device) - before + logits.nbytes
         free, _ = torch.cuda.mem_get_info(self.device)
         usable = free + torch.cuda.memory_reserved(self.device) - before
@@ -288,7 +291,7 @@ class Batches:
                 batch = staged.to(self.device, non_blocking=True)
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.copies)
-            # Made on one stream and used on the other: its memory must not be given away before both are done.
+            # Created on one stream and used on another: its memory must not be reused before both have finished.
             batch.record_stream(current)
             return batch
         return torch.stack(views).to(self.device)
@@ -304,14 +307,14 @@ class Batches:
         flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
         total = self._network(batch)
         for flip in flips[1:]:
-            # A flip is a copy, so that neither the network's own memory nor its input is changed.
+            # `flip` copies, so adding in place changes neither the network's output buffer nor its input.
             total = self._network(batch.flip(flip)).flip(flip).float().add_(total)
         if len(flips) > 1:
             total.div_(len(flips))
         return total.unsqueeze(-1) if self.plan.flat else total
 
     def _network(self, batch: torch.Tensor) -> torch.Tensor:
-        # With gradients the sums would hold on to the graph of every window.
+        # With gradients the sums would keep the graph of every window in memory.
         with torch.no_grad():
             logits = self.network(batch)
         fits = isinstance(logits, torch.Tensor) and logits.ndim == batch.ndim
@@ -336,25 +339,25 @@ def _padded(volume: torch.Tensor, pad: list[int], mode: str, value: float | Sequ
 
 
 def longest(shape: Sequence[int]) -> int:
-    """The axis of most voxels."""
+    """The axis with the most voxels."""
     return max(range(len(shape)), key=lambda axis: shape[axis])
 
 
 def windows_at_once(usable: int, needed: int, row: int, voxels: int = 1) -> int:
-    """Windows per forward pass.
+    """Number of windows per forward pass.
 
     Args:
-        usable: bytes of the device that the network may take.
-        needed: bytes that one window took.
-        row: windows of a row; more than two rows at once gain nothing.
-        voxels: of a window.
+        usable: bytes of device memory that the network may use.
+        needed: bytes that one window needed.
+        row: number of windows in a row; more than two rows at once are not faster.
+        voxels: number of voxels of a window.
     """
-    # Not all: memory is fragmented, and workspaces do not grow in proportion.
+    # Only 70 % of the memory: it is fragmented, and workspaces do not grow in proportion to the batch.
     return max(1, min(int(0.7 * usable) // max(needed, 1), 2 * row, 32, ENOUGH_VOXELS // voxels))
 
 
 def blending_device(device: torch.device, needed: int) -> torch.device:
-    """The device of the logits if `needed` bytes of sums fit there beside the network, else the CPU."""
+    """`device` if `needed` bytes of sums fit there in addition to the network, else the CPU."""
     if device.type != "cuda":
         return device
     free, _ = torch.cuda.mem_get_info(device)

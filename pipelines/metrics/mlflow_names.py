@@ -1,7 +1,7 @@
-"""Names of metrics, parameters and classes as MLflow takes them, such that two that differ stay two.
+"""Names of metrics, parameters and classes that MLflow accepts, such that different names stay different.
 
-MLflow allows letters of every script, digits, spaces and `_-.:/` in the name of a metric or parameter, 250 of them.
-Names of classes have more: `GTV (1)`, `<10 mm`.
+The name of a metric or parameter in MLflow may have at most 250 characters: letters of any script, digits, spaces and
+`_-.:/`. Names of classes may contain others: `GTV (1)`, `<10 mm`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from html.entities import html5
 
 LONGEST = 250
-# Room for what stands before and behind a class in the names of its metrics.
+# Leaves room for the parts of a metric's name before and after the class.
 _LONGEST_CLASS = 200
 
 
 def allowed(name: str, longest: int = LONGEST) -> str:
-    """A name with `_` in place of each character that MLflow does not take, cut to a length.
+    """A name with `_` in place of each character that MLflow does not accept, cut to a length.
 
     Examples:
         >>> allowed("GTV (1)")
@@ -29,14 +29,14 @@ def allowed(name: str, longest: int = LONGEST) -> str:
 
 
 def metric_names(classes: Sequence[str]) -> dict[str, str]:
-    """What each class is called in the names of metrics: the same in every run on the same classes.
+    """The name of each class in the names of metrics; it depends only on the set of classes.
 
-    A class has its own name with `_` for what MLflow does not take. Only where that makes two classes one are these
-    characters spelled, by their names in HTML: `GTV (1)` and `GTV [1]` are `GTV _lpar_1_rpar_` and
-    `GTV _lsqb_1_rsqb_`, `<10 mm` is `_lt_10 mm`.
+    Characters that MLflow does not accept become `_`. If two classes would then have the same name, these characters
+    are replaced by their names in HTML instead: `GTV (1)` and `GTV [1]` become `GTV _lpar_1_rpar_` and
+    `GTV _lsqb_1_rsqb_`, `<10 mm` becomes `_lt_10 mm`.
 
     Args:
-        classes: names of the classes, each once.
+        classes: names of the classes, without duplicates.
 
     Examples:
         >>> metric_names(["left lung", "lesion (old)"])
@@ -50,7 +50,7 @@ def metric_names(classes: Sequence[str]) -> dict[str, str]:
 
 
 def spelled(name: str, longest: int = _LONGEST_CLASS) -> str:
-    """A name in which each character that MLflow does not take has its own name in HTML instead, or its number.
+    """A name in which each character that MLflow does not accept is replaced by its name in HTML, or its number.
 
     Examples:
         >>> spelled("GTV (1)")
@@ -61,7 +61,7 @@ def spelled(name: str, longest: int = _LONGEST_CLASS) -> str:
 
 
 class Keys:
-    """The keys of one run for whatever names it is given; two names never share one.
+    """The MLflow keys of the names in one run; different names have different keys.
 
     Examples:
         >>> keys = Keys()
@@ -74,7 +74,7 @@ class Keys:
         self._names: dict[str, str] = {}
 
     def of(self, name: str) -> str:
-        """The key of a name, the same one every time."""
+        """The key of a name; always the same for the same name."""
         if name not in self._keys:
             key = allowed(name)
             if self._names.setdefault(key, name) != name:
@@ -91,7 +91,7 @@ def _is_allowed(character: str) -> bool:
 
 
 def _as_path(key: str) -> str:
-    # MLflow refuses what a file system would read as another path.
+    # MLflow refuses names that change when normalised as a path, such as "a//b" or "../a".
     return key if posixpath.normpath(f"x{key}") == f"x{key}" else key.replace("/", "_")
 
 

@@ -1,7 +1,7 @@
-"""The metrics: what each is called and how it is shown and compared.
+"""The metrics: their titles, and how they are shown and compared.
 
-A metric is a line of `METRICS` and the function that measures it (`pipelines.metrics.overlap`,
-`pipelines.metrics.surfaces`): tables, pages, files and comparisons ask this table for everything else.
+To add a metric, add a line to `METRICS` and a function that computes it (`pipelines.metrics.overlap`,
+`pipelines.metrics.surfaces`). Tables, pages, files and comparisons take everything else from `METRICS`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ class Metric(NamedTuple):
     """How a metric of a case and class is shown and compared.
 
     Attributes:
-        title: for people.
-        unit: "mm" or "ml"; "" for a share from 0 to 1.
-        higher_is_better: its direction.
-        signed: it may err to both sides; compared by its size.
+        title: name in tables and plots.
+        unit: "mm" or "ml"; "" for a ratio from 0 to 1.
+        higher_is_better: whether higher values are better.
+        signed: whether values may be negative; they are compared by their absolute values.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Metric(NamedTuple):
 
     @property
     def digits(self) -> int:
-        """Decimals that are worth showing."""
+        """Number of decimals to show."""
         return 2 if self.unit else 4
 
 
@@ -45,4 +45,4 @@ METRICS = {
     "msd_mm": Metric("mean surface distance", "mm", higher_is_better=False),
     "nsd": Metric("surface Dice (NSD)"),
 }
-"""By key, in the order of the columns of CSV files."""
+"""Key of the metric to its properties, in the order of the columns of CSV files."""

@@ -1,7 +1,4 @@
-"""How good the segmentation of a case is, per class; and how cases are put together.
-
-Names and conventions are in docs/evaluation.md. Overlap is counted once per case, in one confusion matrix.
-"""
+"""Overlap metrics of a case per class, computed from its confusion matrix; docs/evaluation.md defines them."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ _BLOCK = 1 << 20
 
 
 class OverlapScores(TypedDict, total=False):
-    """What `overlap_metrics` finds in a case, by the names of the classes.
+    """The result of `overlap_metrics` for a case, by class name.
 
-    A value that is not defined is NaN; read back from JSON, which has no NaN, it is None.
+    An undefined value is NaN; if read from JSON, which has no NaN, it is None.
     """
 
     dice: Mapping[str, float | None]
@@ -50,7 +47,7 @@ def confusion_matrix(
         ignore: value of the reference's voxels that are not counted, whatever is predicted there.
 
     Raises:
-        SegmentationError: the two differ in shape or hold a class outside 0..num_classes-1.
+        SegmentationError: the shapes differ, or a value is outside of 0..num_classes-1.
 
     Examples:
         >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), num_classes=2)
@@ -59,7 +56,7 @@ def confusion_matrix(
     """
     if prediction.shape != reference.shape:
         raise SegmentationError(
-            f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ"
+            f"the shapes of prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ"
         )
     rows, columns = (
         torch.as_tensor(x).as_subclass(torch.Tensor).reshape(-1) for x in (reference, prediction)
@@ -72,11 +69,11 @@ def confusion_matrix(
         values = values if values.dtype != torch.uint16 else values.to(torch.int32)
         if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < num_classes):
             raise SegmentationError(
-                f"a label map holds classes {int(values.min())} to {int(values.max())}; there are {num_classes}, "
+                f"a label map holds classes {int(values.min())} to {int(values.max())}; they must be in the range "
                 f"0 to {num_classes - 1}"
             )
-    # A pair of classes as one number of the smallest type that holds it, block by block: what is counted stays
-    # in the processor's cache (40 times faster than int64 over the whole volume, at 15 classes).
+    # Each pair of classes is encoded as one number of the smallest sufficient type, block by block, so that the data
+    # stay in the processor's cache (40 times faster than int64 over the whole volume, with 15 classes).
     pairs = num_classes**2
     kind = next(
         t for t in (torch.uint8, torch.int16, torch.int32, torch.int64) if pairs - 1 <= torch.iinfo(t).max
@@ -91,7 +88,7 @@ def confusion_matrix(
 def case_dice(prediction: torch.Tensor, reference: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Dice coefficient 2|A and B| / (|A| + |B|) of every class, shape (num_classes,), float64.
 
-    A class that neither map holds has no Dice: NaN. Dice, Ecology 26(3), 1945.
+    NaN for a class that neither map holds. Dice, Ecology 26(3), 1945.
 
     Examples:
         >>> case_dice(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), num_classes=3)
@@ -111,13 +108,13 @@ def overlap_metrics(
 
     With TP, FP and FN counted in voxels: dice 2TP / (2TP + FP + FN), iou TP / (TP + FP + FN), sensitivity
     TP / (TP + FN), precision TP / (TP + FP), and volume_error_ml, the volume of the prediction minus that of the
-    reference. What would be 0 / 0 is NaN; so is the volume error of a structure that neither map holds.
+    reference. A ratio 0 / 0 is NaN, and so is the volume error of a structure that neither map holds.
 
     Args:
         confusion: see `confusion_matrix`; class 0 is the background.
-        class_names: of the classes 1, 2, ... in order.
-        voxel_ml: millilitres of a voxel; None (a 2D picture) leaves the volume error NaN.
-        regions: name to the classes that make it up; where there are any, they are measured instead of the classes.
+        class_names: names of the classes 1, 2, ... in order.
+        voxel_ml: volume of a voxel in ml; with None (a 2D picture) the volume error is NaN.
+        regions: name to the classes that make it up; if there are any, they are measured instead of the classes.
 
     Returns:
         All of `OverlapScores`.

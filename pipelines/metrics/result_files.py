@@ -1,4 +1,4 @@
-"""Results as files: CSV tables that people open in a spreadsheet, and JSON."""
+"""Writing results as CSV tables and JSON."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def guarded(row: Iterable[Any]) -> list[Any]:
-    """The cells of a CSV line; text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """The cells of a CSV line; text that a spreadsheet would run as a formula is preceded by an apostrophe.
 
-    Names of cases are names of files, which others have given. Numbers stay as they are. OWASP, CSV injection.
+    Case names come from file names, which may be chosen by strangers. Numbers are unchanged. OWASP, CSV injection.
 
     Examples:
         >>> guarded(["=SUM(A1)", "case_1", 0.9])
@@ -58,10 +58,11 @@ def _is_formula(text: str) -> bool:
 
 @contextlib.contextmanager
 def csv_table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Iterable[Any]], None]]:
-    """A CSV file that appears when the block ends; what it yields writes one line, its cells `guarded`.
+    """Write a CSV file, which is put in place when the block ends; yields a function that writes one `guarded` line.
 
     Args:
-        head: the first line.
+        path: file to write.
+        head: cells of the first line.
     """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -70,9 +71,9 @@ def csv_table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Iterable[An
 
 
 def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> None:
-    """One line per case and class with all its metrics; what has no value is empty.
+    """Write one line per case and class with all metrics; a missing value is an empty cell.
 
-    "outcome" tells present, missed, false positive and absent apart, where the records hold voxel counts.
+    If the records hold voxel counts, the column "outcome" is present, missed, false positive or absent.
 
     Examples:
         >>> write_csv(Path("metrics.csv"), [{"case": "a", "dice": {"liver": 0.9}}], ["liver"])
@@ -93,7 +94,7 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics], class_names: Sequence[st
 
 
 def write_summary_csv(path: Path, summary: Summary) -> None:
-    """One line per class and metric: mean, its interval, median, min, max, std, n and the counts."""
+    """Write one line per class and metric: mean, its interval, median, min, max, std, n and the counts."""
     head = (
         *("class", "metric", "n", "mean", "median", "min", "max", "std", "ci95_low", "ci95_high"),
         *("absent", "missed", "false_positives", "false_positive_ml"),

@@ -1,4 +1,4 @@
-"""Means over cases and classes and how sure they are, and differences between two runs on the same cases."""
+"""Means over cases and classes with confidence intervals, and paired differences between two runs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from transforms.errors import SettingError
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-"""Bootstrap samples behind the interval of one run's mean."""
+"""Number of bootstrap samples for the interval of one run's mean."""
 
 PAIRED_RESAMPLES = 9999
-"""The same behind a comparison of two runs, which is asked for far less often."""
+"""Number of bootstrap samples for a comparison of two runs, which is computed far less often."""
 
-# With five pairs the smallest two-sided p of the test is 2 / 2**5 = 0.0625: it could never say anything.
+# With five pairs the smallest two-sided p of the test is 2 / 2**5 = 0.0625, so it could never be significant.
 SMALLEST_TEST = 6
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What is known of the differences `other - baseline` of one class.
+    """Statistics of the differences `other - baseline` of one class.
 
     Attributes:
-        pairs: cases with a value in both runs; everything below is over these.
-        baseline, other: mean of the two runs.
+        pairs: number of cases with a value in both runs; the statistics are over these cases.
+        baseline, other: means of the two runs.
         difference: mean difference.
-        low, high: ends of its 95% bootstrap interval; NaN below two pairs.
-        p: of the Wilcoxon signed-rank test, not corrected; NaN below six pairs.
-        more, less, equal: pairs whose value rose, fell, stayed.
+        low, high: ends of its 95% bootstrap interval; NaN for fewer than two pairs.
+        p: p-value of the Wilcoxon signed-rank test, not corrected; NaN for fewer than six pairs.
+        more, less, equal: number of pairs whose difference is positive, negative, zero.
         only_baseline, only_other, neither: cases with a value in one run or in none.
     """
 
@@ -56,11 +56,11 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
     """Compare two runs on one class.
 
     Args:
-        baseline, other: values of the same cases in the same order, shape (cases,); NaN is no value.
-        seed: of the bootstrap.
+        baseline, other: values of the same cases in the same order, shape (cases,); NaN for a missing value.
+        seed: seed of the bootstrap.
 
     Raises:
-        SettingError: the two differ in shape.
+        SettingError: the shapes differ.
 
     Examples:
         >>> found = paired(np.array([0.7, 0.8, np.nan]), np.array([0.8, 0.9, 0.9]))
@@ -74,7 +74,7 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
         )
     first, second = ~np.isnan(baseline), ~np.isnan(other)
     both = first & second
-    # 0.3 - 0.2 and 0.2 - 0.1 are one difference, not two: rounding noise would decide about ties and ranks.
+    # Without rounding, 0.3 - 0.2 and 0.2 - 0.1 would differ by floating-point errors, which would affect the ranks.
     differences = np.round(other[both] - baseline[both], 12)
     low, high = bootstrap_interval(differences, seed)
     return Paired(
@@ -95,7 +95,7 @@ def paired(baseline: np.ndarray, other: np.ndarray, seed: int = 0) -> Paired:
 
 
 def bootstrap_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean, by resampling cases; (NaN, NaN) below two values.
+    """95% bootstrap interval of the mean, by resampling cases; (NaN, NaN) for fewer than two values.
 
     Examples:
         >>> bootstrap_interval(np.array([0.5, 0.5, 0.5]))
@@ -105,17 +105,17 @@ def bootstrap_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, f
     if len(differences) < 2:
         return np.nan, np.nan
     if np.all(differences == differences[0]):
-        # Every resample has this mean; the acceleration would be 0 / 0.
+        # Every resample has the same mean, and the acceleration of BCa would be 0 / 0.
         return float(differences[0]), float(differences[0])
     return _bca(lambda sample: differences[sample].mean(-1), len(differences), PAIRED_RESAMPLES, seed)
 
 
 def signed_rank(differences: np.ndarray) -> float:
-    """Two-sided p of the Wilcoxon signed-rank test; NaN below six pairs, where it could not reach 0.05.
+    """Two-sided p-value of the Wilcoxon signed-rank test; NaN for fewer than six pairs, which cannot reach 0.05.
 
     Pairs without a difference are left out of the ranks, as in F. Wilcoxon, Individual comparisons by ranking
-    methods, Biometrics Bulletin 1(6), 1945; when all are, p is 1. Exact up to 50 differences without ties, and
-    up to 13 with ties; else by the normal approximation.
+    methods, Biometrics Bulletin 1(6), 1945; if no pair differs, p is 1. Exact up to 50 differences without ties, and
+    up to 13 with ties; otherwise the normal approximation.
 
     Examples:
         >>> signed_rank(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
@@ -131,10 +131,10 @@ def signed_rank(differences: np.ndarray) -> float:
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p-values adjusted so that the chance of any false finding among them stays at the level.
+    """p-values adjusted for multiple testing, so that the family-wise error rate is controlled.
 
-    S. Holm, A simple sequentially rejective multiple test procedure, Scand J Statist 6(2), 1979. NaN is no test:
-    it stays NaN and does not count.
+    S. Holm, A simple sequentially rejective multiple test procedure, Scand J Statist 6(2), 1979. NaN stands for a
+    missing test: it stays NaN and is not counted.
 
     Examples:
         >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
@@ -170,8 +170,8 @@ def class_mean(values: np.ndarray) -> np.ndarray:
 def interval(values: np.ndarray) -> list[float] | None:
     """95% confidence interval of `class_mean` of values (cases, classes), by bootstrap over the cases.
 
-    Always with the same samples. The classes of a case are not independent of each other, so that cases are drawn
-    whole. None where fewer than two cases have a value.
+    The bootstrap samples are the same in each call. Whole cases are resampled, because the classes of a case are not
+    independent. None if fewer than two cases have a value.
 
     Examples:
         >>> interval(np.array([[0.5], [0.5], [0.5]]))
@@ -189,14 +189,14 @@ def interval(values: np.ndarray) -> list[float] | None:
 def _bca(
     statistic: Callable[[np.ndarray], np.ndarray], cases: int, resamples: int, seed: int = 0
 ) -> tuple[float, float]:
-    """95% interval of a statistic, by resampling cases: bias-corrected and accelerated.
+    """95% bootstrap interval of a statistic, by resampling cases: bias-corrected and accelerated (BCa).
 
     B. Efron, Better bootstrap confidence intervals, JASA 82(397), 1987.
 
     Args:
         statistic: from indices of cases (samples, cases) to values (samples,).
     """
-    # BCa has no answer, and says so at length, where the samples hardly differ; percentiles always have.
+    # BCa warns and returns NaN if the samples hardly differ; then the percentile interval is used instead.
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(

@@ -1,4 +1,4 @@
-"""The metrics of all cases in numbers: mean, spread and confidence per class, and what was missed."""
+"""Summary of the metrics of all cases: mean, spread and confidence interval per class, and counts of errors."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class Scores(OverlapScores, SurfaceScores, total=False):
-    """The metrics of one case that were measured."""
+    """The metrics that were computed for one case."""
 
 
 class CaseMetrics(Scores):
-    """The metrics of one case, and its id."""
+    """The metrics of one case, with its id."""
 
     case: str
 
 
 class Statistics(TypedDict):
-    """A metric of a class over the cases that have a value; without any all but `n` are NaN (in JSON None)."""
+    """Statistics of a metric of a class over the cases with a value; without any, all but `n` are NaN (JSON: None)."""
 
     mean: float
     median: float
@@ -38,7 +38,7 @@ class Statistics(TypedDict):
     std: float
     n: int
     ci95: NotRequired[list[float] | None]
-    """95% confidence interval [low, high] of the mean; None where too few cases have a value."""
+    """95% confidence interval [low, high] of the mean; None if fewer than two cases have a value."""
 
 
 class _Counts(TypedDict):
@@ -49,10 +49,10 @@ class _Counts(TypedDict):
 
 
 class ClassSummary(_Counts):
-    """A class over all cases: in how many something is amiss, and by the names of the metrics their statistics.
+    """The summary of a class over all cases: counts, and under the name of each metric its `Statistics`.
 
-    `absent`, `missed` and `false_positives` are numbers of cases, `false_positive_ml` the volumes of the false
-    positives together. Where the records hold no voxel counts, all but the first are None.
+    `absent`, `missed` and `false_positives` are numbers of cases, `false_positive_ml` is the total volume of the
+    false positives. If the records hold no voxel counts, all of them except `absent` are None.
     """
 
 
@@ -61,15 +61,15 @@ class _Intervals(TypedDict, total=False):
 
 
 class Summary(_Intervals):
-    """All cases together, as `summarise` gives them.
+    """The summary of all cases, made by `summarise`.
 
     Attributes:
-        cases: their number.
-        mean_dice: the mean over the classes of the classes' means; NaN where no class has a value.
-        mean: that of each metric.
-        mean_ci95: 95% confidence interval [low, high] of each, where they were asked for.
-        absent, missed, false_positives: numbers of structures in cases, see `ClassSummary`.
-        classes: by name.
+        cases: number of cases.
+        mean_dice: mean Dice over the classes of the means over the cases; NaN if no class has a value.
+        mean: the same mean for each metric.
+        mean_ci95: 95% confidence interval [low, high] of each mean, if requested.
+        absent, missed, false_positives: sums over the classes, see `ClassSummary`.
+        classes: class name to its summary.
     """
 
     cases: int
@@ -85,25 +85,25 @@ PRESENT, MISSED, FALSE_POSITIVE, ABSENT = "present", "missed", "false positive",
 
 
 def values_of(case: CaseMetrics, metric: str) -> Mapping[str, float | None]:
-    """A metric of a case by the names of the classes; nothing where it was not measured."""
+    """The values of a metric in a case, by class name; empty if it was not computed."""
     measured: Mapping[str, Any] = case
     return measured.get(metric) or {}
 
 
 def value_of(case: CaseMetrics, metric: str, name: str) -> float:
-    """A metric of a class in a case; NaN where it has no value or was not measured."""
+    """The value of a metric of a class in a case; NaN if it is undefined or was not computed."""
     value = values_of(case, metric).get(name)
     return math.nan if value is None else value
 
 
 def statistics_of(row: ClassSummary, metric: str) -> Statistics:
-    """The statistics of one of the metrics that were measured."""
+    """The statistics of a metric that was computed."""
     measured: Mapping[str, Any] = row
     return measured[metric]
 
 
 def outcome(case: CaseMetrics, name: str) -> str:
-    """What became of a structure in a case: present, missed, false positive or absent.
+    """The outcome for a structure in a case: present, missed, false positive or absent.
 
     Examples:
         >>> case = {"case": "a", "reference_voxels": {"lesion": 40}, "prediction_voxels": {"lesion": 0}}
@@ -117,14 +117,15 @@ def outcome(case: CaseMetrics, name: str) -> str:
 
 
 def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], intervals: bool = False) -> Summary:
-    """All cases together, per class and overall.
+    """Summarise all cases, per class and overall.
 
-    NaN does not count in a mean; how often a structure was absent, missed or predicted where there is none is
-    counted beside it. The means over the classes are means of the classes' means.
+    NaN values are left out of the means; the numbers of absent, missed and false positive structures are counted
+    separately. The overall means are means over the classes of the means over the cases.
 
     Args:
-        cases: what was measured in each.
-        intervals: also 95% confidence intervals of the means, see `pipelines.metrics.statistics.interval`.
+        cases: metrics of each case.
+        class_names: names of the foreground classes.
+        intervals: also compute 95% confidence intervals, see `pipelines.metrics.statistics.interval`.
 
     Examples:
         >>> cases = [{"case": "a", "dice": {"liver": 0.9}}, {"case": "b", "dice": {"liver": 0.8}}]
@@ -132,7 +133,7 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
         0.85
     """
     metrics = [metric for metric in METRICS if any(metric in case for case in cases)]
-    # Without any case there is still a mean Dice, of nothing.
+    # Without cases the summary still has a mean Dice, which is NaN.
     shape = len(cases), len(class_names)
     columns: dict[str, np.ndarray] = {
         metric: np.array([[value_of(case, metric, name) for name in class_names] for case in cases]).reshape(
@@ -162,9 +163,9 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
 
 
 def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
-    """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, NaN left out.
+    """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, without NaN values.
 
-    A class is called there as `pipelines.metrics.mlflow_names` has it.
+    The names of classes are those of `pipelines.metrics.mlflow_names`.
 
     Examples:
         >>> summary = summarise([{"case": "a", "dice": {"liver": 0.9}}], ["liver"])
@@ -249,6 +250,6 @@ def _counts(cases: Sequence[CaseMetrics], name: str) -> _Counts:
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:
-    """The sum; None where one of them is not known."""
+    """The sum; None if one of the numbers is None."""
     known = list(numbers)
     return None if None in known else sum(number for number in known if number is not None)

@@ -1,14 +1,14 @@
-"""How far apart the surfaces of two structures are, in millimetres on any grid.
+"""Distances between the surfaces of two structures, in millimetres on any grid.
 
-The surface is that of marching cubes: in every 2x2x2 neighbourhood that holds voxels of both sides lies one
-surface element, at its centre, whose area in mm^2 follows from which of the eight are inside. Distances are
-between elements and every element counts with its area, as in DeepMind's surface-distance. Border voxels, which
-MONAI's and SimpleITK's distances count, would weigh a surface by how finely it happens to be sampled: on
-1 x 1 x 5 mm voxels a wall along the slices would count five times less than a roof of the same area.
+The surface is that of marching cubes: each 2x2x2 neighbourhood with voxels inside and outside of the structure has
+one surface element at its centre, whose area in mm^2 depends on which of the eight voxels are inside. Distances are
+computed between elements and weighted by their areas, as in DeepMind's surface-distance. MONAI and SimpleITK use
+border voxels instead, which weights a surface by its sampling density: with voxels of 1 x 1 x 5 mm, a surface
+perpendicular to the slices would count five times less than one of the same area parallel to them.
 
-These are ours and not MONAI's (1.6.1) because of that, and of time: 0.26 s where MONAI's three metrics took 4.3 s
-(`python -m benchmarks.metrics --rounds 1`: 256 x 256 x 128, 14 classes, one thread). Tests
-compare the numbers with those of surface-distance 0.1.
+For this reason MONAI's metrics (1.6.1) are not used. These are also faster: 0.26 s, while MONAI's three metrics took
+4.3 s (`python -m benchmarks.metrics --rounds 1`: 256 x 256 x 128, 14 classes, one thread). Tests compare the values
+with those of surface-distance 0.1.
 
 Sources: Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy, J Med
 Internet Res 23(7):e26151, 2021 (normalised surface Dice); Heimann et al., IEEE Trans Med Imaging 28(8), 2009
@@ -34,9 +34,9 @@ PERCENTILE = 95.0
 
 
 class SurfaceDistances(NamedTuple):
-    """Of two surfaces, per element: mm to the nearest element of the other surface, and its area.
+    """For each element of two surfaces, the distance in mm to the nearest element of the other surface, and its area.
 
-    Areas are mm^2 in 3D, and lengths in mm in 2D. Distances of a surface whose counterpart is empty are infinite.
+    Areas are in mm^2 in 3D; in 2D they are lengths in mm. If the other surface is empty, distances are infinite.
     """
 
     prediction: np.ndarray
@@ -46,9 +46,9 @@ class SurfaceDistances(NamedTuple):
 
     @property
     def hd95(self) -> float:
-        """The larger of the two directed 95th percentiles, by area, of the distances in mm (robust Hausdorff).
+        """The larger of the two directed 95th percentiles, weighted by area, of the distances in mm.
 
-        NaN where a surface is empty.
+        This is the robust Hausdorff distance (HD95). NaN if a surface is empty.
         """
         if not len(self.prediction) or not len(self.reference):
             return float("nan")
@@ -59,18 +59,18 @@ class SurfaceDistances(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Average symmetric surface distance in mm, both surfaces together; NaN where a surface is empty."""
+        """Average symmetric surface distance in mm, over both surfaces; NaN if a surface is empty."""
         if not len(self.prediction) or not len(self.reference):
             return float("nan")
         total = self.prediction @ self.prediction_areas + self.reference @ self.reference_areas
         return float(total / (self.prediction_areas.sum() + self.reference_areas.sum()))
 
     def dice(self, tolerance: float) -> float:
-        """Share of both surfaces that lies within `tolerance` mm of the other; NaN where both are empty."""
+        """Share of both surfaces that lies within `tolerance` mm of the other; NaN if both are empty."""
         total = self.prediction_areas.sum() + self.reference_areas.sum()
         if not total:
             return float("nan")
-        # One millionth of a millimetre: a distance of just the tolerance is within it, however it was rounded.
+        # The margin of 1e-6 mm includes distances that equal the tolerance in spite of rounding errors.
         limit = tolerance + 1e-6
         close = self.prediction_areas[self.prediction <= limit].sum()
         return float((close + self.reference_areas[self.reference <= limit].sum()) / total)
@@ -79,8 +79,8 @@ class SurfaceDistances(NamedTuple):
 def surface_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray) -> SurfaceDistances:
     """Distances between the surfaces of two masks.
 
-    The edge of the array is a surface where a mask touches it. Distances are the true ones in space also where
-    the axes of the grid are not at right angles (tilted gantry), since they are between points in mm.
+    Where a mask touches the edge of the array, the edge is part of its surface. Distances are computed between points
+    in mm, so that they are correct also if the axes of the grid are not at right angles (tilted gantry).
 
     Args:
         prediction, reference: bool, (X, Y, Z) or (X, Y), on one grid.
@@ -114,11 +114,11 @@ def surface_distances(prediction: np.ndarray, reference: np.ndarray, affine: np.
     for own, other in ((0, 1), (1, 0)):
         result = np.full(len(points[own]), np.inf)
         if len(points[other]):
-            # Where the surfaces share an element the distance is known; mostly that is nearly everywhere.
+            # Elements that both surfaces share, usually most of them, have distance 0.
             apart = ~both[found[own]]
             result[~apart] = 0.0
             if apart.any():
-                # Measured fastest of the trees, and 2 to 10 times faster than distance maps of the box.
+                # The fastest tree settings measured, and 2 to 10 times faster than distance maps of the box.
                 tree = cKDTree(points[other], balanced_tree=False, compact_nodes=False)
                 result[apart] = tree.query(points[own][apart])[0]
         distances.append(result)
@@ -144,7 +144,7 @@ def _box(*masks: np.ndarray) -> tuple[slice, ...]:
 
 
 def _codes(mask: np.ndarray) -> np.ndarray:
-    """Which voxels of every 2x2(x2) neighbourhood are inside, a bit each; one longer than the mask on every axis."""
+    """The code of each 2x2(x2) neighbourhood, with one bit per voxel inside; one longer than the mask on each axis."""
     code = np.pad(mask.astype(np.uint8), 1)
     for axis, factor in zip(range(mask.ndim - 1, -1, -1), (2, 4, 16), strict=False):
         first = [slice(None)] * mask.ndim
@@ -164,13 +164,13 @@ def _normals() -> np.ndarray:
 
 def _areas(matrix: np.ndarray) -> np.ndarray:
     """mm^2 of the surface element of each code, for the voxel axes in the columns of `matrix`."""
-    # An area vector goes with the cofactors of the map, which for axes at right angles are products of spacings.
+    # Area vectors transform with the cofactor matrix; for axes at right angles it holds the products of two spacings.
     cofactors = np.linalg.det(matrix) * np.linalg.inv(matrix).T
     return np.linalg.norm(_normals() @ cofactors.T, axis=-1).sum(-1)
 
 
 def _lengths(matrix: np.ndarray) -> np.ndarray:
-    """mm of the contour through each of the 16 neighbourhoods in 2D."""
+    """Length in mm of the contour through each of the 16 neighbourhoods in 2D."""
     first, second = matrix.T
     rising, falling = np.linalg.norm(first + second) / 2, np.linalg.norm(first - second) / 2
     lengths = np.zeros(16)
@@ -184,7 +184,7 @@ def _lengths(matrix: np.ndarray) -> np.ndarray:
 
 
 class SurfaceScores(TypedDict, total=False):
-    """What `surface_metrics` finds in a case, by the names of the classes; what is not defined as in `OverlapScores`."""
+    """The result of `surface_metrics` for a case, by class name; undefined values as in `OverlapScores`."""
 
     hd95_mm: Mapping[str, float | None]
     msd_mm: Mapping[str, float | None]
@@ -208,13 +208,13 @@ def surface_metrics(
         prediction, reference: classes, (X, Y, Z) or (X, Y), on one grid.
         class_names: of the classes 1, 2, ... in order.
         affine: 4x4, voxel index to mm.
-        tolerance: mm within which a surface counts as right in nsd; one number, or one per class or region.
-        regions: name to the classes that make it up; where there are any, they are measured instead of the classes.
-        ignore: value of the reference's voxels that are background to both maps.
+        tolerance: tolerance of the surface Dice (nsd) in mm; one number, or one per class or region.
+        regions: name to the classes that make it up; if there are any, they are measured instead of the classes.
+        ignore: value of the reference's voxels that count as background in both maps.
 
     Returns:
-        All of `SurfaceScores`. Where only one of the two maps holds the structure
-        there is no distance (NaN) and nsd is 0; where neither does, all are NaN.
+        All of `SurfaceScores`. If only one of the two maps holds the structure, the distances are NaN and nsd is 0;
+        if neither does, all are NaN.
 
     Examples:
         >>> reference = np.zeros((20, 20, 20), np.uint8)
@@ -248,10 +248,10 @@ def surface_metrics(
 def require_tolerance(
     tolerance: float | Mapping[str, float], class_names: Sequence[str]
 ) -> float | Mapping[str, float]:
-    """The tolerance itself.
+    """Check a tolerance and return it.
 
     Raises:
-        SettingError: it is no positive number of mm, or not given for every class by name.
+        SettingError: it is not a positive number of mm, or is missing for a class.
 
     Examples:
         >>> require_tolerance(2.0, ["liver", "lesion"])
@@ -261,7 +261,7 @@ def require_tolerance(
     missing = [name for name in class_names if name not in numbers]
     if missing:
         raise SettingError(
-            f"surface_tolerance has no number for the class '{missing[0]}'; give mm for every class"
+            f"surface_tolerance has no value for the class '{missing[0]}'; give one in mm for every class"
         )
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:

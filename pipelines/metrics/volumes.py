@@ -1,4 +1,4 @@
-"""How large the structures of a label map are, as a table."""
+"""Volumes of the structures in label maps, as a table."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from transforms.spatial.geometry import voxel_ml
 
 
 class Volume(TypedDict):
-    """How large a structure is; a 2D picture has no ml."""
+    """The size of a structure; `ml` is None for a 2D picture."""
 
     voxels: int
     ml: float | None
 
 
 class CaseVolumes(TypedDict):
-    """The structures of a case by name."""
+    """The volumes of a case, by class name."""
 
     case: str
     volumes: dict[str, Volume]
@@ -30,10 +30,10 @@ class CaseVolumes(TypedDict):
 def measure(
     labels: MetaTensor, names: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, Volume]:
-    """Voxels and ml of every foreground class of a label map (1, *shape), or of every region; absent ones included.
+    """Number of voxels and volume in ml of every foreground class of a label map (1, *shape), or of every region.
 
     Returns:
-        By the name of the class or region.
+        Class or region name to volume, absent ones included.
 
     Examples:
         >>> import torch
@@ -55,7 +55,7 @@ def measure(
 
 
 def write_volumes(path: Path, cases: Iterable[CaseVolumes]) -> None:
-    """One line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
+    """Write one line per case and class: case,class,ml,voxels; ml is empty for 2D pictures.
 
     Examples:
         >>> write_volumes(Path("volumes.csv"), [{"case": "a", "volumes": {"liver": {"voxels": 1000, "ml": 1.0}}}])

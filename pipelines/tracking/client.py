@@ -1,4 +1,4 @@
-"""MLflow's store as a run's journal needs it: reached without long hangs, errors told apart, runs found by keys."""
+"""Connects to an MLflow store with short timeouts, and tells final refusals from temporary failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# MLflow's own patience (7 retries of 120 s) would hold each call up for minutes; delivery has its own retries.
+# MLflow's defaults (7 retries of 120 s) would block each call for minutes; the delivery has its own retries.
 SHORT_TIMEOUTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -48,15 +48,15 @@ _REFUSING_STATUS = (400, 411, 413, 414, 415, 422, 431)
 
 
 class TrackingError(UserError, RuntimeError):
-    """MLflow cannot be used as the run asks for it."""
+    """MLflow cannot be used with these settings."""
 
 
 def connect(uri: str) -> Any:
-    """A client of the store at a URI; makes the tables of a new database.
+    """A client of the store at a URI; creates the tables of a new database.
 
     Raises:
-        TrackingError: no store can be behind this URI, or a Python package for it is missing.
-        Exception: what MLflow and its libraries raise while the store cannot be reached.
+        TrackingError: the URI is not valid for a store, or a Python package for it is missing.
+        Exception: any error of MLflow and its libraries while the store cannot be reached.
     """
     try:
         with sqlite_lock(uri):
@@ -84,10 +84,11 @@ def connect(uri: str) -> Any:
 
 
 def new_client(uri: str, variables: Mapping[str, str]) -> MlflowClient:
-    """MLflow's client of a store; it does not report its use to its makers and prints no links with passwords.
+    """MLflow's client of a store, with telemetry turned off and without printed links that contain a password.
 
     Args:
-        variables: of MLflow's, set for this process where the user has not set them.
+        uri: tracking URI.
+        variables: environment variables of MLflow, set for this process unless the user has set them.
     """
     for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **variables}.items():
         if name not in os.environ:
@@ -100,12 +101,12 @@ def new_client(uri: str, variables: Mapping[str, str]) -> MlflowClient:
 
 
 def _make_database(database: Path) -> None:
-    """Make a new SQLite database for MLflow, whole or not at all.
+    """Create a new SQLite database for MLflow atomically.
 
-    MLflow takes seconds for its tables, and can do nothing with a file in which a killed process made only some.
+    MLflow needs seconds to create its tables, and cannot use a file in which a killed process created only some.
     """
     remove_leftovers(database)
-    # MLflow keeps the file open, which Windows does not remove then.
+    # MLflow keeps the file open, and Windows does not remove open files.
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         replacing(database) as temporary,
@@ -117,14 +118,14 @@ def _make_database(database: Path) -> None:
 
 
 def keep_quiet(uri: str) -> None:
-    """Keep MLflow from printing links to runs where they would show a password; `terminate` prints them without."""
+    """Stop MLflow from printing links to runs that contain a password; `terminate` prints them without it."""
     if hidden(uri) != uri and os.environ.get(QUIET, "").lower() not in ("true", "1"):
         os.environ[QUIET] = "true"
         _ours.add(QUIET)
 
 
 def terminate(client: Any, run_id: str, status: str, time_ms: int | None = None) -> None:
-    """Close a run; its link is printed, as MLflow does it, without the user and password of the server's address."""
+    """Close a run, and print its link as MLflow does, but without user and password."""
     client.set_terminated(run_id, status, time_ms)
     if QUIET in _ours and client.tracking_uri.startswith(("http://", "https://")):
         run = client.get_run(run_id)
@@ -135,10 +136,7 @@ def terminate(client: Any, run_id: str, status: str, time_ms: int | None = None)
 
 
 def wait_longer(seconds: float | None = None) -> None:
-    """Give the server more time for a request: as much as said, or twice as much as before.
-
-    Where the user has set MLflow's own variable, it stays.
-    """
+    """Increase the timeout of requests to `seconds`, or to twice its present value; a timeout set by the user stays."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     if name in _ours:
         now = int(os.environ[name])
@@ -147,13 +145,13 @@ def wait_longer(seconds: float | None = None) -> None:
 
 
 def refused_for_good(error: BaseException) -> bool:
-    """Whether a store will never take what it was given, as opposed to a store that is away or in trouble."""
+    """Whether an error is a final refusal by the store, as opposed to a temporary failure."""
     import requests
     from mlflow.exceptions import MlflowException
 
     text = str(error)
     if isinstance(error, MlflowException):
-        # A proxy's own page, or a connection that broke under the database's driver.
+        # An error page of a proxy, or a broken connection to the database, is a temporary failure.
         trouble = text.startswith("API request to") or "InterfaceError" in text or "OperationalError" in text
         return not trouble and error.error_code in _REFUSALS
     if isinstance(error, requests.HTTPError):
@@ -170,10 +168,10 @@ def timed_out(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for one sentence and without passwords."""
+    """The first line of an error's message, shortened and without passwords."""
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if "failed with exception" in text:
-        # A connection that fails is wrapped by three libraries, each with its own words around it.
+        # The cause of a failed connection is nested in the messages of three libraries.
         text = text.rpartition("): ")[2].rstrip("'\")") or text
         text += ")" * (text.count("(") - text.count(")"))
     text = hidden(text)
@@ -182,12 +180,12 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def sqlite_lock(uri: str) -> Iterator[None]:
-    """Let one process at a time create the tables of a new SQLite file; two at once break each other."""
+    """Allow only one process at a time to create the tables of a new SQLite file; two at once damage it."""
     database = sqlite_file(uri)
     if database is None:
         yield
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    # A file system without locks has to do without.
+    # On a file system without locks this does not wait.
     with waiting_for(f"{database}.lock", timeout=120):
         yield

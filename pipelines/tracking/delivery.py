@@ -1,10 +1,10 @@
-"""Brings a journal to MLflow: everything once, in order, from wherever an earlier attempt ended.
+"""Sends the records of a journal to MLflow, each once and in order, starting where an earlier attempt ended.
 
-A process can be killed between MLflow's answer and the note of it, so whatever was sent last may be sent again.
-Nothing of that is there twice: MLflow's SQL store ignores a metric of the same key, step, time and value, a run
-is looked up by the key in its tags before it is made, files have fixed names, and a parameter stays as it is.
+A process can be killed after MLflow's answer and before the progress is saved, so the last records may be sent again.
+This has no effect: MLflow's SQL store ignores a metric with the same key, step, time and value, a run is searched by
+the key in its tags before it is created, files have fixed names, and parameters never change.
 
-Every call says `synchronous`: with MLFLOW_ENABLE_ASYNC_LOGGING MLflow would answer before it has anything.
+Every call uses `synchronous=True`: with MLFLOW_ENABLE_ASYNC_LOGGING MLflow would answer before it has stored anything.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ BATCH = 1000
 
 
 class Delivery:
-    """The way of one journal into MLflow.
+    """The delivery of one journal to MLflow.
 
     Args:
-        journal: locked by this process.
+        journal: a journal that this process has locked.
         client: see `pipelines.tracking.client.connect`.
-        uri: where the client leads, if not where the journal says.
-        strict: a run or experiment that MLflow's variables name and that cannot be used is an error; else a new run
-            begins, or the experiment is taken by its name.
+        uri: tracking URI of the client, if it is not the one in the journal.
+        strict: whether it is an error if a run or experiment given by MLflow's environment variables cannot be used;
+            otherwise a new run is created, or the experiment is searched by its name.
 
     Attributes:
-        run_id: MLflow's id of the run, once `open` has found or made it.
-        experiment: name of its experiment, where `open` has asked for it.
-        ended: whether the run's end is delivered.
+        run_id: MLflow's id of the run, once `open` has found or created it.
+        experiment: name of the run's experiment, if `open` has read it from MLflow.
+        ended: whether the end of the run has been delivered.
     """
 
     def __init__(self, journal: Journal, client: Any, uri: str | None = None, strict: bool = False) -> None:
@@ -65,7 +65,7 @@ class Delivery:
         self._offset: int = progress["offset"]
         self._goes_on: bool = progress.get("goes_on", False)
         self._incomplete: str = progress.get("incomplete", "")
-        # Of a run that goes on: the steps and pictures that it has already.
+        # The steps and pictures that a continued run already has.
         self._there: dict[str, set[int]] = {}
         self._pictures: set[str] | None = None
         self._lost = False
@@ -74,11 +74,11 @@ class Delivery:
     # The run.
 
     def open(self) -> str:
-        """Find or make the run; returns its id.
+        """Find or create the run; returns its id.
 
         Raises:
             TrackingError: the experiment was deleted, or MLflow refuses the run.
-            Exception: what MLflow and its libraries raise while the store cannot be reached.
+            Exception: any error of MLflow and its libraries while the store cannot be reached.
         """
         if self.run_id is not None:
             return self.run_id
@@ -96,7 +96,7 @@ class Delivery:
         return self.run_id
 
     def abandon(self) -> None:
-        """Close the run of a process that ended without doing so, unless another process goes on with it."""
+        """Close the run of a process that ended without closing it, unless another process has continued the run."""
         if self.ended or self.run_id is None:
             return
         run = self.client.get_run(self.run_id)
@@ -109,15 +109,15 @@ class Delivery:
 
     @property
     def pending(self) -> int:
-        """Bytes of the journal that MLflow does not have yet."""
+        """Bytes of the journal that are not delivered yet."""
         return max(0, self.journal.size - self._offset)
 
     def advance(self) -> None:
-        """Deliver all whole records that are there.
+        """Deliver all complete records.
 
         Raises:
-            Exception: what MLflow and its libraries raise while the store cannot be reached; what came before
-                is delivered and noted.
+            Exception: any error of MLflow and its libraries while the store cannot be reached; the progress up to
+                the error is saved.
         """
         batch: list[Record] = []
         values, end = 0, self._offset
@@ -150,12 +150,12 @@ class Delivery:
             self._save(self._offset)
 
     def tell_missing(self) -> None:
-        """Have the run say, in the tag `segbundles.incomplete`, what of this journal did not arrive."""
+        """List in the run's tag `segbundles.incomplete` the records of this journal that did not arrive."""
         said, now = self._incomplete, as_tag(self.journal.missing())
         if said == now or self._lost or self.run_id is None:
             return
         tag = self.client.get_run(self.run_id).data.tags.get(INCOMPLETE, "")
-        # Lines of other processes of the same run stay.
+        # Lines of other processes of the same run are kept.
         lines = [line for line in tag.split("\n") if line and line not in said.split("\n")]
         text = "\n".join([*lines, *(line for line in now.split("\n") if line and line not in lines)])
         if text:
@@ -176,7 +176,7 @@ class Delivery:
         )
 
     def _deliver(self, record: Record) -> bool:
-        """Carry out one record; False where MLflow refuses it."""
+        """Deliver one record; False if MLflow refuses it."""
         way = getattr(self, f"_op_{record.get('op')}", None)
         try:
             if self._lost and record.get("op") != "end":
@@ -258,7 +258,7 @@ class Delivery:
                     }
                     self._refuse(record, first_line(error))
                 return
-            # One value that cannot be taken must not cost the others; halves find it quickly.
+            # One refused value must not prevent the others; bisection finds it quickly.
             half = len(metrics) // 2
             self._log_metrics(metrics[:half])
             self._log_metrics(metrics[half:])
@@ -272,7 +272,7 @@ class Delivery:
         return self._there[name]
 
     def _op_system(self, record: Record) -> None:
-        """Metrics of the machine: their step is the second of the run, which a run that goes on goes on counting."""
+        """System metrics: their step is the number of seconds since the start of the run, also in a continued run."""
         from mlflow.entities import Metric
 
         start = self.client.get_run(self.run_id).info.start_time
@@ -280,7 +280,7 @@ class Delivery:
         values = record["values"].items()
         self._log_metrics([Metric(name, value, record["time"], step) for name, value in values])
 
-    # Everything else, one method an operation.
+    # The other operations, one method each.
 
     def _op_run(self, record: Record) -> None:
         self.open()
@@ -298,7 +298,7 @@ class Delivery:
     def _op_file(self, record: Record) -> None:
         whole = record.get("whole")
         if whole is not None:
-            # New files among old ones would be a model that nobody can load.
+            # A mixture of new and old files would be a model that cannot be loaded.
             self._require_whole(whole, f"it belongs to {whole}, of which a part did not arrive")
         upload(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
         if record.get("table"):
@@ -312,7 +312,7 @@ class Delivery:
     def _pictures_there(self) -> set[str]:
         if self._pictures is None:
             files = self.client.list_artifacts(self.run_id, "images")
-            # The small copy is stored last: without it the picture is only half there.
+            # The small copy is stored last, so a picture without it is incomplete.
             self._pictures = {step_of_picture(file.path) for file in files if file.path.endswith(".webp")}
         return self._pictures
 
@@ -333,7 +333,7 @@ class Delivery:
         register(self.client, self.run_id, record["name"], folder, record["value"], record["alias"], files)
 
     def _require_whole(self, folder: str, reason: str) -> None:
-        """Raise TrackingError where a file of a folder of the run was put aside."""
+        """Raise TrackingError if a file of a folder of the run was refused or lost."""
         if any(
             is_below(str(each.get("name")), folder) for each in self.journal.missing() if each["op"] == "file"
         ):
@@ -344,7 +344,7 @@ class Delivery:
             self.ended = True
             return
         if not self._goes_on:
-            self._remove_doubles()
+            self._remove_duplicates()
         self.tell_missing()
         assert self.run_id is not None
         terminate(self.client, self.run_id, record["status"], record["time"])
@@ -358,8 +358,8 @@ class Delivery:
             if run_id is not None:
                 settle_parent(self.client, run_id, parent.get("spread", []), time_ms)
 
-    def _remove_doubles(self) -> None:
-        """A server that answered too late made a run of ours that nobody waited for any more."""
+    def _remove_duplicates(self) -> None:
+        """Delete runs that a slow server created for requests that had already timed out here."""
         experiment = self.client.get_run(self.run_id).info.experiment_id
         for run in runs_with(self.client, experiment, KEY, self.head["key"]):
             if run.info.run_id != self.run_id and not run.data.metrics:

@@ -1,4 +1,4 @@
-"""The background thread that brings a living run's journal to MLflow, and old journals with it."""
+"""The background thread that delivers the journal of the current run, and journals of earlier processes, to MLflow."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pipelines.utils.processes import alive
 
 logger = logging.getLogger(__name__)
 
-# How long a start waits for MLflow to open the run: a new database's tables take a busy machine a while.
+# Seconds that a start waits for MLflow to open the run; on a busy machine, creating a new database takes long.
 START_SECONDS, START_SECONDS_FILE = 10.0, 120.0
 LONGEST_PAUSE = 60.0
 
 
 class Busy(Exception):
-    """Another process is delivering what has to come first."""
+    """Another process is delivering a journal that must be delivered first."""
 
 
 class Shipping:
@@ -53,7 +53,7 @@ class Shipping:
         self._stopping = False
         self._warned = False
         self._news = threading.Condition()
-        # Under the condition: what is asked of the thread, and what it has done.
+        # Guarded by the condition: number of the last request to the thread, and of the last one that it completed.
         self._asked = 0
         self._answered = -1
         self._complete = False
@@ -65,7 +65,7 @@ class Shipping:
 
     @property
     def experiment(self) -> str | None:
-        """Name of the experiment that the run is in, where MLflow was asked for it."""
+        """Name of the run's experiment, if it was read from MLflow."""
         return self._delivery.experiment if self._delivery is not None else None
 
     @property
@@ -74,10 +74,10 @@ class Shipping:
         return self._delivery.pending if self._delivery is not None else self.journal.size
 
     def start(self) -> None:
-        """Begin, and wait a while for the run to be open.
+        """Start the thread, and wait for a limited time until the run is open.
 
         Raises:
-            TrackingError: it never can be.
+            TrackingError: the run cannot be opened with these settings.
         """
         self._thread.start()
         seconds = START_SECONDS if sqlite_file(self.uri) is None else START_SECONDS_FILE
@@ -91,9 +91,9 @@ class Shipping:
             raise fatal
 
     def wait(self, seconds: float) -> bool:
-        """Wait until MLflow has all of the journal, or nothing of it gets through; whether it has it all.
+        """Wait until the whole journal is delivered; returns whether it is.
 
-        Three attempts in a row, a second or two apart, have to bring nothing: a server may just be coming back.
+        Gives up after `seconds`, or after three attempts in a row, one to two seconds apart, that delivered nothing.
         """
         deadline = time.monotonic() + seconds
         vain, before = 0, self.pending
@@ -115,7 +115,7 @@ class Shipping:
         return False
 
     def wait_for_others(self, seconds: float) -> None:
-        """Wait until what earlier processes left is seen to, unless something is in the way."""
+        """Wait until the journals of earlier processes are processed, or until an error."""
         with self._news:
             self._news.wait_for(lambda: self._others is None or self._failures > 0, max(0.0, seconds))
 
@@ -151,7 +151,7 @@ class Shipping:
         return 0.0 if self._others is not None else max(0.0, self._next - time.monotonic())
 
     def _attempt(self, asked: bool) -> bool:
-        """Do what is next; whether all of the journal is delivered now."""
+        """Run the next step; returns whether the whole journal is delivered now."""
         try:
             complete = self._once(asked)
         except Exception as error:
@@ -162,7 +162,7 @@ class Shipping:
             if isinstance(error, TrackingError) and self._starting:
                 self._fatal = error
             elif not isinstance(error, Busy) and (self._starting or self._failures > 1):
-                # One request that fails on its own is nothing to tell.
+                # A single failed request is not worth a warning.
                 self._tell(first_line(error))
             return False
         if self._warned:
@@ -202,7 +202,7 @@ class Shipping:
         return due
 
     def _tidy(self, others: list[Journal]) -> None:
-        """One step of what other processes have left: their journals, then runs that stay open without one."""
+        """Process one journal of an earlier process, or, after all of them, close open runs without a journal."""
         assert self._delivery is not None
         if others:
             other = others.pop(0)
@@ -217,7 +217,7 @@ class Shipping:
         close_gone(self._client, experiment, self._delivery.head["work"], but=self.run_id or "")
 
     def _first_parts(self, head: Head) -> None:
-        """Deliver what earlier processes of a run that goes on have left, since it comes before."""
+        """Deliver the journals of earlier processes of a continued run, since their records come first."""
         wanted = head.get("continue")
         if wanted is None:
             return
@@ -230,12 +230,12 @@ class Shipping:
                 continue
             if not _taken(journal):
                 if alive(json.loads(first["process"])):
-                    continue  # then the run is not free either, which opening it finds
+                    continue  # opening the run then finds that another process is writing it
                 raise Busy(f"{journal.folder} is being delivered")
             self._one_other(journal, goes_on=True)
 
     def _is_ours(self, head: Head) -> bool:
-        """Whether a journal is for the same store, as far as its address without a password tells."""
+        """Whether a journal is for the same store, judged by the address without its password."""
         return hidden(str(head.get("uri"))) == hidden(self.uri)
 
     def _one_other(self, journal: Journal, goes_on: bool = False) -> None:
@@ -244,7 +244,7 @@ class Shipping:
         if (head is not None and not self._is_ours(head)) or not (goes_on or _taken(journal)):
             return
         try:
-            if head is None:  # it ended before its first line
+            if head is None:  # the process ended before it wrote the first line
                 journal.remove()
                 return
             delivery = Delivery(journal, self._client)
@@ -253,7 +253,7 @@ class Shipping:
             ours = self._delivery is not None and delivery.run_id == self._delivery.run_id
             if not (delivery.ended or goes_on or ours):
                 if self._delivery is None or head["work"] != self._delivery.head["work"]:
-                    return  # another work's: its own next start goes on with it, or closes it
+                    return  # of another training, whose next start continues or closes the run
                 delivery.abandon()
             journal.remove()
         finally:
@@ -261,7 +261,7 @@ class Shipping:
 
 
 def _taken(journal: Journal) -> bool:
-    """Whether this process has the journal now; where no locks can be had, whoever wrote it keeps it."""
+    """Whether this process has locked the journal; False on a file system without locks."""
     try:
         return journal.take()
     except OSError:

@@ -1,19 +1,19 @@
-"""The journal of a run: everything that it has to say, on disk before MLflow hears of it.
+"""The journal of a run: everything that is logged is written to disk before it is sent to MLflow.
 
 A spool is a folder of journals, one per process that wrote a run:
 
     mlflow_spool/
         20261123-015318-3f2a91bc/
-            journal.jsonl     one record a line, the first says which run; only ever appended to
-            files/000003/...  what a record refers to: artifacts and pictures
-            delivered.json    how far MLflow has it
-            refused.jsonl     what MLflow will never take or a full disk has lost, with its reason
-            end.json          the end of the run, where the journal had no room for it
-            reserve           room for the two above
-            head.jsonl        the first line, where only what was refused is left
-            lock              held by the process that writes or delivers
+            journal.jsonl     one record per line, the first one identifies the run; append-only
+            files/000003/...  files that records refer to: artifacts and pictures
+            delivered.json    progress of the delivery to MLflow
+            refused.jsonl     records that MLflow refused or that were lost on a full disk, with the reason
+            end.json          the end of the run, if the disk had no space for it in the journal
+            reserve           disk space reserved for the two files above
+            head.jsonl        the first line, if only refused records are left
+            lock              locked by the process that writes or delivers
 
-A journal is removed when all of it is delivered and nothing was refused.
+A journal is removed when all its records are delivered and none was refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FOLDER = "mlflow_spool"
 VARIABLE = "SEGBUNDLES_SPOOL"
 JOURNAL, HEAD, DELIVERED = "journal.jsonl", "head.jsonl", "delivered.json"
 FILES, LOCK, END, RESERVE = "files", "lock", "end.json", "reserve"
-# Above this a copy would hold up a training, so the file is linked: it must be replaced, not rewritten, later.
+# Copying a larger file would delay a training, so it is linked; the file must later be replaced, not rewritten.
 LINKED = 8 << 20
 _RESERVED = 1 << 16
 
@@ -74,7 +74,7 @@ class Journal:
         self.folder = folder
         self._lock = Lock(folder / LOCK)
         self._handle: int | None = None
-        # Bytes that the disk has not taken yet; the next record goes behind them, so no line is ever torn.
+        # Bytes not written yet because of a full disk; the next record is appended to them, so lines stay complete.
         self._waiting = b""
         self._refused = Refused(folder)
         self._warned = False
@@ -111,7 +111,7 @@ class Journal:
     # Writing: by the process that made it.
 
     def append(self, record: Record | Head) -> None:
-        """Write a record; a full disk is warned of once, and the record is tried again with the next."""
+        """Write a record. If the disk is full, warn once and try again with the next record."""
         line = json.dumps(record, default=str).encode() + b"\n"
         with self._writing:
             self._waiting += line
@@ -127,14 +127,14 @@ class Journal:
         except OSError as error:
             if not self._warned:
                 logger.warning(
-                    "what the run says cannot be written to %s (%s); it is kept in memory until it can",
+                    "records of the run cannot be written to %s (%s); they are kept in memory until this is possible",
                     self.folder,
                     error,
                 )
             self._warned = True
 
     def secure(self) -> None:
-        """Make all records so far outlast a power cut."""
+        """Flush all records to the disk, so that they survive a power failure."""
         with self._writing:
             self._push()
             if self._handle is not None:
@@ -147,10 +147,10 @@ class Journal:
         return len(self._waiting)
 
     def give_up(self, end: Record) -> None:
-        """Put on disk what there is room for, and of the rest how much it is; the process is about to end.
+        """Write as many records as fit on the disk, and the number of the others, before the process ends.
 
         Args:
-            end: the record of the run's end, which is kept in any case that the disk allows.
+            end: the record of the run's end, for which disk space was reserved.
         """
         reserve = self.folder / RESERVE
         with contextlib.suppress(OSError):
@@ -162,7 +162,7 @@ class Journal:
             self._push()
             if not self._waiting:
                 return
-            # One of them is torn, and the last is the end itself.
+            # Without the last one, which is the end of the run and is written above.
             count = self._waiting.count(b"\n") - 1
             self._waiting = b""
         reserve.unlink(missing_ok=True)
@@ -170,7 +170,7 @@ class Journal:
             self.refuse({"op": "records", "count": count, "lost": True}, "the disk was full to the end")
 
     def end(self) -> Record | None:
-        """The record of the run's end where the journal itself had no room for it."""
+        """The record of the run's end, if the disk had no space for it in the journal."""
         try:
             return json.loads((self.folder / END).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -218,7 +218,7 @@ class Journal:
         return self._lock.take()
 
     def release(self) -> None:
-        """Let others have the journal; nothing can be written any more."""
+        """Unlock the journal for other processes; it cannot be written any more."""
         self._close()
         self._lock.release()
 
@@ -244,10 +244,10 @@ class Journal:
         return None
 
     def records(self, start: int) -> Iterator[tuple[Record, int]]:
-        """Whole records from a byte on, each with the byte behind it.
+        """Complete records from byte `start` on, each with the offset of its end.
 
-        A last line that a killed process left torn is not there; a damaged one in the middle is left out. What a
-        full disk did not take is there for the process that has it in memory.
+        An incomplete last line of a killed process and damaged lines are left out. Records that the disk had no space
+        for are included for the process that has them in memory.
         """
         try:
             stream = (self.folder / JOURNAL).open("rb")
@@ -290,26 +290,26 @@ class Journal:
             return {"offset": 0}
 
     def set_progress(self, **values: Any) -> None:
-        """Say how far MLflow has the journal, whole or not at all."""
-        # On a full disk the note is missing, and whoever goes on sends again what MLflow has, to no harm.
+        """Save atomically how much of the journal is delivered."""
+        # If the disk is full this is not saved; records are then sent again, which has no effect.
         with contextlib.suppress(OSError), replacing(self.folder / DELIVERED, synced=False) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
 
     def refuse(self, record: Record, reason: str) -> None:
-        """Put a record aside that MLflow will never take, or that is lost: then "lost" is true in it."""
+        """Keep a record that MLflow refused, or that is lost ("lost" is then true in it), with the reason."""
         self._refused.add(record, reason)
 
     def missing(self) -> list[Record]:
-        """What was put aside, each record with its reason under "refused"."""
+        """All refused and lost records, each with its reason under "refused"."""
         return self._refused.all()
 
     @property
     def refused(self) -> int:
-        """How many records were put aside."""
+        """Number of refused and lost records."""
         return len(self.missing())
 
     def retry_refused(self) -> None:
-        """Make what was refused a part of the journal again."""
+        """Append the refused records to the journal again."""
         if not self.take():
             return
         try:
@@ -343,12 +343,12 @@ class Journal:
             self.release()
             return
         root = self.folder.parent
-        # Out of sight at once: a journal that is half removed would look like one to deliver.
+        # Renamed first: a partly removed journal must not be mistaken for one to deliver.
         hidden = self.folder.with_name(f".{self.folder.name}")
         try:
             self.folder.replace(hidden)
         except OSError:
-            # Windows moves no folder in which a file is open, and the lock is one.
+            # Windows does not rename a folder with an open file, such as the lock.
             self.release()
             with contextlib.suppress(OSError):
                 self.folder.replace(hidden)

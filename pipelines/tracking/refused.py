@@ -1,4 +1,4 @@
-"""What of a run does not reach MLflow: refused by it, or lost on a full disk."""
+"""Records of a run that do not reach MLflow: refused by it, or lost on a full disk."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipelines.utils.passwords import hidden
 
 FILE = "refused.jsonl"
 INCOMPLETE = "segbundles.incomplete"
-"""Tag of a run of which something did not arrive; it says what and why."""
+"""Tag of an incomplete run; it lists the missing records and the reasons."""
 _LONGEST = 4900
 
 
 class Refused:
-    """The records of a journal that were put aside, each with its reason, one a line of a file.
+    """The refused and lost records of a journal, each with its reason, one per line of a file.
 
-    What a full disk does not let write down stays in memory and is tried again with the next one.
+    Records that a full disk has no space for stay in memory and are written with the next one.
 
     Args:
-        folder: of the journal.
+        folder: folder of the journal.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,13 +34,13 @@ class Refused:
         self._writing = threading.Lock()
 
     def add(self, record: Record, reason: str) -> None:
-        """Put a record aside; "lost" is true in one that cannot be tried again."""
+        """Add a record; "lost" is true in a record that cannot be sent again."""
         with self._writing:
             self._unwritten.append({**record, "refused": reason})
             self._write()
 
     def write(self) -> None:
-        """Try again to write down what the disk did not take."""
+        """Try again to write the records that the disk had no space for."""
         with self._writing:
             self._write()
 
@@ -77,7 +77,7 @@ def record_of(line: bytes) -> Record | None:
 
 
 def named(record: Record) -> str:
-    """What a record is about, for a person."""
+    """A readable name of a record."""
     if "name" in record:
         return f"the version of {record['name']}" if record.get("op") == "register" else str(record["name"])
     if record.get("op") in ("metrics", "system"):
@@ -88,7 +88,7 @@ def named(record: Record) -> str:
 
 
 def told(records: Iterable[Record]) -> str:
-    """All of them by name, in one line for each reason; a record that is there several times is told once."""
+    """The names of the records, one line for each reason; equal names are listed once."""
     reasons: dict[str, dict[str, None]] = {}
     for record in records:
         reasons.setdefault(str(record["refused"]), {})[named(record)] = None
@@ -96,17 +96,18 @@ def told(records: Iterable[Record]) -> str:
 
 
 def as_tag(records: Iterable[Record]) -> str:
-    """`told`, cut to what a tag of MLflow's takes."""
+    """`told`, cut to the length of a tag in MLflow."""
     text = told(records)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... and more"
 
 
 def incomplete(records: Iterable[Record], run: str, folder: Path) -> Iterator[str]:
-    """Sentences that say all that a run lacks, and what can be done about it.
+    """Messages that list the missing records of a run and what to do.
 
     Args:
-        run: as a person knows it.
-        folder: of its journal.
+        records: the refused and lost records.
+        run: name or id of the run.
+        folder: folder of its journal.
     """
     every = list(records)
     lost = [record for record in every if record.get("lost")]
@@ -119,7 +120,7 @@ def incomplete(records: Iterable[Record], run: str, folder: Path) -> Iterator[st
     if refused:
         yield (
             f"MLflow refused {len(refused)} records of run {run}; they are kept in {folder} ({_line(refused)}); "
-            f"after mending the cause: python -m pipelines sync {folder.parent} --refused"
+            f"after correcting the cause, run: python -m pipelines sync {folder.parent} --refused"
         )
 
 
@@ -128,7 +129,7 @@ def _line(records: list[Record]) -> str:
 
 
 def undelivered(uri: str, run: str, size: int, folder: Path) -> str:
-    """What is said at the end of a run whose journal of `size` bytes still waits in `folder`."""
+    """The message at the end of a run of whose journal in `folder` `size` bytes are not delivered."""
     return (
         f"MLflow at {hidden(uri)} does not have all of run {run} yet: {size / 1e3:.1f} kB of records wait in {folder}; "
         f"the next training there delivers them, or: python -m pipelines sync {folder.parent}"

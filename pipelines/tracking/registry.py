@@ -1,4 +1,4 @@
-"""Versions of registered models: only those whose files are all there, and the alias on the best of them."""
+"""Registers complete models as model versions in MLflow, and sets the alias of the best version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALUE, FILES, BYTES = "value", "files", "bytes"
 
 
 def is_below(name: str, folder: str) -> bool:
-    """Whether a file of a run is the folder itself or lies in it."""
+    """Whether the artifact path `name` is `folder` or is in it."""
     return name == folder or name.startswith(f"{folder}/")
 
 
@@ -31,7 +31,7 @@ def not_there(client: Any, run_id: str | None, folder: str, files: Mapping[str, 
     except Exception as error:
         if not refused_for_good(error):
             raise
-        # A store may take files and not list them; it has confirmed each of them.
+        # Some stores cannot list files; the upload of each file was confirmed.
         logger.warning("the files of %s cannot be listed (%s)", folder, first_line(error))
         return []
     if not files:
@@ -65,7 +65,7 @@ def register(
     tags = {VALUE: repr(value)}
     if files:
         tags |= {FILES: str(len(files)), BYTES: str(sum(files.values()))}
-    # A run that goes on has put its new model in the place of the old one, so that is the same version.
+    # A continued run has replaced the files of its earlier model, so the version stays the same.
     version = next((v for v in versions if (v.source, v.run_id) == (source, run_id)), None)
     if version is None:
         version = client.create_model_version(name, source, run_id=run_id, tags=tags, await_creation_for=0)

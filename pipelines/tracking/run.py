@@ -1,8 +1,8 @@
-"""One MLflow run per training: opened once under its own id, closed as it ended, whatever becomes of the server.
+"""One MLflow run per training, which also works while the MLflow server cannot be reached.
 
-What a run says is written to a journal on disk (`pipelines.tracking.journal`) and brought to MLflow by one background
-thread (`pipelines.tracking.delivery`). What could not be delivered stays there for the next start or for
-`python -m pipelines sync`.
+Everything that is logged is written to a journal on disk (`pipelines.tracking.journal`) and sent to MLflow by a
+background thread (`pipelines.tracking.delivery`). Records that could not be sent stay in the journal for the next
+start or for `python -m pipelines sync`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 # After SIGTERM a scheduler gives a process some seconds before it kills it.
 KILLED_SECONDS = 8.0
-# A short run still sees to what earlier ones left.
+# Longest time that the end of a run waits for the delivery of earlier journals.
 OTHERS_SECONDS = 30.0
 
 
 class Tracking:
-    """An MLflow run that a training never waits for and never fails by.
+    """An MLflow run that neither delays a training nor makes it fail.
 
     Used as a context: leaving it closes the run as FINISHED, as FAILED with the exception in the tag `error`,
     or as KILLED after SIGTERM or Ctrl-C. Where `MLFLOW_TRACKING_URI` is not set, runs go to
@@ -63,7 +63,7 @@ class Tracking:
         experiment: name of the MLflow experiment, created if absent.
         run_name: name of the run; None is MLFLOW_RUN_NAME, or the experiment and the time of the start.
         uri: tracking URI; None takes MLFLOW_TRACKING_URI or the default above.
-        flush_seconds: how long metrics may wait for company.
+        flush_seconds: seconds between deliveries to MLflow.
         enabled: False makes every call do nothing; the default is rank 0 of a distributed training.
         finish_seconds: how long all waiting for MLflow together may hold up the end of the run.
         system_metrics: seconds between samples of CPU, memory, GPU, disk and network; None takes none, nor does
@@ -111,7 +111,7 @@ class Tracking:
 
     @property
     def next_id(self) -> str:
-        """What the next new run can be gone on with, whenever this process ends; known before that run begins."""
+        """The id with which the next new run can be continued; known before that run starts."""
         return f"{PENDING}{self._key}"
 
     def start(
@@ -166,7 +166,7 @@ class Tracking:
             self._system.start()
         return self.run_id
 
-    # What a run says. Each call writes one record and returns.
+    # Logging. Each call writes one record and returns.
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Metrics of one step."""
@@ -177,7 +177,7 @@ class Tracking:
             try:
                 numbers[self._metric_keys.of(name)] = float(value)
             except (TypeError, ValueError):
-                self._warn("the metric %s is no number but %r; it is left out", name, value)
+                self._warn("the metric %s is not a number but %r; it is left out", name, value)
         if numbers:
             self._say({"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers})
 

@@ -1,4 +1,4 @@
-"""The files of a run on their way into its journal: kept as they are now, or known to be lost."""
+"""Copies the files of a run to its journal, and records files that are lost on a full disk."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class RunFiles:
         reason = error.strerror or str(error)
         if not self._warned:
             logger.warning(
-                "%s cannot be kept for the run in %s (%s); all that is lost is told at the end",
+                "%s cannot be kept for the run in %s (%s); all lost files are listed at the end",
                 name,
                 self.journal.folder,
                 reason,

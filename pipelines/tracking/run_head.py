@@ -1,4 +1,4 @@
-"""The first record of a run's journal: which run it is, or is to become."""
+"""The first record of a journal, which identifies the run to continue or to create."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run in MLflow that a journal belongs to: found or made, once, whoever delivers the journal."""
+"""Finds or creates the MLflow run of a journal; every process that delivers the journal gets the same run."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Opening:
                 self._go_on(run_id, tags)
                 return run_id
             if wanted.startswith(PENDING) and not runs_with(client, experiment, KEY, wanted[len(PENDING) :]):
-                # Whoever looks for that run next finds this one.
+                # With this key, the next search for that run finds this one.
                 key = wanted[len(PENDING) :]
         made = runs_with(client, experiment, KEY, key)
         if made:
@@ -87,12 +87,12 @@ class Opening:
         self.client.update_run(run_id, status="RUNNING")
         theirs = self.client.get_run(run_id).data.tags
         if self.head.get("named"):
-            # Somebody else has made it: what it says of its origin stays.
+            # Another program created the run, so its tags about its origin are kept.
             tags = {k: v for k, v in tags.items() if not (k.startswith("mlflow.") and k in theirs)}
             tags |= {WORK: self.head["work"], KEY: theirs.get(KEY, self.head["key"])}
         set_tags(self.client, run_id, tags | {PROCESS: self.head["process"]})
         if "error" in theirs:
-            # How an earlier process ended is not how this run ends.
+            # The error of an earlier process does not belong to the continued run.
             self.client.delete_tag(run_id, "error")
 
     def _find_experiment(self) -> str:

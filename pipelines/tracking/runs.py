@@ -1,4 +1,4 @@
-"""Runs and experiments of an MLflow server: found, opened once, closed when their process is gone."""
+"""Finds and creates runs and experiments of MLflow, and closes runs whose process has ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROCESS, PARENT_KEY = "segbundles.process", "segbundles.parent_key"
 PENDING = "pending-"
 
 
-# MLflow shows an experiment as one of language models unless it says what it is.
+# Without this tag MLflow shows an experiment as one of language models.
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
@@ -70,7 +70,7 @@ def find_run(client: Any, experiment: str, run_id: str) -> str | None:
 
 
 def quoted(text: str) -> str:
-    """A text as MLflow's filters want it: they know two quotation marks, and no way to escape either."""
+    """A text in quotation marks for MLflow's filters, which support ' and " but no escape characters."""
     mark = '"' if "'" in text else "'"
     return f"{mark}{text}{mark}"
 
@@ -109,7 +109,7 @@ def settle_parent(client: Any, parent: str, spread: list[str], time_ms: int) -> 
     """
     experiment = client.get_run(parent).info.experiment_id
     children = runs_with(client, experiment, "mlflow.parentRunId", parent)
-    # Of a fold that was trained again the newest counts, and the newest that is finished has the say.
+    # For a fold with several runs, the newest one gives the state, and the newest finished one the metrics.
     states = {child.data.tags.get("fold", child.info.run_id): child.info.status for child in children}
     newest = {c.data.tags.get("fold", c.info.run_id): c for c in children if c.info.status == "FINISHED"}
     finished = [child.data.metrics for child in newest.values()]
@@ -145,7 +145,7 @@ def close_gone(client: Any, experiment: str, work: str, but: str) -> None:
 
 
 def close_dead(client: Any, run_id: str) -> None:
-    """Close a run whose process ended without a word, and say so."""
+    """Close a run whose process ended without closing it, with the reason in the tag `error`."""
     reason = "the process ended without closing its run (killed, out of memory, or power lost)"
     client.set_tag(run_id, "error", reason, synchronous=True)
     terminate(client, run_id, "KILLED")

@@ -1,4 +1,4 @@
-"""Delivering a spool without a training."""
+"""Delivers the journals of a spool to MLflow without a training."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _one(journal: Journal, uri: str | None, clients: dict[str, Any], away: dict[
         except TrackingError as error:
             print(f"{name}: {error}")
             return "waiting"
-        # A later journal may go on with the run of an earlier one, so nothing overtakes.
+        # A later journal may continue the run of an earlier one, so journals are never delivered out of order.
         if target in away:
             print(f"{name}: waits for {hidden(target)} too")
             return "waiting"

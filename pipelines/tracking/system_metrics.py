@@ -81,9 +81,9 @@ def _monitors() -> list[Any]:
 
 
 class TorchMemory:
-    """Memory of this process's GPUs as CUDA itself tells it, where the package for NVML is not installed.
+    """Memory use of the GPUs of this process, read from CUDA if the package for NVML is not installed.
 
-    Only of those that it uses: to ask for another GPU would take some of its memory.
+    Only GPUs that the process uses are read: reading another GPU would allocate memory on it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Single writes to an MLflow run, each of which can be done again without a second trace."""
+"""Single writes to an MLflow run, each of which can be repeated without effect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def log_params(client: Any, run_id: str | None, values: Mapping[str, str]) -> di
             if not refused_for_good(error):
                 raise
             left |= {param.key: param.value for param in part}
-    # MLflow never changes a parameter, and a run that goes on may have been told otherwise.
+    # MLflow never changes a parameter, but a continued run may have been started with another value.
     other = {f"changed.{key}": value for key, value in values.items() if known.get(key, value) != value}
     set_tags(client, run_id, other)
     return left

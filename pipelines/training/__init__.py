@@ -1,1 +1,1 @@
-"""Trainer, loss, checkpoints, resuming, run logger."""
+"""Trainer, loss, checkpoints, resuming, MLflow logging."""

@@ -1,4 +1,4 @@
-"""The state of a training on disk, and the trained model that comes out of it."""
+"""Files of a training: checkpoints, from which it can be resumed, and the trained model."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ KINDS: dict[str, Any] = {
 
 
 class RankState(TypedDict):
-    """What each process of a training carries on for itself.
+    """The part of a checkpoint that differs between the processes of a training.
 
     Attributes:
-        random: its random number generators.
-        losses: of its iterations in this epoch.
+        random: state of the random number generators of the process.
+        losses: losses of its iterations in the current epoch.
     """
 
     random: RandomState
@@ -63,22 +63,22 @@ class RankState(TypedDict):
 
 
 class Progress(TypedDict):
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
-        work: what makes the training the one it is, see `pipelines.training.resume.training_identity`.
-        finished: whether it has come to its end, early or not.
-        stopped_early: whether validations that were no better ended it.
-        best: mean Dice of the validation that its model is from; minus infinity before the first.
-        run_id: of its run in MLflow.
-        epochs: asked for.
-        epoch: how many are whole.
-        epoch_length: iterations of an epoch.
-        iteration: how many are done, in all epochs.
-        inside: how many of them in an epoch that is not whole.
-        patches: of all processes, in that epoch.
-        history: what each epoch measured, and its number as "epoch".
-        ranks: of each process.
+        work: settings and data that identify the training, see `pipelines.training.resume.training_identity`.
+        finished: whether the training has ended, after its last epoch or by early stopping.
+        stopped_early: whether early stopping ended it.
+        best: mean Dice of the validation of the best model; minus infinity before the first validation.
+        run_id: id of its MLflow run.
+        epochs: number of epochs that the config asks for.
+        epoch: number of completed epochs.
+        epoch_length: iterations per epoch.
+        iteration: number of completed iterations in all epochs.
+        inside: number of completed iterations in the current, incomplete epoch.
+        patches: number of patches that all processes have used in the current epoch.
+        history: metrics of each epoch, with its number as "epoch".
+        ranks: one entry per process.
     """
 
     work: dict[str, str]
@@ -97,30 +97,30 @@ class Progress(TypedDict):
 
 
 class TrainingState(Progress, TrainerState):
-    """All that a training needs to go on: what a checkpoint holds."""
+    """The content of a checkpoint: everything needed to resume a training."""
 
 
 class CheckpointNotWrittenError(UserError, RuntimeError):
-    """A checkpoint or model file cannot be written; what lay there before is whole."""
+    """A checkpoint or model file cannot be written; the file before it is unchanged."""
 
 
 class Checkpoints:
     """Writes and reads the files of one training in one folder.
 
-    - `last.pt`: everything needed to go on;
-    - `earlier.pt`: the same from the time before, in case `last.pt` cannot be read;
+    - `last.pt`: everything needed to resume;
+    - `earlier.pt`: the checkpoint before `last.pt`, used if `last.pt` cannot be read;
     - `model.pt`: the weights with the best validation Dice, a plain state dict as MONAI's tools expect;
-    - `model.json`: what those weights need around them: network, labels, preprocessing, patch size, run;
+    - `model.json`: the description needed to use those weights: network, labels, preprocessing, patch size, run;
     - `plan.json`: the planned settings that the training began with.
 
-    Every file is written whole or not at all and holds only tensors and plain types. A process may be killed
-    between any two steps: `repair`, the first thing that the next start does, completes what was begun.
+    Every file is written atomically and holds only tensors and plain types. A process may be killed between any two
+    steps: `repair`, which the next start calls first, completes the steps that were begun.
 
     Args:
-        folder: where they lie.
+        folder: folder of the files.
 
     Attributes:
-        starts: what a start notes there for the next one.
+        starts: the note that one start leaves for the next.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -131,22 +131,24 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the folder for this process; a process that dies lets go of it.
+        """Lock the folder for this process; the lock also ends with the process.
 
         Raises:
-            CheckpointError: another training is writing there.
+            CheckpointError: another training is writing to the folder.
         """
         lock = self._lock
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not lock.take():
                 raise CheckpointError(
-                    f"another training is writing to {self.folder}; wait for it or end it, or train beside it with "
-                    "another --bundle_root"
+                    f"another training is writing to {self.folder}; wait until it ends or stop it, or give this "
+                    "training another folder with --bundle_root"
                 )
         except NoLocksError as error:
             reason = error.strerror or error
-            logger.warning("%s cannot be locked (%s): start no second training there", self.folder, reason)
+            logger.warning(
+                "%s cannot be locked (%s); do not start a second training in this folder", self.folder, reason
+            )
         except OSError as error:
             raise self._not_written(error) from error
         try:
@@ -155,23 +157,23 @@ class Checkpoints:
             lock.release()
 
     def repair(self) -> None:
-        """Complete or clear away what a killed process had begun; by one process alone, see `held`."""
+        """Complete or remove the unfinished writes of a killed process; call it only within `held`."""
         for name in (LAST, BEST, CARD, _next(Path(BEST)).name, _next(Path(CARD)).name):
             remove_leftovers(self.folder / name)
         model, card = self.folder / BEST, self.folder / CARD
         if _waiting_card(model, card) is not None:
             put_in_place(_next(card), card)
-        # The card first: alone it would be taken for that of the weights in place.
+        # The new model.json first: without the new weights it would be taken for the description of the old ones.
         for path in (_next(card), _next(model)):
             path.unlink(missing_ok=True)
         for moving in sorted((self.folder / "previous").glob(f"*{_MOVING}")):
             self._move_to(moving)
 
     def latest(self) -> TrainingState | None:
-        """The last state that can be read, the one of `earlier.pt` with a warning; None where there is none.
+        """The state in `last.pt`, or with a warning that in `earlier.pt`; None if neither file exists.
 
         Raises:
-            CheckpointError: there are files, and none can be read.
+            CheckpointError: no existing file can be read.
         """
         present = [path for path in (self.folder / LAST, self.folder / EARLIER) if path.is_file()]
         first_error: CheckpointError | None = None
@@ -183,7 +185,7 @@ class Checkpoints:
                 self._unreadable = self._unreadable or path.name == LAST
                 continue
             if first_error is not None:
-                logger.warning("%s; the checkpoint before it, %s, takes its place", first_error, path.name)
+                logger.warning("%s; the checkpoint before it, %s, is used instead", first_error, path.name)
             return state
         if first_error is not None:
             raise first_error
@@ -200,7 +202,7 @@ class Checkpoints:
         return self._move_to(parent / f"{number:03d}{_MOVING}")
 
     def _move_to(self, moving: Path) -> Path:
-        """Move the files, all of them at the end: a folder still called moving is not complete."""
+        """Move the files into `moving`, then rename it; a folder named *.moving is therefore not complete."""
         moving.mkdir(parents=True, exist_ok=True)
         for path in self._present():
             put_in_place(path, moving / path.name)
@@ -210,7 +212,7 @@ class Checkpoints:
         return target
 
     def _present(self) -> list[Path]:
-        # The state goes first: without it nothing is gone on with, and what is left is moved by the next start.
+        # The checkpoint is moved first: without it no training is resumed, and the next start moves the other files.
         names = (LAST, EARLIER, "unreadable.pt", BEST, CARD, PLAN_FILE)
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
@@ -224,14 +226,14 @@ class Checkpoints:
             write_plan(self.folder / PLAN_FILE, plan)
 
     def save(self, state: TrainingState) -> None:
-        """Write a state to `last.pt`; the one before becomes `earlier.pt`.
+        """Write a state to `last.pt`; the previous `last.pt` becomes `earlier.pt`.
 
         Raises:
-            CheckpointNotWrittenError: the disk is full, or the like.
+            CheckpointNotWrittenError: the file cannot be written, for example because the disk is full.
         """
         path = self.folder / LAST
         if self._unreadable:
-            # It must not take the place of the one that was read, nor be lost: perhaps it can be mended.
+            # The unreadable last.pt must not replace earlier.pt, which was read; it is kept as it may be repairable.
             put_in_place(path, self.folder / "unreadable.pt")
             self._unreadable = False
         with self._writing(), replacing(path, keep=self.folder / EARLIER) as temporary:
@@ -239,13 +241,14 @@ class Checkpoints:
         self.starts.has_checkpoint()
 
     def save_model(self, weights: Mapping[str, torch.Tensor], card: Card) -> Path:
-        """Write `model.pt` and `model.json`, which carries the sha256 of the weights it belongs to.
+        """Write `model.pt`, and `model.json` with the sha256 of these weights.
 
-        Both are first written whole under other names. From then on `repair` and `TrainedModel` find a whole
-        pair wherever the process ends.
+        Both are first written completely under other names. From then on `repair` and `TrainedModel` find a
+        matching pair, whenever the process ends.
 
         Raises:
-            CheckpointNotWrittenError: the disk is full, or the like; the pair before is whole.
+            CheckpointNotWrittenError: the files cannot be written, for example because the disk is full; the
+                previous pair is unchanged.
         """
         path = self.folder / BEST
         beside = path.with_suffix(".json")
@@ -266,7 +269,7 @@ class Checkpoints:
         return path
 
     def has_model(self) -> bool:
-        """Whether `model.pt` and `model.json` are there and belong together."""
+        """Whether `model.pt` and `model.json` exist and belong together."""
         try:
             return sha256_of(self.folder / BEST) == read_content(self.folder / CARD).get("sha256")
         except (OSError, CardError):
@@ -282,12 +285,12 @@ class Checkpoints:
     def _not_written(self, error: OSError) -> CheckpointNotWrittenError:
         return CheckpointNotWrittenError(
             f"the training's files cannot be written to {self.folder} ({error.strerror or error}); {way_out(error)}, "
-            "and the same command goes on after the last checkpoint"
+            "then run the same command again to resume from the last checkpoint"
         )
 
 
 def _write_tensors(value: Any, path: Path) -> None:
-    """torch.save, with what the system says of a failure: torch alone hides a full disk."""
+    """torch.save that raises the OSError behind a failure, since torch's own error does not name a full disk."""
     try:
         with path.open("wb") as stream:
             torch.save(value, stream)
@@ -301,10 +304,10 @@ def _write_tensors(value: Any, path: Path) -> None:
 
 
 def load_state(path: str | os.PathLike) -> TrainingState:
-    """Load a state that `Checkpoints.save` wrote, after checking its checksums, which torch.load does not.
+    """Load a state that `Checkpoints.save` wrote, after checking its checksums, which torch.load does not check.
 
     Raises:
-        CheckpointError: the file is damaged, or something else than a state of a training.
+        CheckpointError: the file is damaged, or is not a checkpoint of a training.
     """
     try:
         _require_uncompressed(path)
@@ -312,32 +315,32 @@ def load_state(path: str | os.PathLike) -> TrainingState:
             wrong = archive.testzip()
     except CheckpointError:
         raise
-    except Exception as error:  # a damaged archive fails in more ways than zipfile names
+    except Exception as error:  # a damaged archive can raise more than the documented errors
         raise CheckpointError(f"{path} cannot be read ({error}); restore it or move it away") from error
     if wrong is not None:
-        raise CheckpointError(f"{path} is damaged (at {wrong}); restore it or move it away")
+        raise CheckpointError(f"{path} is damaged (entry {wrong}); restore it or move it away")
     state = load_tensors(path)
     if not isinstance(state, dict) or "network" not in state or "epoch" not in state:
         raise CheckpointError(f"{path} is not the state of a training; move it away")
     if state.get("format") != FORMAT:
         if state.get("finished"):
-            # Nobody goes on with it, so the next training may begin.
+            # A finished training is not resumed, so a new one may start.
             ended = {"finished": True, "stopped_early": False, "epochs": sys.maxsize, "work": {}}
             return cast(TrainingState, ended)
         raise CheckpointError(
-            f"{path} was written by another version of this program; finish that training with that version, or "
-            "begin anew with --resume new"
+            f"{path} was written by another version of this program; finish the training with that version, or "
+            "start a new training with --resume new"
         )
     for name, kind in KINDS.items():
         if name in state and not _is(state[name], kind):
             raise CheckpointError(
-                f"{path} is not the state of a training ({name} cannot be that); move it away"
+                f"{path} is not the state of a training ({name} has no valid value); move it away"
             )
     return cast(TrainingState, state)
 
 
 def require_whole(state: TrainingState, folder: str | os.PathLike) -> None:
-    """Raise CheckpointError unless a state holds all that a training needs to go on."""
+    """Raise CheckpointError unless a state holds everything needed to resume a training."""
     missing = [name for name in Progress.__annotations__ if name not in state]
     if missing:
         raise CheckpointError(
@@ -346,7 +349,7 @@ def require_whole(state: TrainingState, folder: str | os.PathLike) -> None:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value of a state is of a kind: a type, a number from 0, or a list of mappings with certain keys."""
+    """Whether a value of a state is of the kind that `KINDS` gives: a type, a non-negative integer, or a list of dicts with certain keys."""
     if kind is int:
         return isinstance(value, int) and 0 <= value <= sys.maxsize
     if isinstance(kind, tuple) and all(isinstance(name, str) for name in kind):

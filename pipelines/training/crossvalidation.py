@@ -1,4 +1,4 @@
-"""The folds of a cross-validation as children of one MLflow run."""
+"""Groups the folds of a cross-validation as child runs of one MLflow run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SPREAD = ("best_val_mean_dice", "best_val_dice_")
 
 
 def parent_of(config: ExecutedConfig, data: Dataset) -> Parent:
-    """The parent run of a fold, as `Tracking.start` takes it: the same for every fold of one config and dataset.
+    """The description of a fold's parent run for `Tracking.start`, the same for all folds of one config and dataset.
 
-    Its mean and spread over the finished folds (Dice of the best validation, over the classes and per class) are
-    made by `Tracking` as each fold ends.
+    `Tracking` computes mean and spread over the finished folds (Dice of the best validation, over the classes and
+    per class) each time a fold ends.
     """
     cases = sorted(case.id for split in ("training", "validation") for case in data.cases(split))
     work = json.dumps([config.digest(knobs_of(Knob.FOLDS)), data.name, data.class_names, cases])

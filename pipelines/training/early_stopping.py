@@ -1,8 +1,8 @@
-"""Stopping a training whose validation Dice no longer grows.
+"""Early stopping: ends a training whose validation Dice no longer improves.
 
-ignite's EarlyStopping (0.5.5) promises something else: NaN is progress there, and every value after it, so that the
-Dice 0.5, 0.6, NaN, NaN, NaN, 0.55, 0.55, 0.55 did not end a training with patience 3. It also counts in a state of its
-own, which checkpoints written until now do not hold, where ours counts the validations that a checkpoint lists.
+ignite's EarlyStopping (0.5.5) is not used, for two reasons. It counts NaN, and every value after NaN, as an
+improvement: the Dice 0.5, 0.6, NaN, NaN, NaN, 0.55, 0.55, 0.55 do not end a training with patience 3. And it needs a
+state of its own, which existing checkpoints do not hold; here the validations listed in a checkpoint are enough.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from transforms.errors import SettingError
 
 
 class StoppingError(SettingError):
-    """The knobs of early stopping ask for something that cannot be."""
+    """The settings of early stopping are not valid."""
 
 
 class EarlyStopping:
     """Stop after `patience` validations in a row without a better mean Dice.
 
-    A validation is better if its Dice exceeds the best one before by more than `min_delta`. The answer follows
-    from the Dice of all validations so far and from nothing else, so a resumed training counts on.
+    A validation is better if its Dice exceeds the best earlier one by more than `min_delta`. The decision depends
+    only on the Dice of all validations so far, so it is the same in a resumed training.
 
     Args:
-        patience: validations without progress; None never stops.
-        min_delta: what counts as progress, in Dice.
+        patience: number of validations without improvement; None never stops.
+        min_delta: smallest increase of the mean Dice that counts as an improvement.
 
     Raises:
         StoppingError: patience is below 1 or min_delta below 0.
@@ -33,15 +33,15 @@ class EarlyStopping:
     def __init__(self, patience: int | None = None, min_delta: float = 0.0) -> None:
         if patience is not None and patience < 1:
             raise StoppingError(
-                f"patience is {patience}; give a number of validations from 1, or '$None' to train all epochs"
+                f"patience is {patience}; give a number of validations, 1 or more, or '$None' to train all epochs"
             )
         if not min_delta >= 0:
-            raise StoppingError(f"min_delta is {min_delta}; give the Dice that counts as progress, 0 or more")
+            raise StoppingError(f"min_delta is {min_delta}; give an increase in Dice, 0 or more")
         self.patience = patience
         self.min_delta = float(min_delta)
 
     def waited(self, dice: Iterable[float]) -> int:
-        """Validations since the last progress, given the mean Dice of each in order; NaN is no progress."""
+        """Number of validations since the last improvement, given their mean Dice in order; NaN is none."""
         best, count = float("-inf"), 0
         for value in dice:
             if value > best + self.min_delta:
@@ -51,5 +51,5 @@ class EarlyStopping:
         return count
 
     def reached(self, dice: Iterable[float]) -> bool:
-        """Whether a training with these validations is to stop."""
+        """Whether a training with these validations should stop."""
         return self.patience is not None and self.waited(dice) >= self.patience

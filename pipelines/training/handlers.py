@@ -1,4 +1,4 @@
-"""What hangs on the engines: validation every few epochs and the progress that a person sees."""
+"""Handlers of ignite's engines: validation every few epochs, and the progress display."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class Validation(ValidationHandler):
-    """Run the evaluator every `interval` epochs and after the last one, cases shared out over the ranks.
+    """Run the evaluator every `interval` epochs and after the last one, with the cases divided among the ranks.
 
-    Afterwards the evaluator's `state.cases`, `state.confusion`, `state.failures` and `state.metrics` hold the results of all ranks,
-    on every rank.
+    Afterwards `state.cases`, `state.confusion`, `state.failures` and `state.metrics` of the evaluator hold the
+    results of all ranks, on every rank.
 
     Args:
         interval: epochs between validations; 0 never validates.
@@ -48,7 +48,7 @@ class Validation(ValidationHandler):
             engine.state.validation = self  # type: ignore[attr-defined]
 
     def due(self, epoch: int, epochs: int | None) -> bool:
-        """Whether cases are validated after this one of so many epochs."""
+        """Whether there is a validation after epoch `epoch` of `epochs`."""
         if self.off or self.validator is None:
             return False
         loader: Any = self.validator.data_loader
@@ -64,23 +64,24 @@ class Validation(ValidationHandler):
 
 
 class Progress:
-    """A bar per training: epoch, iteration, loss; where there is no terminal, lines of `pipelines.utils.progress`.
+    """Shows the progress of a training, and prints one line per epoch.
 
-    In both cases a line per epoch. In a distributed training only rank 0 speaks.
+    In a terminal it is a bar with epoch, iteration and loss; elsewhere log lines, see `pipelines.utils.progress`.
+    In a distributed training only rank 0 prints.
 
     Args:
-        evaluator: its last mean Dice is shown with the epoch.
+        evaluator: its last mean Dice is shown in the line of the epoch.
     """
 
     def __init__(self, evaluator: Any | None = None) -> None:
         self.evaluator = evaluator
         self._steps: Steps | None = None
-        # Seconds between the last step of an epoch and the next epoch, with a validation (True) and without.
+        # Seconds between the last step of an epoch and the next epoch, with (True) and without (False) a validation.
         self._gaps: dict[bool, list[float]] = {True: [], False: []}
         self._gap = False
         self._started = 0.0
         self._speaks = rank() == 0
-        # A mistake in it is told before the training begins.
+        # An invalid setting of the intervals raises an error here, before the training starts.
         intervals()
 
     def attach(self, engine: Engine) -> None:
@@ -117,17 +118,17 @@ class Progress:
         if state.iteration % (state.epoch_length or 1) == 0:
             self._steps.pause("validation and checkpoint" if self._gap else "checkpoint")
         bar = self._steps.bar
-        # Reading a loss waits for the GPU; the bar does not need every one.
+        # Reading a loss waits for the GPU, and the bar does not need the loss of every iteration.
         if bar is not None and (engine.state.iteration % 10 == 0 or loss.device.type == "cpu"):
             bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
             bar.set_postfix(loss=f"{float(loss):.3f}")
 
     def _beyond(self, engine: Engine) -> Beyond:
-        """The time of the validations and checkpoints to come, by the mean of the last ones."""
+        """Estimate the time of the remaining validations and checkpoints from the mean of the last three."""
         assert self._steps is not None
         seconds, unknown = 0.0, 0
         within = self._steps.paused
-        # The end of this epoch is still to come, or a part of it.
+        # The validation and checkpoint of the current epoch are not finished yet.
         first = engine.state.epoch
         for epoch in range(first, (engine.state.max_epochs or 0) + 1):
             kind = _validates(engine, epoch)
@@ -140,7 +141,7 @@ class Progress:
         return Beyond(seconds, f"{unknown} validation{'s' * (unknown > 1)}" if unknown else "")
 
     def _epoch(self, engine: Engine) -> None:
-        # On every rank: the mean is that of all.
+        # Called on every rank, since the mean is over all ranks.
         losses = engine.state.losses  # type: ignore[attr-defined]
         mean = mean_loss(losses) if losses else float("nan")
         if not self._speaks:
@@ -170,9 +171,9 @@ def _validates(engine: Engine, epoch: int) -> bool:
 
 
 def keep_losses(engine: Engine) -> None:
-    """Have `engine.state.losses` hold the losses of this epoch's iterations on this rank.
+    """Collect in `engine.state.losses` the losses of the current epoch's iterations on this rank.
 
-    Whoever starts the engine within an epoch puts those of the iterations before into it.
+    A caller that starts the engine within an epoch first puts the losses of the earlier iterations there.
     """
     if engine.has_event_handler(_add_loss, Events.ITERATION_COMPLETED):
         return

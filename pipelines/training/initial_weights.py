@@ -141,7 +141,7 @@ class InitialWeights:
         fresh = [p for p in parameters if names.get(id(p)) not in self._known]
         if factor == 1.0 or not loaded:
             return [{"params": parameters}]
-        groups = [{"params": fresh}, {"params": loaded, "lr": learning_rate * factor}]
+        groups: list[dict[str, Any]] = [{"params": fresh}, {"params": loaded, "lr": learning_rate * factor}]
         return [group for group in groups if group["params"]]
 
     def tags(self) -> dict[str, str]:

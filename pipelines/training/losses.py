@@ -14,12 +14,12 @@ from transforms.errors import SettingError
 class SegLoss(torch.nn.Module):
     """Soft Dice plus cross-entropy on logits, summed over deep-supervision heads.
 
-    Heads come stacked as (B, H, C, *spatial), the main output first; head h weighs 2**-h and the weights
-    sum to one (Lee et al., Deeply-Supervised Nets, AISTATS 2015; the halving as in nnU-Net, Isensee et al.,
-    Nature Methods 18, 2021). A plain (B, C, *spatial) prediction is one head.
+    Heads are stacked as (B, H, C, *spatial), the main output first. Head h has a weight proportional to 2**-h, and
+    the weights sum to one (Lee et al., Deeply-Supervised Nets, AISTATS 2015; the halving as in nnU-Net, Isensee et
+    al., Nature Methods 18, 2021). A plain (B, C, *spatial) prediction is one head.
 
-    The values are those of MONAI's DiceCELoss with softmax. But the reference is never made one-hot, and of a
-    head nothing is kept for the backward pass but its logits and the label.
+    The values equal those of MONAI's DiceCELoss with softmax. To save memory, the reference is never converted to
+    one-hot, and for the backward pass only the logits of each head and the label are kept.
 
     With regions the Dice is that of the regions, whose probability is the sum of those of their classes, while the
     cross-entropy stays that of the classes, which exclude one another (region-based training as for BraTS: Isensee
@@ -27,10 +27,11 @@ class SegLoss(torch.nn.Module):
 
     Args:
         include_background: whether class 0 has a Dice term (it always is in the cross-entropy).
-        batch_dice: one Dice over all patches of the batch instead of one per patch. Steadier with small
-            structures; under torchrun every rank then has its own, so a run no longer equals one process.
+        batch_dice: compute one Dice over all patches of the batch instead of one per patch. It varies less for small
+            structures. Under torchrun each rank computes it over its own part of the batch, so the result differs
+            from that of one process.
         dice_weight, ce_weight: weights of the two terms.
-        smooth: added to numerator and denominator, so that a patch without a structure has a defined Dice.
+        smooth: added to numerator and denominator, so that Dice is defined for a patch without the structure.
         regions: name to the classes that make it up, such as `Dataset.regions`; they may overlap. None or empty: every
             class has a Dice term of its own.
         ignore: value in the label of voxels that nobody has annotated: they take no part in either term, and where
@@ -46,7 +47,7 @@ class SegLoss(torch.nn.Module):
         tensor(1.0986)
     """
 
-    # The sums are in float32 whatever the logits are.
+    # Read by SegTrainer: logits of any precision are accepted, as the sums are in float32 or higher.
     any_precision = True
 
     def __init__(
@@ -78,8 +79,8 @@ class SegLoss(torch.nn.Module):
             target: integer classes (B, 1, *spatial).
 
         Raises:
-            SettingError: the shapes do not belong together, there is only one class, the logits lack a class of a region
-                or have one of the value to ignore.
+            SettingError: the shapes do not match, there is only one class, the logits lack a class of a region, or
+                have one of the value to ignore.
         """
         stacked = prediction.ndim == target.ndim + 1
         heads = prediction.unbind(1) if stacked else (prediction,)
@@ -88,7 +89,8 @@ class SegLoss(torch.nn.Module):
             *heads[0].shape[2:],
         ):
             raise SettingError(
-                f"a label of shape {tuple(target.shape)} does not belong to logits of {tuple(prediction.shape)}."
+                f"a label of shape {tuple(target.shape)} does not match logits of shape {tuple(prediction.shape)}; "
+                "batch size and spatial size must be equal"
             )
         if self.ignore is not None and 0 <= self.ignore < heads[0].shape[1]:
             raise SettingError(
@@ -97,7 +99,7 @@ class SegLoss(torch.nn.Module):
             )
         if heads[0].shape[1] < 2:
             raise SettingError(
-                "the loss needs logits of two classes or more, the background being one of them."
+                "the loss needs logits of two classes or more, the background being one of them"
             )
         weights = [0.5**index for index in range(len(heads))]
         losses = [
@@ -136,11 +138,11 @@ class SegLoss(torch.nn.Module):
 
 
 class _Sums(torch.autograd.Function):
-    """What Dice and cross-entropy need of logits ``(B, C, N)`` and classes ``(B, N)``, a part of the voxels at a time.
+    """The sums in Dice and cross-entropy of logits ``(B, C, N)`` and classes ``(B, N)``, computed block by block.
 
-    ``members`` are the classes that make up each region, None where each class is a region. Returns the sum of the
-    cross-entropy over all voxels; ``(B, R)`` each: the sum of the probability where the region is right, of the
-    probability everywhere, and the number of voxels of the region; and the number of voxels that count.
+    ``members`` are the classes of each region, None if each class is a region. Returns the sum of the cross-entropy over
+    all voxels; three sums of shape ``(B, R)``: the probability over the voxels of the region, the probability over all
+    voxels, and the number of voxels of the region; and the number of voxels that count.
     """
 
     @staticmethod
@@ -190,7 +192,7 @@ class _Sums(torch.autograd.Function):
             probability = torch.softmax(logits[:, :, part].to(kind), 1)
             labels, counts = _annotated(target[:, None, part], ctx.ignore)
             right = _right(labels, classes, members, counts)
-            # By the probabilities first, then through the softmax.
+            # The gradient of the Dice term: first by the probabilities, then through the softmax.
             slope = torch.addcmul(volume[..., None], overlap[..., None], right.to(kind))
             if members is not None:
                 slope = _united(
@@ -238,7 +240,7 @@ def _united(values: torch.Tensor, members: list[list[int]]) -> torch.Tensor:
 
 
 def _parts(logits: torch.Tensor) -> list[slice]:
-    """Voxels to be worked on at a time: few enough for the caches of a CPU, or for little memory on a GPU."""
+    """Blocks of voxels small enough to fit in the cache of a CPU, or to limit the memory use on a GPU."""
     batch, classes, count = logits.shape
     values = 2**17 if logits.device.type == "cpu" else 2**26
     step = max(1, values // (batch * classes))

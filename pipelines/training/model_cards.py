@@ -1,4 +1,4 @@
-"""The card that a training writes beside its model: what its weights need around them."""
+"""The model card `model.json`, which a training writes beside its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def model_card(
     evaluator: SegEvaluator | None,
     epoch: int,
 ) -> Card:
-    """The content of `model.json` after an epoch, but for the checksum of the weights."""
+    """The content of `model.json` after an epoch, without the checksum of the weights."""
     card: Card = {
         "format": 1,
         "network": config.resolved("network_def"),
@@ -43,15 +43,15 @@ def model_card(
 
 
 def require_openable(card: Card) -> None:
-    """Check, before days of training, that `TrainedModel` will accept what they end in.
+    """Check before a training that `TrainedModel` will accept its model.
 
     Raises:
-        CheckpointError: it would not.
+        CheckpointError: it would refuse the model.
     """
     try:
         checked(json.loads(json.dumps({**card, "sha256": "0" * 64})))
     except (CardError, TypeError) as error:
         raise CheckpointError(
-            f"the model of this training could not be opened again: in its {CARD}, {error}; give the config such "
-            "values as docs/security.md names"
+            f"the model of this training could not be opened again: in its {CARD}, {error}; change the config to "
+            "values that docs/security.md allows"
         ) from error

@@ -1,4 +1,4 @@
-"""Learning rate over the steps of a training."""
+"""Learning rate schedule, and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def lr_schedule(
     warmup_steps: int = 0,
     power: float = 0.9,
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then a fall to zero over `total_steps` optimiser steps.
+    """Linear warm-up, then a decrease to zero until optimiser step `total_steps`, or a constant rate.
 
     Args:
         kind: "poly", (1 - t)**power (Liu et al., ParseNet, arXiv 1506.04579, section 4); "cosine",
             (1 + cos(pi t)) / 2 (Loshchilov and Hutter, SGDR, arXiv 1608.03983, eq. 5); "constant".
         total_steps: optimiser steps of the whole training, warm-up included.
-        warmup_steps: steps over which the rate rises linearly from 1/warmup_steps of its value; in a training
-            that is shorter than this, all steps but the last.
+        warmup_steps: steps over which the rate rises linearly from 1/warmup_steps of its value; at most
+            `total_steps` - 1.
 
     Raises:
         SettingError: the kind is unknown.
@@ -51,10 +51,10 @@ def lr_schedule(
 
 
 def averaged(network: torch.nn.Module, decay: float | None) -> torch.nn.Module | None:
-    """An exponential moving average of the weights, or None without a decay.
+    """An exponential moving average of the weights, or None if `decay` is None.
 
-    The decay rises with the number of steps, min(decay, (1 + n) / (10 + n)), so that the average forgets the
-    random start of a short training too.
+    The decay rises with the number of steps n as min(decay, (1 + n) / (10 + n)), so that the random initial weights
+    lose their influence in a short training too.
 
     Examples:
         >>> average = averaged(torch.nn.Linear(4, 2), decay=0.99)
@@ -68,7 +68,7 @@ def averaged(network: torch.nn.Module, decay: float | None) -> torch.nn.Module |
 
 
 class _Average(torch.optim.swa_utils.AveragedModel):
-    """torch's own sends the count of steps to the GPU and waits for it at every step; here it stays on the host."""
+    """AveragedModel without its wait for the GPU at every step: the count of steps stays on the CPU."""
 
     def __init__(self, network: torch.nn.Module, decay: float) -> None:
         super().__init__(network)
@@ -77,7 +77,7 @@ class _Average(torch.optim.swa_utils.AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: torch.nn.Module) -> None:
         count = int(self.n_averaged)
-        # The first value is the network's own.
+        # The first average is the weights of the network themselves.
         weight = 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
         averages: list[torch.Tensor] = list(self.module.parameters())
         current = [p.to(a.device) for p, a in zip(model.parameters(), averages, strict=True)]
@@ -88,7 +88,7 @@ class _Average(torch.optim.swa_utils.AveragedModel):
 
 
 def evaluated_network(network: torch.nn.Module, average: torch.nn.Module | None) -> torch.nn.Module:
-    """What validation looks at and `model.pt` keeps: the averaged weights where there are any.
+    """The network that is validated and saved as `model.pt`: with averaged weights if there are any.
 
     Examples:
         >>> network = torch.nn.Linear(4, 2)

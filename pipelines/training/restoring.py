@@ -1,4 +1,4 @@
-"""A trainer put back to where its last checkpoint was written."""
+"""Restores a trainer from a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ def restore(
     patches_per_iteration: int,
     folder: str | os.PathLike,
 ) -> int:
-    """Put a trainer back to the place of a checkpoint.
+    """Restore the state and the position of a trainer from a checkpoint.
 
     Args:
-        state: of the checkpoint.
-        changed: whether the settings are others now: with another length of an epoch it goes on at the same place
-            among the epoch's patches, at the start of an accumulation window.
-        patches_per_iteration: of all processes, as of now.
-        folder: of the checkpoint, for what is said.
+        trainer: the trainer.
+        state: content of the checkpoint.
+        changed: whether settings have changed since. If the length of an epoch has changed, the trainer resumes
+            after the same number of patches of the epoch, rounded down to the start of an accumulation window.
+        patches_per_iteration: of all processes together, with the current settings.
+        folder: folder of the checkpoint, for messages.
 
     Returns:
-        Iterations of the present epoch that are done already.
+        Number of iterations of the current epoch that are already done.
 
     Raises:
-        ResumeError: the state is of another network or optimiser.
+        ResumeError: the checkpoint does not fit the network or the optimiser.
     """
     try:
         restore_trainer(trainer, state, settings=not changed)
@@ -45,7 +46,7 @@ def restore(
         reason = " ".join(str(error).split())[:300]
         raise ResumeError(
             f"the checkpoint in {folder} does not fit the network or the optimiser of this config ({reason}); "
-            "begin anew with --resume new"
+            "start a new training with --resume new"
         ) from error
     length = trainer.state.epoch_length or 0
     done, inside = int(state["epoch"]), int(state["inside"])
@@ -59,12 +60,13 @@ def restore(
         part = part_of_rank(list(state["ranks"]), rank())
         trainer.state.losses = list(part["losses"].to(trainer.state.device))
     elif inside:
-        # As many as these patches would have taken now, so that each patch counts once in the epoch's mean.
+        # One loss per iteration that these patches take with the new settings, so that each patch has the same
+        # weight in the mean of the epoch.
         earlier = torch.cat([part["losses"] for part in state["ranks"]]).mean()
         trainer.state.losses = [earlier.to(trainer.state.device)] * inside
     if changed:
         steps = trainer.accumulation_steps
         place_schedule(trainer, done * -(-length // steps) + -(-inside // steps))
     within = f", in epoch {done + 1} after iteration {inside} of {length}" if inside else ""
-    logger.info("going on after epoch %d of %d%s (%s)", done, trainer.state.max_epochs, within, folder)
+    logger.info("resuming after epoch %d of %d%s (%s)", done, trainer.state.max_epochs, within, folder)
     return inside

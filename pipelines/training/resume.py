@@ -1,4 +1,4 @@
-"""Whether a training goes on from what lies in its folder, begins anew, or cannot be meant."""
+"""Decides whether a training is resumed from the checkpoint in its folder, starts new, or is refused."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ _FOLLOWING_DATA: dict[str, tuple[str | None, str]] = {
 
 
 class ResumeError(UserError, ValueError):
-    """The training in the folder is not the one that was asked for; the message says how they differ."""
+    """The training in the folder is another one than the config describes; the message lists the differences."""
 
 
 def resume_mode(value: bool | str) -> str:
-    """What the knob `resume` asks for.
+    """The mode, `SAME`, `NEW` or `CHANGED`, that the setting `resume` asks for.
 
     Args:
-        value: True goes on where nothing has changed, False or "new" begins anew, "changed" goes on whatever
-            has changed.
+        value: True resumes if no setting has changed; False or "new" starts a new training; "changed" resumes even
+            if settings have changed.
 
     Raises:
-        ResumeError: it is something else.
+        ResumeError: `value` is none of these.
     """
     modes = {True: SAME, False: NEW, NEW: NEW, CHANGED: CHANGED}
     if not isinstance(value, (bool, str)) or value not in modes:
         raise ResumeError(
-            f"resume is {value!r}; give '$True' to go on where the training stopped, 'new' to begin anew, or "
-            "'changed' to go on with other settings"
+            f"resume is {value!r}; give '$True' to resume the training, 'new' to start a new one, or 'changed' to "
+            "resume it with other settings"
         )
     return modes[value]
 
 
 def training_identity(flat: Mapping[str, str], data: str) -> dict[str, str]:
-    """What makes a training the one it is: config without `FREE`, data, number of processes.
+    """The settings and data that identify a training: config without `FREE`, dataset, number of processes.
 
     Args:
         flat: `ExecutedConfig.flat()`.
@@ -70,10 +70,10 @@ def differences(
     now: Mapping[str, str],
     where: tuple[str, str] = ("in the checkpoint", "now"),
 ) -> list[str]:
-    """One phrase for each setting that is not what it was, those that are knobs first.
+    """One phrase for each setting that differs, the top-level settings first.
 
-    A keyword that one side leaves to its component's default is what the other side says, if that is the default: so
-    a config may become shorter under a training that goes on.
+    A keyword that is missing on one side counts as its component's default, so an unfinished training can also be
+    resumed after keywords with default values were removed from its config.
     """
     left_out = defaults(now)
     earlier, now = {**left_out, **earlier}, {**left_out, **now}
@@ -95,18 +95,20 @@ def can_resume(
     stops: Callable[[TrainingState], bool],
     folder: str | os.PathLike,
 ) -> bool:
-    """Whether the training goes on from a state, or begins anew.
+    """Whether a training is resumed from a state (True) or starts new (False).
 
     Args:
-        state: of the last checkpoint, see `pipelines.training.checkpoints.Checkpoints.latest`; None without one.
-        work: `training_identity` this start.
-        epochs: asked for now.
+        state: content of the last checkpoint, see `pipelines.training.checkpoints.Checkpoints.latest`; None without
+            a checkpoint.
+        work: `training_identity` of this start.
+        epochs: number of epochs that the config asks for now.
         mode: see `resume_mode`.
-        stops: whether early stopping ends a training with this state at once.
-        folder: of the checkpoint, for messages.
+        stops: whether early stopping would end a training with this state at once.
+        folder: folder of the checkpoint, for messages.
 
     Raises:
-        ResumeError: the training is unfinished and another one than asked for, or has more epochs behind it.
+        ResumeError: the training in the folder is unfinished and has other settings, or has already completed more
+            epochs than `epochs`.
     """
     if state is None or mode == NEW:
         return False
@@ -119,14 +121,14 @@ def can_resume(
     if changes and mode != CHANGED:
         more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
         raise ResumeError(
-            f"{place} was started with other settings ({'; '.join(changes[:_SHOWN])}{more}): give those to go on "
-            "with it, or --resume changed to go on with the new ones, or --resume new to begin anew (its files "
-            "move to previous/)"
+            f"{place} was started with other settings ({'; '.join(changes[:_SHOWN])}{more}); give the settings of the "
+            "checkpoint to resume it, or --resume changed to resume it with the new settings, or --resume new to "
+            "start a new training (the earlier files are moved to previous/)"
         )
     if epochs < done or (epochs == done and state["inside"] > 0):
         raise ResumeError(
-            f"{place} is past epoch {epochs} already: give more --epochs to go on with it, or --resume new to "
-            "begin anew (its files move to previous/)"
+            f"{place} is already past epoch {epochs}; give more --epochs to resume it, or --resume new to start a "
+            "new training (the earlier files are moved to previous/)"
         )
     return True
 
@@ -138,38 +140,38 @@ def _short(value: str | None, limit: int = 60) -> str:
 
 
 def same_on_all_ranks(work: Mapping[str, str], data: Dataset, patches: Any) -> dict[str, str]:
-    """What makes the training the one it is, by rank 0, after all ranks have compared theirs.
+    """The training identity of rank 0, after checking that all ranks train the same.
 
-    Every host may have a copy of its own of code, config, dataset and patch store. Paths and times of the dataset may
-    differ between them, its cases and their content may not: each rank takes every n-th of what it believes to be
-    the same list. Called by all ranks together.
+    Each host may have its own copy of code, config, dataset and patch store. Paths and modification times of the
+    dataset may differ between hosts, but not its cases and their content, since each rank takes every n-th case of
+    its own list. All ranks must call this together.
 
     Args:
-        work: `pipelines.training.resume.training_identity` this process.
+        work: `training_identity` of this process.
         data: the dataset.
-        patches: what patches are drawn from; a `PatchDataset` knows its content.
+        patches: the dataset of patches; the content of a `PatchDataset` is compared too.
 
     Raises:
-        DistributedError: they differ; the message says in what.
+        DistributedError: code, settings or data of the ranks differ; the message lists the differences.
     """
     if not is_distributed():
         return dict(work)
-    told = {name: value for name, value in work.items() if name not in ("dataset_dir", DATA)}
+    compared = {name: value for name, value in work.items() if name not in ("dataset_dir", DATA)}
     for split in ("training", "validation"):
-        told[f"the {split} cases"] = " ".join(case.id for case in data.cases(split))
+        compared[f"the {split} cases"] = " ".join(case.id for case in data.cases(split))
     # All processes of a host have the same code and store.
     if local_rank() == 0:
-        told[_CODE] = code_version().get("mlflow.source.git.commit", "not known")
+        compared[_CODE] = code_version().get("mlflow.source.git.commit", "not known")
         if isinstance(patches, PatchDataset):
-            told[_CONTENT] = patches.store.digest()
-    shared = told.keys() - {_CODE, _CONTENT}
-    everyone = of_all_ranks((dict(work), told))
-    for rank, (_, theirs) in enumerate(everyone):
-        first = {name: value for name, value in everyone[0][1].items() if name in theirs or name in shared}
-        found = differences(first, theirs, ("on rank 0", f"on rank {rank}"))
+            compared[_CONTENT] = patches.store.digest()
+    shared = compared.keys() - {_CODE, _CONTENT}
+    of_ranks = of_all_ranks((dict(work), compared))
+    for rank, (_, values) in enumerate(of_ranks):
+        first = {name: value for name, value in of_ranks[0][1].items() if name in values or name in shared}
+        found = differences(first, values, ("on rank 0", f"on rank {rank}"))
         if found:
             raise DistributedError(
-                f"the processes do not train the same ({'; '.join(found[:8])}): give all hosts the same command, code "
-                "and dataset"
+                f"the processes do not train the same ({'; '.join(found[:8])}); use the same command, code and "
+                "dataset on all hosts"
             )
-    return everyone[0][0]
+    return of_ranks[0][0]

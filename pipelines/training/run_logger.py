@@ -1,4 +1,4 @@
-"""What a training tells MLflow: where it comes from, how it goes, and what comes out of it."""
+"""Logs a training to MLflow: config, code and data, metrics and pictures, and the trained model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.data.patch_dataset import PatchDataset
+from pipelines.deployment.mlflow_model import write_model
 from pipelines.distributed.collectives import mean_of_ranks, of_all_ranks
 from pipelines.evaluation.mlflow_results import case_table, log_results
 from pipelines.inference.evaluator import SegEvaluator
@@ -26,7 +27,6 @@ from pipelines.inference.trained_model import CARD
 from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.result_files import Measured, Results, results
 from pipelines.metrics.summary import Summary, statistics_of, summarise
-from pipelines.mlflow_model import write_model
 from pipelines.planning.plan_file import PLAN_FILE, executed_plan
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST
@@ -43,21 +43,21 @@ from pipelines.utils.provenance import code_version, environment, invocation, un
 logger = logging.getLogger(__name__)
 
 MOST_PICTURES = 32
-"""Cases whose pictures of the best validation are kept."""
+"""Largest number of cases whose pictures of the best validation are kept."""
 SPLITS = ("training", "validation")
 _COLUMNS = [{"name": name, "type": "string", "required": True} for name in ("case", "image", "label")]
 
 
 class Record:
-    """Writes a training into its MLflow run.
+    """Logs a training to its MLflow run.
 
     Args:
-        tracking: the run.
+        tracking: the MLflow run.
         config: `executed_config()`.
-        data: the dataset that is trained on.
-        evaluator: of the validation; None without one.
+        data: the training dataset.
+        evaluator: evaluator of the validation; None without validation.
         log_interval: iterations between training metrics.
-        pictures: cases, the first by id, whose pictures are logged at every validation; 0 for none.
+        pictures: number of cases, the first by id, whose pictures are logged at every validation; 0 for none.
     """
 
     def __init__(
@@ -86,14 +86,13 @@ class Record:
     def begin(
         self, trainer: SegTrainer, continue_run: str | None = None, work: Mapping[str, str] | None = None
     ) -> None:
-        """Open the run, or go on with one, and say what is trained, on what, with which code and where.
-
-        To be called on every rank.
+        """Open a new run or continue one, and log config, code, data and machine. To be called on every rank.
 
         Args:
-            continue_run: the run of the checkpoint that the training goes on from.
-            work: what makes the training the one it is, see `pipelines.training.resume.training_identity`: the next start of the same
-                work closes a run that was left open.
+            trainer: the trainer.
+            continue_run: the run of the checkpoint from which the training is resumed.
+            work: see `pipelines.training.resume.training_identity`; the next start with the same `work` closes a run
+                that was left open.
         """
         parent = parent_of(self.config, self.data) if self._fold is not None else None
         tags = {"segbundles.kind": "training"}
@@ -106,9 +105,9 @@ class Record:
         self._attach(trainer, tracked=run_id is not None)
         if run_id is None:
             return
-        self._tell_origin()
-        # A cohort of DICOM folders has hundreds of thousands of files: looked at once.
-        self._tell_data(trainer, work[DATA] if work is not None else self.data.digest())
+        self._log_origin()
+        # The digest reads the state of every file, of which DICOM folders have many: it is computed only once.
+        self._log_data(trainer, work[DATA] if work is not None else self.data.digest())
         parameters = sum(p.numel() for p in unwrapped(trainer.network).parameters())
         self.tracking.tags({"network.parameters": str(parameters), **_computed(trainer)})
         logger.info(
@@ -128,18 +127,18 @@ class Record:
         if self.evaluator is None:
             return
         self._validation.attach(self.evaluator)
-        # Each rank validates cases of its own, and rank 0 alone has the run.
+        # Each rank validates different cases, but only rank 0 has the run.
         if any(of_all_ranks(tracked)):
-            # Who asks for no pictures, for whatever reason, gets none of the best validation either.
+            # pictures=0 also turns off the pictures of the best validation: they may be unwanted for privacy.
             most = MOST_PICTURES if self.shown else 0
             drawn = sorted(case.id for case in self.data.validation)[:most]
             self._snapshots = Snapshots(drawn, self.data.labels, self.evaluator.preprocess)
             self._snapshots.attach(self.evaluator)
 
-    def _tell_origin(self) -> None:
+    def _log_origin(self) -> None:
         called = invocation()
         params = self.config.flat()
-        # MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID say no name: which it is MLflow alone knows.
+        # If MLFLOW_EXPERIMENT_ID or MLFLOW_RUN_ID is set, the name of the experiment comes from MLflow.
         if "experiment" in params:
             params["experiment"] = self.tracking.experiment
         self.tracking.params(params)
@@ -152,9 +151,9 @@ class Record:
         self.tracking.tags({"overrides": json.dumps(called["overrides"], default=str)})
         with self.tracking.losing("config_files", "code"), tempfile.TemporaryDirectory() as name:
             for place, given in enumerate(called["config_files"]):
-                # Two overlays of one name, from two folders, stay two files.
+                # The number keeps config files of the same name from two folders apart.
                 copy = Path(name) / f"{place}_{Path(given).name}"
-                # Bytes of any encoding come through as they are.
+                # surrogateescape preserves bytes that are not UTF-8.
                 text = Path(given).read_bytes().decode("utf-8", "surrogateescape")
                 copy.write_bytes(hidden(text).encode("utf-8", "surrogateescape"))
                 self.tracking.artifact(copy, "config_files")
@@ -164,7 +163,7 @@ class Record:
                 diff.write_bytes(changes.encode())
                 self.tracking.artifact(diff, "code")
 
-    def _tell_data(self, trainer: SegTrainer, digest: str) -> None:
+    def _log_data(self, trainer: SegTrainer, digest: str) -> None:
         dataset = trainer.data_loader.dataset  # type: ignore[union-attr]
         store = dataset.store.digest() if isinstance(dataset, PatchDataset) else "not a patch store"
         cases = {split: [case.id for case in self.data.cases(split)] for split in SPLITS}
@@ -182,7 +181,7 @@ class Record:
             [
                 {
                     "name": f"{self.data.name} {split}"[:500],
-                    # MLflow keeps 36 characters; the whole digest is the tag data.digest.
+                    # MLflow allows 36 characters; the full digest is in the tag data.digest.
                     "digest": hashlib.sha256(json.dumps([digest, split, ids]).encode()).hexdigest()[:32],
                     "source_type": "local",
                     "source": json.dumps({"uri": str(self.data.root)}),
@@ -201,7 +200,7 @@ class Record:
         self._epoch_started = time.monotonic()
 
     def iteration(self, engine: SegTrainer) -> None:
-        """Metrics of one iteration, every `log_interval`; in between nothing waits for the device."""
+        """Log the metrics of every `log_interval`-th iteration; the others do not wait for the device."""
         loss = engine.state.output[Keys.LOSS]  # type: ignore[index]
         iteration = engine.state.iteration
         if iteration % self.log_interval != 0:
@@ -220,17 +219,21 @@ class Record:
         self.tracking.metrics(values, iteration)
 
     def epoch(self, engine: SegTrainer, improved: bool = False) -> dict[str, float]:
-        """Metrics of one epoch with its validation and its pictures, if there was one; called on every rank.
+        """Log the metrics of one epoch, and of its validation if there was one. To be called on every rank.
 
         Args:
-            improved: the validation was the best so far, so its results are kept.
+            engine: the trainer.
+            improved: whether the validation was the best so far; its results are then kept.
+
+        Returns:
+            The metrics by name.
         """
         epoch, evaluator = engine.state.epoch, self.evaluator
         seconds = time.monotonic() - self._epoch_started
         values: dict[str, float] = {"epoch_loss": mean_loss(engine.state.losses), "epoch": float(epoch)}
         values["epoch_seconds"] = seconds
         timed = self._timer.take() if self._timer is not None else {}
-        # Asked on every rank: one whose share of the cases is empty has not validated, but takes part.
+        # A collective call on every rank: a rank without cases has not validated, but must take part.
         if self._snapshots is not None and any(of_all_ranks(self._validated(engine))):
             self._pictures = self._snapshots.take()
         if self._validated(engine):
@@ -262,11 +265,12 @@ class Record:
             log_results(self.tracking, self._best, self._pictures, confusion, evaluator.class_names)
 
     def end(self, trainer: SegTrainer, folder: Path, summary: Summary | None) -> None:
-        """Store the model, the last checkpoint and the table of the best cases, and wait for MLflow.
+        """Log the model, the last checkpoint and the table of the best validation, and wait for MLflow.
 
         Args:
-            folder: where `model.pt`, `model.json` and `last.pt` lie.
-            summary: of the best validation; None without one.
+            trainer: the trainer.
+            folder: folder of `model.pt`, `model.json` and `last.pt`.
+            summary: summary of the best validation; None without validation.
         """
         if self.tracking.run_id is None:
             return
@@ -274,7 +278,7 @@ class Record:
             self.tracking.artifact(folder / LAST, "checkpoint")
         card = read_card(folder / CARD)
         if "validation" in card:
-            # A training that went on after its best validation has no more of it than the model's card.
+            # If the training was resumed after its best validation, only the model card has results of it.
             kept: Measured = {"classes": list(self.data.structures), "cases": card["validation"]}
             self.tracking.table("results/table.json", case_table(self._best or kept))
         with self.tracking.losing("model"), tempfile.TemporaryDirectory() as name:
@@ -294,18 +298,21 @@ class Record:
 
 
 def model_name(experiment: str) -> str:
-    """Name of the registered model of an experiment: MLflow takes no / and : there, and finds none by a quotation mark."""
+    """The name of an experiment's registered model.
+
+    MLflow allows no / and : in it, and cannot search for a name with a quotation mark.
+    """
     return re.sub(r'[/:"]', "_", experiment)
 
 
 def _image_key(case: str) -> str:
-    """MLflow allows few characters in the name of a series of images; two cases must not share one."""
+    """A name for a case's series of images: with the characters that MLflow allows, and different for each case."""
     name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", case)
     return name if name == case else f"{name} {hashlib.sha256(case.encode()).hexdigest()[:4]}"
 
 
 def _computed(trainer: SegTrainer) -> dict[str, str]:
-    """What "auto" has become on this machine."""
+    """Tags with the values that "auto" was resolved to on this machine."""
     device = torch.device(trainer.state.device)  # type: ignore[attr-defined]
     tags = {
         "computed.precision": trainer.precision,

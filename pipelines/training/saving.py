@@ -1,4 +1,4 @@
-"""When the files of a training are written, and what happens where they cannot be."""
+"""Decides when the files of a training are written, and handles failed writes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ logger = logging.getLogger(__name__)
 
 
 class SavingError(SettingError):
-    """The knob of checkpoints by time has no meaning."""
+    """The setting `checkpoint_minutes` is not valid."""
 
 
 class Saver:
-    """Writes the best model and the state that counts on it, in this order.
+    """Writes the best model and then the checkpoint that refers to it.
 
-    A disk that is full for a while does not end a training: the best weights wait in memory, and the next
-    checkpoint tries again.
+    A disk that is full for some time does not end a training: the best weights are kept in memory, and the next
+    checkpoint writes them.
 
     Args:
         checkpoints: the files.
-        minutes: between checkpoints within an epoch; None for none there.
-        before: called before a state is written. Once it is, its iterations are not done again, so what they
-            said must be safe.
+        minutes: minutes between checkpoints within an epoch; None writes none within an epoch.
+        before: called before a checkpoint is written. A resumed training does not repeat the iterations before the
+            checkpoint, so their metrics must be on disk by then.
         enabled: False (on all ranks but the first) writes nothing.
 
     Raises:
-        SavingError: minutes are negative.
+        SavingError: `minutes` is negative.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class Saver:
     ) -> None:
         if minutes is not None and not minutes >= 0:
             raise SavingError(
-                f"checkpoint_minutes is {minutes}; give a number from 0, or '$None' to write at the end of epochs alone"
+                f"checkpoint_minutes is {minutes}; give a number, 0 or more, or '$None' to write checkpoints only at "
+                "the end of epochs"
             )
         self.checkpoints = checkpoints
         self.seconds = float("inf") if minutes is None else 60.0 * minutes
@@ -56,27 +57,28 @@ class Saver:
         self._written = time.monotonic()
 
     def start(self) -> None:
-        """Count the time from now."""
+        """Start counting the time to the next checkpoint."""
         self._written = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint within the epoch."""
-        # The time of ranks that write nothing would run on: for them it would always be due.
+        """Whether a checkpoint within the epoch should be written now."""
+        # Ranks that write nothing never reset the time, so without `enabled` this would always be true for them.
         return self.enabled and time.monotonic() - self._written >= self.seconds
 
     def keep_model(self, network: torch.nn.Module, card: Card) -> None:
-        """Have these weights as the best ones; `write`, called before they change, puts them on the disk."""
+        """Keep these weights as the best ones. `write` must be called before the weights change."""
         weights = plain_network(network).state_dict()
         self._model = {name: value.detach().cpu() for name, value in weights.items()}, card
 
     def write(self, state: TrainingState, required: bool = False) -> None:
-        """Write what there is to write.
+        """Write the best model, if it is new, and a checkpoint.
 
         Args:
-            required: what cannot be written is an error; else a warning.
+            state: content of the checkpoint.
+            required: whether a failed write is an error; otherwise it is only a warning.
 
         Raises:
-            CheckpointNotWrittenError: see above.
+            CheckpointNotWrittenError: a file cannot be written, and `required` is true.
         """
         if not self.enabled:
             return
@@ -89,7 +91,7 @@ class Saver:
         except CheckpointNotWrittenError as error:
             if required:
                 raise
-            logger.warning("%s. This training goes on and tries again at the next checkpoint", error)
+            logger.warning("%s. This training continues and tries again at the next checkpoint", error)
             if self._model is not None:
                 weights, card = self._model
                 self._model = {name: value.clone() for name, value in weights.items()}, card

@@ -1,4 +1,4 @@
-"""What a bundle's config calls before its training: the data, the seeds, the network that counts."""
+"""Seeding of a training, and the state of its random number generators."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 
 class RandomState(TypedDict):
-    """Where all random number generators of a process stand, as tensors and plain types.
+    """The state of all random number generators of a process, as tensors and plain types.
 
     Attributes:
-        torch: on the CPU.
-        cuda: on each GPU.
-        numpy, python: what `numpy.random.get_state` and `random.getstate` give, their words as tensors.
+        torch: torch's generator of the CPU.
+        cuda: torch's generator of each GPU.
+        numpy, python: results of `numpy.random.get_state` and `random.getstate`, with their arrays as tensors.
     """
 
     torch: torch.Tensor
@@ -25,10 +25,13 @@ class RandomState(TypedDict):
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed weights, dropout and everything else that is not drawn from (seed, epoch, index).
+    """Seed the global random number generators, from which initial weights and dropout are drawn.
+
+    Patches and their augmentation do not depend on them, but on (seed, epoch, index).
 
     Args:
-        deterministic: also refuse algorithms that differ from run to run; slower on a GPU.
+        seed: the seed.
+        deterministic: also forbid algorithms whose results differ from run to run; slower on a GPU.
 
     Examples:
         >>> seed_everything(0)
@@ -41,7 +44,7 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 
     set_determinism(seed, use_deterministic_algorithms=True if deterministic else None)
     if not deterministic:
-        # set_determinism also forbids cuDNN to choose the fastest kernel, which costs a GPU up to half its speed.
+        # set_determinism also stops cuDNN from choosing the fastest kernel, which can halve the speed of a GPU.
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = True
 
@@ -49,9 +52,9 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 def random_state() -> RandomState:
     """The state of all random number generators of this process: torch on CPU and GPUs, numpy, Python.
 
-    Loader workers have none to carry on: what they draw follows from seed, epoch and index.
+    Loader workers need no saved state: their random numbers depend only on seed, epoch and index.
     """
-    # numpy's global generator is the one that other people's transforms draw from.
+    # Third-party transforms may draw from numpy's global generator.
     name, words, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
     version, numbers, next_gauss = random.getstate()
     return {
@@ -63,7 +66,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Put back what `random_state` gave; GPUs only where there are as many as before."""
+    """Restore a result of `random_state`; the GPUs' part only if their number is the same."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,10 +1,13 @@
-"""What a training notes for the next start of it, which may follow a kill at any moment.
+"""A note that a training leaves for its next start, since its process may be killed at any time.
 
-Two moments leave no trace in checkpoints. Before the first of them a run is open in MLflow already, and the next
-start has to go on with it. After the last of them the process still takes seconds to end; killed then, it has failed
-for whoever started it, and is started again, though everything is done.
+Two situations cannot be seen from the checkpoints:
 
-The note lies in the lock file of the folder of checkpoints, which lasts and which only one process writes.
+- The process was killed before its first checkpoint. A run is already open in MLflow, and the next start has to
+  continue it.
+- The process was killed after its last checkpoint, during the seconds that it takes to exit. A scheduler sees a
+  failure and starts it again, although the training is finished.
+
+The note is in the lock file of the checkpoint folder, which is never deleted and which only one process writes.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ _BEGUN, _FINISHED = "begun", "finished"
 
 
 class Note(TypedDict, total=False):
-    """What the lock file says; nothing where no start has to know anything.
+    """The content of the lock file; empty if there is nothing to note.
 
     Attributes:
-        what: whether a run has begun, or all is done.
-        work: digest of what makes the training the one it is.
-        run_id: of the run that has begun.
-        process: that has done all.
+        what: "begun" if a run is open without a checkpoint, "finished" if the training is finished.
+        work: digest of the training identity, see `pipelines.training.resume.training_identity`.
+        run_id: id of the open run.
+        process: process that finished the training.
     """
 
     what: str
@@ -41,10 +44,10 @@ class Note(TypedDict, total=False):
 
 
 class Starts:
-    """The note in a lock file. Where the file cannot be locked or written there is none, and every start is the first.
+    """Reads and writes the note in a lock file; without a readable or writable file there is no note.
 
     Args:
-        lock: of the folder, held by this process while anything is asked or written.
+        lock: lock of the checkpoint folder, which this process holds while it uses this object.
     """
 
     def __init__(self, lock: Lock) -> None:
@@ -53,43 +56,46 @@ class Starts:
         self._before: Note = {}
 
     def run_begun(self, work: Mapping[str, str]) -> str | None:
-        """The run that an earlier process opened for this work before it was killed without a checkpoint."""
+        """The run that an earlier process opened for this work and left without a checkpoint; None if there is none."""
         note = self._note()
         return note["run_id"] if note.get("what") == _BEGUN and note.get("work") == _digest(work) else None
 
     def begin(self, work: Mapping[str, str], run_id: str | None) -> None:
-        """Note the run of this work, until there is a checkpoint."""
+        """Note that the run of this work is open and has no checkpoint yet."""
         if not self._begun:
             self._before = self._note()
         self._begun = True
         self._write({"what": _BEGUN, "work": _digest(work), "run_id": run_id})
 
     def has_checkpoint(self) -> None:
-        """From here on the checkpoint says which run it is."""
+        """Remove the note of an open run, since the first checkpoint now holds the id of the run."""
         if self._begun:
             self._begun = False
             self._write(None)
 
     def fail(self) -> None:
-        """Nobody goes on with a run that failed before its first checkpoint; what was done before stays done."""
+        """Remove the note of an open run that failed without a checkpoint, so that no start continues it.
+
+        The note of a training that was finished before is restored.
+        """
         if self._begun:
             self._begun = False
             self._write(self._before if self._before.get("what") == _FINISHED else None)
 
     def finish(self) -> None:
-        """Note that all is done but the end of this process, which removes the note."""
+        """Note that the training is finished; the note is removed when this process exits."""
         self._begun = False
         self._write({"what": _FINISHED, "process": identity()})
         atexit.register(_end, self._lock.path)
 
     def was_finished(self) -> bool:
-        """Whether the process that finished the training was killed before it had ended."""
+        """Whether the process that finished the training was killed before it exited."""
         note = self._note()
         process = note.get("process")
         return note.get("what") == _FINISHED and process != identity() and not alive(process or {})
 
     def told(self) -> None:
-        """Whoever started it knows now that the training is finished."""
+        """Remove the note, since the user has been informed that the training is finished."""
         self._write(None)
 
     def _note(self) -> Note:
@@ -100,15 +106,15 @@ class Starts:
         return cast(Note, found) if isinstance(found, dict) else {}
 
     def _write(self, note: Note | None) -> None:
-        # Without a note a start does what it would do after no kill at all.
+        # If the note cannot be written, the next start behaves as if no process had been killed.
         with contextlib.suppress(OSError):
             self._lock.write_note(b"" if note is None else json.dumps(note).encode())
 
 
 def _end(path: Path) -> None:
-    """At the end of the process: nobody has to be told again that the training is finished."""
+    """Remove the note when the process exits normally."""
     if getattr(sys, "last_value", None) is not None or not path.is_file():
-        return  # it ends with an error after all, and is started again
+        return  # the process ends with an uncaught exception, so the next start still needs the note
     lock = Lock(path)
     with contextlib.suppress(OSError):
         if lock.take():

@@ -1,4 +1,4 @@
-"""Fewer threads where more of them only wait: found by timing the first steps, and again when steps get slow."""
+"""Chooses the number of CPU threads by timing the first steps, and again when steps become slow."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ __all__ = ["ThreadTuner"]
 
 logger = logging.getLogger(__name__)
 
-# Steps timed with each number of threads; the median counts. One more before them warms up.
+# Steps timed with each number of threads, of which the median is used; one untimed warm-up step comes first.
 STEPS = 3
-# What fewer threads have to save before they are taken.
+# Fewer threads are used only if their step takes less than this fraction of the time with all threads.
 WORTHWHILE = 0.9
-# Steps that are so many times slower than they were when timed, in a row, are a reason to time anew.
+# The timing is repeated after SLOW_STEPS consecutive steps that each take more than SLOWER times the timed median.
 SLOWER, SLOW_STEPS = 1.5, 5
-# Seconds after which more threads are tried again, as the other program may have ended.
+# Seconds after which all threads are tried again, as the other program may have ended.
 RETRY = 300.0
 
 
 class ThreadTuner:
-    """Chooses torch's number of threads on a CPU by what is faster.
+    """Chooses the fastest number of torch threads on a CPU.
 
-    Where other programs want the same cores, a thread that has none keeps all others waiting at the end of every
-    operation: a step can take five times as long on two threads as on one. So the first steps are timed with all
-    threads and with half of them, down to one, and the fastest number stays, until steps get much slower or, where it
-    is not all threads, for five minutes.
+    If other programs use the same cores, a thread that has to wait for a core delays all other threads at the end of
+    every operation: a step can take five times as long with two threads as with one. Therefore the first steps are
+    timed with all threads, then with half of them, and so on down to one thread, until fewer are no faster. The
+    fastest number is used until steps become much slower; if it is less than all threads, the timing is repeated
+    after five minutes.
 
-    Nothing is tried with a single thread, off a CPU, in deterministic mode (sums depend on the number of threads in
-    their last bits), or where a person has set `OMP_NUM_THREADS`.
+    The number of threads is not changed if there is only one, on a GPU, in deterministic mode (the last bits of sums
+    depend on the number of threads), or if the user has set `OMP_NUM_THREADS`.
 
     Args:
-        device: where the work is done.
-        clock: seconds, for tests.
+        device: device of the computation.
+        clock: returns the time in seconds; another one is given only in tests.
     """
 
     def __init__(self, device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -72,7 +73,7 @@ class ThreadTuner:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Around a piece of work that takes about the same time whenever it is done."""
+        """Context around one step; all steps must take about the same time."""
         if not self.active:
             yield
             return
@@ -97,7 +98,7 @@ class ThreadTuner:
         if len(times) < STEPS:
             return
         medians = {number: statistics.median(values) for number, values in self._times.items()}
-        # Where half the threads are no faster, fewer still are not worth a try.
+        # If half the threads are not faster, an even smaller number is not tried.
         if len(self._counts) > 1 and medians[count] == min(medians.values()):
             self._counts.pop(0)
             return
@@ -109,8 +110,8 @@ class ThreadTuner:
         if best != self._most:
             self._until = self._clock() + RETRY
             logger.info(
-                "threads: %d instead of %d, since a step takes %.2f s instead of %.2f: something else is using this "
-                "machine's cores",
+                "threads: %d instead of %d, since a step then takes %.2f s instead of %.2f s; another program is using "
+                "the CPU cores of this machine",
                 best,
                 self._most,
                 medians[best],
@@ -122,5 +123,5 @@ class ThreadTuner:
         self._slow = self._slow + 1 if seconds > SLOWER * self._expected else 0
         if self._slow == SLOW_STEPS or self._clock() > self._until:
             self._begin()
-            # Nothing needs to be made first this time.
+            # No warm-up step is needed this time.
             self._warm = True

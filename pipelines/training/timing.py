@@ -1,4 +1,4 @@
-"""Where the time of a training goes: waiting for data, forward, backward, optimiser; patches per second."""
+"""Measures the time of a training step: waiting for data, forward, backward, optimiser; patches per second."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipelines.utils.ranks import world_size
 
 PHASES = ("forward", "backward", "optimizer")
 WAITS = 0.02
-"""Share of its time from which on an iteration counts as one that waited for data."""
+"""An iteration counts as one that waited for data if it waited more than this fraction of its time."""
 
 
 class HostClock:
-    """Marks moments by the clock of the host; right for a CPU."""
+    """Takes times from the clock of the host, for a training on the CPU."""
 
     def mark(self) -> float:
         return time.perf_counter()
@@ -34,7 +34,7 @@ class HostClock:
 
 
 class CudaClock:
-    """Marks moments in the stream of a GPU. A mark costs microseconds and never waits for the device."""
+    """Takes times as events in the stream of a GPU, which costs microseconds and never waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -42,7 +42,7 @@ class CudaClock:
 
     def mark(self) -> torch.cuda.Event:
         event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)
-        # Of the network's GPU, which need not be the current one.
+        # The stream of the network's GPU, which need not be the current one.
         event.record(torch.cuda.current_stream(self._device))
         return event
 
@@ -57,20 +57,20 @@ class CudaClock:
 
 
 class StepTimer:
-    """Measures the phases of every iteration; `take` gives their means since it was last called.
+    """Measures the phases of every iteration; `take` returns their means since the previous call.
 
-    - `time/data`: the training waits for the next batch (host);
-    - `time/waiting_share`: share of the iterations that waited more than 2% of their time (on CUDA: in which the GPU
-      had nothing else to do for so long);
+    - `time/data`: waiting for the next batch, by the clock of the host;
+    - `time/waiting_share`: fraction of the iterations that waited for data for more than 2% of their time (on CUDA:
+      in which the GPU was idle for that long);
     - `time/forward`: copying the batch to the device, network and loss;
     - `time/backward`: gradients;
     - `time/optimizer`: clipping, optimiser step, schedule, weight average (0 while gradients accumulate).
 
-    On CUDA the last three are times of the GPU itself, taken by events, so that nothing waits for the device.
-    A GPU works while the host prepares, so there the four need not add up to the time of an iteration.
+    On CUDA the last three are measured on the GPU by events, so that the measurement never waits for the device.
+    GPU and host work at the same time, so there the times need not add up to the time of an iteration.
 
     Args:
-        device: where the network runs.
+        device: device of the network.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -97,17 +97,17 @@ class StepTimer:
             engine.add_event_handler(event, handler)
 
     def restart(self) -> None:
-        """Forget the time since the last `take`: what came between epochs is not training."""
+        """Discard the measurements since the last `take`, since the time between epochs is not training time."""
         self._done, self._data, self._patches = [], [], 0
         self._since = self._until = time.perf_counter()
 
     def take(self) -> dict[str, float]:
-        """Seconds per iteration of each phase and patches per second of all processes since the last call.
+        """Seconds per iteration of each phase, and patches per second of all processes, since the last call.
 
-        Empty without an iteration. On CUDA, iterations that the device has not finished count next time; call
-        this after something that waited for the device anyway, such as reading the loss.
+        Empty if there was no iteration. On CUDA, iterations that the device has not finished are counted in the next
+        call; call this after an operation that waits for the device anyway, such as reading the loss.
         """
-        # Until the last iteration: a validation after it is no training.
+        # Only until the end of the last iteration: a validation after it is not training time.
         seconds = self._until - self._since
         finished = [marks for marks in self._done if self.clock.ready(marks[-1])]
         values: dict[str, float] = {}
@@ -149,7 +149,11 @@ class StepTimer:
 
 
 class Stopwatch:
-    """Seconds that the last run of an engine took, such as a validation; None before the first."""
+    """Measures the duration of an engine's last run, such as a validation.
+
+    Attributes:
+        seconds: duration of the last run; None before the first.
+    """
 
     def __init__(self) -> None:
         self.seconds: float | None = None

@@ -1,7 +1,7 @@
-"""The training step and the evaluation step, on MONAI's supervised engines.
+"""The trainer: MONAI's SupervisedTrainer with a step of its own.
 
-MONAI's own trainer ties mixed precision to CUDA and to a gradient scaler; these engines take a precision by
-name on any device, clip, accumulate, average weights, and stop on a loss that is not finite.
+MONAI's step supports mixed precision only on CUDA and with a gradient scaler. This one supports a precision given by
+name on any device, gradient clipping and accumulation, weight averaging, and stops when the loss is not finite.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def prepare_patches(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image and label of a batch on the device, as plain tensors (a compiled model refuses MetaTensor).
 
-    Patches whose augmentation was left to the device are augmented there, see `transforms.augmentation.on_device`.
+    If the batch is to be augmented on the device, this is done here, see `transforms.augmentation.on_device`.
     """
     pair = []
     for value in (batch["image"], batch["label"]):
@@ -54,20 +54,20 @@ class SegTrainer(SupervisedTrainer):
 
     Args:
         device, max_epochs, train_data_loader, network, optimizer, loss_function: as in MONAI's
-            SupervisedTrainer. `loss_function` gets integer labels (B, 1, *spatial) and logits in float32,
-            or as they are if it has a true attribute `any_precision`.
-        precision: "fp32", "bf16", "fp16" or "auto", see `pipelines.inference.precision`; fp16 scales the loss and skips steps
-            that overflow. The attribute of this name holds what "auto" has become.
-        lr_scheduler: stepped once per optimiser step; None keeps the learning rate.
-        max_grad_norm: gradients are scaled down to this L2 norm; None only measures it.
+            SupervisedTrainer. `loss_function` gets integer labels (B, 1, *spatial), and logits in float32, or in the
+            precision of the network if it has a true attribute `any_precision`.
+        precision: "fp32", "bf16", "fp16" or "auto", see `pipelines.inference.precision`; with fp16 the loss is scaled
+            and steps that overflow are skipped. The attribute `precision` holds the value that "auto" was resolved to.
+        lr_scheduler: stepped once per optimiser step; None keeps the learning rate constant.
+        max_grad_norm: gradients are scaled down to this L2 norm; None only measures the norm.
         average: `torch.optim.swa_utils.AveragedModel` of `network`, updated after every optimiser step.
-        channels_last: keep weights and patches in channels-last memory; "auto" leaves the weights as they lie and
-            brings the patches to them. A network in DistributedDataParallel must have been through `place`
-            before it was wrapped.
-        compile: torch.compile the network, by its repeated blocks where it names them (`regions()`).
+        channels_last: keep weights and patches in the channels-last memory format; "auto" keeps the format of the
+            weights and converts the patches to it. A network in DistributedDataParallel must be passed to `place`
+            before it is wrapped.
+        compile: use torch.compile, separately for each repeated block if the network lists them (`regions()`).
         compile_kwargs: options of torch.compile.
-        check_interval: on CUDA the loss is fetched to look for NaN once in so many iterations, since each
-            look waits for the device; on a CPU it is looked at every time.
+        check_interval: on CUDA the loss is checked for NaN only once in this number of iterations, since each check
+            waits for the device; on a CPU it is checked in every iteration.
 
     Raises:
         NonFiniteLossError: from `run`, when the loss is NaN or infinite.
@@ -200,6 +200,6 @@ class SegTrainer(SupervisedTrainer):
                 named = ", ".join(cases) if isinstance(cases, (list, tuple)) else str(cases)
                 raise NonFiniteLossError(
                     f"the loss became {float(value)} at iteration {iteration} (epoch {engine.state.epoch}) on "
-                    f"patches of the cases: {named}; look at those images, or lower learning_rate, or train "
+                    f"patches of the cases: {named}; check those images, or lower learning_rate, or train "
                     f"with --precision fp32"
                 )

@@ -1,4 +1,4 @@
-"""What of a trainer has to be carried on, as tensors and plain types, and how it is put back."""
+"""Saves and restores the state of a trainer as tensors and plain types."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipelines.training.trainer import SegTrainer
 from pipelines.utils.modules import unwrapped
 
 StateDict = dict[str, Any]
-"""What `state_dict()` of one of torch's objects gives."""
+"""Result of a `state_dict()` of torch."""
 
 
 class TrainerState(TypedDict):
-    """What of a trainer has to be carried on, as tensors and plain types; None for what it does not have."""
+    """The part of a trainer that a checkpoint holds; None for a component that the trainer does not have."""
 
     network: StateDict
     optimizer: StateDict
@@ -25,10 +25,10 @@ class TrainerState(TypedDict):
 
 
 def trainer_state(trainer: SegTrainer) -> TrainerState:
-    """Weights, average, optimiser, schedule, loss scale and the last step's norm; the same on every rank."""
+    """Weights, average, optimiser, schedule, loss scale and the last gradient norm; the same on every rank."""
     schedule = trainer.lr_scheduler.state_dict() if trainer.lr_scheduler is not None else None
     if schedule is not None:
-        # A function is no plain value; the config makes it again.
+        # Functions are not plain types; the config creates them again.
         schedule = {key: value for key, value in schedule.items() if key != "lr_lambdas"}
     return {
         "network": unwrapped(trainer.network).state_dict(),
@@ -36,27 +36,29 @@ def trainer_state(trainer: SegTrainer) -> TrainerState:
         "lr_scheduler": schedule,
         "grad_scaler": trainer.grad_scaler.state_dict(),
         "average": trainer.average.state_dict() if trainer.average is not None else None,
-        # Iterations within an accumulation window tell that of the step before them.
+        # Iterations within an accumulation window log the norm of the previous step.
         "grad_norm": trainer.grad_norm,
     }
 
 
 def restore_trainer(trainer: SegTrainer, state: TrainerState, settings: bool = True) -> None:
-    """Put back what `trainer_state` gave.
+    """Restore a result of `trainer_state`.
 
-    A schedule by the number of steps (`LambdaLR`, as `lr_schedule` makes) is set to its place in the present
-    length, so that with more epochs the very next step has the rate of the longer schedule.
+    A schedule that is a function of the step (`LambdaLR`, as `lr_schedule` returns) is evaluated with the current
+    number of epochs, so that after more epochs were given the next step already has the rate of the longer schedule.
 
     Args:
-        settings: False keeps the present learning rate, weight decay and so on instead of the stored ones.
+        trainer: the trainer.
+        state: result of `trainer_state`.
+        settings: False keeps the current learning rate, weight decay and so on instead of the stored ones.
 
     Raises:
-        RuntimeError, ValueError, KeyError: the state is of another network or optimiser.
+        RuntimeError, ValueError, KeyError: the state does not fit the network or the optimiser.
     """
     unwrapped(trainer.network).load_state_dict(state["network"])
     present = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
-    _lay_out(trainer.optimizer)
+    _match_memory_format(trainer.optimizer)
     if not settings:
         for group, values in zip(trainer.optimizer.param_groups, present, strict=True):
             group.update(values)
@@ -70,11 +72,12 @@ def restore_trainer(trainer: SegTrainer, state: TrainerState, settings: bool = T
     trainer.grad_norm = norm.to(trainer.state.device) if norm is not None else None
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Moments in the memory format of their weights, which another machine may have kept in another one.
+def _match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Convert the optimiser's moments to the memory format of their weights.
 
-    A fused optimiser walks through both as they lie in memory: with two formats it mixes them up without a word
-    (measured with torch 2.13).
+    The machine that wrote the checkpoint may have used another format. A fused optimiser reads weights and moments in
+    the order of their memory: with two formats it combines wrong elements without an error (measured with torch
+    2.13).
     """
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
@@ -102,7 +105,7 @@ def _restore_schedule(
 
 
 def place_schedule(trainer: SegTrainer, steps: int) -> None:
-    """Set a schedule by the number of steps to its place after so many, counted in those of the present length."""
+    """Set a `LambdaLR` schedule to the rate after `steps` optimiser steps; other schedules are left unchanged."""
     schedule = trainer.lr_scheduler
     if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
         state = schedule.state_dict() | {"last_epoch": steps, "_step_count": steps + 1}

@@ -1,4 +1,4 @@
-"""Pictures of a validation, made from the very predictions that are scored."""
+"""Pictures of a validation, drawn from the same predictions as its metrics."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 class Snapshots:
-    """Draws prediction against reference for chosen cases while an evaluator runs.
+    """Draws prediction and reference of selected cases while an evaluator runs.
 
-    The image is the one that the network saw, interpolated to the three planes of the file's grid, so nothing is
-    read again; its HU are restored, as far as the window of the preprocessing kept them.
+    The image is the preprocessed input of the network, interpolated to three planes of the file's grid, so that no
+    file is read again. Its HU are restored within the intensity window of the preprocessing.
 
     Args:
         cases: ids of the cases to draw.
-        labels: class id to name.
-        preprocess: what made the images.
+        labels: names of the classes by class id.
+        preprocess: preprocessing of the images.
     """
 
     def __init__(self, cases: Sequence[str], labels: Mapping[int, str], preprocess: Preprocess) -> None:
@@ -55,7 +55,7 @@ class Snapshots:
         try:
             picture = self._drawn(case, item, engine.state.output[Keys.PRED], engine.state.cases[-1])  # type: ignore[index, attr-defined]
         except Exception as error:
-            # Hours of training matter more than a picture of them.
+            # A failed picture must not end a training of hours.
             logger.warning("no picture of case %s: %s: %s", case, type(error).__name__, error)
             return
         stream = io.BytesIO()
@@ -63,7 +63,7 @@ class Snapshots:
         self._pictures[case] = stream.getvalue()
 
     def take(self) -> dict[str, bytes]:
-        """The pictures since the last call as PNG by case id, those of all ranks; to be called on every rank."""
+        """The pictures of all ranks since the last call, as PNG by case id; to be called on every rank."""
         pictures, self._pictures = self._pictures, {}
         return dict(sorted(item for part in of_all_ranks(pictures) for item in part.items()))
 
@@ -72,7 +72,7 @@ class Snapshots:
     ) -> np.ndarray:
         geometry, reference = Geometry.from_dict(item["geometry"]), annotated(item)
         if case not in self._places:
-            # The reference stays as it is, so the planes are looked for once.
+            # The planes depend only on the reference, which never changes.
             place = overlay_place(reference)
             if place is not None:
                 self._places[case] = place

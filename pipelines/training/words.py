@@ -1,4 +1,4 @@
-"""What a training says at its end: results per class, and the commands that come next."""
+"""The report that a training prints at its end: results per class, and the next commands."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from pipelines.utils.terminal import quoted
 def results(
     folder: Path, classes: Sequence[str], knobs: Mapping[str, Any], uri: str
 ) -> tuple[Summary | None, list[str]]:
-    """The summary of the model in a folder, None without a validation, and the lines that tell it.
+    """The validation summary of the model in a folder (None without validation), and the lines of the report.
 
     Args:
+        folder: folder of `model.json`.
         classes: names of the foreground classes.
-        knobs: of the config of the training.
-        uri: where its run is.
+        knobs: top-level settings of the training's config.
+        uri: tracking URI of its run.
 
     Raises:
-        CardError: `model.json` describes no model.
+        CardError: `model.json` is not a valid model card.
     """
     card = read_card(folder / CARD)
     summary = None
@@ -39,17 +40,17 @@ def results(
 
 
 def finished(folder: Path) -> str:
-    """What the next start says of a training that was killed after its last checkpoint."""
+    """The message of the next start if a training was killed after its last checkpoint."""
     return (
-        f"the training in {folder} is finished; its process was killed before it had ended, so "
-        "there is nothing left to do. The same command once more, or --resume new, begins anew"
+        f"the training in {folder} is finished, although its process was killed before it exited. To start a new "
+        "training, run the same command again or give --resume new"
     )
 
 
 def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str]:
     root = str(knobs.get("bundle_root", folder.parent))
     files = invocation()["config_files"]
-    # Models may lie elsewhere than the configs: --bundle_root.
+    # With --bundle_root the models are in another folder than the configs.
     configs = Path(files[0]).parent if files else Path(root)
     run = "python -m monai.bundle run --config_file"
     given = "" if configs == Path(root) else f" --bundle_root {quoted(root)}"
@@ -61,7 +62,7 @@ def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str
     elif uri != DEFAULT_URI:
         ui = f"mlflow ui --backend-store-uri {quoted(hidden(uri))}"
     return [
-        "what comes next:",
+        "next commands:",
         f"  {run} {quoted(str(configs / 'evaluate.json'))}{given}{data}",
         f"  {run} {quoted(str(configs / 'inference.json'))}{given} --input CT_FILE_OR_DICOM_FOLDER --output predictions",
         f"  {ui}",

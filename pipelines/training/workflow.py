@@ -1,4 +1,4 @@
-"""A whole training: resume or start, one MLflow run, checkpoints, and the words at the end."""
+"""Runs a training from start or resume to the final report, with checkpoints and one MLflow run."""
 
 from __future__ import annotations
 
@@ -48,37 +48,38 @@ from transforms.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
 
-# Optimiser steps after which ranks on GPUs ask one another whether to write a checkpoint or to end.
+# Optimiser steps between two agreements of ranks on GPUs whether to write a checkpoint or to stop.
 AGREEMENT = 10
 
 
 class Training:
     """Runs the trainer as one MLflow run, with checkpoints within and after every epoch.
 
-    The same command after an interruption goes on with the next iteration in the same MLflow run; after a
-    finished training it begins anew and moves the earlier files to `previous/`. See `pipelines.training.resume`.
+    After an interruption, the same command resumes with the next iteration in the same MLflow run. After a finished
+    training, it starts a new one and moves the earlier files to `previous/`. See `pipelines.training.resume`.
 
     Args:
-        trainer: with its handlers; validation is one of them.
-        evaluator: whose last mean Dice decides which weights are the best; None keeps the last ones.
-        network: what is evaluated and kept, see `evaluated_network`.
-        data: the dataset that is trained on.
-        preprocess: its preprocessing.
-        tracking: the run.
+        trainer: the trainer with its handlers, among them the validation.
+        evaluator: its mean Dice selects the best weights; with None the last weights are kept.
+        network: the network that is evaluated and saved, see `evaluated_network`.
+        data: the training dataset.
+        preprocess: preprocessing of the dataset.
+        tracking: the MLflow run.
         config: `executed_config()`.
-        folder: where checkpoints go.
+        folder: folder for checkpoints and model.
         resume: see `pipelines.training.resume.resume_mode`.
         log_interval: iterations between training metrics in MLflow.
-        pictures: cases whose pictures are in MLflow at every validation.
-        checkpoint_minutes: within an epoch a checkpoint is written this often, at the end of an optimiser step;
-            None only writes at the end of epochs.
-        patience: validations without a better mean Dice after which the training ends; None never ends it early.
-        min_delta: what counts as better, in Dice.
+        pictures: number of cases whose pictures are logged to MLflow at every validation.
+        checkpoint_minutes: minutes between checkpoints within an epoch, written at the end of an optimiser step;
+            None writes checkpoints only at the end of epochs.
+        patience: number of validations without a better mean Dice after which the training ends; None never ends it
+            early.
+        min_delta: smallest increase of the mean Dice that counts as better.
 
     Raises:
-        ResumeError: a knob has no meaning, or, from `run`, the training in the folder is another one.
-        StoppingError: early stopping cannot work like this.
-        CheckpointError: the model would be refused when it is opened, see `pipelines.inference.model_card`.
+        ResumeError: `resume` is not valid or, from `run`, the training in the folder cannot be resumed.
+        StoppingError: `patience` or `min_delta` is not valid.
+        CheckpointError: the model could not be opened again, see `pipelines.inference.model_card`.
     """
 
     def __init__(
@@ -111,7 +112,9 @@ class Training:
         self.record = Record(tracking, config, data, evaluator, log_interval, pictures)
         self.stopping = EarlyStopping(patience, min_delta)
         if patience is not None and (evaluator is None or not data.validation):
-            raise StoppingError("patience needs validation cases, and the dataset has none; leave it out")
+            raise StoppingError(
+                "patience needs validation cases, and the dataset has none; add some, or remove patience"
+            )
         self.best = float("-inf")
         self.stopped_early = False
         self._history: list[dict[str, float]] = []
@@ -135,43 +138,43 @@ class Training:
                 stack.enter_context(self.checkpoints.held())
                 self.checkpoints.repair()
             if from_first(self._was_finished):
-                return self._tell_finished()
+                return self._report_finished()
             try:
                 with self.tracking, failing_together(self.tracking):
                     self._begin()
                     self._train()
                     summary = self._end()
             except Exception:
-                # The run has failed, and says why: whoever tries again, perhaps with other code, has another one.
+                # The failed run keeps its error; the next start, perhaps with other code, opens a new run.
                 self.checkpoints.starts.fail()
                 raise
-            # Only now: killed before, the next start does what is missing at the end.
+            # Only after `_end`: if the process is killed before, the next start completes the missing steps.
             self.checkpoints.starts.finish()
             self._saver.write(self._state(self.trainer.state.epoch, self._parts, finished=True))
         return summary
 
     def _begin(self) -> None:
-        # What is recorded is the work of rank 0: its dataset may lie elsewhere than the other hosts'.
+        # The identity of rank 0 is recorded, since the path of the dataset may differ between hosts.
         self.work = same_on_all_ranks(self.work, self.data, self.trainer.data_loader.dataset)  # type: ignore[union-attr]
         epochs = self.trainer.state.max_epochs or 0
-        # The other hosts need not see the folder.
+        # Only rank 0 reads the checkpoint: other hosts may not have access to the folder.
         state, whole = from_first(self._earlier)
         changed = state is not None and bool(differences(state["work"], self.work))
         if state is not None:
             self._restore(state, changed, whole)
-        # Parameters of a run cannot change, so with other settings it is another run.
+        # Parameters of an MLflow run cannot change, so with other settings a new run is opened.
         continues = state is not None and not changed
-        self.record.begin(self.trainer, self._run_to_go_on_with(state if continues else None), self.work)
+        self.record.begin(self.trainer, self._run_to_continue(state if continues else None), self.work)
         if self._first and not continues:
             self.checkpoints.starts.begin(self.work, self.tracking.run_id)
         if self._first:
-            # Once more, for MLflow alone knew what the experiment of MLFLOW_EXPERIMENT_ID is called.
+            # Checked again, since the name of the experiment of MLFLOW_EXPERIMENT_ID is only known now.
             require_openable(self._card(0))
-        # Not before: a start that MLflow refuses leaves everything as it was.
+        # Only after `record.begin`: a start that MLflow refuses must not change any file.
         if state is None and self._first:
             moved = self.checkpoints.set_aside()
             if moved is not None:
-                logger.info("the files of the training before this one are now in %s", moved)
+                logger.info("the files of the previous training were moved to %s", moved)
         plan = executed_plan(self.config)
         if state is None and self._first and plan is not None:
             self.checkpoints.keep_plan(plan)
@@ -180,8 +183,8 @@ class Training:
         if state is not None and epochs != state["epochs"]:
             self.tracking.tags({"segbundles.epochs": f"{epochs}, before it went on {state['epochs']}"})
 
-    def _run_to_go_on_with(self, state: TrainingState | None) -> str | None:
-        """The run of the checkpoint, or the one that was killed before its first checkpoint; None for a new one."""
+    def _run_to_continue(self, state: TrainingState | None) -> str | None:
+        """The run of the checkpoint, or of a process killed before its first checkpoint; None for a new run."""
         if state is not None or not self._first:
             return state["run_id"] if state is not None else None
         begun = self.checkpoints.starts.run_begun(self.work) if self.mode != NEW else None
@@ -189,7 +192,7 @@ class Training:
         return begun
 
     def _was_finished(self) -> bool:
-        """Whether this very training is done, and its process was killed before it could end."""
+        """Whether exactly this training is finished, but its process was killed before it exited."""
         if self.mode == NEW or not self.checkpoints.starts.was_finished():
             return False
         state, epochs = self._latest(), self.trainer.state.max_epochs or 0
@@ -197,7 +200,7 @@ class Training:
             return False
         return epochs == state["epochs"] and self.checkpoints.has_model()
 
-    def _tell_finished(self) -> Summary | None:
+    def _report_finished(self) -> Summary | None:
         if not self._first:
             return None
         summary, lines = self._results()
@@ -206,14 +209,14 @@ class Training:
         return summary
 
     def _latest(self) -> TrainingState | None:
-        """The state of the last checkpoint, with all that is needed to go on, or what little an older version left."""
+        """The state of the last checkpoint, checked for completeness unless an older version wrote it."""
         state = self.checkpoints.latest()
         if state is not None and "format" in state:
             require_whole(state, self.checkpoints.folder)
         return state
 
     def _earlier(self) -> tuple[TrainingState | None, bool]:
-        """The state to go on from, None to begin anew, and whether its best model is there."""
+        """The state to resume from (None to start new), and whether its best model exists."""
         state = self._latest() if self.mode != NEW else None
         epochs = self.trainer.state.max_epochs or 0
         stops = lambda s: self._has_to_stop(s["history"])  # noqa: E731
@@ -229,9 +232,11 @@ class Training:
         if part is not None:
             self._random = part["random"]
         self.best, self._history = float(state["best"]), list(state["history"])
-        # On every rank: all of them compare with the best.
+        # On every rank, since all of them compare with the best Dice.
         if self.best > float("-inf") and not whole:
-            logger.warning("there is no whole %s in %s; the next validation makes one", BEST, folder)
+            logger.warning(
+                "%s is missing or damaged in %s; the next validation writes a new one", BEST, folder
+            )
             self.best = float("-inf")
         self.stopped_early = self._has_to_stop(self._history)
 
@@ -242,12 +247,12 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._on_epoch)
         self._saver.start()
         if self._random is not None:
-            # Last of all: nothing that a start does must shift what is drawn.
+            # Set directly before the training, so that no random numbers drawn at the start change it.
             set_random_state(self._random)
         with self._request:
             try:
                 if self._skip and self._skip == trainer.state.epoch_length:
-                    # Only the end of this epoch is missing: its validation.
+                    # All iterations of the epoch are done; only its validation is missing.
                     trainer.state.epoch += 1
                     self._skip = 0
                     trainer.fire_event(Events.EPOCH_STARTED)
@@ -257,7 +262,7 @@ class Training:
                 if trainer.state.epoch < epochs and not self._has_to_stop(self._history):
                     trainer.run()
             except BaseException:
-                # Asked to end during a validation: the weights are as its epoch left them.
+                # Stopped during a validation: the weights have not changed since the end of the iterations.
                 if self._request.number is not None and self._ranks is not None:
                     self._request.busy = True
                     self._saver.write(self._state(trainer.state.epoch - 1, self._ranks))
@@ -277,18 +282,18 @@ class Training:
         self.record.iteration(engine)
         length = engine.state.epoch_length or 1
         inside = (engine.state.iteration - 1) % length + 1
-        # Within an accumulation window there are gradients that no checkpoint holds.
+        # Within an accumulation window there are gradients, which a checkpoint does not hold.
         if inside < length and inside % engine.accumulation_steps:
             return
         step = -(-inside // engine.accumulation_steps)
-        # Ranks on GPUs would wait for one another at each step.
+        # An agreement at each step would make ranks on GPUs wait for each other.
         if inside < length and step % AGREEMENT and engine.state.device.type == "cuda" and is_distributed():
             return
         due = self._saver.due()
         asked = max_of_ranks(self._request.number or int(due))
         if asked and isinstance(getattr(engine.data_loader, "sampler", None), PatchSampler):
             ranks = of_all_ranks(self._of_this_rank(engine.state.losses))
-            # On a GPU the trainer looks for NaN only once in a while: such weights are not kept.
+            # On a GPU the trainer checks for NaN only every few iterations, so it is checked again here.
             if all(bool(torch.isfinite(part["losses"]).all()) for part in ranks):
                 self._saver.write(self._state(engine.state.epoch - 1, ranks))
         if asked > 1:
@@ -297,7 +302,7 @@ class Training:
             self._ready_to_validate()
 
     def _ready_to_validate(self) -> None:
-        """From here to the end of the epoch nothing changes that a checkpoint holds, so one can stop at once."""
+        """Allow to stop at once: until the end of the epoch nothing changes that a checkpoint holds."""
         self._ranks = of_all_ranks(self._of_this_rank(self.trainer.state.losses))
         self._request.at_once = True
 
@@ -309,16 +314,16 @@ class Training:
         if improved:
             assert dice is not None
             self.best = dice
-        # On every rank: the loss is averaged over them.
+        # Called on every rank, since the loss is averaged over them.
         values = self.record.epoch(engine, improved)
         self._history.append({"epoch": epoch, **values})
         self.stopped_early = epoch < (engine.state.max_epochs or 0) and self._has_to_stop(self._history)
         last = self.stopped_early or epoch == engine.state.max_epochs
         self._ranks = None
-        # Without validation the last weights are the best that is known.
+        # Without a validation the last weights are saved as the model.
         if self._first and (improved or (last and self.best == float("-inf"))):
             self._saver.keep_model(self.network, self._card(epoch))
-        # The next epoch has no losses yet.
+        # Empty, since the next epoch has no losses yet.
         self._parts = of_all_ranks(self._of_this_rank([]))
         self._saver.write(self._state(epoch, self._parts), required=last)
         asked = max_of_ranks(self._request.number or 0)
@@ -332,9 +337,9 @@ class Training:
 
     def _stop(self, number: int) -> None:
         state, last = self.trainer.state, self.checkpoints.folder / LAST
-        said = "asked to end in epoch %d after iteration %d; the same command goes on from %s"
-        logger.info(said, state.epoch, state.iteration, last)
-        # The first to end makes torchrun end the others: not while rank 0 writes.
+        message = "stopped on request in epoch %d after iteration %d; the same command resumes from %s"
+        logger.info(message, state.epoch, state.iteration, last)
+        # When one rank exits, torchrun ends the others; the barrier prevents this while rank 0 writes.
         barrier()
         self._request.end_now(number)
 
@@ -347,7 +352,7 @@ class Training:
         return {"random": random_state(), "losses": stacked}
 
     def _state(self, done: int, ranks: list[RankState], finished: bool = False) -> TrainingState:
-        """Everything to go on from, with `done` whole epochs and what `ranks` says of each process."""
+        """The content of a checkpoint after `done` completed epochs, with the state `ranks` of each process."""
         length = self.trainer.state.epoch_length or 0
         inside = self.trainer.state.iteration - done * length
         return {
@@ -375,13 +380,13 @@ class Training:
             return None
         folder = self.checkpoints.folder
         if not self.checkpoints.has_model():
-            # Lost since, or of a training without validation that was told to end where it stood.
+            # The files were deleted, or a training without validation already had all its epochs when resumed.
             weights = plain_network(self.network).state_dict()
             self.checkpoints.save_model(weights, self._card(self.trainer.state.epoch))
         if self.stopped_early:
             epoch, of = self.trainer.state.epoch, self.trainer.state.max_epochs
-            said = "%d validations in a row were no better, so the training ends after epoch %d of %d"
-            logger.info(said, self.stopping.patience, epoch, of)
+            message = "%d validations in a row were not better, so the training ends after epoch %d of %d"
+            logger.info(message, self.stopping.patience, epoch, of)
             self.tracking.tags({"segbundles.stopped_early": f"after epoch {epoch}"})
         summary, lines = self._results()
         self.record.end(self.trainer, folder, summary)

@@ -1,8 +1,7 @@
-"""What `monai.bundle run` knows and hands to nobody: its config and its words, looked up among the callers.
+"""The config and the arguments of the current `monai.bundle run`, read from the frames of the call stack.
 
-An expression in a config gets the values that it references. There is neither an argument nor a global variable of
-MONAI by which it could ask for the whole config, its overrides, or the files it came from: hence the walk through
-the frames, here and nowhere else.
+An expression in a config can only refer to single values. MONAI has no argument or global variable for the whole
+config, its overrides, or its files; therefore they are read from the frames, only in this module.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from monai.bundle import ConfigParser
 
 
 def running_parser() -> ConfigParser | None:
-    """The parser that is evaluating an expression of its config right now; None outside of one."""
+    """The parser that is currently evaluating an expression of its config; None if there is none."""
     owners = (frame.f_locals.get("self") for frame in _callers())
     return next((owner for owner in owners if isinstance(owner, ConfigParser)), None)
 
 
 def running_command() -> dict[str, Any] | None:
-    """The words that `monai.bundle run` was called with, those of its `--args_file` included; None outside of it.
+    """The arguments of the current `monai.bundle run`, including those of `--args_file`; None if there is none.
 
-    "config_file" is a path or a list of them; all else has the name that it was given by.
+    "config_file" is a path or a list of paths; all other keys are the names of the given options.
     """
     for frame in _callers():
         given = frame.f_locals

@@ -1,4 +1,4 @@
-"""How many processor cores this process really has, and every library told so."""
+"""The number of processor cores that this process may use, and the thread limits of the libraries."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ __all__ = ["available_cores", "cores_of_this_process", "use_cores"]
 
 logger = logging.getLogger(__name__)
 
-# Variables by which a person, or torchrun, says how many threads a process takes; the first is asked by torch too.
+# Variables with which a user or torchrun sets the number of threads of a process; torch reads the first one.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def available_cores(root: str | os.PathLike = "/") -> int:
     """Processor cores that this process and its children may use: affinity and cgroup quota, at least 1.
 
-    A container or a batch job with a quota sees all cores of its host but gets the time of a few; threads beyond them
-    only wait for one another. A quota that is no whole number is rounded down, but not below 1, for the same reason.
+    A container or batch job with a quota sees all cores of its host, but gets the time of only a few of them; more
+    threads than these wait for each other. For the same reason, a fractional quota is rounded down (to at least 1).
 
     Args:
-        root: where `/proc` and `/sys` lie.
+        root: folder that contains `proc` and `sys`.
     """
-    # joblib's count reads only the quota of a container's own root, none of a Slurm or systemd slice.
+    # joblib's cpu_count reads only the quota at the root of the container, not that of a Slurm or systemd slice.
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(Path(root))
     return max(1, min(seen, math.floor(quota + 1e-6))) if quota is not None else seen
 
 
 def cores_of_this_process() -> int:
-    """The share of `available_cores` of each process that torchrun started on this machine, at least 1."""
+    """`available_cores` divided by the number of processes that torchrun started on this machine, at least 1."""
     return max(1, available_cores() // local_world_size())
 
 
 def use_cores() -> int:
-    """Let torch, numpy's libraries, blosc2 and SimpleITK take as many threads as this process has cores.
+    """Limit the threads of torch, numpy's libraries, blosc2 and SimpleITK to the cores of this process.
 
-    A number that a person has set in `OMP_NUM_THREADS` counts. Called at the start of every command; no library gets
-    more threads than it would take by itself.
+    A number that the user has set in `OMP_NUM_THREADS` takes precedence. Called at the start of every command; the
+    number of threads of a library is never increased.
 
     Returns:
         The number of threads.
@@ -52,7 +52,7 @@ def use_cores() -> int:
     import threadpoolctl
     import torch
 
-    # Which torch has obeyed when it was loaded.
+    # torch has applied these variables when it was imported.
     given = any(os.environ.get(name) for name in VARIABLES)
     threads = torch.get_num_threads() if given else min(torch.get_num_threads(), cores_of_this_process())
     if threads < torch.get_num_threads():
@@ -60,13 +60,13 @@ def use_cores() -> int:
         torch.set_num_threads(threads)
     threadpoolctl.threadpool_limits(threads, user_api="blas")
     blosc2.set_nthreads(min(threads, blosc2.nthreads))
-    # Its filters run in worker processes too, beside one another.
+    # SimpleITK's filters also run in several worker processes at the same time.
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     return threads
 
 
 def _quota(root: Path) -> float | None:
-    """The smallest number of cores that the cgroups of this process allow, up to the root; None without a limit.
+    """The smallest number of cores that this process's cgroup and its parents allow; None without a limit.
 
     Linux's cgroup v2 (`cpu.max`: quota and period in microseconds, or "max") and v1 (`cpu.cfs_quota_us`, -1 for none, and
     `cpu.cfs_period_us`): https://docs.kernel.org/admin-guide/cgroup-v2.html, section CPU.

@@ -1,4 +1,4 @@
-"""What files can be called on every system: what is written on one must be copied to any other."""
+"""File names that are valid on Linux, macOS and Windows, so that results can be copied between systems."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 
 _FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 _DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[1-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL)
-# Halves of characters, which Windows lets file names have; the rest of their kind stands for single bytes.
+# Lone surrogates, which Windows allows in file names. Those from U+DC80 to U+DCFF are Python's code for single bytes.
 _UNPAIRED = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _LONGEST, _MOST_BYTES = 120, 200
 
 
 def is_portable(name: str) -> bool:
-    """Whether a text can begin the names of files on Linux, macOS and Windows, with room for what is added to it."""
+    """Whether file names on Linux, macOS and Windows may start with a text, with room for a suffix."""
     return (
         _FORBIDDEN.search(name) is None
         and name == name.strip(" .") != ""
@@ -24,13 +24,13 @@ def is_portable(name: str) -> bool:
 
 
 def is_device(name: str) -> bool:
-    """Whether Windows takes a name for that of a device, as con, NUL and com1.txt, so that no file can have it."""
+    """Whether a name, such as con, NUL or com1.txt, is reserved for a device on Windows."""
     return _DEVICE.fullmatch(name) is not None
 
 
 def readable(name: str) -> str:
-    """A file's name as text; what is none (bytes that are no UTF-8, as on disks from other times) is U+FFFD.
+    """The name of a file as valid text, with U+FFFD in place of bytes that are not UTF-8.
 
-    Python keeps such bytes as lone surrogates, which no table, page or database takes.
+    Python represents such bytes as lone surrogates, which cannot be written to tables, pages or databases.
     """
     return _UNPAIRED.sub("\ufffd", name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

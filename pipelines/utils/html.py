@@ -1,6 +1,6 @@
-"""HTML pages of one file each, without network: a Jinja2 template lies beside the module that fills it.
+"""Writing self-contained HTML pages from Jinja2 templates, which lie beside the modules that use them.
 
-`templates/` holds what all pages share: the frame, macros, one style for light and dark, and the sorting of tables.
+`templates/` holds the shared parts: base page, macros, style sheet for light and dark mode, and sorting of tables.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ _SHARED = Path(__file__).with_name("templates")
 
 
 def write_page(path: Path, template: Path, **values: Any) -> None:
-    """Fill a template and write the page; texts are escaped, so that any name of a case or class can stand in it.
+    """Render a template and write the page; texts are escaped, so that names may contain any character.
 
     Args:
         path: file to write.
-        template: the page's own template, which extends `templates/base.html`.
-        values: what the template shows.
+        template: template of the page, which extends `templates/base.html`.
+        values: variables of the template.
 
     Raises:
-        jinja2.UndefinedError: the template names something that `values` lacks.
+        jinja2.UndefinedError: the template uses a variable that `values` lacks.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -1,4 +1,4 @@
-"""JSON that others wrote, read or refused in a sentence."""
+"""Reading JSON files from other sources, with an error message in one sentence if a file is invalid."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from transforms.errors import UserError
 __all__ = ["JsonError", "read_json"]
 
 DEEPEST = 100
-"""Objects and lists within each other; what this project reads has fewer than ten."""
-# Halves of characters (PEP 383 uses those from U+DC80 to U+DCFF for bytes of file names that are no text).
+"""Maximum nesting depth of objects and lists; the files of this project have fewer than ten levels."""
+# Lone surrogates, except those from U+DC80 to U+DCFF, which stand for undecodable bytes of file names (PEP 383).
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class JsonError(UserError, ValueError):
-    """A file is no JSON that can be used; the message names it and says what is wrong."""
+    """The content of a file is not valid JSON; the message states what is wrong."""
 
 
 def read_json(
@@ -31,13 +31,14 @@ def read_json(
     """The content of a JSON file.
 
     Args:
-        pairs: makes an object of its pairs, see `json.loads`.
-        largest: bytes; of a larger file no more is read.
+        path: path of the file.
+        pairs: makes an object from its pairs, the `object_pairs_hook` of `json.loads`.
+        largest: maximum size in bytes; None for no limit.
 
     Raises:
-        JsonError: it is larger, no JSON, nested deeper than `DEEPEST`, or holds half a character, which no file name and no
-            table takes. The message names neither the file nor a way out.
-        OSError: it cannot be opened.
+        JsonError: the file is too large, is not valid JSON, is nested deeper than `DEEPEST`, or has a lone surrogate,
+            which cannot be written to files. The message does not name the file; the caller adds it.
+        OSError: the file cannot be opened.
     """
     with Path(path).open("rb") as stream:
         raw = stream.read() if largest is None else stream.read(largest + 1)
@@ -47,7 +48,7 @@ def read_json(
         content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs)
     except RecursionError:
         raise JsonError(f"nested deeper than {DEEPEST} levels") from None
-    except UserError:  # said by `pairs`
+    except UserError:  # raised by `pairs`
         raise
     except ValueError as error:
         raise JsonError(f"not valid JSON ({error})") from error
@@ -65,7 +66,7 @@ def _check(content: Any) -> None:
             elif isinstance(value, list):
                 below += value
             elif isinstance(value, str) and (half := _HALF.search(value)):
-                raise JsonError(f"half a character, \\u{ord(half[0]):04x}, in {value[:80]!a}")
+                raise JsonError(f"invalid character (lone surrogate) \\u{ord(half[0]):04x} in {value[:80]!a}")
         if not below:
             return
         level = below

@@ -1,7 +1,7 @@
-"""Locks on files that end with the process that holds them, however it ends, on every system.
+"""File locks that the operating system releases when their process ends, also if it is killed.
 
-Record locks rather than `flock`, which `filelock` takes: a lock of that kind is shared with every process that was
-forked meanwhile, so that a loader worker that outlives its killed training for some seconds would hold it on.
+They are record locks. `filelock` uses `flock` instead, whose locks are inherited by forked processes: a loader worker
+that runs for some seconds after its training was killed would still hold the lock.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _PAUSE = 0.05
 
 
 class NoLocksError(UserError, OSError):
-    """The file system, or the system itself, knows no locks on files."""
+    """The file system or the operating system does not support file locks."""
 
 
 class Lock:
-    """A lock on a file, held by one process at a time and gone with that process.
+    """A lock on a file, held by one process at a time and released when that process ends.
 
     Args:
-        path: of the lock file, made where absent.
+        path: path of the lock file, which is created if it does not exist.
     """
 
-    # A record lock does not keep a process out of what it holds itself, and closing any handle drops it.
+    # A process can take its own record lock again, and closing any handle of the file releases it; hence this list.
     _held: ClassVar[set[tuple[int, str]]] = set()
     _threads = threading.Lock()
 
@@ -45,16 +45,16 @@ class Lock:
         return os.getpid(), str(self.path)
 
     def take(self) -> bool:
-        """Take the lock without waiting; False where somebody holds it.
+        """Take the lock without waiting; False if it is already held.
 
         Raises:
-            NoLocksError: there is a file, but it cannot be locked.
-            OSError: the file cannot be made: the folder is gone, or nothing may be written there.
+            NoLocksError: the file cannot be locked.
+            OSError: the file cannot be created: the folder does not exist or cannot be written to.
         """
         with Lock._threads:
             if self._name in Lock._held:
                 return False
-            # Several users may share a folder; the umask says whether they do.
+            # Writable for all users as far as the umask allows, because several users may share the folder.
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 taken = _lock(handle)
@@ -69,7 +69,7 @@ class Lock:
             return True
 
     def is_current(self) -> bool:
-        """Whether the file that is locked still is the one of that name, and nobody removed it meanwhile."""
+        """Whether the locked file still exists under its path, and was not removed or replaced."""
         if self._handle is None:
             return False
         try:
@@ -78,17 +78,17 @@ class Lock:
             return False
 
     def note(self) -> bytes:
-        """What its holders have written into the file; nothing where this process does not hold it."""
+        """The content that holders of the lock have written to the file; empty if this process does not hold it."""
         if self._handle is None:
             return b""
         os.lseek(self._handle, 0, os.SEEK_SET)
         return os.read(self._handle, 1 << 16)
 
     def write_note(self, content: bytes) -> None:
-        """Write something into the file for those who hold the lock after this process; nothing where it is not held.
+        """Write content for later holders of the lock to the file; does nothing if the lock is not held.
 
         Raises:
-            OSError: the disk is full, or the like.
+            OSError: the file cannot be written, for example because the disk is full.
         """
         if self._handle is None:
             return
@@ -97,7 +97,7 @@ class Lock:
         os.write(self._handle, content)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._handle is not None and self._name in Lock._held:
             Lock._held.discard(self._name)
             os.close(self._handle)
@@ -111,15 +111,16 @@ def waiting_for(
     busy: Callable[[], None] | None = None,
     unlocked: Callable[[OSError], None] | None = None,
 ) -> Iterator[bool]:
-    """Hold the lock on a file within the block, waited for as long as others have it.
+    """Wait for the lock on a file and hold it during the block.
 
-    The block is entered in any case: what it does has to be right without the lock too, if less orderly.
+    The block is also entered without the lock, after a timeout or if locks are not supported; its result must be
+    correct in that case too.
 
     Args:
-        path: of the lock file, see `Lock`.
-        timeout: seconds to wait at most.
-        busy: called once if there is anything to wait for.
-        unlocked: called with the reason where the file cannot be locked.
+        path: path of the lock file, see `Lock`.
+        timeout: maximum number of seconds to wait.
+        busy: called once if another process holds the lock.
+        unlocked: called with the error if the file cannot be locked.
 
     Yields:
         Whether the lock is held.
@@ -142,7 +143,7 @@ def waiting_for(
 
 
 def _lock(handle: int) -> bool:
-    """Lock a file without waiting; False where another process has it."""
+    """Lock a file without waiting; False if another process has locked it."""
     try:
         if hasattr(os, "lockf"):
             os.lockf(handle, os.F_TLOCK, 0)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What the log says about one case, kept with that case."""
+"""Collecting the warnings that are logged for a case."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def warnings_of(*sources: str, this_thread: bool = False) -> Iterator[list[str]]:
-    """Keep the warnings that these loggers and those below them get meanwhile, each text once.
+    """Collect the warnings logged during the block, without duplicates.
 
     Args:
-        this_thread: only those of the thread that asks, where others work on other cases.
+        sources: names of the loggers; their child loggers are included.
+        this_thread: only collect warnings of this thread, if other threads work on other cases.
     """
     found: list[str] = []
     asking = threading.get_ident()

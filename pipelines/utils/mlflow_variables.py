@@ -1,7 +1,7 @@
-"""MLflow's own variables for which run and experiment something is logged to.
+"""MLflow's environment variables for the tracking server, experiment and run.
 
-In this order the first that is given counts: the command line or an overlay (`--experiment`, `--run_name`,
-`--tracking_uri`), the variable, the bundle's config. A run that `MLFLOW_RUN_ID` names lies where it lies.
+In order of precedence: the command line or an overlay (`--experiment`, `--run_name`, `--tracking_uri`), the variable,
+the bundle's config. The run of `MLFLOW_RUN_ID` always stays in its own experiment.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ CONTEXT, SYSTEM_METRICS = "MLFLOW_RUN_CONTEXT", "MLFLOW_ENABLE_SYSTEM_METRICS_LO
 
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-"""A database in the working directory, which is what a bare `mlflow ui` shows."""
+"""A database in the working directory, which `mlflow ui` shows by default."""
 
 
 def tracking_uri(given: str | None = None) -> str:
-    """The address of MLflow's store: the one given, or else that of MLFLOW_TRACKING_URI, or else `DEFAULT_URI`."""
+    """The tracking URI: `given`, or else MLFLOW_TRACKING_URI, or else `DEFAULT_URI`."""
     return given or os.environ.get(TRACKING_URI) or DEFAULT_URI
 
 
 def run_context() -> dict[str, str]:
-    """Tags of MLFLOW_RUN_CONTEXT, a JSON object; none, with a warning, where it is something else."""
+    """Tags from MLFLOW_RUN_CONTEXT, which must be a JSON object; otherwise logs a warning and returns none."""
     text = os.environ.get(CONTEXT)
     if not text:
         return {}
     try:
         return {str(key): str(value) for key, value in json.loads(text).items()}
     except (ValueError, AttributeError):
-        logger.warning("%s is no JSON object of tags; it is left out", CONTEXT)
+        logger.warning("%s is not a JSON object of tags and is ignored; correct or unset it", CONTEXT)
         return {}
 
 
 def wants_system_metrics() -> bool:
-    """Whether MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING does not say no."""
+    """Whether system metrics are logged: True unless MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false or 0."""
     return os.environ.get(SYSTEM_METRICS, "").strip().lower() not in ("false", "0")

@@ -1,4 +1,4 @@
-"""torch.compile by regions: the blocks that a network repeats, instead of the network as a whole."""
+"""Regional compilation (torch.compile of a network's repeated blocks), and removal of a network's wrappers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["compile_regions"]
 
-# Levels of a network times training and evaluation, with room for a second size of patch.
+# Enough for each level of a network, in training and evaluation, with two sizes of patches.
 VARIANTS = 64
 
 
 def compile_regions(network: torch.nn.Module, **options: Any) -> bool:
-    """Compile in place what a network names as its repeated blocks; whether it names any.
+    """Compile the repeated blocks of a network in place.
 
-    A block is compiled once per shape, for all its copies together, so that this takes seconds where a whole
-    network takes minutes; what lies between the blocks stays eager. Names in the state dict stay as they are.
+    A block is compiled once per shape for all its copies, which takes seconds, while compiling a whole network takes
+    minutes. Operations between the blocks are not compiled. The names in the state dict do not change.
 
     Args:
-        network: with a method `regions()` that gives the blocks.
-        options: of `torch.compile`, such as `mode` or `backend`.
+        network: the network; its method `regions()`, if it has one, returns the blocks.
+        options: options of `torch.compile`, such as `mode` or `backend`.
+
+    Returns:
+        Whether the network has a method `regions()`.
     """
     regions = getattr(network, "regions", None)
     if regions is None:
         return False
-    # Each level has its own number of channels; beyond this limit torch goes back to eager without an error.
+    # Each level has a different number of channels; beyond this limit torch stops compiling without an error.
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, VARIANTS)
     for region in regions():
@@ -35,7 +38,7 @@ def compile_regions(network: torch.nn.Module, **options: Any) -> bool:
 
 
 def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
-    """The network itself behind DistributedDataParallel and torch.compile."""
+    """The network without the wrappers of DistributedDataParallel and torch.compile."""
     while True:
         inner = network.module if isinstance(network, DistributedDataParallel) else network
         inner = getattr(inner, "_orig_mod", inner)
@@ -45,7 +48,7 @@ def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def plain_network(network: torch.nn.Module) -> torch.nn.Module:
-    """The network whose state dict a user expects: no wrapper of distribution, compiling or averaging."""
+    """The network without any wrapper (distribution, compilation, weight averaging), for saving its state dict."""
     network = unwrapped(network)
     if isinstance(network, torch.optim.swa_utils.AveragedModel):
         network = unwrapped(network.module)

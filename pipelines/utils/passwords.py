@@ -1,7 +1,7 @@
-"""Passwords and tokens stay out of whatever is shown, logged or stored.
+"""Hiding passwords and tokens in texts that are shown, logged or stored.
 
-They reach a training inside addresses (of an MLflow server, a database, a git remote, a proxy, a bucket), on the
-command line, in config files and in the messages of libraries.
+They occur in addresses (of an MLflow server, a database, a git remote, a proxy, a bucket), on the command line, in
+config files and in the messages of libraries.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 HIDDEN = "***"
 
-# Texts may be megabytes of anything, so no pattern begins anew at each of many letters or goes on without limit.
+# Texts may be megabytes long, so the patterns have bounded repetitions and few possible starts, to limit backtracking.
 _SCHEME = r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{0,40}://"
 _SECRET = r"(?:password|passwd|pwd|token|secret|signature|credential|(?:api|access|account)[_-]?key)"
-# RFC 3986 has user and password before the host; the last @ counts, since people forget to encode one of a password.
+# RFC 3986: user and password precede the host. The last @ ends them, because a password may contain an @ by mistake.
 _USER_AND_PASSWORD = re.compile(rf"""({_SCHEME}[^\s/?#@:'"<>]{{0,200}}):[^\s/?#'"<>]{{0,4000}}@""")
-# A password with a / or # in it makes no valid address, and is shown in the message about that.
+# A password with a / or # makes an address invalid, and error messages about it quote the address.
 _NOT_ENCODED = re.compile(
     rf"""({_SCHEME}[^\s/?#@:'"<>]{{0,200}}):(?!\d+(?:[/?#\s'"]|$))[^\s'"<>@]{{0,4000}}@"""
 )
-# A token in the place of the user, as git hosts take it.
+# A token in place of the user, as git hosts accept it.
 _TOKEN_ALONE = re.compile(r"""((?:git\+)?https?://)[^\s/?#@:'"<>]{1,4000}@""")
 _IN_QUERY = re.compile(
     rf"""([?&;]|%3B|%26)((?:[\w.\-]{{0,60}}{_SECRET}[\w.\-]{{0,60}}|sig|sas)(?:=|%3D))(?:(?!%3B|%26)[^&;\s'"<>])+""",
@@ -36,9 +36,9 @@ _NAME = (
     r"(?:access|auth|api|bearer|tracking)_token)|pwd|token)"
 )
 _KEY = re.compile(_NAME, re.IGNORECASE)
-# A reference or an expression says where a password comes from, not what it is.
+# References and expressions are kept: they name the source of a password, not the password itself.
 _IN_JSON = re.compile(rf"""(["']{_NAME}["']\s*:\s*["'])(?![$@%])[^"'\n]+""", re.IGNORECASE)
-# As programs and settings write it: `password = "..."`, `self.token: str = b'...'`, `connect(password="...")`.
+# Assignments in programs and settings: `password = "..."`, `self.token: str = b'...'`, `connect(password="...")`.
 _IN_ASSIGNMENT = re.compile(
     rf"""((?<![\w\-.]){_NAME}["']?\]?(?:[ \t]*:[ \t]*\w[\w.\[\], |]{{0,40}})?[ \t]*=[ \t]*"""
     rf"""(?:[bru]{{0,2}}(?:\"""|'''|"(?!")|'(?!'))(?![$@%])|f(?:"(?!")|'(?!'))(?![$@%{{])))[^"'\n]+""",
@@ -47,7 +47,7 @@ _IN_ASSIGNMENT = re.compile(
 _IN_SETTINGS = re.compile(
     rf"""^([+\- ]?[ \t]*{_NAME}[ \t]*=[ \t]*)(?![$@%"'\s])[^\n]+$""", re.IGNORECASE | re.MULTILINE
 )
-# Not `token: str` of a program.
+# Excludes type annotations such as `token: str`.
 _IN_YAML = re.compile(
     rf"""^([+\- ]*{_NAME}\s*:[ \t]+["']?)(?!(?:str|bytes|int|float|bool|Any|None|null|true|false)\b)"""
     r"""(?![$@%"'])[^\s"',()\[\]|=]+(["']?[ \t]*)$""",
@@ -56,9 +56,9 @@ _IN_YAML = re.compile(
 
 
 def hidden(text: str) -> str:
-    """A text with `***` in place of every password and token that its form gives away.
+    """A text with `***` in place of every password and token that can be recognised by its form.
 
-    Of an address the scheme, user, host and path stay, so that a person recognises it.
+    The scheme, user, host and path of an address are kept, so that it can be recognised.
     """
     text = _USER_AND_PASSWORD.sub(rf"\1:{HIDDEN}@", text)
     text = _NOT_ENCODED.sub(rf"\1:{HIDDEN}@", text)
@@ -74,13 +74,13 @@ def hidden(text: str) -> str:
 def hidden_settings(text: str) -> str:
     """A text of settings (ini, env) with `***` also for passwords without quotes, as in `password = ...`.
 
-    In a program the same line may name a variable.
+    Not for programs, where the right side of such a line may be a variable.
     """
     return _IN_SETTINGS.sub(rf"\1{HIDDEN}", hidden(text))
 
 
 def without_passwords(value: Any) -> Any:
-    """A value as JSON has it with `hidden` texts, and no text under a key that means a password or token."""
+    """A JSON value in which all texts are `hidden`, and texts under a key for a password or token are `***`."""
     if isinstance(value, str):
         return hidden(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Which process wrote something, for whom, and whether it still lives."""
+"""Identifying a process and its user, and checking whether a process is still running."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import psutil
 
 
 class Process(TypedDict, total=False):
-    """What tells a process from every other one, on other machines and after a reboot too.
+    """The unique identity of a process, also among other machines and after a reboot.
 
     Attributes:
-        host, machine, boot: name, id, and id of the start of its machine.
-        space: namespace of process ids, for two containers of one host count their processes apart.
-        pid: its number there.
-        started: when it began, in units that no change of the clock moves.
+        host, machine, boot: host name, machine id, and boot id of its machine.
+        space: namespace of process ids; each container of a host has its own.
+        pid: process id in that namespace.
+        started: start time, in units that do not depend on changes of the clock.
     """
 
     host: str
@@ -33,7 +33,7 @@ _PLACE: tuple[Literal["host", "machine", "space"], ...] = ("host", "machine", "s
 
 
 def identity() -> Process:
-    """This process."""
+    """The identity of this process."""
     return {
         "host": platform.node(),
         "machine": _text("/etc/machine-id"),
@@ -45,7 +45,7 @@ def identity() -> Process:
 
 
 def user_name() -> str:
-    """Who runs this process, "unknown" where the system has no name for the user, as in many containers."""
+    """The user of this process; "unknown" if the system has no name for the user, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # the last on Windows
@@ -55,7 +55,7 @@ def user_name() -> str:
 def gone(process: Process) -> bool:
     """Whether the process of an `identity()` has certainly ended.
 
-    A process of another host or another container cannot be seen from here, so it counts as alive.
+    A process of another host or container cannot be checked and is assumed to be running.
     """
     here = identity()
     if any(process.get(key) != here[key] for key in _PLACE):
@@ -76,7 +76,7 @@ def _runs(process: Process) -> bool:
 
 
 def _started(pid: int) -> float | None:
-    """When a process began, in units that no change of the clock moves; None if it has ended."""
+    """The start time of a process, in units that do not depend on changes of the clock; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else float(fields[19])
@@ -91,7 +91,7 @@ def _started(pid: int) -> float | None:
 
 
 def _process_space() -> str:
-    """The namespace of process ids: two containers of one host count their processes apart."""
+    """The namespace of process ids; each container of a host has its own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,15 +1,15 @@
-"""How far work is: a bar on a terminal, elsewhere a line now and then, in one place for everything that takes long.
+"""Progress of long work: a bar on a terminal, otherwise a line at regular intervals.
 
-On a terminal (of stderr) `Steps` is a tqdm bar. Without one, a line comes within 20 seconds and then at least
-every 30 seconds while the work goes on; work that ends before says nothing. `SEGBUNDLES_PROGRESS_SECONDS` sets another
-number of seconds for both; with 0 every step says a line, with `inf` none does.
+If stderr is a terminal, `Steps` shows a tqdm bar. Otherwise it writes the first line after 20 seconds and then one
+every 30 seconds; shorter work writes nothing. `SEGBUNDLES_PROGRESS_SECONDS` sets another number of seconds for both;
+with 0 every step writes a line, with `inf` none does.
 
-Where work lies within other work (the windows of a case, the cases of a validation), one line speaks for all: of the
-inner work once it has taken long by itself, or while the outer has nothing to tell.
+If work is nested (the windows of a case, the cases of a validation), one line describes all levels. Its details are
+those of the inner work once that has taken long, or while the outer work has no pace to report.
 
-ignite's ProgressBar (0.5.5) is no substitute: it is a bar per epoch of one engine, without work inside of work and
-without the end of the whole. Where there is no terminal it rewrites its bar in one line of the log (16 steps wrote 34
-bars and 2 line ends), and says nothing within a first step, however long.
+ignite's ProgressBar (0.5.5) is not used: it shows one bar per epoch of one engine, without nested work and without the
+end of the whole work. Without a terminal it repeats its bar in one line of the log (16 steps wrote 34 bars and 2 line
+ends), and it shows nothing during the first step.
 """
 
 from __future__ import annotations
@@ -33,22 +33,20 @@ __all__ = ["SECONDS", "Beyond", "Intervals", "Steps", "Voice", "at_work", "inter
 
 logger = logging.getLogger(__name__)
 
-"""Environment variable: seconds until the first line and between lines."""
-
 RECENT = 120.0
-"""Seconds of work whose mean pace an estimate goes by; more where they are fewer than 10 steps."""
+"""Estimates use the mean pace of the last so many seconds of work, or of the last 10 steps if these took longer."""
 
 
 class Voice:
-    """Says the lines of all work that is going on in this process, outermost first, and times them.
+    """Writes the progress lines of all work in this process, outermost first, at the right times.
 
     Args:
-        clock: seconds that never go back.
-        now: the time of day.
-        say: gets each line; by default the log, or stderr where nobody has set up a log.
+        clock: monotonic clock in seconds.
+        now: returns the time of day.
+        say: function that writes a line; by default to the log, or to stderr if no log is configured.
         every: seconds between lines; by default those of `intervals()` when work begins.
-        timer: let a thread say what is due while a step goes on. It draws no random numbers, holds nothing that a
-            forked process could wait for, and ends with the outermost work.
+        timer: use a thread to write lines that become due during a step. It draws no random numbers, holds no lock
+            during a fork, and ends with the outermost work.
     """
 
     def __init__(
@@ -70,17 +68,17 @@ class Voice:
         self._make_locks()
 
     def _make_locks(self) -> None:
-        # One that the same thread may take again: a signal's handler may end the work that is speaking.
+        # Reentrant, because a signal handler may end the work while the same thread writes a line.
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
 
     def forked(self) -> None:
-        """Forget, in a process forked from this one, the work and the thread that are the parent's."""
+        """In a forked process, remove the work and the thread of the parent process."""
         self.work, self._thread, self._due = [], None, math.inf
         self._make_locks()
 
     def begin(self, steps: Steps) -> None:
-        """Work has begun, within what this thread is doing already."""
+        """Add work that begins, nested within the current work of this thread."""
         with self.lock:
             if not self._speaking:
                 self.every = self._given or intervals()
@@ -92,7 +90,7 @@ class Voice:
                 self._thread.start()
 
     def end(self, steps: Steps) -> None:
-        """Work has ended, and with it what was left behind within it."""
+        """Remove work that has ended, and unfinished work nested in it."""
         with self.lock:
             self.drop_within(steps)
             if steps in self.work:
@@ -105,16 +103,16 @@ class Voice:
             thread.join()
 
     def drop_within(self, steps: Steps) -> None:
-        """Forget work inside of `steps` that an error left unfinished."""
+        """Remove work nested in `steps` that an error left unfinished."""
         if self.work and self.work[-1] is not steps and steps in self.work:
             place = self.work.index(steps) + 1
             self.work[place:] = [other for other in self.work[place:] if other.owner != steps.owner]
 
     def tick(self, stepping: Steps | None = None) -> None:
-        """Say a line if one is due.
+        """Write a line if one is due.
 
         Args:
-            stepping: the work that has just done a step, None where time alone has passed.
+            stepping: the work that has just done a step; None if called by the timer.
         """
         with self.lock:
             if self.clock() < self._due:
@@ -122,13 +120,13 @@ class Voice:
             speaker = self._speaker(stepping)
             if speaker is None:
                 return
-            # Before it speaks: a log that fails must not be asked again at once.
+            # Set before writing, so that a log that fails is not called again at once.
             self._due = self.clock() + self.every.then
             self._say(speaker.line(stepping is not None))
 
     @property
     def _speaking(self) -> list[Steps]:
-        """The work that has no bar."""
+        """The work without a bar, whose progress is written as lines."""
         return [steps for steps in self.work if steps.bar is None]
 
     def _speaker(self, stepping: Steps | None) -> Steps | None:
@@ -147,26 +145,27 @@ class Voice:
         with self.lock:
             while self._thread is me and self._speaking:
                 self.tick()
-                # No longer than a lock can wait.
+                # Limited, because very long timeouts of a lock raise an error.
                 self._changed.wait(min(max(self._due - self.clock(), 0.0), 3600.0))
 
 
 class Steps:
-    """Work of many steps, used as a context; or, without a total, work of which only its time is known.
+    """Progress of work with a number of steps, used as a context manager; without a total, only its time is shown.
 
-    Only rank 0 of several processes speaks.
+    Of several processes, only rank 0 shows progress.
 
     Args:
-        total: number of steps; None where there are none to count: then there is no bar but lines on a terminal too.
-        unit: what a step is, such as "case"; without a total, the whole work, such as "downloading the demo CT".
-        label: what is done with it, such as "validation".
-        initial: steps that were done before this process began.
-        warm_up: first steps of this process that an estimate leaves out as soon as there are others.
-        quiet: say nothing.
+        total: number of steps; None if steps cannot be counted: then there are lines instead of a bar, also on a
+            terminal.
+        unit: name of a step, such as "case"; without a total, name of the work, such as "downloading the demo CT".
+        label: name of the work, such as "validation".
+        initial: number of steps that were done before this process started.
+        warm_up: number of first steps of this process that estimates leave out as soon as there are others.
+        quiet: show nothing.
         leave: keep the bar when the work is done.
-        delay: seconds until a bar appears.
-        beyond: what is to be done beside the steps, asked at each line.
-        voice: says the lines; by default the process's own.
+        delay: seconds until the bar appears.
+        beyond: returns the work that remains after the steps; called for each line.
+        voice: writes the lines; by default that of the process.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class Steps:
         self.done = initial
         self._pause = ""
         self._paused = self._since = self._worked = 0.0
-        # Seconds of work and steps done at some moments of the last minutes, all after the warm-up.
+        # Pairs of (seconds of work, steps done) at some times of the last minutes, after the warm-up.
         self._marks: deque[tuple[float, int]] = deque()
 
     def __enter__(self) -> Steps:
@@ -223,7 +222,7 @@ class Steps:
             self.bar.close()
 
     def step(self, count: int = 1) -> None:
-        """So many more steps are done; may be called from several threads."""
+        """Report that `count` more steps are done; may be called from several threads."""
         if self.quiet:
             return
         with self.voice.lock:
@@ -239,14 +238,14 @@ class Steps:
         self.voice.tick(self)
 
     def pause(self, why: str) -> None:
-        """What comes now belongs to no step, such as the end of an epoch."""
+        """Begin work that belongs to no step, such as the end of an epoch."""
         if self.quiet or self._pause:
             return
         with self.voice.lock:
             self._paused, self._pause = self.voice.clock(), why
 
     def resume(self) -> float | None:
-        """The next step begins; returns the seconds since `pause`, None without one."""
+        """Begin the next step; returns the seconds since `pause`, or None if there was no pause."""
         if self.quiet or not self._pause:
             return None
         with self.voice.lock:
@@ -256,17 +255,17 @@ class Steps:
 
     @property
     def paused(self) -> float:
-        """Seconds since `pause`; 0 while steps go on."""
+        """Seconds since `pause`; 0 if not paused."""
         return self.voice.clock() - self._paused if self._pause else 0.0
 
     @property
     def estimable(self) -> bool:
-        """Whether there is a pace to tell, because a step is done."""
+        """Whether the pace is known, because at least one step is done."""
         return self.total is not None and self.done > self.initial
 
     @property
     def pace(self) -> float:
-        """Seconds per step in the last minutes, the warm-up left out if there is anything else; NaN before a step."""
+        """Seconds per step in the last minutes, without the warm-up if other steps are done; NaN before the first."""
         if len(self._marks) > 1:
             (start, first), (stop, last) = self._marks[0], self._marks[-1]
             return (stop - start) / (last - first)
@@ -274,7 +273,7 @@ class Steps:
 
     def _mark(self) -> None:
         marks, mark = self._marks, (self._worked, self.done)
-        # Not one for each of many quick steps.
+        # At most one mark per second, so that quick steps do not add many.
         if len(marks) > 2 and self._worked - marks[-2][0] < 1.0:
             marks[-1] = mark
         else:
@@ -291,10 +290,10 @@ class Steps:
         return f"{self.label} {self.unit}" if self.label else self.unit
 
     def line(self, stepped: bool = False) -> str:
-        """How far the work is and when it will be finished, with the work around it.
+        """The progress line: position and expected end of this work and of the work that contains it.
 
         Args:
-            stepped: a step has just been done.
+            stepped: whether a step has just been done.
         """
         work = self.voice.work
         around = work[: work.index(self)] if self in work else []
@@ -331,7 +330,7 @@ class Steps:
         return f"{text}, {which}{end}" if end else text
 
     def _end(self) -> str:
-        """When everything is done, in words; "" where it is or should be already."""
+        """Text with the expected end of all work; "" if no time remains."""
         beyond = self.beyond()
         left = (self.total or 0) - self.done
         seconds = beyond.seconds
@@ -344,9 +343,9 @@ class Steps:
 
 
 def _say(line: str) -> None:
-    """To the log; to stderr where there is no log, as in `python -m pipelines evaluate`."""
+    """Write a line to the log, or to stderr if no log is configured, as in `python -m pipelines evaluate`."""
     if sys.stderr is not None and sys.stderr.isatty():
-        # A bar of the work around may stand there.
+        # There may be a bar of the outer work, which tqdm must redraw.
         tqdm.write(line, file=sys.stderr)
     elif logger.hasHandlers():
         logger.info(line)
@@ -355,11 +354,11 @@ def _say(line: str) -> None:
 
 
 VOICE = Voice()
-"""The voice of this process."""
+"""The writer of progress lines of this process."""
 
 
 def at_work() -> bool:
-    """Whether this process is telling how far some work is."""
+    """Whether this process is showing the progress of any work."""
     return bool(VOICE.work)
 
 
@@ -368,7 +367,7 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Nobody speaks while a process is forked, so that no lock of a stream is held in the copy for ever.
+    # No line is written during a fork, because a stream's lock held at that time would stay locked in the child.
     os.register_at_fork(
         before=lambda: VOICE.lock.acquire(),
         after_in_parent=lambda: VOICE.lock.release(),

@@ -1,4 +1,4 @@
-"""When work that takes long is spoken of, and how its times are put into words."""
+"""The intervals between progress lines, and the formatting of times in them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SECONDS = "SEGBUNDLES_PROGRESS_SECONDS"
 
 
 class Intervals(NamedTuple):
-    """Seconds until the first line, and from one line to the next."""
+    """Seconds until the first progress line, and between lines."""
 
     first: float
     then: float
 
 
 def intervals() -> Intervals:
-    """20 and 30 seconds, or what `SEGBUNDLES_PROGRESS_SECONDS` says.
+    """20 and 30 seconds, or the value of `SEGBUNDLES_PROGRESS_SECONDS` for both.
 
     Raises:
-        SettingError: it is no number of seconds.
+        SettingError: the value is not a number of seconds.
     """
     text = os.environ.get(SECONDS, "").strip()
     if not text:
@@ -34,13 +34,14 @@ def intervals() -> Intervals:
         seconds = math.nan
     if not seconds >= 0:
         raise SettingError(
-            f"{SECONDS} is '{text}'; give the seconds between lines of progress, 0 for one at every step or inf for none"
+            f"{SECONDS} is '{text}'; give the seconds between lines of progress, 0 for a line at every step or inf for"
+            " none"
         )
     return Intervals(seconds, seconds)
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: 45 s, 15 min, 2 h 05 min, 3 d 4 h."""
+    """A duration as text: 45 s, 15 min, 2 h 05 min, 3 d 4 h."""
     if round(seconds) < 60:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -53,7 +54,7 @@ def duration(seconds: float) -> str:
 
 
 def finish(seconds: float, now: datetime) -> str:
-    """ "done at 14:32 (in 15 min)"; with the date where that is another day."""
+    """ "done at 14:32 (in 15 min)", with the date if it is another day."""
     at = now + timedelta(seconds=seconds)
     day = "" if at.date() == now.date() else f"{at:%Y-%m-%d} "
     return f"done at {day}{at:%H:%M} (in {duration(seconds)})"
@@ -68,7 +69,7 @@ def in_seconds(value: float) -> str:
 
 
 class Beyond(NamedTuple):
-    """What is to be done beside the steps: seconds, and in words what nobody can tell the time of yet."""
+    """Work after the steps: its expected seconds, and a description of the part whose duration is unknown."""
 
     seconds: float = 0.0
     unknown: str = ""

@@ -1,4 +1,4 @@
-"""Which code ran, and where: what an MLflow run says of its own origin."""
+"""The origin of an MLflow run: code version, uncommitted changes, environment and command."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from pipelines.utils.ranks import world_size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIFF_LIMIT = 2_000_000
-"""Characters of uncommitted changes that are kept; generated files should not fill a tracking server."""
+"""Maximum number of characters of uncommitted changes, so that generated files do not fill a tracking server."""
 _UNTRACKED_LIMIT = 500
 _OF_A_FILE = re.compile(r"^(?=diff --git )", re.MULTILINE)
 _SETTINGS = {"", ".ini", ".cfg", ".conf", ".cnf", ".env", ".properties", ".sh"}
-"""Endings of files in which a text needs no quotes."""
-# What `monai.bundle run` takes beside ids of the config.
+"""Suffixes of settings files, in which text needs no quotes."""
+# Arguments of `monai.bundle run` that are not ids of the config.
 _RUN_WORDS = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "tracking", "args_file"}
 
 
 def code_version() -> dict[str, str]:
-    """Tags that say which code ran: git commit, branch and whether it had uncommitted changes."""
+    """Tags of the code version: git commit, branch and whether there were uncommitted changes."""
     found: dict[str, str] = {}
     if not _in_repository():
         return {"mlflow.source.git.commit": "unknown: not a git checkout"}
@@ -57,14 +57,14 @@ def code_version() -> dict[str, str]:
 
 
 def uncommitted(limit: int = DIFF_LIMIT) -> str:
-    """What the working tree has that the commit lacks: `git diff HEAD`, then the names of untracked files.
+    """The uncommitted changes: `git diff HEAD`, then the names of untracked files.
 
-    `git apply` on the commit brings the changes back, except for passwords, which are `***` in it; lines that begin
-    with # are passed over by it. Empty where nothing was changed, and outside of a git checkout. Untracked files are
-    named, not copied: they may be data.
+    `git apply` on the commit restores the changes, except for passwords, which are replaced by `***`; it ignores the
+    lines that begin with #. Untracked files are listed but not copied, because they may be data. Empty if nothing was
+    changed, and outside of a git checkout.
 
     Args:
-        limit: characters kept of the diff; a longer one is cut and says so in its last line.
+        limit: maximum number of characters of the diff; a longer one is cut, which its last line states.
     """
     if not _in_repository():
         return ""
@@ -81,7 +81,7 @@ def uncommitted(limit: int = DIFF_LIMIT) -> str:
 
 
 def _without_passwords(change: str) -> str:
-    """The part of a diff that is about one file, with its passwords hidden as that kind of file writes them."""
+    """The diff of one file with its passwords hidden, by the rules for that type of file."""
     name = change.partition("\n")[0]
     return hidden_settings(change) if Path(name).suffix.lower() in _SETTINGS else hidden(change)
 
@@ -92,7 +92,7 @@ def _git(*arguments: str) -> str:
 
 
 def _in_repository() -> bool:
-    """Whether git tracks this very file: an installed copy may lie inside somebody else's repository."""
+    """Whether git tracks this file; an installed copy may lie inside an unrelated repository."""
     command = ["git", "-C", str(REPOSITORY), "ls-files", "--error-unmatch", str(Path(__file__).resolve())]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
@@ -101,7 +101,7 @@ def _in_repository() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Tags that say where it ran: host, device, versions."""
+    """Tags of the environment: host, device, versions."""
     names = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy", "nibabel", "SimpleITK", "blosc2")
     tags = {f"version.{name}": version for name, version in versions(*names).items()}
     tags["host"] = platform.node()
@@ -126,16 +126,16 @@ def versions(*packages: str) -> dict[str, str]:
     """Version of Python and of the packages among `packages` that are installed."""
     found = {"python": platform.python_version()}
     for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # conda calls some of them otherwise
+        with contextlib.suppress(metadata.PackageNotFoundError):  # conda uses other names for some packages
             found[name] = metadata.version(name)
-    if "torch" in packages:  # PyPI's says "2.15.0" of what is "2.15.0+cu132": which build ran matters
+    if "torch" in packages:  # the metadata may lack the build, such as "+cu132"
         found["torch"] = str(torch.__version__)
     return found
 
 
 def cpu_model() -> str:
     """Name of the processor."""
-    with contextlib.suppress(OSError):  # Linux alone has this file
+    with contextlib.suppress(OSError):  # only Linux has this file
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -143,12 +143,12 @@ def cpu_model() -> str:
 
 
 def invocation() -> dict[str, Any]:
-    """How the bundle run that is going on was called.
+    """The command of the current bundle run.
 
     Returns:
-        "command": the words of the process; "config_files": the config and its overlays, in order;
+        "command": arguments of the process; "config_files": the config and its overlays, in order;
         "overrides": id to value, as given on the command line or in MONAI's `--args_file`. The last two are
-        empty outside of `monai.bundle run`. Passwords are `***` in them.
+        empty outside of `monai.bundle run`. Passwords are replaced by `***`.
     """
     found: dict[str, Any] = {"command": list(sys.argv), "config_files": [], "overrides": {}}
     words = running_command()

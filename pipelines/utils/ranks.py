@@ -1,4 +1,4 @@
-"""Which of torchrun's processes this one is, by the variables that torchrun sets; alone without them."""
+"""Ranks and numbers of processes from torchrun's environment variables; without them, those of a single process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["local_rank", "local_world_size", "rank", "world_size"]
 
 
 def rank() -> int:
-    """Number of this process among all, 0 to `world_size` - 1."""
+    """Rank of this process among all, 0 to `world_size` - 1."""
     return _number("RANK", 0)
 
 
@@ -18,7 +18,7 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Number of this process among those of its machine."""
+    """Rank of this process among those of its machine."""
     return _number("LOCAL_RANK", 0)
 
 
@@ -27,5 +27,5 @@ def local_world_size() -> int:
     return _number("LOCAL_WORLD_SIZE", 1)
 
 
-def _number(variable: str, alone: int) -> int:
-    return int(os.environ.get(variable, alone))
+def _number(variable: str, default: int) -> int:
+    return int(os.environ.get(variable, default))

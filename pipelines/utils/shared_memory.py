@@ -1,4 +1,4 @@
-"""Whether what loader workers hand over fits the machine's shared memory, which containers keep small."""
+"""Limiting loader workers to the available shared memory, which is small in containers."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ __all__ = ["SharedMemoryError", "workers_that_fit"]
 logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
-# Batches that torch asks of each worker ahead (`prefetch_factor`).
+# Batches that each worker prepares in advance (`prefetch_factor` of torch).
 AHEAD = 2
-# Where so much is free nobody has to look.
+# With so many bytes free, the need of the workers is not computed.
 PLENTY = 2**30
 
 
 class SharedMemoryError(UserError, RuntimeError):
-    """The loader workers that were asked for need more shared memory than there is; the message says what to do."""
+    """The requested loader workers need more shared memory than is available; the message states what to do."""
 
 
 def workers_that_fit(workers: int, dataset: Any, batch_size: int, asked: bool) -> int:
-    """The number of workers whose batches fit `/dev/shm`; elsewhere than on Linux, and with none, as given.
+    """The number of workers whose batches fit into `/dev/shm`; systems without it keep the given number.
 
-    Docker gives a container 64 MiB unless told otherwise, and a worker that finds no room dies of a bus error.
+    By default Docker gives a container 64 MiB, and a worker without enough shared memory is killed by a bus error.
 
     Args:
-        workers: that shall work.
-        dataset: with items by index and `collate`.
-        batch_size: items of a batch.
-        asked: whether a person asked for this number; else fewer are taken, and that is said in one line.
+        workers: number of workers.
+        dataset: dataset with items by index and a method `collate`.
+        batch_size: items per batch.
+        asked: whether the user requested this number; otherwise it is reduced, which is logged.
 
     Raises:
-        SharedMemoryError: a person asked for workers that do not fit.
+        SharedMemoryError: the requested workers do not fit.
     """
-    # Without statvfs nobody can say how much room a file system has; Windows has no /dev/shm either.
+    # Windows has neither statvfs, which reports the free space, nor /dev/shm.
     if workers == 0 or not hasattr(os, "statvfs") or not SHARED_MEMORY.is_dir():
         return workers
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free >= PLENTY:
         return workers
     batch = _bytes(dataset.collate([dataset[0]])) * batch_size
-    # One more batch is in use while the next ones wait.
+    # In addition to the prepared batches, one is in use.
     fitting = max(0, (free // max(1, batch) - 1) // AHEAD)
     if fitting >= workers:
         return workers

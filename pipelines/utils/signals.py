@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C do: handlers that are set for a while, and what they mean to a training and its workers."""
+"""Temporary handlers for SIGTERM and Ctrl-C, and their effect on a training and its loader workers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SAME_REQUEST_SECONDS = 3.0
-"""Seconds in which several signals are one: batch systems send theirs to torchrun, which passes it on, and to all it
-has started."""
+"""Signals within this number of seconds count as one request: a batch system sends a signal to torchrun, which passes
+it on, and also directly to the processes that torchrun started."""
 
 
 class SignalHandler:
-    """A handler of one signal, in place of the one before; used as a context, or by `set` and `restore`.
+    """A temporary handler of one signal, used as a context manager or by `set` and `restore`.
 
-    A signal that is ignored, as under nohup, stays ignored. Python sets handlers in the main thread alone: from
-    another one nothing is set.
+    A signal that is ignored, as under nohup, stays ignored. Python allows handlers only in the main thread: in
+    other threads nothing is set.
 
     Args:
-        number: of the signal.
+        number: number of the signal.
         handler: called with the number and the frame, as by `signal.signal`.
     """
 
@@ -33,29 +33,29 @@ class SignalHandler:
         self._before: Any = None
 
     def set(self) -> SignalHandler:
-        """Handle the signal from now on, where that can be."""
+        """Set the handler if possible."""
         before = signal.getsignal(self.number)
         if threading.current_thread() is threading.main_thread() and before is not signal.SIG_IGN:
-            # None is a handler that was not set from Python, which Python cannot set again.
+            # None means that the previous handler was not set by Python and cannot be restored.
             self._before = signal.SIG_DFL if before is None else before
             signal.signal(self.number, self._handler)
             self.is_set = True
         return self
 
     def restore(self) -> None:
-        """Let the handler of before have the signal again."""
+        """Restore the previous handler."""
         if self.is_set:
             signal.signal(self.number, self._before)
             self.is_set = False
 
     def ignore(self) -> None:
-        """Ignore the signal where this handler is set, also after `restore`."""
+        """Ignore the signal from now on, also after `restore`, if this handler is set."""
         if self.is_set:
             signal.signal(self.number, signal.SIG_IGN)
             self._before = signal.SIG_IGN
 
     def pass_on(self, frame: FrameType | None = None) -> None:
-        """Do what the handler of before does; the system's own ends the process."""
+        """Call the previous handler; the system's default handler ends the process."""
         if callable(self._before):
             self._before(self.number, frame)
         elif self._before is signal.SIG_DFL:
@@ -72,17 +72,17 @@ class SignalHandler:
 
 
 class StopRequest:
-    """SIGTERM and SIGINT (Ctrl-C) as a request that is heard where stopping loses nothing.
+    """SIGTERM and SIGINT (Ctrl-C) as a request to stop, which the training checks when stopping loses no work.
 
-    Used as a context. The first signal is only noted, `number` says which; with `at_once` set, and at a second
-    signal, the handler that was there before is called, which ends what is going on. Under torchrun a second signal
-    counts as one only `SAME_REQUEST_SECONDS` seconds later.
+    Used as a context manager. The first signal is only recorded in `number`. At a second signal, or if `at_once` is
+    set, the previous handler is called, which interrupts the current work. Under torchrun, further signals within
+    `SAME_REQUEST_SECONDS` seconds after the first are ignored.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.at_once = False
-        # While what it asked for is written, no signal counts.
+        # Set while the requested checkpoint is written; signals are then ignored.
         self.busy = False
         self._handlers = [SignalHandler(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)]
         self._first = 0.0
@@ -100,14 +100,14 @@ class StopRequest:
             handler.restore()
 
     def end_now(self, number: int | None = None) -> None:
-        """End now as the signal asks, by its handler of before."""
+        """Stop now by calling the previous handler of the signal."""
         number = self.number if number is None else number
         assert number is not None
         for handler in self._handlers:
             if handler.is_set and handler.number == number:
                 handler.pass_on()
                 return
-        # Another process of the training heard it, and here it was ignored.
+        # Another process of the training received the signal, while this process ignores it.
         signal.default_int_handler(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -123,7 +123,7 @@ class StopRequest:
 
 
 def terminating() -> SignalHandler:
-    """SIGTERM ends the loop like an interruption by hand, so that what was done is still summed up."""
+    """A handler by which SIGTERM raises SystemExit, so that a command can still summarise what was done."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -132,18 +132,18 @@ def terminating() -> SignalHandler:
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a loader worker go on when a whole group of processes is asked to end, for the trainer to stop well.
+    """Keep a loader worker running if a signal is sent to its whole process group.
 
-    Ctrl-C, systemd and batch systems signal the workers too. Without them the iteration that is going on would
-    fail instead of ending in a checkpoint. The parent's own SIGTERM is obeyed; a dead parent is noticed by torch.
-    Windows sends none to a group.
+    Ctrl-C, systemd and batch systems send signals to the workers too. If these ended, the current iteration of the
+    training would fail instead of ending with a checkpoint. A SIGTERM from the parent process still ends the worker,
+    and torch ends it if the parent has ended. Windows does not send signals to groups.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # type: ignore[attr-defined]
         threading.Thread(target=_await_parent, name="signals", daemon=True).start()
     elif hasattr(os, "setpgrp"):
-        # macOS does not tell who sent a signal, but has nothing that signals more than a group.
+        # macOS does not provide the sender of a signal, but there signals are sent at most to a process group.
         os.setpgrp()
 
 
@@ -154,11 +154,11 @@ def _await_parent() -> None:
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
+    """The process received SIGTERM."""
 
 
 def raising_terminated() -> SignalHandler:
-    """SIGTERM raises `Terminated`."""
+    """A handler by which SIGTERM raises `Terminated`."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated(f"signal {number}")

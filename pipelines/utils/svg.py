@@ -1,4 +1,4 @@
-"""Plots as SVG for an HTML page, in the colours of its style: rows of values over one horizontal axis."""
+"""SVG plots for an HTML page, coloured by its style sheet: rows of values over one horizontal axis."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from xml.etree import ElementTree
 import numpy as np
 
 WIDTH, LABELS, RIGHT, ROW, FOOT = 900, 190, 20, 24, 34
-"""Pixels: of the plot, of the column of labels, right of the axis, of a row, and of the ticks below."""
+"""In pixels: width of the plot, of the labels and of the right margin; height of a row and of the ticks."""
 _LONGEST_LABEL = 28
 
 
 class Plot:
-    """One plot; later elements lie over earlier ones. Names are escaped.
+    """One plot; later elements are drawn over earlier ones. Names are escaped.
 
     Args:
-        name: what is drawn, for who cannot see it.
+        name: description of the plot for screen readers.
         low, high: values at the ends of the axis, `low` < `high`.
         rows: number of rows.
-        height: of a row, in pixels.
+        height: height of a row in pixels.
     """
 
     def __init__(self, name: str, low: float, high: float, rows: int, height: float = ROW) -> None:
@@ -31,18 +31,18 @@ class Plot:
         self._svg = ElementTree.Element("svg", {"viewBox": size, "role": "img", "aria-label": name})
 
     def x(self, value: float) -> float:
-        """Where a value lies, in pixels."""
+        """The horizontal position of a value in pixels."""
         return LABELS + (value - self.low) / (self.high - self.low) * (WIDTH - LABELS - RIGHT)
 
     def add(self, tag: str, kind: str, tip: str = "", within: Any = None, **attributes: Any) -> Any:
         """Add an element.
 
         Args:
-            tag: of SVG.
-            kind: its class, which the style colours; "" for none.
-            tip: shown where the mouse rests.
-            within: the group that it belongs to, by default the plot.
-            attributes: of SVG; numbers are pixels.
+            tag: SVG tag.
+            kind: CSS class, which determines the colour; "" for none.
+            tip: tooltip.
+            within: parent element, by default the plot.
+            attributes: SVG attributes; numbers are pixels.
         """
         given = {"class": kind} if kind else {}
         given |= {k: f"{v:.1f}" if isinstance(v, float) else str(v) for k, v in attributes.items()}
@@ -52,7 +52,7 @@ class Plot:
         return element
 
     def axis(self, title: str, signed: bool = False) -> None:
-        """Ticks with lines through all rows, and what the values are."""
+        """Draw ticks with grid lines, and the title of the axis."""
         for tick in ticks(self.low, self.high):
             self.vertical("grid", tick)
             text = self.add("text", "tick", x=self.x(tick), y=self.bottom + 15)
@@ -60,22 +60,22 @@ class Plot:
         self.add("text", "tick", x=(LABELS + WIDTH - RIGHT) / 2, y=self.bottom + 30).text = title
 
     def vertical(self, kind: str, value: float) -> None:
-        """A line through all rows."""
+        """Draw a vertical line through all rows."""
         self.add("line", kind, x1=self.x(value), x2=self.x(value), y1=0, y2=self.bottom)
 
     def label(self, name: str, y: float, bold: bool = False) -> None:
-        """The name of a row whose middle is at `y`."""
+        """Draw the name of the row with the centre `y`."""
         weight = {"font-weight": "bold"} if bold else {}
         label = self.add("text", "label", tip=name, x=LABELS - 10, y=y + 4.0, **weight)
         label.text = name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…"
 
     def points(self, values: np.ndarray, y: float, look: Callable[[int], tuple[str, str]]) -> None:
-        """A point per value, equal ones beside one another; the same at each drawing.
+        """Draw a point per value, with a deterministic vertical offset so that equal values stay visible.
 
         Args:
-            values: NaN has no point.
-            y: middle of the row.
-            look: class and tip of the point with this index.
+            values: values; NaN has no point.
+            y: centre of the row.
+            look: index of a value to the CSS class and tooltip of its point.
         """
         for index, value in enumerate(values.tolist()):
             if math.isfinite(value):
@@ -84,7 +84,7 @@ class Plot:
                 self.add("circle", kind, tip, cx=self.x(value), cy=y + offset, r=3)
 
     def box(self, values: np.ndarray, y: float, kind: str, tip: str = "") -> tuple[Any, np.ndarray]:
-        """Quartiles, median, and whiskers to the last value within 1.5 times the distance of the quartiles.
+        """Draw a box plot: quartiles, median, and whiskers to the last value within 1.5 interquartile ranges.
 
         J. W. Tukey, Exploratory Data Analysis, 1977.
 

@@ -1,26 +1,31 @@
-"""What commands say, whatever characters the terminal or the log file has, and commands that can be copied from there."""
+"""Output of commands for terminals and log files with any encoding, and quoting of words for the shell."""
 
 from __future__ import annotations
 
 import io
 import os
-import shlex
-import subprocess
 import sys
 
 
 def take_every_character() -> None:
-    r"""From here on stdout and stderr show a character that their encoding lacks by its number, 右 as \u53f3.
+    r"""Make stdout and stderr escape characters that their encoding lacks, such as 右 as \u53f3.
 
-    Otherwise a name in a dataset would end a command whose output goes to a Windows log file (cp1252), or to one in
-    the C locale. The encoding stays: it is that of whoever reads.
+    Otherwise such a character in a name would stop a command with an error if its output goes to a Windows log file
+    (cp1252) or uses the C locale. The encoding itself is not changed, because readers of the output expect it.
     """
     for stream in (sys.stdout, sys.stderr):
-        # Notebooks and programs without a console have streams of other kinds, or none.
+        # In notebooks the streams have other types; in programs without a console they are None.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def quoted(word: str) -> str:
-    """A word of a command line as this system's shell wants it."""
-    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
+    """A word of a command line, quoted for the shell of this system."""
+    # Imported here, since every command imports this module for `take_every_character`.
+    if os.name == "nt":
+        import subprocess
+
+        return subprocess.list2cmdline([word])
+    import shlex
+
+    return shlex.quote(word)

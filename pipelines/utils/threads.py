@@ -1,4 +1,4 @@
-"""Many small pieces of reading at once."""
+"""Reading many small files in parallel."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def _workers() -> int:
 
 
 def in_threads(function: Callable[[_T], _R], items: Sequence[_T], doing: str) -> list[_R]:
-    """Map with threads, in chunks: one task per case would cost more than reading a header.
+    """Apply a function to all items with threads, in chunks, because a task per item takes longer than a header.
 
     Args:
-        doing: what the progress calls it, such as "checking".
+        doing: text of the progress, such as "checking".
     """
     size = max(1, min(256, len(items) // _workers()))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]

@@ -47,7 +47,7 @@ def test_the_command(store: tuple[str, list[str]], tmp_path: Path) -> None:
         assert [float(line["2 minus 1"]) for line in csv.DictReader(stream)] == pytest.approx([0.01] * 24)
     assert (tmp_path / "out" / "values_classes.csv").is_file()
     assert "+0.0100" in (tmp_path / "page.html").read_text()
-    kept = result.stdout.split("kept in MLflow as run ")[1].split()[0]
+    kept = result.stdout.split("logged to MLflow as run ")[1].split()[0]
     client = MlflowClient(uri)
     assert client.get_run(kept).data.tags["segbundles.compared"] == f"{ids[0]},{ids[1]}"
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_compared_ends_with_2_and_one_sentence(
         (["before", "nobody"], "error: 'nobody' is neither the name of a run"),
         (["before", "bare"], "error: the run 'bare' ("),
         (["before", "after", "--metric", "hd95_mm"], "has no hd95_mm, only dice"),
-        (["before"], "two or more runs are needed"),
+        (["before"], "give two or more runs"),
         (["before", "after", "--experiment", "liver"], "error: there is no experiment 'liver'"),
     ):
         assert main(["compare", *words, "--tracking-uri", uri, "--no-log"]) == 2
@@ -88,7 +88,7 @@ def test_what_cannot_be_compared_ends_with_2_and_one_sentence(
     for words, sentence in (
         (["--metric", "dicee"], "invalid choice: 'dicee'"),
         (["--csv", "table.txt"], "table.txt does not end in .csv"),
-        (["--html", str(tmp_path)], "is a folder; give a file"),
+        (["--html", str(tmp_path)], "is a folder; give the path of a file"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["compare", "before", "after", "--tracking-uri", uri, *words])

@@ -117,7 +117,7 @@ def test_a_broken_case_does_not_stop_the_others(tmp_path, capsys):
     )
     assert "size (20, 18, 12) against (20, 18, 11)" in said
     assert "without a prediction: missing" in said
-    assert "without a reference, left out: extra" in said
+    assert "without a reference, not evaluated: extra" in said
     assert {row["case"] for row in rows(out / "metrics.csv")} == {"c0"}
     assert "does not lie on the grid" in (out / "report.html").read_text()
 
@@ -170,7 +170,7 @@ def test_a_value_without_a_name_is_refused(tmp_path, capsys):
         json.dumps({"labels": {"background": 0, "liver": 1, "spleen": 3}})
     )
     assert command(predictions, references) == 1
-    assert "holds the value(s) 2, which no class has (1 liver, 3 spleen)" in capsys.readouterr().err
+    assert "has the value(s) 2, which belong to no class (1 liver, 3 spleen)" in capsys.readouterr().err
 
 
 def test_values_with_gaps_keep_their_names(tmp_path, capsys):
@@ -218,7 +218,7 @@ def test_dicom_seg_and_nifti_in_every_combination(tmp_path, capsys):
     assert command(*pair) == 1
     assert "give the CT with --images" in capsys.readouterr().err
     assert command(tmp_path / "p.seg.dcm", tmp_path / "r.nii.gz") == 2
-    assert "say with --labels" in capsys.readouterr().err
+    assert "give a file with --labels" in capsys.readouterr().err
 
 
 def test_a_dicom_seg_of_others(shared_data, tmp_path, capsys):
@@ -303,7 +303,7 @@ def test_mistakes_are_one_sentence_and_status_2(tmp_path, capsys):
     predictions, references = folders(tmp_path, 1)
     for words, said in (
         ([predictions, tmp_path / "absent"], "absent does not exist"),
-        ([predictions, references, "--tolerance", "0"], "no distance above 0 mm"),
+        ([predictions, references, "--tolerance", "0"], "is not a distance above 0 mm"),
         ([predictions, references, "-o", predictions / "c0.nii.gz"], "is a file"),
     ):
         with pytest.raises(SystemExit) as ended:

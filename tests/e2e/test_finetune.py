@@ -28,7 +28,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 def tuned(place: Workplace, name: str, init: str, **given: object) -> tuple[Path, str]:
     root = place.folder / name
     words = place.training(
-        "r2unet", **{**TINY, "dataset_dir": place.folder / "other", "bundle_root": root, "init": init, **given}
+        "r2unet",
+        **{**TINY, "dataset_dir": place.folder / "other", "bundle_root": root, "init": init, **given},
     )
     return root / "models" / "model.pt", place.run(words).stdout
 

@@ -117,7 +117,7 @@ def test_hosts_of_several_processes_stop_and_go_on_from_the_first_hosts_checkpoi
     hosts.places[0].require_killed("r2unet", "\n".join(text[-4000:] for text in hosts.said))
     codes = hosts.run(static(), 2, **settings)
     assert codes == [0, 0], "\n".join(text[-4000:] for text in hosts.said)
-    assert "going on after epoch 0 of 1, in epoch 1 after iteration 2 of 6" in hosts.said[0]
+    assert "resuming after epoch 0 of 1, in epoch 1 after iteration 2 of 6" in hosts.said[0]
     assert load_state(last)["finished"]
     (run,) = hosts.places[0].runs("r2unet")
     assert run.info.status == "FINISHED"

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from networks import R2UNet
-from pipelines.mlflow_model import Predictor
-from pipelines.packaging import assemble, package
+from pipelines.deployment.mlflow_model import Predictor
+from pipelines.deployment.packaging import assemble, package
 from pipelines.training.checkpoints import Checkpoints
 from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
 from transforms.preprocess import Preprocess

@@ -164,14 +164,14 @@ def test_mistakes_are_one_sentence_and_status_2(command, model, tmp_path, capsys
     for words, said in (
         (["--keep-largest", "spleen"], "'spleen', which the model does not have"),
         (["--format", "seg"], "is not DICOM"),
-        (["--split", "test"], "is no dataset"),
+        (["--split", "test"], "is not a dataset"),
     ):
         assert command(images, out, *words) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
         assert said in line
     for words, said in (
         ([tmp_path / "absent", "-o", out, "--bundle", BUNDLE], "absent does not exist"),
-        ([images, "-o", out, "--bundle", tmp_path], "is no bundle"),
+        ([images, "-o", out, "--bundle", tmp_path], "is not a bundle"),
         (
             [images, "-o", out, "--bundle", BUNDLE, "--model", tmp_path / "m.pt"],
             "there is no trained model at",
@@ -195,7 +195,7 @@ def test_help_comes_at_once():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert result.stdout.endswith("0 False\n"), result.stderr
-    assert "exit status: 0 all is well" in result.stdout
+    assert "exit status: 0 success" in result.stdout
 
 
 def whole_results(out):

@@ -123,7 +123,7 @@ def test_a_terminated_training_goes_on_within_its_epoch(tmp_path):
     (line,) = [line for line in changed.stderr.splitlines() if line.startswith("error:")]
     assert "learning_rate: 0.004 in the checkpoint, 0.002 now" in line
     result = place.run(words)
-    assert "going on after epoch 0 of 1, in epoch 1 after iteration 4 of 20" in result.stdout
+    assert "resuming after epoch 0 of 1, in epoch 1 after iteration 4 of 20" in result.stdout
     (run,) = place.runs("r2unet")
     assert run.info.status == "FINISHED"
     steps = [step for step, _ in history(place.client, run.info.run_id)["train_loss"]]
@@ -192,7 +192,7 @@ def test_two_processes_stop_and_go_on_together(tmp_path):
     alone = stopped.run(stopped.training("r2unet", INTERRUPTIBLE, **settings), check=False)
     assert "the number of processes: 2 in the checkpoint, 1 now" in alone.stderr
     result = stopped.run(commands[1])
-    assert "going on after epoch 0 of 2, in epoch 1 after iteration 5 of 20" in result.stdout
+    assert "resuming after epoch 0 of 2, in epoch 1 after iteration 5 of 20" in result.stdout
     expected, found = (load_state(place.root / "models" / LAST) for place in (straight, stopped))
     assert len(found["ranks"]) == 2
     for key in ("network", "average", "optimizer", "lr_scheduler", "ranks", "iteration"):

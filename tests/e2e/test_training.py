@@ -25,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     place = Workplace(tmp_path_factory.mktemp("demo"), database=False)
     result = place.run(place.training("r2unet", epochs=2, patches_per_epoch=4, val_interval=1, num_workers=0))
     assert "left_lung" in result.stdout
-    assert "what comes next" in result.stdout
+    assert "next commands" in result.stdout
     return place
 
 
@@ -181,7 +181,7 @@ def test_a_killed_training_goes_on_in_its_own_run(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert torch.load(place.root / "models" / "last.pt", weights_only=True)["epoch"] == 2
     result = place.run(words)
-    assert "going on after epoch 2 of 4" in result.stdout
+    assert "resuming after epoch 2 of 4" in result.stdout
     (run,) = place.runs("r2unet")
     assert run.info.status == "FINISHED"
     epochs = [point.value for point in place.client.get_metric_history(run.info.run_id, "epoch")]

@@ -24,7 +24,7 @@ def test_a_training_ends_well(tmp_path: Path, workers: int) -> None:
     assert run.data.tags["mlflow.user"] == "somebody"
     assert "preprocessing 4 of 4 cases" in result.stdout
     assert "cannot be locked (this system has no locks on files): building without a lock" in result.stdout
-    assert "start no second training there" in result.stdout
+    assert "do not start a second training in this folder" in result.stdout
     (entries,) = (tmp_path / "store").iterdir()
     assert len([entry for entry in entries.iterdir() if entry.is_dir()]) == 6
 

@@ -120,7 +120,7 @@ def test_a_case_that_is_a_whole_disk_fails_alone(tmp_path, monkeypatch):
     [
         ("[" * 5000 + "]" * 5000, "nested deeper than 100 levels"),
         ('{"a":' * 200 + "1" + "}" * 200, "nested deeper than 100 levels"),
-        ('{"labels": {"0": "background", "1": "\\ud800"}, "training": []}', "half a character"),
+        ('{"labels": {"0": "background", "1": "\\ud800"}, "training": []}', "lone surrogate"),
         ('{"labels": ' + "9" * 5000 + "}", "not valid JSON"),
         ("{", "not valid JSON"),
         ("\xff", "not valid JSON"),

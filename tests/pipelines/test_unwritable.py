@@ -11,8 +11,8 @@ from pipelines.data.demo import prepare_demo
 from pipelines.data.inputs import InputError
 from pipelines.data.patch_store import PatchStore
 from pipelines.data.stored_case import StoreError
+from pipelines.deployment.packaging import package
 from pipelines.inference.outputs import Outputs
-from pipelines.packaging import package
 from pipelines.tracking.journal import usable_folder
 from tests.e2e.commands import Workplace
 from tests.pipelines import small
@@ -44,7 +44,7 @@ def test_the_sentence(place, tmp_path):
     with pytest.raises(FolderError) as caught:
         require_folder(path, "the results", "choose another --output")
     assert str(caught.value) == (
-        f"the results cannot be written to {path} ({reason}); see to it that files can be written there, "
+        f"the results cannot be written to {path} ({reason}); make sure that files can be written there, "
         "or choose another --output"
     )
     assert (tmp_path / "file").read_text() == "mine"

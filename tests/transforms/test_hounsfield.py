@@ -53,10 +53,10 @@ WRONG = {
         lambda hu: (hu - hu.min()) / np.ptp(hu),
         "run from 0 to (1|0.[89]\\d*) only",
     ),
-    "padded 0..1": (lambda hu: circle(scaled(-1000, 1000, 1)(hu), -1000), "beside padding of -1000"),
-    "0..255": (lambda hu: scaled(-1000, 1000, 255)(hu).round(), "picture of 8 bits"),
-    "0..255 unclipped": (lambda hu: (hu + 1000) / 2000 * 255, "picture of 8 bits"),
-    "0..255 of an abdomen": (lambda hu: scaled(-160, 240, 255)(hu).round(), "picture of 8 bits"),
+    "padded 0..1": (lambda hu: circle(scaled(-1000, 1000, 1)(hu), -1000), "apart from padding of -1000"),
+    "0..255": (lambda hu: scaled(-1000, 1000, 255)(hu).round(), "8-bit picture"),
+    "0..255 unclipped": (lambda hu: (hu + 1000) / 2000 * 255, "8-bit picture"),
+    "0..255 of an abdomen": (lambda hu: scaled(-160, 240, 255)(hu).round(), "8-bit picture"),
     "normalised": (lambda hu: (hu - hu.mean()) / hu.std(), "normalised to a mean of 0"),
     "+1024": (lambda hu: hu + 1024, "seems to be HU . 1024"),
     "+1024 from 0 on": (lambda hu: np.clip(hu + 1024, 0, 4095), "seems to be HU . 1024"),
@@ -110,7 +110,7 @@ def test_phantoms_of_a_few_values_are_judged_too(levels):
     assert not_hounsfield(phantom) == ""
     assert "seems to be HU + 1024" in not_hounsfield(phantom + np.int16(1024))
     assert "from 0 to 1 only" in not_hounsfield(scaled(-1000, max(levels), 1)(phantom))
-    assert "picture of 8 bits" in not_hounsfield(scaled(-1000, max(levels), 255)(phantom))
+    assert "8-bit picture" in not_hounsfield(scaled(-1000, max(levels), 255)(phantom))
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Random variations of a patch."""
+"""Random augmentation of patches."""

@@ -1,7 +1,7 @@
 """Changes of a patch's intensities by given amounts, on any device.
 
-None waits for the device: amounts are numbers of the host, statistics of the image stay tensors. None changes its
-argument.
+No function synchronises with the device: amounts are numbers on the host, and statistics of the image stay tensors. No
+function changes its argument.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["CHANGES", "add_noise", "adjust_gamma", "blur", "coarsen", "scale_con
 
 
 def add_noise(image: torch.Tensor, deviation: float, seed: int) -> torch.Tensor:
-    """Gaussian noise of a standard deviation; CPU and CUDA draw other values from one seed, equally distributed."""
+    """Add Gaussian noise; CPU and CUDA draw different values from one seed, with the same distribution."""
     generator = torch.Generator(image.device).manual_seed(seed)
     noise = torch.empty_like(image).normal_(0.0, deviation, generator=generator)
     return noise.add_(image)
@@ -39,19 +39,19 @@ def adjust_gamma(image: torch.Tensor, exponent: float, inverted: bool = False) -
     """The image, scaled to [0, 1], to the power of an exponent, with its mean and deviation as before.
 
     Args:
-        inverted: do so with the negative, so that the bright end is stretched instead of the dark one.
+        inverted: apply it to the negative, so that the bright end is stretched instead of the dark one.
     """
     if inverted:
         return adjust_gamma(-image, exponent).neg_()
     low, high = torch.aminmax(image)
     result = (image - low).div_(high - low + 1e-7).pow_(exponent)
-    # Scaling back is left to this: it undoes any factor and any offset.
+    # Restoring mean and deviation also undoes the scaling to [0, 1].
     gain = image.std() / (result.std() + 1e-8)
     return result.sub_(result.mean()).mul_(gain).add_(image.mean())
 
 
 def blur(image: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
-    """Gaussian filter with a standard deviation in voxels for each axis; beyond the border its values go on.
+    """Gaussian filter with a standard deviation in voxels for each axis; the border values are repeated outside.
 
     The kernel holds the Gaussian's integrals over voxels, up to 4 deviations. Shifted copies are added up, since a
     convolution of one channel leaves most of a CPU unused.
@@ -73,14 +73,14 @@ def blur(image: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
 
 
 def coarsen(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Down to so many voxels by averaging, as a scanner does, and up again linearly."""
+    """Downsample to `size` voxels by averaging, as a scanner does, and upsample linearly."""
     mode = "trilinear" if len(size) == 3 else "bilinear"
     down = functional.interpolate(image[None], size=list(size), mode="area")
     return functional.interpolate(down, size=image.shape[1:], mode=mode, align_corners=False)[0]
 
 
 def _gaussian(sigma: float) -> list[float]:
-    """Weights of the voxel itself and of those 1, 2, ... voxels away; they sum to 1 over both sides."""
+    """Weights of the centre voxel and of those 1, 2, ... voxels away; they sum to 1 over both sides."""
     reach = int(max(4 * sigma, 0.5) + 0.5)
     edges = [math.erf((x - 0.5) / (math.sqrt(2) * sigma)) for x in range(reach + 2)]
     weights = [(b - a) / 2 for a, b in itertools.pairwise(edges)]

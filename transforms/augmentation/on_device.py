@@ -1,4 +1,4 @@
-"""Patches that are augmented on the device, after the copy: what a loader's worker sends, and what is done with it."""
+"""Augmentation of patches on the device: the items that a loader's worker sends, and their processing after the copy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PatchItem(TypedDict):
 
 
 class DeferredItem(PatchItem):
-    """A patch that the device will augment, with what it needs for it: see `DeferredPatches`."""
+    """A patch to be augmented on the device, with the necessary data: see `DeferredPatches`."""
 
     intensity: IntensityRecord
     variation: Variation
@@ -56,15 +56,15 @@ class PatchBatch(TypedDict):
 
 
 class AugmentationPlaceError(SettingError):
-    """Where to augment is not known, or not possible there."""
+    """The place of augmentation is unknown, or the augmentation cannot run there."""
 
 
 @dataclass(frozen=True)
 class DeferredPatches:
-    """What is left to do for the patches of a batch: codes to values, cut, augmentation.
+    """The remaining steps for the patches of a batch: conversion of codes to values, cropping, augmentation.
 
-    Patches are read with different margins around them. They travel end to end in one flat tensor for the images and
-    one for the labels, so that no voxel is copied that is not used.
+    Patches are read with different margins around them. They are concatenated into one flat tensor for the images and
+    one for the labels, so that no unused voxel is copied.
 
     Args:
         sources: shape of each patch as it was read, (C, *source).
@@ -81,7 +81,7 @@ class DeferredPatches:
     def apply(
         self, codes: torch.Tensor, labels: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The batch, on the device where the flat tensors are; nothing waits for it.
+        """Return the augmented batch, on the device of the flat tensors, without synchronising with it.
 
         Args:
             codes: int16 (voxels and channels of all patches).
@@ -135,7 +135,7 @@ def augments_on_device(place: str, device: torch.device | str | None, transform:
         transform: the augmentation.
 
     Raises:
-        AugmentationPlaceError: the place is another, or "device" with an augmentation that cannot be split.
+        AugmentationPlaceError: the place is unknown, or it is "device" and the augmentation cannot be split.
     """
     if place not in PLACES:
         raise AugmentationPlaceError(
@@ -144,7 +144,7 @@ def augments_on_device(place: str, device: torch.device | str | None, transform:
     possible = hasattr(transform, "draw")
     if place == "device" and transform is not None and not possible:
         raise AugmentationPlaceError(
-            f"augment_on is 'device', but {type(transform).__name__} cannot be drawn here and applied there as "
+            f"augment_on is 'device', but {type(transform).__name__} cannot be drawn in a worker and applied on the device as "
             "PatchAugmentation can; give 'workers'"
         )
     if place == "auto":

@@ -1,4 +1,4 @@
-"""Random variations of a training patch: what may differ between two scans that deserve the same label."""
+"""Random augmentation of a training patch by differences that occur between scans with the same label."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class PatchAugmentation(Randomizable, Transform):
 
     Rotation and scale are one resampling, linear for the image and nearest for the label, so that labels are
     never invented. `source_size` tells how many voxels around the patch it needs so that no corner of the
-    result lies outside of what was read; `PatchDataset` asks and reads them. Given a patch of just its final
-    size, what lies outside repeats the border.
+    result lies outside of what was read; `PatchDataset` reads that many. If the patch has only its final
+    size, the border is repeated outside.
 
-    Drawing and applying are apart: `draw` gives a `Variation`, a few numbers that can be applied at once
+    Drawing and applying are separate: `draw` gives a `Variation`, a few numbers that can be applied at once
     (calling the augmentation does so), in another process or on a GPU.
 
     Args:
@@ -136,7 +136,7 @@ class PatchAugmentation(Randomizable, Transform):
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
     ) -> PatchAugmentation:
-        """Set the state of every random choice, and forget an affine that was drawn but not used."""
+        """Set the state of every random choice, and discard an affine that was drawn but not used."""
         super().set_random_state(seed, state)
         self._drawn = False
         return self
@@ -149,9 +149,9 @@ class PatchAugmentation(Randomizable, Transform):
         self._drawn = True
 
     def source_size(self) -> tuple[int, ...]:
-        """Draw the next patch's affine; the voxels per axis to read around its centre for it.
+        """Draw the next patch's affine; return the number of voxels per axis to read around its centre.
 
-        It exceeds `patch_size` by an even number, so that both have one centre.
+        It exceeds `patch_size` by an even number, so that both have the same centre.
         """
         self.randomize()
         if self._matrix is None:
@@ -162,7 +162,7 @@ class PatchAugmentation(Randomizable, Transform):
         return tuple(int(p + 2 * e) for p, e in zip(self.patch_size, extra, strict=True))
 
     def draw(self) -> Variation:
-        """How the next patch varies; its affine is that of `source_size`, if that was asked for it."""
+        """Draw the variation of the next patch; its affine is that of `source_size`, if that was called before."""
         if not self._drawn:
             self.randomize()
         self._drawn = False
@@ -178,7 +178,7 @@ class PatchAugmentation(Randomizable, Transform):
         return item
 
     def _draw_changes(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        """Name and amounts of each intensity change; in this order, which makes seeds mean what they did."""
+        """Name and amounts of each intensity change; the order must stay, so that seeds give the same results."""
         if self.noise is not None and self._happens("noise"):
             yield "noise", (float(self.R.uniform(0, self.noise)), int(self.R.randint(2**32, dtype=np.uint64)))
         if self.blur is not None and self._happens("blur"):
@@ -202,13 +202,13 @@ class PatchAugmentation(Randomizable, Transform):
     def _draw_low_resolution(self) -> tuple[int, ...]:
         """Voxels per axis, fewer along a random choice of the axes.
 
-        Scans differ in the thickness of their slices more than in anything else, which a factor common to all
-        axes (MONAI's RandSimulateLowResolution) does not cover.
+        The largest difference between scans is the slice thickness, which a factor common to all axes (MONAI's
+        RandSimulateLowResolution) does not cover.
         """
         assert self.low_resolution is not None
         axes = self.R.randint(
             1, 2 ** len(self.patch_size)
-        )  # the bits of a number: each choice but none alike
+        )  # the bits of a random number: every non-empty choice is equally likely
         zoom = self.R.uniform(*self.low_resolution)
         return tuple(max(1, round(n * zoom)) if axes >> i & 1 else n for i, n in enumerate(self.patch_size))
 

@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 
 __all__ = ["resample_patch"]
 
-# Rows of a 3D patch that are resampled at once on a CPU: their positions stay in its cache.
+# Number of rows of a 3D patch that are resampled at once on a CPU, so that their positions fit into its cache.
 _ROWS = 4
 
 
@@ -64,10 +64,10 @@ def _terms(
     parts = []
     for k in range(dims):
         for j in range(dims):
-            # The centre's own place goes to the term that a scaling has.
+            # The position of the centre is added to the term that is present even without rotation.
             offset = (source[k] - 1) / 2 if j == k else 0.0
             parts.append(matrix[k, j] * (np.arange(size[j]) - (size[j] - 1) / 2) + offset)
-    # One small copy that nobody waits for.
+    # One small asynchronous copy.
     flat = torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device, non_blocking=True)
     split = iter(flat.split([len(part) for part in parts]))
     return [
@@ -128,14 +128,14 @@ def _sample_in_planes(image: torch.Tensor, places: Sequence[torch.Tensor], out: 
     flat = image.reshape(1, -1, planes * rows, columns)
     grid = grid.reshape(1, -1, x.shape[-1], 2)
     near = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    # The last plane has none behind it: the share of what is read there instead is zero.
+    # There is no plane behind the last one: the weight of the plane that is read instead is zero.
     grid[..., 1].add_(2 / planes)
     far = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
     torch.lerp(near.reshape(out.shape), far.reshape(out.shape), x - plane, out=out)
 
 
 def _nearest(label: torch.Tensor, places: Sequence[torch.Tensor], source: Sequence[int]) -> torch.Tensor:
-    """Nearest voxel, read by its number: no class becomes a float."""
+    """Nearest voxel, read by its index, so that class ids are never converted to float."""
     index = None
     for place, n in zip(places, source, strict=True):
         step = place.round().clamp_(0, n - 1).to(torch.int32)

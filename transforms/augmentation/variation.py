@@ -1,4 +1,4 @@
-"""What was drawn for one patch, and its application: the deterministic half of augmentation."""
+"""The random parameters of one patch, and their application: the deterministic part of augmentation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Variation:
     def apply(
         self, image: torch.Tensor, label: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The varied patch, where its tensors lie; nothing waits for the device.
+        """Return the augmented patch, on the device of its tensors, without synchronising with it.
 
         Args:
             image: float32 (C, *source).

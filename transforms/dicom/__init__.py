@@ -1,6 +1,6 @@
-"""CT series, SEG, RTSTRUCT: read, checked, written.
+"""CT series, SEG and RTSTRUCT in DICOM.
 
-The names in `__init__.pyi` are imported when first asked for, since pydicom takes its time.
+The names in `__init__.pyi` are imported on first use, because importing pydicom is slow.
 """
 
 import lazy_loader

@@ -1,10 +1,10 @@
-"""Two scans or reconstructions between one another that no header attribute tells apart: only their values do.
+"""Detect interleaved scans or reconstructions that no header attribute distinguishes, by their pixel values.
 
-In one volume a slice is more like its neighbour than like the one after that; at worst, where noise is all there is,
-as much. Where scans alternate, slices are more like every second (or third, or fourth) one. That has to hold slice
-after slice, by much, and by more than what matters in Hounsfield units. The same goes for two numbers that anatomy
-hardly moves: how much brighter the body gets from slice to slice, and how much noise and sharpness there is, in which
-two kernels differ where their means do not.
+In one volume a slice is at least as similar to its neighbour as to the slice after that; in pure noise, equally
+similar. Where scans alternate, each slice is more similar to every second (or third, or fourth) one. This has to hold
+for many slices in a row, by a large factor, and by a relevant number of Hounsfield units. The same test is applied to
+two quantities that anatomy hardly changes: the change of brightness of the body from slice to slice, and the texture
+(noise and sharpness), in which two kernels differ even if their means are equal.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ __all__ = ["require_one_scan"]
 _PERIODS = (2, 3, 4)
 _FEWEST = 6
 _RUN = 8
-"""Slices in a row that have to alternate. None of 2,755 volumes cut from 171 CTs of heads and necks and one of a chest
-does: along each axis, of 6 slices on, at up to 19 times their slice distance."""
+"""Number of slices in a row that have to alternate. None of 2,755 volumes cut from 171 head-and-neck CTs and one chest
+CT does so (along each axis, from 6 slices on, at up to 19 times their slice distance)."""
 _RATIO, _RATIO_OF_FEW = 0.9, 0.75
-"""Every second slice differs at most by this part of what neighbours differ by; where all slices are fewer than _RUN, or
-the period is longer, by the second one."""
+"""Largest ratio of the difference of every second slice to that of neighbours; the second value applies if there are
+fewer than _RUN slices or the period is longer."""
 _RATIO_OF_NUMBERS = 0.5
-"""The same for brightness and texture of whole slices, where each step between neighbours is one between scans."""
+"""The same ratio for brightness and texture of whole slices."""
 _FLOOR_HU, _FLOOR_BRIGHTER_HU = 5.0, 20.0
 _FLOOR_TEXTURE = float(np.log(1.2))
 """Smaller differences do not matter: mean difference, that of medians (one of those heads and necks alternates by 10 to
 15 HU in 20 slices), and the logarithm of the mean difference of pixels side by side."""
 _BODY_HU = -500
 _HIGHEST_HU = 1500
-"""Metal and its streaks come and go from slice to slice."""
+"""Values above this are clipped, since metal and its streaks change from slice to slice."""
 _SAMPLES = 64
-"""So many rows, and columns where their order does not matter, are enough."""
+"""Number of rows (and of columns, where their order does not matter) that are compared."""
 
 
 def require_one_scan(frames: Sequence[Frame], volume: np.ndarray) -> None:
@@ -79,12 +79,12 @@ def require_one_scan(frames: Sequence[Frame], volume: np.ndarray) -> None:
 
 
 def _differences(values: np.ndarray, step: int) -> np.ndarray:
-    """Mean absolute difference of each slice and the one that many further on."""
+    """Mean absolute difference between each slice and the one `step` slices further on."""
     return np.array([np.abs(one - other).mean() for one, other in zip(values, values[step:], strict=False)])
 
 
 def _brighter(values: np.ndarray, step: int) -> np.ndarray:
-    """How much brighter or darker the body is that many slices further on."""
+    """Change in brightness of the body between each slice and the one `step` slices further on."""
     found = []
     for one, other in zip(values, values[step:], strict=False):
         body = (one > _BODY_HU) & (other > _BODY_HU) & (one < _HIGHEST_HU) & (other < _HIGHEST_HU)

@@ -7,7 +7,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 __all__ = ["BINARY", "GROUPS", "MULTI_FRAME", "NAMES", "TOP", "UNITS", "VR"]
 
 UNITS = "RealWorldValueMappingSequence"
-"""Kept as the code values of its MeasurementUnitsCodeSequence (UCUM, such as ``[hnsf'U]``)."""
+"""Stored as the code values of its MeasurementUnitsCodeSequence (UCUM, such as ``[hnsf'U]``)."""
 
 # The functional group macro that holds an attribute of a frame.
 GROUPS = {
@@ -51,7 +51,7 @@ GROUPS = {
     ),
 }
 _ATTRIBUTES = (
-    # what it is, and of whom
+    # kind of image, and patient
     "SOPClassUID",
     "SOPInstanceUID",
     "Modality",
@@ -65,7 +65,7 @@ _ATTRIBUTES = (
     "PatientName",
     "PatientBirthDate",
     "PatientSex",
-    # where it lies
+    # position
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "PixelSpacing",
@@ -74,7 +74,7 @@ _ATTRIBUTES = (
     "Columns",
     "NumberOfFrames",
     "VolumetricProperties",
-    # what its values are
+    # meaning of the values
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "BitsAllocated",
@@ -89,7 +89,7 @@ _ATTRIBUTES = (
     "ModalityLUTSequence",
     UNITS,
     "MultienergyCTAcquisition",
-    # which scan and which reconstruction it is of
+    # scan and reconstruction
     "StudyID",
     "AccessionNumber",
     "AcquisitionUID",

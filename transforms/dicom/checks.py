@@ -1,4 +1,4 @@
-"""What is refused about a single slice, and about slices that do not share one grid."""
+"""Checks of single slices, and of the common grid of all slices of a volume."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ORIENTATION_TOLERANCE = 1e-4
 PIXEL_SPACING_TOLERANCE = 1e-4
 """Largest relative difference of the pixel spacing between slices."""
 UNIT_TOLERANCE = 1e-3
-"""How far direction cosines may be from unit length and from a right angle (they are rounded decimals)."""
+"""Largest deviation of direction cosines from unit length and from a right angle (they are rounded decimals)."""
 
 LARGEST_HU = 1e12
-"""Far beyond what 32 stored bits and any slope of a scanner make, and far from where float32 ends."""
+"""Largest plausible magnitude: far above any 32-bit stored value times a scanner's slope, far below float32's limit."""
 
 _log = logging.getLogger(__name__)
 _ENHANCED = CT_CLASSES - {CTImageStorage}
 
 
 def check_slice(frame: Frame) -> None:
-    """Raise ImageError for a slice whose place or whose Hounsfield units are not certain."""
+    """Raise ImageError for a slice whose position or Hounsfield units are not certain."""
     _check_kind(frame)
     _ = (
         frame.cosines,
@@ -37,13 +37,13 @@ def check_slice(frame: Frame) -> None:
         frame.spacing,
         frame.slope,
         frame.intercept,
-    )  # each raises unless it is stated
+    )  # each property raises if it is missing
     _check_values(frame)
     _check_layout(frame)
     cosines = frame.cosines.reshape(2, 3)
     if np.abs(cosines @ cosines.T - np.eye(2)).max() > 2 * UNIT_TOLERANCE:
         raise ImageError(
-            f"{frame.place}: ImageOrientationPatient {cosines.ravel().tolist()} is no pair of perpendicular unit vectors."
+            f"{frame.place}: ImageOrientationPatient {cosines.ravel().tolist()} is not a pair of perpendicular unit vectors."
             f" {EXPORT}"
         )
     if (frame.spacing <= 0).any():
@@ -87,7 +87,7 @@ def _check_values(frame: Frame) -> None:
 
 
 def _check_range(frame: Frame) -> None:
-    """Refuse a modality LUT that makes of all stored values one and the same, or numbers that are no HU of anything."""
+    """Refuse a modality LUT that maps all stored values to one value, or to implausible Hounsfield units."""
     slope, intercept = frame.slope, frame.intercept
     span = abs(slope) * 2.0 ** min(frame.bits_stored, 64)
     if not span + abs(intercept) <= LARGEST_HU or span < 1:
@@ -115,7 +115,7 @@ def _check_layout(frame: Frame) -> None:
         or frame.integer("HighBit", stored - 1) != stored - 1
     ):
         raise ImageError(
-            f"{frame.place}: {stored} bits stored in {allocated} with the high bit {frame.text('HighBit')} is no layout"
+            f"{frame.place}: {stored} bits stored in {allocated} with the high bit {frame.text('HighBit')} is not a layout"
             f" of a CT image. {EXPORT}"
         )
     needed = frame.count * rows * columns * allocated // 8
@@ -128,7 +128,7 @@ def _check_layout(frame: Frame) -> None:
 
 
 def check_common_grid(frames: Sequence[Frame]) -> None:
-    """Raise ImageError where orientation or pixel spacing differ between slices of one volume."""
+    """Raise ImageError if orientation or pixel spacing differ between slices of one volume."""
     for what, values, tolerance in (
         ("orientation", np.stack([frame.cosines for frame in frames]), ORIENTATION_TOLERANCE),
         ("pixel spacing", np.stack([frame.spacing for frame in frames]), PIXEL_SPACING_TOLERANCE),
@@ -141,12 +141,12 @@ def check_common_grid(frames: Sequence[Frame]) -> None:
             unit = "" if what == "orientation" else " mm"
             raise ImageError(
                 f"{frames[worst].place}: {what} {_list(values[worst])}{unit} differs from {_list(middle)}{unit} of the"
-                f" other slices (allowed: {tolerance:g}); move away what does not belong to the series."
+                f" other slices (allowed: {tolerance:g}); remove the files that do not belong to the series."
             )
 
 
 def warn_of_mixture(frames: Sequence[Frame]) -> None:
-    """Say where slices that follow one another as one volume are of different reconstructions or exposures."""
+    """Warn if slices of one volume come from different reconstructions or exposures."""
     for keyword in ("ConvolutionKernel", "FilterType", "KVP", "ReconstructionDiameter", "ContrastBolusAgent"):
         first: dict[str, Frame] = {}
         for frame in frames:

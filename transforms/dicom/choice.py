@@ -1,4 +1,4 @@
-"""Which of the volumes in a folder is meant."""
+"""Selection of one of the volumes in a folder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _log = logging.getLogger(__name__)
 
 
 def choose_volume(folder: Path, series: str | int | None, joined: bool = False) -> Volume:
-    """Return the CT volume that is meant: the only one, or the one that `series` names.
+    """Return the selected CT volume: the only one, or the one that `series` names.
 
     Args:
         folder: a folder with its subfolders, or one file.
         series: number in the list of `find_volumes`, a SeriesInstanceUID, or a SeriesDescription (or a
             part of one that occurs in no other).
-        joined: where what is meant are pieces of one stack, take them together, whatever lies between them.
+        joined: if the selected volumes are pieces of one stack, join them in spite of the gaps between them.
 
     Raises:
-        ImageError: there is none, several without a choice, only a localizer without a choice, or the chosen
-            one is not CT.
+        ImageError: there is no volume; there are several, or only a localizer, and `series` is None; or the
+            chosen one is not CT.
     """
     volumes, others = find_all(folder)
     if not volumes:
@@ -59,7 +59,7 @@ def choose_volume(folder: Path, series: str | int | None, joined: bool = False) 
     left = [volume for volume in volumes if id(volume.frames[0]) not in taken]
     rest = _count(others + [frame for volume in left for frame in volume.frames])
     if rest:
-        # Of a scout nothing is lost, but a choice between images was made: that is said wherever warnings are.
+        # Skipping a scout loses nothing, but the user should still see that a choice between images was made.
         scout = series is None and any(volume.localizer for volume in left)
         name = chosen.description or chosen.uid or "the CT"
         _log.log(
@@ -70,14 +70,14 @@ def choose_volume(folder: Path, series: str | int | None, joined: bool = False) 
 
 def _matching(folder: Path, volumes: list[Volume], series: str | int | None, joined: bool) -> Volume:
     if series is None:
-        # Another modality is passed over, but not under a CT's UID or SOP class: that is a slice whose header was damaged.
+        # Other modalities are skipped, unless they have a CT's UID or SOP class: those are slices with a damaged header.
         series_of_ct = {volume.uid for volume in volumes if volume.modality == "CT"}
         found = [
             volume for volume in volumes if volume.uid in series_of_ct or is_ct(volume.frames[0])
         ] or volumes
         if all(volume.localizer for volume in found):
             raise ImageError(
-                f"{folder}: nothing but localizers (scout views) here, which are no CT to segment; give the folder of the"
+                f"{folder}: only localizers (scout views) here, which are not CT volumes to segment; give the folder of the"
                 f" CT series, or choose one of these with --series NUMBER:\n{_listed(found)}"
             )
         found = _joined([v for v in found if not v.localizer or _could_be_slices(v, found)], joined)
@@ -94,7 +94,7 @@ def _matching(folder: Path, volumes: list[Volume], series: str | int | None, joi
         lambda volume: wanted.isdigit() and volume.number == int(wanted),
         lambda volume: volume.uid == wanted,
         lambda volume: volume.description.casefold() == named,
-        # A number that is not in the list may be meant as a series number: "10" is no part of "T=10%".
+        # A number that is not in the list may be a series number, so it is not searched in descriptions ("T=10%").
         lambda volume: not wanted.isdigit() and named in volume.description.casefold(),
     ):
         found = found or [volume for volume in volumes if test(volume)]
@@ -108,7 +108,7 @@ def _matching(folder: Path, volumes: list[Volume], series: str | int | None, joi
 
 
 def _could_be_slices(localizer: Volume, volumes: list[Volume]) -> bool:
-    """Whether what is flagged as a localizer looks like a part of the CT beside it, whose slices it would cost."""
+    """Whether a volume flagged as localizer may consist of slices of the CT, which would be lost by skipping it."""
     return any(
         not other.localizer
         and (other.uid, other.size, other.orientation)
@@ -119,7 +119,7 @@ def _could_be_slices(localizer: Volume, volumes: list[Volume]) -> bool:
 
 
 def _joined(volumes: list[Volume], wanted: bool) -> list[Volume]:
-    """Put together what are pieces of one stack and nothing else."""
+    """Join volumes that are pieces of one stack."""
     if not wanted or len(volumes) < 2 or len({volume.stack or -volume.number for volume in volumes}) > 1:
         return volumes
     frames = tuple(frame for volume in volumes for frame in volume.frames)

@@ -18,16 +18,17 @@ def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.nd
         shape: ``(X, Y)``.
 
     Returns:
-        ``(X, Y)`` bool. Polygons that share an edge neither both have nor both lack a centre on it.
+        ``(X, Y)`` bool. A centre on an edge that two polygons share belongs to exactly one of them.
     """
-    # Counting crossings per row of centres takes time by the length of the polygon. Point-in-polygon tests (scikit-image,
-    # matplotlib) take vertices times voxels, minutes for a structure set of a planning CT; tests compare with them.
+    # Counting crossings per row of centres takes time proportional to the length of the polygon. Point-in-polygon tests
+    # (scikit-image, matplotlib) take time proportional to vertices times voxels: minutes for a planning CT.
     width, height = int(shape[0]), int(shape[1])
     flips = np.zeros((height, width + 1), np.uint8)
     for polygon in polygons:
         begin, end = polygon, np.roll(polygon, -1, axis=0)
         upward = (begin[:, 1] <= end[:, 1])[:, None]
-        # From low to high y: an edge run both ways (a keyhole) crosses at the same x to the last bit and cancels.
+        # From low to high y, so that an edge traversed in both directions (a keyhole) gives bit-identical crossings,
+        # which cancel.
         low, high = np.where(upward, begin, end), np.where(upward, end, begin)
         first = np.clip(np.ceil(low[:, 1]), 0, height).astype(int)
         stop = np.clip(np.ceil(high[:, 1]), 0, height).astype(int)
@@ -42,7 +43,7 @@ def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.nd
 
 
 def crossed(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> int:
-    """Return how many voxel centres lie in two polygons of which neither holds the other: no hole, but an overlap."""
+    """Return how many voxel centres lie in two polygons that overlap without one containing the other (no hole)."""
     boxes = np.array([[polygon.min(axis=0), polygon.max(axis=0)] for polygon in polygons])
     count = 0
     for number, box in enumerate(boxes[:-1]):

@@ -1,4 +1,4 @@
-"""Which files below a folder are DICOM, and how one is opened."""
+"""Finding and opening of the DICOM files below a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".dcm.gz")
 
 
 def warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
-    """Warn of what a broken copy leaves behind: a file without content, named like its neighbours that are slices."""
+    """Warn of files without content that are named like the slices beside them, as an interrupted copy leaves them."""
     slices = {(file.parent, _ending(file)) for file, frames in zip(files, found, strict=True) if frames}
     blank = [
         file
@@ -28,7 +28,7 @@ def warn_of_blank(files: list[Path], found: list[list[Frame]]) -> None:
     ]
     if blank:
         _log.warning(
-            "%s: empty, only zeros or a link to nothing, or not to be unpacked, though named like the slices beside it (%d such file(s));"
+            "%s: empty, only zeros, a broken link or impossible to unpack, though named like the slices beside it (%d such file(s));"
             " passed over. If it was a slice, copy the series again.",
             blank[0],
             len(blank),
@@ -51,7 +51,7 @@ def _is_blank(path: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its prefix (PS3.10 7.1), or called so: what it lacks is then for the scan to say."""
+    """Whether a file is DICOM by its prefix (PS3.10 7.1) or its name; the scan then reports what is missing in it."""
     return path.name.lower().endswith(DICOM_ENDINGS) or has_prefix(path)
 
 
@@ -90,5 +90,5 @@ def dicom_files_below(folder: Path) -> list[Path]:
 
 
 def starts_bare(start: bytes) -> bool:
-    """Whether the first element is one of group 0002 or 0008 in little endian: DICOM without the preamble."""
+    """Whether the first element has group 0002 or 0008 in little endian: DICOM without the preamble."""
     return start[:1] in (b"\x02", b"\x08") and start[1:2] == b"\0" and start[3:4] == b"\0" and len(start) > 8

@@ -1,4 +1,4 @@
-"""One plane of a DICOM image and what its header says."""
+"""One plane of a DICOM image and the attributes of its header."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _LACK = {
 }
 
 FileState = tuple[int, int]
-"""Time of the last change in nanoseconds and size in bytes: what shows that a file is still the same."""
+"""Modification time in nanoseconds and size in bytes, to detect that a file has changed."""
 
 
 def file_state(found: os.stat_result) -> FileState:
-    """The state of a file by what `os.stat` or `os.fstat` said of it."""
+    """The state of a file from a result of `os.stat` or `os.fstat`."""
     return found.st_mtime_ns, found.st_size
 
 
@@ -43,16 +43,16 @@ class Frame:
 
     Attributes:
         path: the file.
-        index, count: zero-based frame in it, and how many it has.
-        values: attribute keyword to a tuple of texts or numbers; what is missing or empty is not there.
+        index, count: zero-based number of the frame in the file, and number of frames in the file.
+        values: attribute keyword to a tuple of texts or numbers, without missing and empty attributes.
         syntax: transfer syntax.
         size: bytes of the file; None where it is compressed as a whole (gzip).
-        offset: where the header ends.
-        grouped: it is described by functional groups (PS3.3 C.7.6.16).
+        offset: byte at which the header ends.
+        grouped: the frame is described by functional groups (PS3.3 C.7.6.16).
         media_class: MediaStorageSOPClassUID, for a file that lost its SOPClassUID; "" where missing.
-        state: the file when its header was read; None where that is not known.
-        header: all elements of a CT's header but private ones and functional groups, to be copied; None for others.
-            It is shared by the frames of a file and must not be changed.
+        state: state of the file when its header was read; None if not known.
+        header: all elements of a CT's header except private ones and functional groups, to be copied; None for other
+            images. It is shared by the frames of a file and must not be changed.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class Frame:
 
     @property
     def place(self) -> str:
-        """File, and the frame counted from one where there are several."""
+        """Path of the file, with the one-based frame number if there are several."""
         return str(self.path) if self.count == 1 else f"{self.path} (frame {self.index + 1})"
 
     @property
@@ -78,7 +78,7 @@ class Frame:
         return self.path.name if self.count == 1 else f"frame {self.index + 1} of {self.path.name}"
 
     def has(self, keyword: str) -> bool:
-        """Whether an attribute is there and not empty."""
+        """Whether an attribute is present and not empty."""
         return keyword in self.values
 
     def text(self, keyword: str) -> str:
@@ -89,21 +89,21 @@ class Frame:
         """The values as float64.
 
         Raises:
-            ImageError: they are no numbers.
+            ImageError: they are not numbers.
         """
         values = self.values.get(keyword, ())
         try:
             return np.array([float(value) for value in values])
         except ValueError:
             raise ImageError(
-                f"{self.place}: {keyword} is {self.text(keyword)}, which are no numbers. {EXPORT}"
+                f"{self.place}: {keyword} is {self.text(keyword)}, which are not numbers. {EXPORT}"
             ) from None
 
     def integer(self, keyword: str, default: int | None = None) -> int:
         """The single value as a whole number.
 
         Raises:
-            ImageError: it is not, or is missing without a default.
+            ImageError: it is not a whole number, or it is missing and there is no default.
         """
         values = self.values.get(keyword, () if default is None else (default,))
         try:
@@ -113,7 +113,7 @@ class Frame:
             found = f"{self.text(keyword)}, not a whole number" if values else "missing"
             raise ImageError(f"{self.place}: {keyword} is {found}. {EXPORT}") from None
 
-    # --- where it lies ----------------------------------------------------------------------------------------------
+    # --- position ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def cosines(self) -> np.ndarray:
@@ -132,7 +132,7 @@ class Frame:
 
     @property
     def known_cosines(self) -> np.ndarray | None:
-        """As `cosines`; None where the checks will find fault with them."""
+        """As `cosines`; None if they are missing or invalid, which the checks report later."""
         try:
             return self.cosines
         except ImageError:
@@ -140,17 +140,17 @@ class Frame:
 
     @property
     def known_position(self) -> np.ndarray | None:
-        """As `position`; None where the checks will find fault with it."""
+        """As `position`; None if it is missing or invalid, which the checks report later."""
         try:
             return self.position
         except ImageError:
             return None
 
-    # --- what its values are ----------------------------------------------------------------------------------------
+    # --- meaning of values ------------------------------------------------------------------------------------------
 
     @cached_property
     def slope(self) -> float:
-        """RescaleSlope (0028,1053): Hounsfield units of one step of a stored value."""
+        """RescaleSlope (0028,1053): Hounsfield units per unit of the stored value."""
         return float(self._finite("RescaleSlope", 1)[0])
 
     @cached_property
@@ -180,7 +180,7 @@ class Frame:
 
     @cached_property
     def signed(self) -> bool:
-        """PixelRepresentation (0028,0103): whether stored values are signed; any number but 0 says so."""
+        """PixelRepresentation (0028,0103): whether stored values are signed: any number except 0."""
         return self.integer("PixelRepresentation") != 0
 
     def _finite(self, keyword: str, length: int) -> np.ndarray:
@@ -196,16 +196,16 @@ class Frame:
         numbers.flags.writeable = False  # it is shared
         return numbers
 
-    # --- whether the file is still the same -------------------------------------------------------------------------
+    # --- changes of the file ----------------------------------------------------------------------------------------
 
     def require_unchanged(self, found: os.stat_result | None = None) -> None:
         """Check that the file is the one whose header was read.
 
         Args:
-            found: what `os.fstat` says of the opened file; by default it is looked at by its path.
+            found: result of `os.fstat` for the opened file; by default `os.stat` is called on the path.
 
         Raises:
-            ImageError: it changed, or is gone.
+            ImageError: it has changed or no longer exists.
         """
         try:
             found = found or os.stat(self.path)

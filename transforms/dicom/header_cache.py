@@ -1,4 +1,4 @@
-"""The headers that were parsed last, so that who asks for one again need not have it parsed again."""
+"""Cache of the most recently used headers, which need not be parsed again."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from transforms.dicom.frame import FileState, Frame
 __all__ = ["HeaderCache"]
 
 _FRESH_NS = 2_000_000_000
-"""A file that changed less than this before it was read may change again and keep its time: FAT counts in 2 s."""
+"""A file read sooner than this after a change may change again with the same time stamp: FAT has a resolution of 2 s."""
 
 
 class HeaderCache:
-    """The frames of files by path and state, up to a number of frames; those not asked for longest go first.
+    """The frames of files by path and state; beyond a number of frames the least recently used are dropped.
 
     Args:
-        most: so many frames are kept (a header of a CT takes some 40 KB in memory).
+        most: number of frames to keep (a header of a CT takes some 40 KB in memory).
     """
 
     def __init__(self, most: int) -> None:
@@ -29,7 +29,7 @@ class HeaderCache:
         self._lock = Lock()
 
     def get(self, path: Path, state: FileState) -> list[Frame] | None:
-        """The frames of a file that has not changed since; None where they are not known."""
+        """The frames of a file in this state; None if they are not in the cache."""
         with self._lock:
             found = self._kept.get((path, state))
             if found is not None:
@@ -37,7 +37,7 @@ class HeaderCache:
             return found
 
     def put(self, path: Path, state: FileState, frames: list[Frame]) -> None:
-        """Keep the frames of a file, unless the file is so new that a change might not show."""
+        """Keep the frames of a file, unless the file is so new that a change might go undetected."""
         if time.time_ns() - state[0] < _FRESH_NS:
             return
         with self._lock:
@@ -48,5 +48,5 @@ class HeaderCache:
 
 
 def _weight(frames: list[Frame] | None) -> int:
-    """What counts for a file: its frames, and one for a file that is no DICOM."""
+    """Number of frames by which a file counts: one if it is not DICOM."""
     return 0 if frames is None else max(1, len(frames))

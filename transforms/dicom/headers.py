@@ -1,7 +1,7 @@
-"""DICOM files below a folder and what their headers say; pixel data are never touched here.
+"""Reading of the headers of the DICOM files below a folder, without pixel data.
 
-Values are kept as they stand in the file (PS3.5 7.1): texts as texts, so that a number of 17 characters, an unknown VR
-or a stray NUL costs nothing here and is judged where it matters, in `transforms.dicom.checks`.
+Values are kept as they are stored in the file (PS3.5 7.1): texts stay texts, so that a number of 17 characters, an
+unknown VR or a stray NUL is no error here; `transforms.dicom.checks` validates the attributes that matter.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _log = logging.getLogger(__name__)
 
 
 _MOST_KEPT = 1024
-"""Frames whose headers are kept: those of a long series."""
+"""Number of frames whose headers are kept: enough for a long series."""
 _known = HeaderCache(_MOST_KEPT)
 
 
 def scan_files(path: Path) -> list[Frame]:
     """Read the headers of all DICOM files in a folder and its subfolders, or of one file.
 
-    Hidden files and folders, DICOMDIR and files that are no DICOM are passed over.
+    Hidden files and folders, DICOMDIR and files that are not DICOM are skipped.
 
     Raises:
         ImageError: for a file that is DICOM, or named so, and whose header cannot be parsed: it may be a
@@ -88,14 +88,14 @@ def scan_files(path: Path) -> list[Frame]:
 def frames_of(path: Path) -> list[Frame]:
     """The frames of a DICOM file; none for any other file.
 
-    The header of a file that did not change is not parsed again as long as it is among those asked for last.
+    The header of an unchanged file is not parsed again while it is in the cache.
 
     Raises:
         ImageError: the file is DICOM, or named so, and its header cannot be parsed.
     """
     try:
         state = file_state(os.stat(path))
-    except OSError:  # a link to nothing, or no permission: opening it says so
+    except OSError:  # a broken link, or no permission: opening the file raises the error
         return _parsed_frames(path)
     found = _known.get(path, state)
     if found is None:
@@ -127,7 +127,7 @@ def _parsed_frames(path: Path) -> list[Frame]:
             if bare and not starts_bare(start):
                 if named:
                     raise ImageError(
-                        f"{path}: named like a slice but no DICOM file; it is damaged. Copy the series again."
+                        f"{path}: named like a slice but not a DICOM file; it is damaged. Copy the series again."
                     )
                 return []
             header, syntax, meta_kind = _parsed(stream, bare)
@@ -145,12 +145,12 @@ def _parsed_frames(path: Path) -> list[Frame]:
             found = os.fstat(stream.fileno())
             size = None if isinstance(stream, gzip.GzipFile) else found.st_size
             if "Modality" not in header and meta_kind in CT_CLASSES:
-                header.Modality = "CT"  # so that no slice of a series is left out because it lost this
+                header.Modality = "CT"  # so that no slice is left out because it lost its Modality
             file = _File(path, syntax, size, stream.tell(), meta_kind, file_state(found))
             return _frames(file, header)
         except ImageError:
             raise
-        except Exception as error:  # a parser of damaged bytes raises whatever it likes
+        except Exception as error:  # on damaged data the parser can raise any exception
             if bare and not named:
                 return []
             raise ImageError(
@@ -159,10 +159,10 @@ def _parsed_frames(path: Path) -> list[Frame]:
 
 
 def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
-    """Header, transfer syntax and MediaStorageSOPClassUID; the stream stands at the pixel data afterwards.
+    """Header, transfer syntax and MediaStorageSOPClassUID; leaves the stream at the pixel data.
 
-    A file with its meta information goes straight through pydicom's parser, which takes a third of the time of dcmread;
-    anything else is for dcmread to sort out.
+    A file with meta information is read by pydicom's parser directly, which takes a third of the time of dcmread; all
+    other files are read by dcmread.
     """
     if not bare:
         stream.seek(132)
@@ -173,7 +173,9 @@ def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
         start = stream.read(6)
         stream.seek(-len(start), 1)
         if len(start) == 6 and syntax.is_transfer_syntax and not syntax.is_deflated:
-            explicit = start[4:].isalpha() and start[4:].isupper()  # as it is, whatever was stated
+            explicit = (
+                start[4:].isalpha() and start[4:].isupper()
+            )  # as found, even if the meta information differs
             if explicit == syntax.is_implicit_VR and not syntax.is_encapsulated:
                 syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
             elements = data_element_generator(stream, not explicit, syntax.is_little_endian, _are_pixels)
@@ -190,7 +192,7 @@ def _parsed(stream: BinaryIO, bare: bool) -> tuple[pydicom.Dataset, UID, str]:
 
 
 def _require_known(path: str, syntax: UID) -> None:
-    """Raise for a transfer syntax that only its maker can read, or that is newer than the libraries here."""
+    """Raise for a transfer syntax that is private or unknown to the installed libraries."""
     if not syntax or (syntax.is_transfer_syntax and not syntax.is_private):
         return
     kind = "an unknown" if syntax.startswith("1.2.840.10008.") else "a private"
@@ -228,7 +230,9 @@ def _frames(file: _File, header: pydicom.Dataset) -> list[Frame]:
     more: dict[str, Any] = {**file._asdict(), "header": _copyable(header, file.syntax) if ct else None}
     if not enhanced:
         return [Frame(index=0, count=1, values=values, **more)]
-    for names in GROUPS.values():  # the groups alone tell, even where a writer repeats them at the top
+    for (
+        names
+    ) in GROUPS.values():  # only the groups count, even if a program repeats the attributes at the top level
         for name in names:
             if name != "VolumetricProperties":
                 values.pop(name, None)
@@ -244,7 +248,7 @@ def _frames(file: _File, header: pydicom.Dataset) -> list[Frame]:
 
 
 def _copyable(header: pydicom.Dataset, syntax: UID) -> pydicom.Dataset:
-    """What a SEG or RTSTRUCT of an image may copy of its header: no private elements, functional groups and overlays."""
+    """The elements that a SEG or RTSTRUCT may copy: all but private elements, functional groups and overlays."""
     kept = {tag: element for tag, element in header.items() if tag.group < 0x5000 and not tag.is_private}
     found = pydicom.Dataset(kept)
     charset = convert_encodings(header.get("SpecificCharacterSet"))
@@ -263,7 +267,7 @@ def _grouped(groups: pydicom.Dataset) -> dict[str, tuple[Any, ...]]:
 
 def _values(header: pydicom.Dataset, names: frozenset[str]) -> dict[str, tuple[Any, ...]]:
     found = {}
-    for number, element in header.items():  # as they were parsed, which costs less than asking for each
+    for number, element in header.items():  # raw elements: access by keyword would be slower
         name = NAMES.get(number)
         if name in names:
             value = _units(header[number].value) if name == UNITS else _value(header, name, element)
@@ -273,7 +277,7 @@ def _values(header: pydicom.Dataset, names: frozenset[str]) -> dict[str, tuple[A
 
 
 def _value(header: pydicom.Dataset, name: str, element: Any) -> tuple[Any, ...]:
-    """Decode an element from its bytes: neither a wrong VR nor the length of a decimal string matters."""
+    """Decode an element from its bytes, so that a wrong VR or an overlong decimal string is no error."""
     raw = element.value
     if isinstance(raw, Sequence) or VR[name] == "SQ":
         return (True,) if len(raw or ()) else ()
@@ -307,7 +311,7 @@ def holds_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its content: its prefix, or without one a header with a SOPClassUID; also gzipped."""
     try:
         return bool(frames_of(path))
-    except ImageError:  # damaged: for the scan to say
+    except ImageError:  # damaged: the scan reports it
         with suppress(ImageError):
             return has_prefix(path)
         return False

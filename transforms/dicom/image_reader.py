@@ -1,4 +1,4 @@
-"""CT series for MONAI's `LoadImage`; apart from `transforms.dicom.series`, which is read without MONAI."""
+"""CT series for MONAI's `LoadImage`; separate from `transforms.dicom.series`, which does not import MONAI."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["DicomSeriesReader"]
 class DicomSeriesReader(ImageReader):
     """MONAI image reader for a folder of CT slices: ``LoadImaged(keys, reader=DicomSeriesReader)``.
 
-    Values are Hounsfield units, the affine is RAS+. ``read`` only takes note of the path and ``get_data`` does the
-    work: MONAI's LoadImage answers an error in ``read`` by trying its own, unchecked DICOM readers, so that a series
-    refused there would be read wrongly in silence.
+    Values are Hounsfield units, the affine is RAS+. ``read`` only returns the path and ``get_data`` reads the series:
+    after an error in ``read`` MONAI's LoadImage tries its own DICOM readers, which would silently read a refused
+    series without these checks.
 
     Args:
         series, allow: as `transforms.dicom.series.scan_series`.
@@ -43,7 +43,7 @@ class DicomSeriesReader(ImageReader):
         return len(names) == 1 and (os.path.isdir(names[0]) or str(names[0]).lower().endswith(".dcm"))
 
     def read(self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any) -> tuple[Path, ...]:
-        """Return the path, untouched."""
+        """Return the path without reading it."""
         return tuple(Path(name) for name in _as_sequence(data))
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Whether the coordinates of a SEG or RTSTRUCT are those of an image (PS3.3 C.7.4.1, C.8.8.5)."""
+"""Check that a SEG or RTSTRUCT has the coordinate system of an image (PS3.3 C.7.4.1, C.8.8.5)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def check_frame_of_reference(
 ) -> None:
     """Raise unless the coordinates of label and image can be compared.
 
-    Some tools write a frame of reference of their own, for the whole or for a ROI, while they name the very series or
-    images that were drawn on; contours are then in the coordinates of those, which is noticed and not refused. What
-    counts are the images that the ROI's contours name; else those of its frame of reference; else, where the file says
-    nothing else of that frame, those that the file names at all.
+    Some tools write a new frame of reference, for the whole file or for a ROI, but refer to the series or images that
+    were contoured; the contours then have the coordinates of these images, and only a message is logged. The images
+    are those that the ROI's contours refer to; without them, those of its frame of reference; and if the file lists
+    none for that frame, all images that the file refers to.
 
     Args:
         path: the label.
         dataset: its content.
         rois: ROIs of an RTSTRUCT that are read; None for a SEG.
         images: the images.
-        quiet: leave out the notice.
+        quiet: log no message.
 
     Raises:
         ImageError: naming the frames of reference.
@@ -75,7 +75,7 @@ def check_frame_of_reference(
 
 
 def _stated(dataset: Dataset, rois: Collection[int], general: str) -> dict[int, str]:
-    """Return number and frame of reference of each ROI; "" where neither it nor the file says one."""
+    """Return number and frame of reference of each ROI; "" if neither the ROI nor the file states one."""
     listed = {str(item.get("FrameOfReferenceUID") or "") for item in _items(dataset)}
     fallback = listed.pop() if len(listed) == 1 else general
     return {
@@ -86,7 +86,7 @@ def _stated(dataset: Dataset, rois: Collection[int], general: str) -> dict[int, 
 
 
 def _drawn_on(dataset: Dataset, frames: Mapping[int, str]) -> dict[int, set[str]]:
-    """Return the UIDs of series and images that each ROI was drawn on, by what the file says of it or of its frame."""
+    """Return the UIDs of series and images that each ROI was drawn on, from the ROI or its frame of reference."""
     described: dict[str, set[str]] = {}
     for item in _items(dataset):
         described.setdefault(str(item.get("FrameOfReferenceUID") or ""), set()).update(_references(item))
@@ -105,7 +105,7 @@ def _items(dataset: Dataset) -> Sequence[Dataset]:
 
 
 def _references(dataset: Dataset) -> set[str]:
-    """Return the UIDs of all series and images that are named in it."""
+    """Return the UIDs of all series and images that a dataset refers to."""
     names = ("ReferencedSOPInstanceUID", "SeriesInstanceUID")
     found = {str(element.value) for element in dataset.iterall() if element.keyword in names}
     return found - {str(dataset.get("SeriesInstanceUID") or "")}

@@ -1,4 +1,4 @@
-"""Painting planes and regions into a label map on a grid."""
+"""Insertion of planes and regions into a label map on a grid."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from transforms.errors import ImageError
 __all__ = ["GRID_TOLERANCE", "LabelPainter", "place_frame"]
 
 GRID_TOLERANCE = 0.05
-"""How far, in voxels of the CT, the corners of what a frame shows may lie off the voxels that they are placed on."""
+"""Largest distance, in voxels of the CT, of the corners of a frame from the centres of voxels."""
 
 _log = logging.getLogger(__name__)
 
 
 class LabelPainter:
-    """A label map that regions are painted into; of several classes at one voxel the highest class id stays.
+    """A label map that regions are painted into; where classes overlap, the highest class id is kept.
 
-    So a lesion (2) inside its organ (1) is kept, as in label maps of the usual data sets.
+    So a lesion (2) inside its organ (1) is kept, as in common data sets.
     """
 
     def __init__(self, shape: tuple[int, ...], highest: int) -> None:
-        # Slices side by side in memory: most frames are slices.
+        # Each slice is contiguous in memory, since most frames are slices.
         self.array = np.zeros(shape, np.uint8 if highest <= 255 else np.uint16, order="F")
         self._shared: np.ndarray | None = None
 
@@ -42,11 +42,11 @@ class LabelPainter:
 
     @property
     def overlap(self) -> int:
-        """Number of voxels that more than one class claims."""
+        """Number of voxels that belong to more than one class."""
         return 0 if self._shared is None else int(np.count_nonzero(self._shared))
 
     def report(self, path: Path, labels: Mapping[int, str]) -> None:
-        """Log how many voxels had to be decided."""
+        """Log how many voxels belong to several classes."""
         if self._shared is not None:
             won = ", ".join(labels[int(index)] for index in np.unique(self.array[self._shared]))
             _log.warning(
@@ -87,7 +87,7 @@ def place_frame(
     across, down = (np.flatnonzero(whole[:, axis]) for axis in (0, 1))
     aligned = len(across) == len(down) == 1 and across[0] != down[0] and (abs(whole[:, :2]).sum(0) == 1).all()
     if not aligned or np.abs(apart).max() > GRID_TOLERANCE:
-        # Axes that fit no voxel axis at all have no whole step to compare with: the nearest centres have.
+        # Axes that match no voxel axis have no whole step to compare with; the nearest centres are used instead.
         exact = matrix[:3, [0, 1, 3]] @ corners
         distance = np.linalg.norm(affine[:3, :3] @ (exact - np.rint(exact) if not aligned else apart), axis=0)
         steps = np.linalg.norm(affine[:3, :3] @ matrix[:3, :2], axis=0)

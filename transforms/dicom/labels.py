@@ -36,7 +36,7 @@ KINDS = {
 def find_dicom_label(path: str | Path) -> Path:
     """Return the SEG or RTSTRUCT: the file itself, or the only one in a folder (subfolders included).
 
-    Other files in the folder, such as the slices of the CT, do not matter.
+    Other files in the folder, such as the slices of the CT, are ignored.
 
     Raises:
         ImageError: there is none, or more than one.
@@ -138,7 +138,7 @@ def check_dicom_label(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in whatever a parser of damaged bytes raises; values are only parsed when they are asked for."""
+    """Convert any error of the parser to one that names the file; pydicom parses values only when they are accessed."""
     try:
         yield
     except ImageError:
@@ -171,7 +171,7 @@ def _read(path: Path, pixels: bool = True) -> pydicom.Dataset:
     with _naming(path):
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
         for tag in sorted(dataset.keys()):
-            # Of a file that is cut off pydicom gives what there is: fewer contours, without a word.
+            # pydicom reads a truncated file without an error, but with fewer contours.
             element = dataset.get_item(tag)
             if not isinstance(element, RawDataElement) or element.value is None:
                 continue

@@ -1,4 +1,4 @@
-"""How slices stand along a line: at one place, evenly, between one another, or with a gap."""
+"""Arrangement of slices along a line: at the same position, evenly spaced, interleaved, or with a gap."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ __all__ = [
 
 SAME_PLACE_MM = 0.01
 SAME_PLACE = 0.01
-"""Slices nearer to each other than this (mm, or times the slice distance, whichever is more) stand at one place."""
+"""Slices closer than this (mm, or times the slice distance, whichever is larger) have the same position."""
 _NEAR = 0.1
-"""How far, in usual distances, slices on a grid may lie off it, when only their order is asked for."""
+"""Largest deviation from an even grid, in usual distances, when only the order of slices matters."""
 _MOSTLY = 0.6
-"""Part of the distances that have to be the usual one for a grid."""
+"""Share of the distances that have to equal the usual one for an even grid."""
 _OTHER, _OTHER_MM = 0.25, 0.15
-"""From this difference on (times the distance, and mm) a distance is another one and no rounding."""
+"""Distances that differ by at least this (times the distance, and mm) differ by more than rounding."""
 
 
 def is_close(distance: np.ndarray | float, usual: float) -> np.ndarray | bool:
-    """Whether slices this far apart (mm) stand at one place, for slices that are usually `usual` mm apart."""
+    """Whether slices this far apart (mm) have the same position, given the usual distance `usual` (mm)."""
     return np.abs(distance) <= max(SAME_PLACE_MM, SAME_PLACE * usual)
 
 
 def crowd_of(along: np.ndarray) -> int:
-    """Return the largest number of slices at one place, of sorted places in mm."""
+    """Return the largest number of slices at one position, for sorted positions in mm."""
     return int(np.bincount(_place_numbers(along)).max())
 
 
 def ranks_at_places(values: np.ndarray, along: np.ndarray) -> np.ndarray | None:
-    """Number slices at each place by their values; None unless all places have equally many, of different values."""
+    """Number the slices at each position by their values; None unless each has equally many, with different values."""
     numbers = _place_numbers(along)
     if len(set(np.bincount(numbers))) > 1:
         return None
@@ -54,7 +54,7 @@ def ranks_at_places(values: np.ndarray, along: np.ndarray) -> np.ndarray | None:
 
 
 def _place_numbers(along: np.ndarray) -> np.ndarray:
-    """Number of the place that each slice stands at, of sorted places in mm."""
+    """Number of each slice's position, for sorted positions in mm."""
     gaps = np.diff(along)
     usual = gaps[gaps > SAME_PLACE_MM]
     apart = ~np.asarray(is_close(gaps, float(np.median(usual)) if len(usual) else 0.0))
@@ -62,7 +62,7 @@ def _place_numbers(along: np.ndarray) -> np.ndarray:
 
 
 def is_even(along: np.ndarray) -> bool:
-    """Whether sorted places in mm have one distance throughout."""
+    """Whether sorted positions in mm are evenly spaced."""
     if len(along) < 3:
         return True
     even = np.linspace(along[0], along[-1], len(along))
@@ -70,7 +70,7 @@ def is_even(along: np.ndarray) -> bool:
 
 
 def places_of(along: np.ndarray) -> np.ndarray | None:
-    """Return sorted places in mm as whole numbers of the usual distance; None where they are on no grid."""
+    """Return sorted positions in mm as whole numbers of the usual distance; None if they are on no even grid."""
     if len(along) < 3:
         return None
     gaps = np.diff(along)
@@ -82,13 +82,13 @@ def places_of(along: np.ndarray) -> np.ndarray | None:
 
 
 def interleave(stacks: Sequence[np.ndarray], along: np.ndarray) -> bool:
-    """Whether stacks stand between one another, so that they are scans of their own.
+    """Whether stacks are interleaved, so that each of them is a separate scan.
 
-    On an even grid each of n stacks has every n-th place: two blocks of one volume, or a few slices scanned again, have
-    not. Off a grid, where nothing is one volume anyway, slices of one stack stand singly among those of another.
+    On an even grid each of n stacks has every n-th position, unlike two blocks of one volume or a few repeated slices.
+    Without an even grid, single slices of one stack lie among those of another.
 
     Args:
-        stacks: sorted places in mm of each.
+        stacks: sorted positions in mm of each.
         along: all of them, sorted.
     """
     count = len(stacks)
@@ -109,7 +109,7 @@ def interleave(stacks: Sequence[np.ndarray], along: np.ndarray) -> bool:
 
 
 def _merged(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """For all slices of two stacks in order whether they are of the first."""
+    """For the sorted slices of two stacks, whether each belongs to the first."""
     return np.repeat([True, False], [len(one), len(other)])[np.argsort(np.concatenate([one, other]))]
 
 
@@ -118,7 +118,7 @@ def _changes(one: np.ndarray, other: np.ndarray) -> int:
 
 
 def _stand_singly(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether no two slices of the first follow one another where the second is, too."""
+    """Whether no two slices of the first are adjacent within the range of the second."""
     order = _merged(one, other)
     inside = np.flatnonzero(~order)
     shared = order[inside[0] : inside[-1] + 1]
@@ -126,14 +126,14 @@ def _stand_singly(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def pieces(values: Sequence[Hashable], along: np.ndarray) -> list[int] | None:
-    """Return for each slice the number of its piece, for pieces that follow one another and differ in a value.
+    """Return the number of the piece of each slice, for consecutive pieces that differ in a value.
 
-    A piece ends where the value changes and the distance is another than before or after. None where a value comes
-    again after another one, or where there is one piece only.
+    A piece ends where the value changes and the distance differs from that before or after. None if a value recurs
+    after another one, or if there is only one piece.
 
     Args:
-        values: what each slice says.
-        along: their places in mm, sorted.
+        values: value of each slice.
+        along: sorted positions of the slices in mm.
     """
     starts = [0, *(index for index in range(1, len(values)) if values[index] != values[index - 1])]
     if len({values[index] for index in starts}) < len(starts):

@@ -1,4 +1,4 @@
-"""Whose slices these are: a series UID is not proof enough, where copies of two patients got the same one."""
+"""Assignment of slices to patients, since copies of two patients' images may have got the same series UID."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 
 
 def patient_numbers(frames: Sequence[Frame]) -> list[int]:
-    """Return for every slice the number of its patient, from 1; 1 for all where nothing says otherwise.
+    """Return the number of the patient of every slice, from 1; 1 for all if no attribute differs.
 
-    What is empty in some slices and the same in all others says nothing (PS3.3 C.7.1.1 lets each be empty). The
-    spelling of a name does not count: case, blanks and the signs between its parts.
+    An attribute that is empty in some slices and equal in all others is ignored (PS3.3 C.7.1.1 allows empty values).
+    Names are compared without case, blanks and the separators between their parts.
     """
     telling = []
     for keyword in _IDENTITY:
-        # Of a name in several scripts (PS3.5 6.2) the first one counts; not every writer keeps the others.
+        # Only the first script of a name counts (PS3.5 6.2), since some programs drop the others.
         values = [_spelt(frame.text(keyword).split("=")[0]) for frame in frames]
         if len(set(values) - {""}) > 1:
             telling.append(values)

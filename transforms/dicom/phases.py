@@ -1,8 +1,8 @@
-"""Scans and reconstructions of one series told apart by what their slices say.
+"""Separation of the scans and reconstructions of one series by attributes of their slices.
 
-Where several slices stand at one place, or slices of two scans stand between one another, or a stack has a gap, the
-first attribute that separates them into stacks is what tells them apart. A mere difference says little: acquisition
-numbers and times grow from slice to slice or from block to block of one volume. It is their order in space that counts
+If several slices have the same position, if scans are interleaved, or if a stack has a gap, the slices are split by
+the first attribute that separates them into stacks. A difference of values alone is not enough: acquisition numbers
+and times also grow from slice to slice or from block to block within one volume. The order in space decides
 (`transforms.dicom.order`).
 """
 
@@ -69,9 +69,9 @@ _STATED = {
     "DeviceSerialNumber": "scanner {}",
     "SoftwareVersions": "software {}",
 }
-"""What slices of one scan have in common, word for word, and how it is said; the most telling first.
+"""Attributes that are identical in all slices of one scan, with the label of a volume; the most specific first.
 
-Tube current, exposure and what is derived from them vary within a scan, as do slope and intercept.
+Tube current, exposure and values derived from them vary within a scan, as do slope and intercept.
 """
 _MEASURED = {
     "TemporalPositionTimeOffset": "{} s",
@@ -85,23 +85,23 @@ _MEASURED = {
     "FrameAcquisitionDateTime": "acquired at {}",
     "FrameReferenceDateTime": "acquired at {}",
 }
-"""What is measured for every slice anew: those of a phase lie near each other, apart from those of the next."""
+"""Attributes measured for each slice: the values of one phase form a cluster, separate from the next phase's."""
 _MOST = 4
-"""Scans between one another that are looked for by the times of their slices."""
+"""Numbers of interleaved scans that are looked for by the times of their slices."""
 _FEWEST = 6
-"""Slices from which alternating times are no chance."""
+"""Number of slices from which alternating times are no coincidence."""
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Slices by what an attribute says: a key for each, and label and sort key of every key."""
+    """Slices grouped by the value of an attribute: a key for each slice; label and sort key of every key."""
 
     keys: list[Hashable]
     labels: dict[Hashable, str]
     order: dict[Hashable, tuple]
 
     def stacks(self, along: np.ndarray) -> list[np.ndarray]:
-        """Sorted places in mm of every key."""
+        """Sorted positions in mm of every key."""
         found: dict[Hashable, list[float]] = {}
         for key, place in zip(self.keys, along, strict=True):
             found.setdefault(key, []).append(place)
@@ -109,11 +109,11 @@ class _Split:
 
 
 def split_phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame], bool]]:
-    """Split slices that are no single stack by what tells them apart.
+    """Split slices that are not a single stack by the attributes in which they differ.
 
     Returns:
-        Label, sort key and slices of every part, and whether the parts follow one another, so that they are
-        pieces of one stack with a gap or another distance between them.
+        Label, sort key and slices of every part, and whether the parts are consecutive pieces of one stack,
+        with a gap or another distance between them.
     """
     whole: list[tuple[str, tuple, list[Frame], bool]] = [("", (), frames, False)]
     cosines = frames[0].known_cosines
@@ -121,7 +121,7 @@ def split_phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame], boo
     if cosines is None or any(position is None for position in positions):
         return whole
     places = np.asarray(positions) @ np.cross(cosines[:3], cosines[3:])
-    # A copy of the same instance is no phase; it goes where its twin goes.
+    # A copy of the same instance is not a phase; it stays with the original.
     twins = [(frame.text("SOPInstanceUID") or frame.path, frame.index) for frame in frames]
     seen: dict[Hashable, int] = {}
     for index, twin in enumerate(twins):
@@ -152,14 +152,14 @@ def split_phases(frames: list[Frame]) -> list[tuple[str, tuple, list[Frame], boo
 
 
 def _are_phases(stacks: Sequence[np.ndarray], crowd: int) -> bool:
-    """Whether parts are stacks of their own rather than pieces of one stack."""
+    """Whether parts are separate stacks rather than pieces of one stack."""
     if len(stacks) < 2 or any(crowd_of(stack) > 1 for stack in stacks):
         return False
     return len(stacks) == crowd or min(len(stack) for stack in stacks) > 1
 
 
 def _splits(frames: list[Frame], along: np.ndarray, crowd: int) -> Iterator[_Split]:
-    """By one attribute, by two, by all; up to `crowd` slices stand at one place."""
+    """Yield splits by one attribute, by two and by all; up to `crowd` slices have the same position."""
     stated = _varying(frames)
     for name in (*_STATED, *_MEASURED):
         if name in stated:
@@ -169,7 +169,7 @@ def _splits(frames: list[Frame], along: np.ndarray, crowd: int) -> Iterator[_Spl
             if values is None:
                 continue
             yield from _by_range(frames, name, values, _clusters(values, crowd))
-            # Times that drift from place to place, as heartbeats and tables do.
+            # Times that drift from position to position, with the heartbeat or the table.
             ranks = ranks_at_places(values, along)
             if ranks is not None:
                 yield _by_number(frames, name, values, ranks)
@@ -179,7 +179,7 @@ def _splits(frames: list[Frame], along: np.ndarray, crowd: int) -> Iterator[_Spl
 
 
 def _single_splits(frames: list[Frame], grid: np.ndarray | None) -> Iterator[_Split]:
-    """By one attribute, for slices of which no two stand at one place; `grid`: their places as whole numbers, if even."""
+    """Yield splits by one attribute, for slices at different positions; `grid`: positions as whole numbers, if even."""
     for name in _varying(frames):
         yield _by_value(frames, [name])
     for name in _MEASURED if len(frames) >= _FEWEST else ():
@@ -192,7 +192,7 @@ def _single_splits(frames: list[Frame], grid: np.ndarray | None) -> Iterator[_Sp
 
 
 def _varying(frames: list[Frame]) -> list[str]:
-    """Attributes of which several slices have the same value and others another one."""
+    """Attributes with at least two values, one of which several slices share."""
     found = []
     for name in _STATED:
         count = len({frame.values.get(name) for frame in frames})
@@ -231,7 +231,7 @@ def _number(name: str, text: str) -> float:
 
 
 def _clusters(values: np.ndarray, parts: int) -> np.ndarray:
-    """Number of the cluster of each value, for as many clusters with the widest gaps between them."""
+    """Number of the cluster of each value, split into `parts` clusters at the widest gaps."""
     known = np.unique(values)
     widest = np.sort(np.argsort(np.diff(known))[::-1][: parts - 1])
     return (
@@ -240,7 +240,7 @@ def _clusters(values: np.ndarray, parts: int) -> np.ndarray:
 
 
 def _by_range(frames: list[Frame], name: str, values: np.ndarray, clusters: np.ndarray) -> Iterator[_Split]:
-    """Yield the split, if no value of a cluster lies among those of another."""
+    """Yield the split if the ranges of the clusters do not overlap."""
     numbers = np.unique(clusters)
     ranges = [(values[clusters == number].min(), values[clusters == number].max()) for number in numbers]
     if any(upper[0] <= lower[1] for lower, upper in itertools.pairwise(sorted(ranges))):
@@ -259,7 +259,7 @@ def _by_number(frames: list[Frame], name: str, values: np.ndarray, clusters: np.
 
 
 def _pieces(frames: list[Frame], along: np.ndarray) -> _Split | None:
-    """Pieces of a stack that follow one another, with a gap or another distance between them."""
+    """Consecutive pieces of a stack, with a gap or another distance between them."""
     for name in _varying(frames):
         values = [frame.text(name) for frame in frames]
         numbers = pieces(values, along)

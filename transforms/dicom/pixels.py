@@ -1,12 +1,12 @@
-"""Stored values of DICOM slices, decoded, and their Hounsfield units.
+"""Decoding of the stored values of DICOM slices, and conversion to Hounsfield units.
 
 Values follow the modality LUT, PS3.3 C.11.1: ``stored value * RescaleSlope + RescaleIntercept``, slice by slice.
 
 Padding (PixelPaddingValue and PixelPaddingRangeLimit, PS3.3 C.7.5.1.1.2) fills what lies outside the reconstructed
-circle and is no measurement: -3024 or 62512 there would be mixed into every voxel near by as soon as something is
-interpolated. It becomes `PADDING_HU`, the lowest value of the 12-bit Hounsfield scale, which every window of CT
-shows as air; padding that reads as air already (-1024 to -1000) stays as it is. A padding value that tissue or metal
-can have as well (above -1000 to 3071 HU) counts only where it reaches a corner of the image.
+circle and is not a measurement: interpolation would mix its -3024 or 62512 into neighbouring voxels. It is replaced by
+`PADDING_HU`, the lowest value of the 12-bit Hounsfield scale, which every CT window shows as air; padding that already
+has the value of air (-1024 to -1000) is kept. If tissue or metal can have the padding value, too (above -1000 to 3071
+HU), only regions that reach a corner of the image are taken for padding.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["LOSSY", "PADDING_HU", "decode_frames", "hounsfield_exact", "hounsfie
 PADDING_HU = -1024
 AIR_HU = -1000
 TISSUE_HU = 3071
-"""Padding between AIR_HU and this reads like something that can be in a body."""
+"""Padding values between AIR_HU and this can also occur in a body."""
 
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 203))
-# pydicom refuses the retired processes with 12 bits and has no plugin of ours for HTJ2K; GDCM's own reader knows them
+# pydicom refuses the retired processes with 12 bits and has no installed plugin for HTJ2K; GDCM's reader decodes them
 _GDCM = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (51, 53, 55, 201, 202, 203))
 _R = TypeVar("_R")
 
@@ -43,7 +43,7 @@ _R = TypeVar("_R")
 def decode_frames(
     frames: Sequence[Frame], use: Callable[[int, np.ndarray, np.ndarray | None], _R]
 ) -> list[_R]:
-    """Decode frames in threads and hand each to `use`: its index, stored values (rows, columns), padding or None.
+    """Decode frames in threads and pass each to `use`: its index, stored values (rows, columns), padding or None.
 
     A file that has to be decoded as a whole is opened once for all its frames.
 
@@ -82,7 +82,7 @@ def hounsfield_exact(
     if slope == 1 and stored.dtype == np.int16 and -32768 <= intercept <= 32767:
         np.add(stored, np.int16(intercept), out=out)
     elif slope == 1 and stored.dtype == np.uint16:
-        # modulo 65536, as all ends fit: two bytes a voxel instead of eight
+        # Computed modulo 65536, which is exact as the results fit: two bytes per voxel instead of eight.
         np.add(stored, np.uint16(intercept % 65536), out=out.view(np.uint16))
     else:
         out[...] = stored.astype(np.int64) * slope + intercept
@@ -104,10 +104,9 @@ def hounsfield_float(
 
 
 def _padding_range(frame: Frame) -> tuple[int, int] | None:
-    """Stored values that are padding, lowest and highest; None without, or where the value does not fit the bits.
+    """Lowest and highest stored value of padding; None without padding, or if the value does not fit the bits.
 
-    The 16 bits are read as PixelRepresentation says, whatever VR the writer chose: 63536 (US) of a signed image is
-    -2000.
+    The 16 bits are interpreted by PixelRepresentation, regardless of the VR: 63536 (US) in a signed image is -2000.
     """
     if not frame.has("PixelPaddingValue"):
         return None
@@ -138,7 +137,7 @@ def _padding_hounsfield(frame: Frame) -> tuple[float, float] | None:
 
 
 def is_ambiguous(frame: Frame) -> bool:
-    """Whether padding of this frame reads like tissue or metal."""
+    """Whether tissue or metal can have the padding value of this frame."""
     units = _padding_hounsfield(frame)
     return units is not None and units[1] > AIR_HU and units[0] <= TISSUE_HU
 
@@ -148,7 +147,7 @@ def _padding(frame: Frame, stored: np.ndarray, raw: np.ndarray | None) -> np.nda
         return None
     ends, units = _padding_range(frame), _padding_hounsfield(frame)
     if ends is None or units is None:
-        # 63536 in an image of 12 bits: nothing but padding has bits above the stored ones, if these were written
+        # 63536 in a 12-bit image: only padding has bits above the stored ones, if these bits were written.
         return None if raw is None else raw == int(frame.values["PixelPaddingValue"][0]) & 0xFFFF
     low, high = ends
     if units[0] >= PADDING_HU and units[1] <= AIR_HU:
@@ -158,7 +157,7 @@ def _padding(frame: Frame, stored: np.ndarray, raw: np.ndarray | None) -> np.nda
         mask = _at_corners(mask)
     elif (
         frame.syntax in LOSSY and units[1] < PADDING_HU
-    ):  # near its value, not equal, and blended with the image
+    ):  # lossy compression changes padding values and blends them with the image
         values = stored * frame.slope + frame.intercept
         if values.min() < (units[1] + PADDING_HU) / 2:  # there is padding
             mask = values < PADDING_HU
@@ -191,7 +190,7 @@ def _is_whole(frame: Frame) -> bool:
 
 
 def _stored_values(frames: list[Frame]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield the stored values of frames of one file, and the raw ones where bits above the stored ones are known."""
+    """Yield the stored values of frames of one file, and the raw ones if the bits above the stored ones are known."""
     first = frames[0]
     try:
         arrays = _decoded(frames) if _is_whole(first) else (_native(frame) for frame in frames)
@@ -205,7 +204,7 @@ def _stored_values(frames: list[Frame]) -> Iterator[tuple[np.ndarray, np.ndarray
             yield _within_bits(frame, array)
     except ImageError:
         raise
-    except Exception as error:  # decoders raise whatever they like; the file has to be named
+    except Exception as error:  # decoders can raise any exception; the message has to name the file
         raise _undecodable(first, str(error).strip() or type(error).__name__) from error
 
 
@@ -217,14 +216,14 @@ def _undecodable(frame: Frame, reason: str) -> ImageError:
 
 
 def _within_bits(frame: Frame, array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cut away what lies above HighBit, such as overlays, and extend the sign of signed values (PS3.5 8.1.1)."""
+    """Remove the bits above HighBit, such as overlays, and extend the sign of signed values (PS3.5 8.1.1)."""
     spare = 8 * array.dtype.itemsize - frame.bits_stored
     if spare <= 0:
         return array, None
     if array.dtype.kind == "u" and int(array.max()) < 2**frame.bits_stored:
         return array, None
     plain = not frame.syntax.is_encapsulated or frame.syntax == RLELossless
-    if not plain:  # a codec has its own number of bits; it may leave signed values as unsigned ones
+    if not plain:  # a codec has its own number of bits and may return signed values as unsigned ones
         fits = array.dtype.kind == "i" and array.min() >= 0 and int(array.max()) < 2**frame.bits_stored
         if not fits:
             return array, None
@@ -293,13 +292,13 @@ def _decoded(frames: list[Frame]) -> Iterator[np.ndarray]:
     if first.syntax in _GDCM:
         whole = _decode_gdcm(first)
         return (whole[frame.index] for frame in frames)
-    # The values of the frames come from functional groups; what pydicom needs stands at the top.
+    # The values of the frames come from functional groups, but pydicom expects them at the top level.
     return iter_pixels(image, indices=[frame.index for frame in frames], raw=True)
 
 
 def _check_complete(frame: Frame, image: pydicom.Dataset) -> None:
-    """Find compressed data that are cut off: some decoders fill up the rest without a word."""
-    if frame.syntax == RLELossless:  # its segments carry their lengths
+    """Refuse compressed data that are cut off: some decoders silently fill in the rest."""
+    if frame.syntax == RLELossless:  # its segments state their lengths
         return
     if b"\xff\xd9" not in image.PixelData.rstrip(b"\0")[-16:]:  # end marker of JPEG, JPEG-LS and JPEG 2000
         raise ImageError(
@@ -318,7 +317,7 @@ def _decode_gdcm(frame: Frame) -> np.ndarray:
     if not reader.Read():
         raise _undecodable(frame, "GDCM cannot decode this JPEG process")
     buffer = reader.GetImage().GetBuffer()
-    if isinstance(buffer, str):  # the binding hands bytes over as text
+    if isinstance(buffer, str):  # GDCM's Python binding returns bytes as text
         buffer = buffer.encode("utf-8", "surrogateescape")
     kind = f"{'i' if frame.signed else 'u'}{frame.integer('BitsAllocated') // 8}"
     return np.frombuffer(buffer, dtype=kind).reshape(frame.count, frame.rows, frame.columns)

@@ -1,4 +1,4 @@
-"""Whether a SEG or RTSTRUCT can be written for a series, found out before hours are spent on its label map."""
+"""Check that a SEG or RTSTRUCT can be written for a series, before hours are spent on its label map."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["require_writable"]
 
 
 def require_writable(path: Path, source: Series, names: Mapping[int, str], write: Callable[..., Any]) -> None:
-    """Raise where what has to be copied from a series, or the names of the classes, do not let a label map be written.
+    """Raise if the headers of a series or the names of the classes prevent a label map from being written.
 
-    The headers of all slices are read, and a label map of the first and the last of them is written to a temporary
-    folder, so that whatever the writer would stumble over is found.
+    The headers of all slices are read, and a label map of the first and the last slice is written to a temporary
+    folder, to find every error that the writer would raise.
 
     Args:
-        path: the file that is to be written, for messages.
+        path: the file to be written, for messages.
         source: what `transforms.dicom.series.scan_series` returned.
         names: class id to name.
         write: `transforms.dicom.seg.write_seg` or
             `transforms.dicom.rtstruct_writer.write_rtstruct`.
 
     Raises:
-        ImageError: naming what is in the way.
+        ImageError: naming the reason.
     """
     import torch
     from monai.data import MetaTensor
@@ -57,7 +57,7 @@ def require_writable(path: Path, source: Series, names: Mapping[int, str], write
             raise ImageError(str(error).replace(folder, str(path.parent))) from error
         except OSError:
             raise
-        except Exception as error:  # libraries raise whatever they like about headers that they have to copy
+        except Exception as error:  # libraries can raise any exception on headers that they copy
             raise ImageError(
                 f"{path}: cannot be written for the series of {source.folder} ({type(error).__name__}: {error}); write NIfTI"
                 " instead."

@@ -23,8 +23,8 @@ __all__ = ["read_rtstruct", "rtstruct_names"]
 
 SLICE_TOLERANCE_MM = 0.1
 SLICE_TOLERANCE = 0.1
-"""A contour may lie this far (mm, and times the slice distance, whichever is less) off its slice. Planning systems
-round coordinates to 0.1 or 0.01 mm, so up to 0.05 mm are rounding; a tenth of the distance never means another slice.
+"""Largest distance of a contour from its slice (mm, and times the slice distance, whichever is less). Planning systems
+round coordinates to 0.1 or 0.01 mm, so up to 0.05 mm are rounding; a tenth of the distance is never another slice.
 """
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -45,7 +45,7 @@ def rtstruct_names(path: Path, dataset: Dataset) -> dict[int, str]:
 def read_rtstruct(
     path: Path, dataset: Dataset, shape: tuple[int, ...], affine: np.ndarray, labels: Mapping[int, str]
 ) -> np.ndarray:
-    """Bring a DICOM RTSTRUCT to a grid.
+    """Convert a DICOM RTSTRUCT to a label map on a grid.
 
     Args:
         path: for messages.
@@ -153,7 +153,7 @@ def _collect(
         corners = (
             index,
             np.unique(np.round(flat, 3), axis=0).tobytes(),
-        )  # wherever it starts, whichever way it turns
+        )  # independent of starting point and direction
         if corners in seen:
             twice += 1
             continue
@@ -165,14 +165,16 @@ def _collect(
     if beyond > 0.01:
         _log.warning("%s: ROI %r reaches up to %.3g mm out of the CT and is cut there.", path, name, beyond)
     if twice:
-        _log.warning("%s: ROI %r: %d contour(s) stand there twice and count once.", path, name, twice)
+        _log.warning("%s: ROI %r: %d contour(s) occur twice and are counted once.", path, name, twice)
 
 
 def _points(path: Path, name: str, number: int, contour: Dataset) -> np.ndarray:
     """Return ``(N, 3)`` points in millimetres, LPS+."""
     element = contour.get_item("ContourData") if "ContourData" in contour else None
     stored = None if element is None else element.value
-    if isinstance(stored, bytes):  # pydicom's own numbers take ten times as long, and there are millions
+    if isinstance(
+        stored, bytes
+    ):  # pydicom's conversion takes ten times as long, and there are millions of numbers
         values = [float(part) for part in stored.strip(b" \0").split(b"\\") if stored.strip(b" \0")]
     else:
         values = [] if stored in (None, "") else [float(part) for part in np.atleast_1d(stored)]
@@ -191,4 +193,4 @@ def _list(values: np.ndarray) -> str:
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
-"""Decimals of contour coordinates in mm; 1e-4 mm are nothing against the half voxel that a contour keeps off centres."""
+"""Decimals of contour coordinates in mm; 1e-4 mm are negligible against the half voxel between a contour and the centres."""

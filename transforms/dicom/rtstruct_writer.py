@@ -52,7 +52,7 @@ def write_rtstruct(
     """Write a label map as DICOM RTSTRUCT on the slices of its CT.
 
     Contours run half-way between voxel centres inside and outside of a class, so that exactly the centres inside
-    belong to it: `read_rtstruct` gives the label map back voxel by voxel. A hole is a contour inside another.
+    belong to it: `read_rtstruct` restores the label map exactly. A hole is a contour inside another.
 
     Args:
         path: the file; missing folders are made, a file of that name is replaced when the new one is whole.
@@ -62,14 +62,14 @@ def write_rtstruct(
         names: class id to name. ROI numbers are the class ids; a class without voxels is an ROI without
             contours.
         codes: codes of the user, see `transforms.dicom.segment_codes.segment_code`.
-        algorithm_name, algorithm_version: said in ROIGenerationDescription; default version: that of this
+        algorithm_name, algorithm_version: written to ROIGenerationDescription; default version: that of this
             package.
         series_description: SeriesDescription and StructureSetLabel (16 characters of it); default: the
             algorithm's name.
         series_number: SeriesNumber (0020,0011).
-        geometric_type: "CLOSED_PLANAR", which every planning system knows, or "CLOSEDPLANAR_XOR" (PS3.3
-            C.8.8.6.3), which says outright that inner contours are holes.
-        regions: name to the classes that make it up: an ROI for each, instead of one for each class; they may overlap.
+        geometric_type: "CLOSED_PLANAR", which every planning system supports, or "CLOSEDPLANAR_XOR" (PS3.3
+            C.8.8.6.3), which states explicitly that inner contours are holes.
+        regions: name to the classes that make it up: one ROI for each, instead of one for each class; they may overlap.
 
     Returns:
         The file written.
@@ -78,7 +78,7 @@ def write_rtstruct(
         ImageError: the label map is not on the grid of the series, or the series or the names cannot be
             referred to.
     """
-    from transforms.dicom.segment_codes import (  # loads its terms for half a second
+    from transforms.dicom.segment_codes import (  # importing it takes half a second
         display_colour,
         segment_code,
     )
@@ -133,7 +133,7 @@ def write_rtstruct(
         if contours:
             item.ContourSequence = contours
         result.ROIContourSequence.append(item)
-    # Implicit: explicit VR has 16 bits for the length of a contour, enough for some 2,000 points only.
+    # Implicit VR, because explicit VR has 16 bits for the length of a contour, enough for only some 2,000 points.
     return replace_file(path, result, ImplicitVRLittleEndian)
 
 
@@ -183,7 +183,7 @@ def _referenced_frame(images: SourceImages) -> Dataset:
         ContourImageSequence=[_image(header) for header in images.headers],
     )
     study = _item(
-        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, retired and still asked for
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, retired but still required
         ReferencedSOPInstanceUID=images.first.StudyInstanceUID,
         RTReferencedSeriesSequence=[series],
     )

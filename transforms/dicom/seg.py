@@ -1,8 +1,8 @@
 """DICOM SEG to a label map on the grid of its CT.
 
 PS3.3 A.51 (Segmentation IOD), A.86 (Label Map Segmentation IOD) and C.8.20. Every frame is one plane of one segment (or
-of all segments, in a label map) with its own position and orientation; frames come in any order and those that are
-empty may be left out. Each is placed in world space by itself.
+of all segments, in a label map) with its own position and orientation; frames are in any order, and empty ones may be
+left out. So each frame is placed in world space individually.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read_seg(
     labels: Mapping[int, str],
     threshold: float = 0.5,
 ) -> np.ndarray:
-    """Bring a DICOM SEG to a grid.
+    """Convert a DICOM SEG to a label map on a grid.
 
     Args:
         path: for messages.
@@ -120,7 +120,7 @@ def read_seg(
 def _label_map_classes(
     dataset: Dataset, classes: Mapping[int, int], dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for every stored value of a LABELMAP its class id, and whether it has a meaning at all."""
+    """Return for every stored value of a LABELMAP its class id, and whether a segment has this value."""
     table, known = np.zeros(65536, dtype), np.zeros(65536, bool)
     for item in dataset.SegmentSequence:
         table[int(item.SegmentNumber)] = classes.get(int(item.SegmentNumber), 0)
@@ -133,7 +133,7 @@ def _label_map_classes(
 
 
 def _frame_groups(path: Path, dataset: Dataset) -> list[Dataset]:
-    """Return the functional groups of every frame (PS3.3 C.7.6.16), those shared by all filled in."""
+    """Return the functional groups of every frame (PS3.3 C.7.6.16), including the shared ones."""
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     count = int(dataset.get("NumberOfFrames") or 1)
@@ -178,7 +178,7 @@ def _frame_matrix(path: Path, groups: Dataset, number: int) -> np.ndarray:
         matrix[:3, 3] = _LPS_TO_RAS @ position
     except (ValueError, IndexError) as error:
         raise ImageError(
-            f"{path}: the place of frame {number + 1} is no set of numbers ({error}). {_EXPORT}"
+            f"{path}: the place of frame {number + 1} is not a set of numbers ({error}). {_EXPORT}"
         ) from error
     if not np.isfinite(matrix).all():
         raise ImageError(f"{path}: the place of frame {number + 1} is not finite. {_EXPORT}")
@@ -186,7 +186,7 @@ def _frame_matrix(path: Path, groups: Dataset, number: int) -> np.ndarray:
 
 
 def _bits(dataset: Dataset, number: int) -> np.ndarray:
-    """Return one frame of one bit per pixel (PS3.5 8.1.1); pydicom 3.0 cannot where frames end inside of a byte."""
+    """Return one frame of one bit per pixel (PS3.5 8.1.1); pydicom 3.0 fails if frames end within a byte."""
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     start = number * rows * columns
     stop = start + rows * columns
@@ -198,7 +198,7 @@ def _decode(path: Path, dataset: Dataset, number: int) -> np.ndarray:
     try:
         packed = int(dataset.BitsAllocated) == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated
         frame = _bits(dataset, number) if packed else pixel_array(dataset, index=number)
-    except Exception as error:  # decoders raise whatever they like; the file has to be named
+    except Exception as error:  # decoders can raise any exception; the message has to name the file
         raise ImageError(
             f"{path}: frame {number + 1} cannot be decoded ({str(error).strip() or type(error).__name__}); the file is"
             " damaged, or compressed in an unsupported way. Copy or export it again."
@@ -236,13 +236,13 @@ def write_seg(
         label: ``(1, X, Y, Z)`` class ids on the grid of the series.
         source: what `transforms.dicom.series.scan_series` returned; its images are referred to and
             patient and study copied.
-        names: class id to name. Segment numbers are the class ids; DICOM wants them from 1 without gaps.
+        names: class id to name. Segment numbers are the class ids; DICOM requires them to run from 1 without gaps.
         codes: codes of the user, see `transforms.dicom.segment_codes.segment_code`.
         algorithm_name, algorithm_version: for the algorithm identification (PS3.3 10.16); default version:
             that of this package.
         series_description: SeriesDescription (0008,103E); default: the algorithm's name.
         series_number: SeriesNumber (0020,0011).
-        kind: "BINARY" (every reader knows it), or "LABELMAP" (Supplement 243, few readers yet).
+        kind: "BINARY" (supported by every reader), or "LABELMAP" (Supplement 243, supported by few readers).
         probabilities: ``(C, X, Y, Z)`` from 0 to 1, background first: written as FRACTIONAL of type
             PROBABILITY, in steps of 1/255, instead of the label map.
         regions: name to the classes that make it up: a segment for each, instead of one for each class. They may
@@ -258,7 +258,7 @@ def write_seg(
             referred to.
         SettingError: regions in a label map or with probabilities, which hold one class at a voxel.
     """
-    import highdicom  # only writing needs it, and the terms: half a second
+    import highdicom  # imported here because it takes half a second and only writing needs it
     from pydicom.sr.codedict import codes as terms
 
     path = Path(path)
@@ -302,7 +302,7 @@ def write_seg(
         device_serial_number="0",
         max_fractional_value=255,
         content_label="SEGMENTATION",
-        content_creator_name=f"{algorithm_name[:62]}^",  # a name of one part ends so (PS3.5 6.2.1)
+        content_creator_name=f"{algorithm_name[:62]}^",  # "^" ends a name of one part (PS3.5 6.2.1)
         content_description=(series_description or algorithm_name)[:64],
         series_description=(series_description or algorithm_name)[:64],
         plane_positions=[

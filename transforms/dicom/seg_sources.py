@@ -1,4 +1,4 @@
-"""Headers of a CT as the library that writes SEGs wants them, and what the SEG refers to in the end."""
+"""Headers of a CT in the form that highdicom requires for writing a SEG, and the references of the SEG to the CT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["aligned_headers", "refer_to_files"]
 
 
 class _Place(NamedTuple):
-    """What a stand-in stands for: class and instance UID of a file, and its frame counted from one, if it has several."""
+    """The image that a stand-in replaces: class and instance UID of a file, and the one-based frame if it has several."""
 
     sop_class: str
     instance: str
@@ -23,16 +23,16 @@ class _Place(NamedTuple):
 
 
 def aligned_headers(images: SourceImages) -> tuple[list[Dataset], dict[str, _Place]]:
-    """Return headers whose geometry is that of the grid to the last digit, of a patient of whom nothing is said.
+    """Return headers with exactly the geometry of the grid and empty patient attributes.
 
-    highdicom refers a frame to the image at exactly its place and refuses a series whose cosines are not all the same;
-    those of real series differ in the last digits, and the grid has their mean. It also refuses what scanners do
-    write as sex, dates and times, and a multi-frame file beside other files: where one is among them, each slice gets a
-    stand-in of a file of its own.
+    highdicom refers a frame to the image at exactly the same position and refuses a series with different cosines; in
+    real series they differ in the last digits, and the grid has their mean. It also refuses some values of sex, dates
+    and times that scanners write, and a multi-frame file together with other files: then each slice gets a stand-in,
+    the header of an imaginary single-frame file.
 
     Returns:
         headers: for ``source_images``.
-        stands_for: SOPInstanceUID of each stand-in to what it stands for; empty where there are none.
+        stands_for: SOPInstanceUID of each stand-in to the image that it replaces; empty without stand-ins.
     """
     import highdicom
 
@@ -73,7 +73,7 @@ def _stand_in(header: Dataset) -> Dataset:
 
 
 def refer_to_files(dataset: Dataset, stands_for: Mapping[str, _Place]) -> None:
-    """Let a SEG refer to the files that stand-ins stand for: each once in lists of files, and by frame elsewhere."""
+    """Replace references to stand-ins by those to the real files: once per file in lists of files, else by frame."""
     for element in dataset if stands_for else ():
         if element.VR != "SQ":
             continue

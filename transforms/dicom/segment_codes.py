@@ -1,6 +1,6 @@
-"""Names of classes to the coded terms that DICOM asks for.
+"""Mapping of class names to the coded terms that DICOM requires.
 
-A segment carries a category and a type, each a code of a terminology (PS3.3 C.8.20.2, Segment Description macro), and
+A segment has a category and a type, each a code of a terminology (PS3.3 C.8.20.2, Segment Description macro), and
 the type may have a modifier such as left or right. Terms come from SNOMED CT by way of pydicom's dictionaries of
 PS3.16: CID 7192 (anatomical structures), CID 4031 (anatomic regions) and CID 7159 (lesions), with CID 244 (laterality).
 """
@@ -75,7 +75,7 @@ _MORE = (
     "SeminalVesicle",
     "Skull",
 )
-"""Anatomy that is in none of those collections, by keyword of SNOMED CT."""
+"""Anatomical terms that are in none of those collections, by keyword of SNOMED CT."""
 _CHAMBERS = {"atrium": ("left atrium", "right atrium"), "ventricle": ("left ventricle", "right ventricle")}
 
 
@@ -98,13 +98,13 @@ def segment_code(name: str, own: Mapping[str, Mapping[str, Sequence[str]]] | Non
 
     Args:
         name: such as "left lung", "lung_left", "spinal_cord", "vertebrae_L5".
-        own: codes of the user by class name, which go first: ``{"name": {"category": [value, scheme,
+        own: codes of the user by class name, which take precedence: ``{"name": {"category": [value, scheme,
             meaning], "type": [...], "modifier": [...]}}``; "category" may be left out (anatomical structure),
             and so may "modifier".
 
     Returns:
-        Of a name that no dictionary knows, category and type are Tissue (85756007, SCT), which 3D Slicer and
-        dcmqi give to segments without a known meaning: it claims the least that the standard lets one say.
+        For a name that is in no dictionary, category and type are Tissue (85756007, SCT), as in 3D Slicer and
+        dcmqi: it is the least specific term that the standard allows.
 
     Raises:
         SettingError: a code in `own` is not three texts.

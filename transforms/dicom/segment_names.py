@@ -1,4 +1,4 @@
-"""Names of segments and ROIs to the class ids of a dataset."""
+"""Mapping of the names of segments and ROIs to the class ids of a dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def plain_name(name: str) -> str:
-    """Return a name without what people spell differently: case, surrounding blanks, and ``_``, ``-`` or space."""
+    """Return a name without differences in spelling: case, surrounding blanks, and ``_``, ``-`` or space."""
     return re.sub(r"[\s_\-]+", " ", str(name)).strip().casefold()
 
 
@@ -33,8 +33,8 @@ def numbered_names(
         path: for messages.
         items: of the sequence.
         number, name: keywords of the two.
-        what: the items are, in the plural, for messages.
-        way_out: a sentence.
+        what: name of the items in the plural, for messages.
+        way_out: advice for messages, a sentence.
 
     Raises:
         ImageError: there are none, or two of the same number.
@@ -58,8 +58,8 @@ def match_names(
         quiet: log nothing.
 
     Returns:
-        Number to class id (1 or more) of what the dataset names. What it does not name is left out with a
-        notice.
+        Number to class id (1 or more) of the items that the dataset names. The others are left out, with a
+        message in the log.
 
     Raises:
         ImageError: no name matches, or two match one class.
@@ -88,7 +88,7 @@ def match_names(
     ]
     absent = [name for index, name in labels.items() if index > 0 and index not in by_class]
     if ignored and not quiet:
-        # A name that is missing while others are left over may be a spelling: that has to be seen.
+        # A missing class beside left-over names may be a different spelling, which the user should notice.
         _log.log(
             logging.WARNING if absent else logging.INFO,
             "%s: %s(s) %s not named in dataset.json and left out%s.",

@@ -1,11 +1,11 @@
-"""A CT series in DICOM to a volume in Hounsfield units and world space.
+"""Read a DICOM CT series as a volume in Hounsfield units and world space.
 
-Headers come first, without pixels (`transforms.dicom.headers`), from a folder with its subfolders or from one file;
-they form volumes (`transforms.dicom.volumes`), of which one is meant (`transforms.dicom.choice`); its slices
-are checked (`transforms.dicom.checks`) and put in order (`transforms.dicom.stack`); then pixels are decoded in parallel
-straight into one array (`transforms.dicom.pixels`). Classic and enhanced multi-frame CT (DICOM PS3.3 A.3, A.38,
-A.70) go the same way: a frame is a slice. Whatever is not read with certainty raises `ImageError` with the
-finding and the way out; docs/dicom.md is the table of it.
+First the headers are read without pixels (`transforms.dicom.headers`), from a folder with its subfolders or from one
+file, and grouped into volumes (`transforms.dicom.volumes`). One volume is chosen (`transforms.dicom.choice`), and its
+slices are checked (`transforms.dicom.checks`) and sorted (`transforms.dicom.stack`). Then the pixels are decoded in
+parallel into one array (`transforms.dicom.pixels`). Classic and enhanced multi-frame CT (DICOM PS3.3 A.3, A.38, A.70)
+are treated alike: a frame is a slice. Anything uncertain raises `ImageError` with the finding and what to do;
+docs/dicom.md lists all cases.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Series:
     """One CT volume, checked and in order, without its pixels.
 
     Attributes:
-        folder: what was asked for: a folder, or one file.
+        folder: the folder or file that was scanned.
         shape: ``(X, Y, Z)``: columns, rows, slices.
         affine: 4x4 float64, voxel index ``(column, row, slice)`` to millimetres, RAS+; sheared where the
             gantry was tilted.
@@ -45,8 +45,8 @@ class Series:
         plan: for every slice of the array the two frames it lies between and the weight of the second.
         uid, description, study_uid, frame_of_reference_uid: SeriesInstanceUID (0020,000E), SeriesDescription
             (0008,103E), StudyInstanceUID (0020,000D), FrameOfReferenceUID (0020,0052); "" where missing.
-        lossy: the transfer syntax of a slice is lossy; its values are near those of the scanner, not equal.
-        allowed: irregularities that were let in.
+        lossy: the transfer syntax of a slice is lossy, so its values are not exactly those of the scanner.
+        allowed: irregularities that were accepted.
     """
 
     folder: Path
@@ -78,11 +78,11 @@ class Series:
 def scan_series(folder: str | Path, series: str | int | None = None, allow: Collection[str] = ()) -> Series:
     """Find, check and sort the slices of one CT volume by their headers.
 
-    Only slices that stand at one place have their pixels compared.
+    Pixels are read only to compare slices at the same position.
 
     Args:
-        folder: a folder (its subfolders count), or one file. Files that are no DICOM, DICOMDIR and hidden
-            files are passed over; so are objects that are no CT image, which a message of the log lists.
+        folder: a folder, including its subfolders, or one file. Files that are not DICOM, DICOMDIR and hidden
+            files are skipped; so are objects that are not CT images, which the log lists.
         series: which volume, where there are several: its number in `find_volumes`, its
             SeriesInstanceUID, or its SeriesDescription (or a part of one that occurs in no other).
         allow: ``missing-slices``: gaps are filled by linear interpolation. ``uneven-spacing``: slices are
@@ -91,8 +91,8 @@ def scan_series(folder: str | Path, series: str | int | None = None, allow: Coll
             volume.
 
     Raises:
-        ImageError: for anything that is not certain; the message names a file, the finding, and what to do.
-            Several volumes without a choice are listed by number.
+        ImageError: for anything uncertain; the message names a file, the finding, and what to do. If there
+            are several volumes and `series` is None, it lists them by number.
 
     Examples:
         >>> from pydicom.data import get_testdata_file
@@ -130,7 +130,7 @@ def read_series(
 
     Args:
         folder: a folder or a file, or what `scan_series` returned for it.
-        series, allow: as `scan_series`; without meaning for a Series.
+        series, allow: as `scan_series`; ignored for a Series.
 
     Returns:
         array: ``(X, Y, Z)`` in Hounsfield units; int16 if that is exact for every stored slice (interpolated

@@ -1,4 +1,4 @@
-"""The images that a SEG or RTSTRUCT is written for: their headers, and what is copied from them."""
+"""Headers of the images that a SEG or RTSTRUCT is written for, and the attributes that are copied from them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _REQUIRED = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
 )
-"""Of type 2: present, if only empty (PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
+"""Attributes of type 2, which must be present but may be empty (PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
 _COPIED = (
     *_REQUIRED,
     "SpecificCharacterSet",
@@ -59,13 +59,13 @@ class SourceImages:
     """Headers of a CT series, slice by slice.
 
     Attributes:
-        headers: what refers to each file: its UIDs and its size. The first one is its whole header but for
-            private elements, with what the standard requires of a patient and a study filled in (empty).
+        headers: for each file its UIDs and its size. The first one is the whole header except private elements;
+            attributes of patient and study that the standard requires are added empty if missing.
         slices: per slice of the grid the position of its file in `headers` and its zero-based frame (None: a
             file of one frame); None for a slice without a file.
         affine: 4x4, voxel index to millimetres, RAS+.
-        identity: patient, study and frame of reference as the first image states them, to be copied letter by
-            letter: archives sort by them.
+        identity: patient, study and frame of reference of the first image, to be copied exactly, as archives
+            sort by them.
     """
 
     headers: list[Dataset]
@@ -75,11 +75,11 @@ class SourceImages:
 
     @classmethod
     def of(cls, path: Path, source: Series) -> SourceImages:
-        """Take what is needed from the headers that were parsed when the series was read.
+        """Collect the attributes from the headers that were parsed when the series was read.
 
         Raises:
-            ImageError: a file of the series changed since or is gone; or the images state no frame of reference,
-                study, series or instance, without which nothing can refer to them, or two of them the same instance.
+            ImageError: a file of the series has changed or no longer exists; the images state no frame of reference,
+                study, series or instance UID to refer to; or two of them have the same instance UID.
         """
         files: dict[Path, int] = {}
         headers: list[Dataset] = []
@@ -132,13 +132,13 @@ class SourceImages:
 
 
 def _copied(path: Path, frame: Frame) -> Dataset:
-    """The whole header of an image, its texts decoded: names of patients in the CT's character set, and of classes in
-    any, are written in one."""
+    """The whole header of an image with decoded texts, since the patient's name in the CT's character set and class
+    names in any other are written in one character set."""
     header = copy.deepcopy(frame.header or Dataset())
     header.pop("NumberOfFrames", None)
     try:
         header.decode()
-    except Exception as error:  # a parser of damaged bytes raises whatever it likes
+    except Exception as error:  # on damaged data the parser can raise any exception
         raise ImageError(
             f"{path}: cannot be written, because a header of the CT ({frame.path}) cannot be copied ({error}); write NIfTI"
             " instead."
@@ -238,7 +238,7 @@ def software_version() -> str:
 
 
 def replace_file(path: Path, dataset: Dataset, syntax: UID) -> Path:
-    """Write a DICOM file by way of a temporary name beside it, so that nobody sees half of it."""
+    """Write a DICOM file under a temporary name and rename it once it is complete."""
     dataset.file_meta.TransferSyntaxUID = syntax
     with replacing(path, synced=False) as part:
         dataset.save_as(part, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=True)

@@ -1,9 +1,8 @@
-"""Slices in order: sorted along the slice normal, copies dropped, distances checked, and the affine.
+"""Sorting of slices along the slice normal, removal of copies, check of distances, and the affine.
 
 Geometry follows PS3.3 C.7.6.2.1.1 (equation C.7.6.2.1-1): the centre of the voxel in column i and row j of a slice lies
-at ``ImagePositionPatient + i * spacing_column * row_cosines + j * spacing_row * column_cosines`` in LPS+. Neither
-file names, nor InstanceNumber, SliceLocation, SliceThickness or GantryDetectorTilt decide about the order of slices
-or the distance between them; positions do.
+at ``ImagePositionPatient + i * spacing_column * row_cosines + j * spacing_row * column_cosines`` in LPS+. Only positions determine the order of slices and
+the distance between them; file names, InstanceNumber, SliceLocation, SliceThickness and GantryDetectorTilt are not used.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ __all__ = ["ALLOWED", "ALTERNATING", "MISSING", "UNEVEN", "Stack", "checked_name
 
 MISSING, UNEVEN, ALTERNATING = "missing-slices", "uneven-spacing", "alternating-slices"
 ALLOWED = (MISSING, UNEVEN, ALTERNATING)
-"""What can be let in by name."""
+"""Irregularities that can be accepted by name."""
 
 SPACING_TOLERANCE_MM = 0.01
 SPACING_TOLERANCE = 0.01
-"""A slice may lie this far (mm, or times the slice distance, whichever is more) from its even position."""
+"""Largest distance of a slice from its even position (mm, or times the slice distance, whichever is larger)."""
 ROUNDED_MM = 0.1
-"""Positions of which none has more decimals than this may be off by its half (and a little for the fitted line)."""
+"""Positions rounded to this many mm may be off by half of it (and a little for the fitted line)."""
 GAP = 1.9
-"""A distance of this many usual ones is that of a missing slice."""
+"""A distance of at least this many usual distances means that a slice is missing."""
 TILT_DEGREES = 0.05
 """Angle between slice normal and stacking direction from which a series counts as tilted."""
 _log = logging.getLogger(__name__)
@@ -39,10 +38,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices on their way to a volume.
+    """Sorted slices with their affine.
 
     Attributes:
-        frames: along the slice normal (row cosines x column cosines), each place once.
+        frames: sorted along the slice normal (row cosines x column cosines), one per position.
         affine: 4x4 float64, voxel index (column, row, slice) to mm, RAS+; sheared where the gantry was
             tilted.
         plan: for every slice of the volume the two frames it lies between and the weight of the second; 0 for
@@ -56,7 +55,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class _Line:
-    """Sorted slices and their places: LPS+ mm ``(n, 3)``, mm along the normal ``(n,)``."""
+    """Sorted slices and their positions: LPS+ mm ``(n, 3)``, mm along the normal ``(n,)``."""
 
     frames: list[Frame]
     positions: np.ndarray
@@ -131,7 +130,7 @@ def _thickness(frame: Frame) -> float:
 
 
 def _without_copies(line: _Line) -> _Line:
-    """Drop slices that stand at the place of another and equal it; raise where they differ."""
+    """Drop slices that equal another one at the same position; raise if they differ."""
     gaps = np.diff(line.along)
     apart = gaps[gaps > SPACING_TOLERANCE_MM]
     usual = float(np.median(apart)) if len(apart) else 0.0
@@ -185,7 +184,7 @@ _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _fitted(line: _Line) -> _Fit | None:
-    """Return the even grid that slices lie on, exactly or but for the rounding of their positions; None if there is none.
+    """Return the even grid of the slices, exact or up to the rounding of their positions; None if there is none.
 
     Raises:
         ImageError: for slices at even distances that are shifted sideways off the line through them.
@@ -211,7 +210,7 @@ def _places(line: _Line, step: float) -> np.ndarray:
 
 def _even(line: _Line) -> _Fit | None:
     gaps = np.sort(np.diff(line.along))
-    # The middle one, the lower of the two middle ones, the smallest: where many slices are missing it is not the first
+    # Median, lower median, smallest distance: if many slices are missing, the median is not the true distance
     middle = float(np.median(gaps))
     for base in dict.fromkeys((middle, float(gaps[(len(gaps) - 1) // 2]), float(gaps[0]))):
         places = _places(line, base)
@@ -243,7 +242,7 @@ def _rounded(line: _Line, places: np.ndarray) -> _Fit | None:
 
 
 def _filled(line: _Line, places: np.ndarray, allow: Collection[str]) -> tuple[tuple[int, int, float], ...]:
-    """Fill whole missing places between slices."""
+    """Plan the interpolation of missing slices."""
     missing = int(places[-1]) + 1 - len(line.frames)
     if missing:
         gaps = np.diff(line.along)
@@ -253,7 +252,7 @@ def _filled(line: _Line, places: np.ndarray, allow: Collection[str]) -> tuple[tu
         if missing > len(line.frames):
             raise ImageError(
                 f"{line.frames[widest].place}: {missing} slices missing and only {len(line.frames)} there, with"
-                f" {gaps[widest]:.4g} mm to {line.frames[widest + 1].name}; more would be invented than read. Find the"
+                f" {gaps[widest]:.4g} mm to {line.frames[widest + 1].name}; more slices would be interpolated than read. Find the"
                 " missing files."
             )
         _log.warning(
@@ -297,7 +296,7 @@ def _resampled(line: _Line, allow: Collection[str]) -> tuple[np.ndarray, tuple[t
 
 
 def _weights(wanted: np.ndarray, known: np.ndarray) -> tuple[tuple[int, int, float], ...]:
-    """Neighbours and weights of linear interpolation; a place as good as known is taken as it is."""
+    """Neighbours and weights of linear interpolation; at the position of a slice that slice is taken unchanged."""
     plan = []
     for place in wanted:
         upper = min(int(np.searchsorted(known, place)), len(known) - 1)
@@ -311,7 +310,7 @@ def _weights(wanted: np.ndarray, known: np.ndarray) -> tuple[tuple[int, int, flo
 
 
 def _require(line: _Line, index: int, name: str, allow: Collection[str], finding: str, usual: float) -> None:
-    """Raise, unless `allow` has the name, about the distance between a slice and the next one."""
+    """Raise ImageError about the distance between a slice and the next one, unless `allow` contains `name`."""
     if name in allow:
         return
     gaps = np.diff(line.along)
@@ -326,7 +325,7 @@ def _require(line: _Line, index: int, name: str, allow: Collection[str], finding
 
 
 def _shifted(line: _Line, fit: _Fit) -> str:
-    """Say which slice is shifted sideways off the line; "" where none is."""
+    """Message about the slice that is shifted sideways off the line; "" if there is none."""
     origin, step, places = fit
     away = line.positions - (origin + np.outer(places, step))
     along = away @ line.normal

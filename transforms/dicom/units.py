@@ -1,4 +1,4 @@
-"""Whether the values of a CT image are Hounsfield units, by what its header says of them."""
+"""Check by the header whether the values of a CT image are Hounsfield units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["other_unit", "require_air"]
 
 _HOUNSFIELD = frozenset(["HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "[HNSF'U]"])
 _UNSPECIFIED = "US"
-# Terms of PS3.3 C.8.2.1.1.1 and C.8.16.1.4 for images that are calculated from others, and what scanners write of maps
+# Terms of PS3.3 C.8.2.1.1.1 and C.8.16.1.4 for images that are calculated from others, and terms that scanners use for maps
 _CALCULATED = """
     EFF_ATOMIC_NUM ELECTRON_DENSITY MAT_SPECIFIC MAT_REMOVED MAT_FRACTIONAL MAT_VALUE_BASED MAT_MODIFIED STD_DEVIATION
     SUBTRACTION PERFUSION CBF CBV MTT TTP TTD TMAX TTS PBV PBF PERMEABILITY Z_EFF RHO_Z IODINE
@@ -24,10 +24,10 @@ _AIR_HU = -500
 
 
 def other_unit(frame: Frame) -> str:
-    """Return what the values are, where they are no Hounsfield units or nothing says so; "" where they are.
+    """Return what the values are if they are not Hounsfield units or not stated to be; "" if they are.
 
-    Without RescaleType, and with that of an original CT, they are (PS3.3 C.8.2.1: RescaleType is required where they are
-    not; the output of an original image that is no localizer is Hounsfield units). ``US`` means unspecified: a derived
+    They are without RescaleType, and with that of an original CT (PS3.3 C.8.2.1: RescaleType is required for other
+    units; the output of an original image that is not a localizer is in Hounsfield units). ``US`` means unspecified: a derived
     image with it may hold anything, such as blood flow.
     """
     kind = frame.text("RescaleType").upper()
@@ -49,7 +49,7 @@ def other_unit(frame: Frame) -> str:
 
 
 def require_air(frames: Sequence[Frame], volume: np.ndarray) -> None:
-    """Raise where RescaleType says that units are unspecified and no value is one of air: a map has none, a CT has.
+    """Raise if RescaleType is unspecified and no value is as low as air, which a CT contains and a map does not.
 
     Args:
         frames: the slices.
@@ -59,5 +59,5 @@ def require_air(frames: Sequence[Frame], volume: np.ndarray) -> None:
     if unknown and not (volume < _AIR_HU).any():
         raise ImageError(
             f"{unknown[0].place}: values are in units that are not specified (RescaleType US), and none is that of air, so"
-            f" they are hardly Hounsfield units (lowest: {volume.min():.4g}); use the CT series."
+            f" they are probably not Hounsfield units (lowest: {volume.min():.4g}); use the CT series."
         )

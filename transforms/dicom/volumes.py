@@ -1,9 +1,9 @@
-"""Which volumes the DICOM files of a folder form.
+"""Grouping of the DICOM files of a folder into volumes.
 
-A volume is what one array can hold: one patient, series (0020,000E), modality, image size, orientation and frame of
-reference, localizers apart, and one scan. Scans (time, heartbeat, acquisition, kernel ...) are told apart by header
-attributes, and only where slices would otherwise stand at the same place, between one another or with a gap: a stack
-whose AcquisitionNumber grows from slice to slice is one volume.
+All slices of a volume have the same patient, series (0020,000E), modality, image size, orientation, frame of reference
+and scan; localizers are separate. Scans (time, heartbeat, acquisition, kernel ...) are separated by header attributes,
+but only if slices would otherwise have the same position, be interleaved or have a gap: a stack whose AcquisitionNumber
+grows from slice to slice is one volume.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 SAME_ORIENTATION = 0.02
 """Largest difference of direction cosines inside a volume when grouping (1 degree); the checks are stricter."""
 
-# Objects that have rows and columns but are no image to segment, and those that have none (PS3.3 A.1.4).
+# Objects with rows and columns that are not images to segment, and objects without them (PS3.3 A.1.4).
 NO_IMAGE = frozenset(
     [
         "SEG",
@@ -61,14 +61,14 @@ class Volume:
     """One image volume of a folder, not yet checked and without pixels.
 
     Attributes:
-        number: its place in the list, from 1; what ``--series`` takes.
+        number: position in the list, from 1; a value for ``--series``.
         uid, description, modality, study_uid: SeriesInstanceUID (0020,000E), SeriesDescription (0008,103E),
             Modality (0008,0060), StudyInstanceUID.
         count: slices.
-        size: columns and rows; 0 where the header does not say.
+        size: columns and rows; 0 if the header does not state them.
         orientation: axial, coronal, sagittal, oblique or unknown.
         localizer: a scout view (ImageType LOCALIZER).
-        phase: what tells it from the other volumes of the same series; "" where nothing has to.
+        phase: the attribute that distinguishes it from other volumes of the series; "" if there are none.
         files: its files, sorted by path.
     """
 
@@ -85,7 +85,7 @@ class Volume:
     study_uid: str = ""
     frames: tuple[Frame, ...] = field(default=(), repr=False, compare=False)
     stack: int = field(default=0, repr=False, compare=False)
-    """The same for volumes that are pieces of one stack, with a gap or another distance between them; 0 for others."""
+    """Equal for volumes that are pieces of one stack, with a gap or another distance between them; 0 for others."""
 
     def __str__(self) -> str:
         name = f" '{self.description}'" if self.description else ""
@@ -109,15 +109,15 @@ def find_volumes(folder: str | Path) -> list[Volume]:
 
 
 def find_all(folder: Path) -> tuple[list[Volume], list[Frame]]:
-    """Return all volumes in a folder, or in one file, and what is no image of one."""
+    """Return all volumes in a folder, or in one file, and the frames that are not images of a volume."""
     scanned = scan_files(folder)
     images = [frame for frame in scanned if not _is_no_image(frame)]
     others = [frame for frame in scanned if _is_no_image(frame)]
     by_series = _grouped(
         images, lambda f: (f.text("StudyInstanceUID"), f.text("SeriesInstanceUID"), modality_of(f))
     )
-    # A dose report or a screen shot that calls itself CT has no place in space at all; a slice without one has fellows,
-    # and one that lost its UID and its size too is damaged.
+    # No frame of a dose report or screen shot with modality CT has a position. A slice that lost its position belongs
+    # to a series with other slices; one that lost its UID and size, too, is damaged.
     lost = [
         key
         for key, frames in by_series.items()
@@ -144,27 +144,29 @@ def _is_no_image(frame: Frame) -> bool:
     if is_secondary_capture(frame):
         return True
     kind, no_size = frame.text("SOPClassUID"), not (frame.has("Rows") or frame.has("Columns"))
-    if no_size and kind and kind not in CT_CLASSES:  # raw data and the like, which scanners call CT, too
+    if no_size and kind and kind not in CT_CLASSES:  # raw data and the like, which scanners also label as CT
         return True
-    if is_ct(frame):  # whatever it lost: that is for the checks to say, not a reason to leave it out
+    if is_ct(
+        frame
+    ):  # even if attributes are missing: the checks report that, and the frame must not be left out
         return False
     return frame.text("Modality") in NO_IMAGE or no_size
 
 
 def is_ct(frame: Frame) -> bool:
-    """Whether an image is CT by modality or SOP class, whatever it lost."""
+    """Whether an image is CT by modality or SOP class; one of the two may be missing."""
     return modality_of(frame) == "CT" or frame.text("SOPClassUID") in CT_CLASSES
 
 
 def is_secondary_capture(frame: Frame) -> bool:
-    """Whether it is a picture of a screen or the like, of one frame or several."""
+    """Whether it is a secondary capture, such as a screen shot, with one frame or several."""
     return (frame.text("SOPClassUID") + ".").startswith(
         "1.2.840.10008.5.1.4.1.1.7."
     )  # and its multi-frame kinds
 
 
 def modality_of(frame: Frame) -> str:
-    """The modality; where it is missing, that of the SOP class."""
+    """The modality; if it is missing, that of the SOP class."""
     stated = frame.text("Modality").upper()
     return stated or ("CT" if frame.text("SOPClassUID") in CT_CLASSES else "")
 
@@ -179,8 +181,8 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], Hashable]) -> dict[Hashabl
 def _volumes_of(frames: list[Frame]) -> list[tuple[tuple, str, list[Frame], str]]:
     """Split the frames of one series.
 
-    Returns for every part its sort key, what tells it from the others, its frames, and where it is a piece of a stack,
-    something that the other pieces have, too.
+    Returns for every part its sort key, its distinguishing label, its frames, and, if it is a piece of a stack, a text
+    that all pieces of the stack share.
     """
     references = {frame.text("FrameOfReferenceUID") for frame in frames}
     patients = patient_numbers(frames)
@@ -229,7 +231,7 @@ def _volumes_of(frames: list[Frame]) -> list[tuple[tuple, str, list[Frame], str]
 
 
 def is_localizer(frame: Frame) -> bool:
-    """Whether it is a scout view."""
+    """Whether a frame is a scout view."""
     image_type = (*frame.values.get("ImageType", ()), *frame.values.get("FrameType", ()))
     return any(str(value).upper() in _SCOUTS for value in image_type)
 
@@ -253,7 +255,7 @@ def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
         else:
             clusters.append((cosines, [frame]))
     groups = sorted((members for _, members in clusters), key=len, reverse=True)
-    if unknown:  # a slice whose orientation was lost, found by the checks; or a series that has none
+    if unknown:  # slices that lost their orientation, which the checks report, or a series without any
         groups = [[*groups[0], *unknown], *groups[1:]] if groups else [unknown]
     return groups
 

@@ -1,1 +1,1 @@
-"""Every image format behind one reader and one writer."""
+"""Reader and writer of all image formats."""

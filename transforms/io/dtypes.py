@@ -24,6 +24,6 @@ def compact(array: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> np
     if slope == 1.0 and intercept == 0.0:
         return array.astype(np.float32, copy=False)
     out = np.empty_like(array, dtype=np.float32)
-    for index in range(array.shape[-1]):  # by slice: the float64 product never exists as a whole volume
+    for index in range(array.shape[-1]):  # by slice, to avoid a float64 copy of the whole volume
         out[..., index] = array[..., index].astype(np.float64) * slope + intercept
     return out

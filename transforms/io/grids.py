@@ -1,4 +1,4 @@
-"""Two grids in space: whether their voxels are the same, and the same ones in another order."""
+"""Comparison of two grids in space: whether they have the same voxels, perhaps in another order of the axes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def corners(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def grid_difference(first: Header, second: Header) -> str:
-    """Say how two grids differ, or return "" when they are equal within `GRID_TOLERANCE` voxels."""
+    """Describe how two grids differ; "" if they are equal within `GRID_TOLERANCE` voxels."""
     if first.shape != second.shape:
         return f"size {first.shape} against {second.shape}"
     if np.array_equal(first.affine, second.affine):
@@ -62,11 +62,11 @@ def require_grid(name: str, labels: Header, image: Header) -> None:
 
 
 class Turn(NamedTuple):
-    """How the axes of one grid lie in another one that has the very same voxels.
+    """How to reorder and reverse the axes of one grid to get another one with the same voxels.
 
     Attributes:
-        axes: for every axis of the wanted grid the axis of the given one that runs along it.
-        flips: whether it runs the other way.
+        axes: for every axis of the wanted grid, the parallel axis of the given grid.
+        flips: whether that axis has the opposite direction.
     """
 
     axes: tuple[int, ...]
@@ -74,20 +74,20 @@ class Turn(NamedTuple):
 
     @property
     def keeps(self) -> bool:
-        """Whether order and directions are the same already."""
+        """Whether order and directions are already the same."""
         return self.axes == tuple(range(len(self.axes))) and not any(self.flips)
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """An array ``(..., *given)`` as ``(..., *wanted)``, a view: nothing is interpolated, nothing is lost."""
+        """Return an array ``(..., *given)`` as a view ``(..., *wanted)``, without interpolation."""
         before = array.ndim - len(self.axes)
         array = array.transpose(*range(before), *(before + axis for axis in self.axes))
         return array[(..., *(slice(None, None, -1) if flip else slice(None) for flip in self.flips))]
 
 
 def turn_between(given: Header, wanted: Header) -> Turn | None:
-    """How to put the axes of one grid into the order and directions of another; None where the voxels are others.
+    """How to put the axes of one grid into the order and directions of another; None if the voxels differ.
 
-    Writers store one and the same grid differently (RAS, LPS). The tolerance is that of `grid_difference`.
+    Programs store the same grid with different axis orders (RAS, LPS). The tolerance is that of `grid_difference`.
     """
     dims = len(wanted.shape)
     if not grid_difference(wanted, given):

@@ -1,4 +1,4 @@
-"""What an image file says of itself: its kind by name, and its grid."""
+"""Format of an image file, from its name, and its grid, from its header."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ __all__ = [
 ]
 
 _FINEST, _SMALLEST = 0.01, 3.0
-"""Millimetres: no axis of a volume has finer voxels and is shorter at once. In metres a body has 0.0003 to 0.01, 2."""
+"""Smallest voxel size and extent (mm) of a plausible axis; an axis below both is refused. A body in metres has voxels
+of 0.0003 to 0.01 and an extent of up to 2."""
 _COARSEST = 100.0
-"""Millimetres: no voxels are larger. In micrometres those of a CT measure 100 to 10,000."""
+"""Largest plausible voxel size (mm). The voxels of a CT in micrometres measure 100 to 10,000."""
 
 PAIR_HEADERS, PAIR_VOXELS = (".hdr.gz", ".hdr"), (".img.gz", ".img")
-"""NIfTI in two files; such an image goes by the name of its header."""
+"""NIfTI in two files; the path of the header stands for the image."""
 NIFTI_SUFFIXES = (".nii.gz", ".nii", *PAIR_HEADERS, *PAIR_VOXELS)
 ITK_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".tiff", ".tif", ".jpeg", ".jpg", ".bmp")
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES, *PICTURE_SUFFIXES, *PAIR_HEADERS)
-"""Endings of what is one image; the voxels of a pair are a part of one."""
+"""Endings of files that are one image each; the voxel file of a pair is only a part of one."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its grid.
+    """The grid that a file states.
 
     Attributes:
         shape: spatial size, ``(X, Y)`` or ``(X, Y, Z)`` in voxels.
@@ -53,7 +54,8 @@ class Header:
 def image_suffix(path: str | Path) -> str:
     """Return the known file ending of ``path`` in lower case (``.nii.gz``, ``.png`` ...), or ``""``.
 
-    ``.img`` is a known ending where the header of the pair lies beside it; else it may be anything, also DICOM.
+    ``.img`` is a known ending only if the header of the pair is in the same folder; otherwise the file may have any
+    format, including DICOM.
     """
     name = Path(path).name.lower()
     found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
@@ -63,12 +65,12 @@ def image_suffix(path: str | Path) -> str:
 
 
 def names_image(path: str | Path) -> bool:
-    """Whether a file in a folder is an image by its name, and not only the voxels of a pair."""
+    """Whether a file is an image by its name, and not only the voxel file of a pair."""
     return image_suffix(path) not in ("", *PAIR_VOXELS)
 
 
 def pair_header(path: str | Path) -> Path | None:
-    """The header of a pair in two files, of which `path` is either."""
+    """The header of a NIfTI pair, of which `path` is either file."""
     path = Path(path)
     if path.name.lower().endswith(PAIR_HEADERS):
         return path
@@ -77,7 +79,7 @@ def pair_header(path: str | Path) -> Path | None:
 
 
 def pair_voxels(path: str | Path) -> list[Path]:
-    """The files beside the header of a pair that may hold its voxels; a whole pair has exactly one."""
+    """The files in the folder of a pair's header that may hold its voxels; a complete pair has exactly one."""
     return _beside(Path(path), PAIR_HEADERS, PAIR_VOXELS)
 
 
@@ -90,7 +92,7 @@ def _beside(path: Path, own: tuple[str, ...], others: tuple[str, ...]) -> list[P
     for suffix in reversed(others):
         for spelling in (suffix, suffix.upper()):
             other = path.with_name(stem + spelling)
-            # Where upper and lower case are one, so are the two spellings.
+            # A file system that ignores case finds the same file under both spellings.
             if other.is_file() and not any(other.samefile(file) for file in found):
                 found.append(other)
     return found
@@ -102,12 +104,12 @@ def spacing_of(affine: np.ndarray, spatial_dims: int) -> list[float]:
 
 
 def check_spacing(path: Path, header: Header) -> Header:
-    """Return the header of a volume whose voxels a scanner can have made.
+    """Return the header unchanged if its voxel sizes are plausible for a scanner.
 
-    Axes of a single voxel say nothing, and 2D pictures are of anything.
+    Axes of a single voxel and 2D pictures are not checked, as they may have any size.
 
     Raises:
-        ImageError: they are metres or micrometres that pass for millimetres.
+        ImageError: the voxel sizes are probably metres or micrometres instead of millimetres.
     """
     if len(header.shape) < 3:
         return header
@@ -120,7 +122,7 @@ def check_spacing(path: Path, header: Header) -> Header:
             for values in (spacing, [n * mm for n, mm in zip(header.shape, spacing, strict=True)])
         )
         raise ImageError(
-            f"{path}: voxels of {sizes} mm (the whole image {whole} mm) come from no scanner; the file probably counts"
+            f"{path}: voxels of {sizes} mm (the whole image {whole} mm) cannot come from a scanner; the sizes are probably"
             f" in {'metres' if tiny else 'micrometres'}. Rewrite its header in millimetres."
         )
     return header

@@ -1,4 +1,4 @@
-"""The files that make one image: the one that is named, and those beside it that hold its voxels or its header."""
+"""The files of one image: the named file, and those in its folder that hold its voxels or its header."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DETACHED = (".mhd", ".nhdr")
 def image_files(path: str | Path) -> list[Path]:
     """The file itself first, then the others that exist of a NIfTI pair, an MHD or a detached NRRD.
 
-    What is said of an image's content or age has to be said of all of them.
+    A digest or a modification time of an image has to cover all of them.
     """
     path = Path(path)
     name = path.name.lower()
@@ -27,7 +27,7 @@ def image_files(path: str | Path) -> list[Path]:
     elif name.endswith(PAIR_VOXELS):
         header = pair_header(path)
         found = [] if header is None else [header]
-    elif name.endswith(_DETACHED) and path.is_file():  # a pipe of that name would never end
-        with contextlib.suppress(ImageError, OSError):  # what is wrong with it is said when it is read
+    elif name.endswith(_DETACHED) and path.is_file():  # reading a pipe of that name would never end
+        with contextlib.suppress(ImageError, OSError):  # the reader reports these errors
             found = [file for file in voxel_files(path) if file != path]
     return [path, *found]

@@ -1,4 +1,4 @@
-"""Compressed voxels, believed only when their checksum is right and their length is what the header states."""
+"""Decompression of voxels, with a check of the checksum and of the length that the header states."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from transforms.errors import ImageError
 
 __all__ = ["check_deflated", "inflate", "require_room"]
 
-# Read at once. A byte of bzip2 can stand for far more than one of deflate, and all of it comes out at once.
+# Bytes read at once. bzip2 expands each byte to far more than deflate, and returns all of the result at once.
 _PIECE = {"deflate": 1 << 16, "bzip2": 1 << 10}
 _GZIP = b"\x1f\x8b"
 _ZLIB_OR_GZIP = 47
 _MOST = 1032
-"""Bytes that one of deflate (RFC 1951) becomes at most: runs of 258 in two bits each."""
+"""Largest expansion of one byte by deflate (RFC 1951): runs of 258 bytes, each coded in two bits."""
 
 
 def require_room(path: Path, expected: int, room: int, packed: bool) -> None:
-    """Refuse a header that states more voxels than the file can hold, before memory is asked for them.
+    """Refuse a header that states more voxels than the file can hold, before memory is allocated for them.
 
     Args:
         path: for the message.
@@ -29,7 +29,7 @@ def require_room(path: Path, expected: int, room: int, packed: bool) -> None:
         packed: they are compressed by deflate.
 
     Raises:
-        ImageError: they can never be so many voxels.
+        ImageError: the file is too short for that many voxels.
     """
     if expected > (max(0, room) * _MOST if packed else room):
         kind = "compressed bytes" if packed else "bytes"
@@ -44,9 +44,9 @@ def inflate(path: Path, stream: BinaryIO, expected: int, kind: str, length: int 
 
     Args:
         path: for messages.
-        stream: stands where the compressed bytes begin.
-        kind: ``deflate`` (zlib, RFC 1950, or gzip, RFC 1952: the first bytes tell) or ``bzip2``.
-        length: number of compressed bytes; without it they end with the file.
+        stream: positioned at the first compressed byte.
+        kind: ``deflate`` (zlib, RFC 1950, or gzip, RFC 1952: detected by the first bytes) or ``bzip2``.
+        length: number of compressed bytes; None: up to the end of the file.
 
     Raises:
         ImageError: the checksum is wrong, or the stream is cut off or holds more or less than `expected`.
@@ -68,10 +68,10 @@ def inflate(path: Path, stream: BinaryIO, expected: int, kind: str, length: int 
 
 
 def check_deflated(path: Path, stream: BinaryIO, length: int) -> None:
-    """Unpack `length` bytes of a zlib stream for nothing but its checksum.
+    """Unpack `length` bytes of a zlib stream to verify its checksum.
 
     Raises:
-        ImageError: it is wrong, or the stream is cut off.
+        ImageError: the checksum is wrong, or the stream is cut off.
     """
     unpacker, left = zlib.decompressobj(), length
     try:
@@ -91,7 +91,7 @@ def _unpack(path: Path, stream: BinaryIO, found: bytearray, kind: str, length: i
         left = None if left is None else left - len(piece)
         while piece:
             if unpacker.eof:
-                # A gzip file may have several members; what else follows is a writer's padding.
+                # A gzip file may have several members; anything else after a member is padding.
                 if kind == "deflate" and not piece.startswith(_GZIP):
                     return place
                 unpacker = _unpacker(kind)

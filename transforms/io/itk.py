@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files, the formats of ITK, to voxels and a place in space, or a reason why not."""
+"""Reader of NRRD and MetaImage files, the formats of ITK: voxels and affine, or an error with the reason."""
 
 from __future__ import annotations
 

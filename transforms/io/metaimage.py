@@ -57,7 +57,7 @@ def metaimage_header(path: Path) -> RawVolume:
         path: a .mha or .mhd file.
 
     Raises:
-        ImageError: a field is missing, no number, out of range, or names a file elsewhere.
+        ImageError: a field is missing, not a number, out of range, or names a file in another folder.
     """
     with path.open("rb") as stream:
         fields = _fields(path, stream)
@@ -72,11 +72,11 @@ def _fields(path: Path, stream: BinaryIO) -> dict[str, str]:
             continue
         key, value = found.groups()
         if key in _KNOWN and key in fields:
-            raise ImageError(f"{path}: {key} stands twice in the header; the file is damaged.")
+            raise ImageError(f"{path}: {key} occurs twice in the header; the file is damaged.")
         fields[key] = value
         if key == "ElementDataFile":  # the last one
             return fields
-    raise ImageError(f"{path}: cut off or no MetaImage: the header names no ElementDataFile.")
+    raise ImageError(f"{path}: cut off or not a MetaImage: the header names no ElementDataFile.")
 
 
 def _volume(path: Path, fields: dict[str, str], stream: BinaryIO) -> RawVolume:
@@ -106,7 +106,7 @@ def _volume(path: Path, fields: dict[str, str], stream: BinaryIO) -> RawVolume:
 
 
 def _stated(path: Path, fields: dict[str, str], key: str) -> str | None:
-    """A field that has several names."""
+    """The value of a field that has several names."""
     found = {name: fields[name] for name in _SYNONYMS[key] if name in fields}
     if len({" ".join(value.split()) for value in found.values()}) > 1:
         raise ImageError(f"{path}: {' and '.join(found)} contradict each other; the file is damaged.")
@@ -125,7 +125,7 @@ def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
     name = fields.get("ElementType", "")
     code = _TYPES.get(name.removeprefix("MET_").removesuffix("_ARRAY"))
     if code is None or not name.startswith("MET_"):
-        raise ImageError(f"{path}: ElementType is '{name[:40]}', which is no type of voxels.")
+        raise ImageError(f"{path}: ElementType is '{name[:40]}', which is not a voxel type.")
     return np.dtype(code).newbyteorder(">" if _is_true(path, fields, "ByteOrder", False) else "<")
 
 
@@ -151,7 +151,7 @@ def _affine(path: Path, fields: dict[str, str], axes: int) -> np.ndarray:
 def _files(
     path: Path, fields: dict[str, str], sizes: tuple[int, ...], stream: BinaryIO, compressed: bool
 ) -> tuple[tuple[Path, ...], int]:
-    """The files of voxels, and where these begin in each."""
+    """The files of voxels, and the offset of the first voxel in each."""
     name = fields["ElementDataFile"]
     (skip,) = whole_numbers(path, "HeaderSize", fields.get("HeaderSize", "0"), 1, -1, _HUGE)
     if skip < 0 and compressed:

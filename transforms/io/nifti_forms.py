@@ -1,8 +1,8 @@
-"""The places in space that a NIfTI header states: the sform, the qform, and the voxel sizes that go with the qform.
+"""The two positions in space that a NIfTI header states, sform and qform, and the voxel sizes of the qform.
 
 NIfTI-1, "3D image (volume) orientation and location in space": method 2 is the qform (a quaternion, an offset and
 the voxel sizes of ``pixdim``), method 3 the sform (any affine). A file may state both, and they may disagree.
-Libraries then read different images: nibabel, MONAI and FSL's viewers take the sform; ITK and 3D Slicer always take
+Libraries then place the image differently: nibabel, MONAI and FSL's viewers take the sform; ITK and 3D Slicer always take
 the voxel sizes from ``pixdim``, and position and direction from the sform or the qform by their codes.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["Forms", "affine_of", "forms_of"]
 logger = logging.getLogger(__name__)
 
 _SIZE_TOLERANCE = 0.01
-"""Relative difference of voxel sizes up to which they are the same number, rounded by someone."""
+"""Relative difference of voxel sizes that is regarded as rounding."""
 _HALF_TURN = 1e-6
 """Square of a quaternion's real part below which rounding turns the axes by up to `_HALF_TURN_ANGLE`, since the real
 part is not stored: it is what float32 leaves of 1 - b^2 - c^2 - d^2."""
@@ -33,7 +33,7 @@ _HALF_TURN_ANGLE = 1e-3
 
 @dataclass(frozen=True)
 class Forms:
-    """Both forms as they stand in a header, the codes of unknown ones included.
+    """Both forms as stored in a header, including the codes of forms that are not stated.
 
     Attributes:
         sform_code, qform_code: 0 where that form is not stated, else what it refers to (1 scanner, 2 aligned,
@@ -69,7 +69,7 @@ class Forms:
 
 
 def forms_of(header: nib.Nifti1Header) -> Forms:
-    """Both forms of a header that `affine_of` has found nothing against."""
+    """Both forms of a header that `affine_of` has accepted."""
     affine = header.get_sform() if int(header["sform_code"]) else header.get_qform()
     return Forms(
         int(header["sform_code"]),
@@ -85,7 +85,7 @@ def forms_of(header: nib.Nifti1Header) -> Forms:
 def affine_of(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
     """The affine of an image: its sform, else its qform.
 
-    Where the two place the voxels differently a warning names both.
+    If the two place the voxels differently, a warning names both.
 
     Args:
         path: for messages.
@@ -113,7 +113,7 @@ def affine_of(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> n
             f"{path}: the orientation in the header is broken ({error}); convert it again."
         ) from error
     if unit in ("meter", "micron"):
-        raise ImageError(f"{path}: the header counts in {unit}s; rewrite it in millimetres.")
+        raise ImageError(f"{path}: the header gives lengths in {unit}s; rewrite it in millimetres.")
     sform, qform = (form if form is None else check_affine(path, form) for form in (sform, qform))
     if sform is None:
         assert qform is not None
@@ -134,7 +134,7 @@ def _compare_sizes(
 ) -> None:
     matrix = sform[:3, :3]
     lengths = np.linalg.norm(matrix, axis=0)[:dims]
-    # Of a tilted stack of slices some write the way along the slices, others the distance between them.
+    # For a tilted stack, some programs write the step from slice to slice, others the perpendicular distance.
     distances = (1 / np.linalg.norm(np.linalg.inv(matrix), axis=1))[:dims]
     stated = np.abs(np.asarray(header["pixdim"][1 : dims + 1], dtype=np.float64))
     known = np.isfinite(stated) & (stated > 0)
@@ -142,15 +142,13 @@ def _compare_sizes(
     wrong = known & (apart > _SIZE_TOLERANCE)
     if known.all() and not wrong.any():
         return
-    text = (
-        f"the sform says voxels of {_sizes(lengths)} mm and pixdim {'(with the qform) ' if has_qform else ''}"
-    )
+    text = f"the sform gives voxels of {_sizes(lengths)} mm and pixdim {'(with the qform) ' if has_qform else ''}"
     text = f"{path}: {text}{_sizes(stated)} mm"
     if not has_qform and (stated[wrong] == 1).all():  # as an empty header has them
-        logger.warning("%s, which nobody set; read is the sform. ITK and 3D Slicer read pixdim.", text)
+        logger.warning("%s, which was never set; the sform is used. ITK and 3D Slicer read pixdim.", text)
         return
     raise ImageError(
-        f"{text}; nibabel and MONAI read the one, ITK and 3D Slicer the other, so volumes in ml are uncertain. Find"
+        f"{text}; nibabel and MONAI use the sform, ITK and 3D Slicer pixdim, so volumes in ml are uncertain. Find"
         " out which one is right and write it to both (in nibabel: image.set_sform(affine, 1),"
         " image.set_qform(affine, 1))."
     )
@@ -169,8 +167,8 @@ def _compare_places(
         return
     distance = np.linalg.norm(((qform - sform) @ at)[:3], axis=0).max()
     logger.warning(
-        "%s: sform (code %d) and qform (code %d) place the voxels up to %.4g mm (%.3g voxels) apart; read is the sform,"
-        " as nibabel and MONAI do, where ITK and 3D Slicer may read the qform. Results carry both.",
+        "%s: sform (code %d) and qform (code %d) place the voxels up to %.4g mm (%.3g voxels) apart; the sform is used,"
+        " as in nibabel and MONAI; ITK and 3D Slicer may use the qform. Results contain both.",
         path,
         header["sform_code"],
         header["qform_code"],

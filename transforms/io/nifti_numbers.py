@@ -1,4 +1,4 @@
-"""What the numbers of a NIfTI header must be before anything is read where they point to."""
+"""Checks of the numbers in a NIfTI header before they are used to read the voxels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_numbers(path: Path, header: nib.Nifti1Header) -> None:
-    """Refuse sizes, an offset or a scale that no image has.
+    """Refuse invalid sizes, offsets or scales.
 
     Args:
         path: for the message.
@@ -33,7 +33,7 @@ def check_numbers(path: Path, header: nib.Nifti1Header) -> None:
     sizes = [int(size) for size in header["dim"][1 : max(0, axes) + 1]]
     if not 1 <= axes <= 7 or min(sizes) < 0:
         raise ImageError(
-            f"{path}: damaged: dim is {header['dim'].tolist()}, which is no size of an image; copy or convert it again."
+            f"{path}: damaged: dim is {header['dim'].tolist()}, which is not a valid image size; copy or convert it again."
         )
     offset, start = float(header["vox_offset"]), int(header["sizeof_hdr"])
     single = bytes(header["magic"])[:2] == b"n+"
@@ -43,7 +43,7 @@ def check_numbers(path: Path, header: nib.Nifti1Header) -> None:
             " copy or convert it again."
         )
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    # NaN and 0 stand for no scale (nibabel writes NaN); then the intercept has no meaning either.
+    # NaN and 0 mean that values are not scaled (nibabel writes NaN); the intercept is then ignored, too.
     if math.isinf(slope) or (slope != 0 and not math.isnan(slope) and not math.isfinite(intercept)):
         raise ImageError(
             f"{path}: damaged: values are scaled by {slope:g} and shifted by {intercept:g} (scl_slope, scl_inter); convert"
@@ -60,7 +60,7 @@ def check_room(path: Path, header: nib.Nifti1Header, packed: bool) -> None:
         packed: it is compressed by gzip as a whole.
 
     Raises:
-        ImageError: it can never hold them.
+        ImageError: the file is too short for them.
     """
     size, offset = path.stat().st_size, int(header["vox_offset"])
     expected = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
@@ -68,11 +68,11 @@ def check_room(path: Path, header: nib.Nifti1Header, packed: bool) -> None:
 
 
 def check_excess(path: Path, header: nib.Nifti1Header, stream: IO[bytes]) -> None:
-    """Read a file to its end, where gzip has its checksum, and see whether only padding follows the voxels.
+    """Read a file to its end, where gzip stores its checksum, and check that only padding follows the voxels.
 
     Raises:
-        ImageError: bytes are left over and the header is doubtful about where the voxels begin or of which
-            type they are; bytes alone are only noticed.
+        ImageError: bytes are left over, and the header is ambiguous about the offset or the type of the voxels.
+            Left-over bytes with an unambiguous header are only logged.
     """
     excess, empty = 0, True
     while piece := stream.read(_PIECE):

@@ -46,7 +46,7 @@ _ENCODINGS = {
     **dict.fromkeys(("gz", "gzip"), "deflate"),
     **dict.fromkeys(("bz2", "bzip2"), "bzip2"),
 }
-# Columns of the identity that lead from each space to LPS+.
+# Signs of the axes that convert each space to LPS+.
 _SPACES = {
     "left posterior superior": (1.0, 1.0, 1.0),
     "left anterior superior": (1.0, -1.0, 1.0),
@@ -79,7 +79,7 @@ _FIELDS = {
     *("max", "old min", "old max", "endian", "encoding", "line skip", "byte skip", "sample units"),
     *("space units", "space origin", "measurement frame", "data file"),
 }
-# The standard lets the blank be left out of these.
+# The standard allows these names without the blank.
 _ALIKE = {
     name.replace(" ", ""): name for name in _FIELDS if not name.startswith(("space", "measurement"))
 } | {"centerings": "centers"}
@@ -98,8 +98,8 @@ def nrrd_header(path: Path) -> RawVolume:
         path: a .nrrd or .nhdr file.
 
     Raises:
-        ImageError: a field is missing, no number, out of range, or names a file elsewhere; if the place in
-            the body is not certain; and for layers of overlapping segments.
+        ImageError: a field is missing, not a number, out of range, or names a file in another folder; the
+            position in the body is not certain; or the file holds layers of overlapping segments.
     """
     with path.open("rb") as stream:
         fields, pairs = _fields(path, stream)
@@ -107,7 +107,7 @@ def nrrd_header(path: Path) -> RawVolume:
 
 
 def _fields(path: Path, stream: BinaryIO) -> tuple[dict[str, str], set[str]]:
-    """The fields of the standard, and the keys of other pairs; the stream then stands at the voxels."""
+    """The fields of the standard, and the keys of other pairs; leaves the stream at the first voxel."""
     fields: dict[str, str] = {}
     pairs: set[str] = set()
     for number, line in enumerate(header_lines(path, stream)):
@@ -125,7 +125,7 @@ def _fields(path: Path, stream: BinaryIO) -> tuple[dict[str, str], set[str]]:
             continue
         key = _ALIKE.get(key.strip().lower(), key.strip().lower())
         if not found or key not in _FIELDS or key in fields:
-            reason = f"'{key}' stands twice in" if key in fields else f"'{line[:40]}' is no field of"
+            reason = f"'{key}' occurs twice in" if key in fields else f"'{line[:40]}' is not a field of"
             raise ImageError(f"{path}: {reason} a NRRD header; the file is damaged.")
         fields[key] = value.strip()
         if key == "data file" and value.split()[:1] == ["LIST"]:  # its lines are the rest of the file
@@ -166,7 +166,7 @@ def _volume(path: Path, fields: dict[str, str], pairs: set[str], stream: BinaryI
 def _dtype(path: Path, fields: dict[str, str], encoding: str) -> np.dtype:
     code = _TYPES.get(fields.get("type", "").lower())
     if code is None:
-        raise ImageError(f"{path}: the type '{fields.get('type', '')[:40]}' is no type of voxels.")
+        raise ImageError(f"{path}: the type '{fields.get('type', '')[:40]}' is not a voxel type.")
     dtype = np.dtype(code)
     if dtype.itemsize == 1 or encoding == "text":
         return dtype
@@ -177,7 +177,7 @@ def _dtype(path: Path, fields: dict[str, str], encoding: str) -> np.dtype:
 
 
 def _components(path: Path, fields: dict[str, str], axes: int) -> tuple[int | None, list[str] | None]:
-    """Which axis holds components, and the direction of each other axis; None where no space is stated."""
+    """The axis of components, and the directions of the other axes; None if no space is stated."""
     kinds = fields.get("kinds", "").split() or ["???"] * axes
     if len(kinds) != axes:
         raise ImageError(f"{path}: kinds are '{fields['kinds'][:80]}', not {axes}; the header is damaged.")
@@ -185,7 +185,7 @@ def _components(path: Path, fields: dict[str, str], axes: int) -> tuple[int | No
         raise ImageError(f"{path}: voxels are complex numbers; convert the image to one number per voxel.")
     of_values = [axis for axis, kind in enumerate(kinds) if kind.lower() not in _POSITIONS]
     if len(of_values) > 1:
-        raise ImageError(f"{path}: {len(of_values)} of the axes are no places; export one value per voxel.")
+        raise ImageError(f"{path}: {len(of_values)} of the axes are not spatial; export one value per voxel.")
     component = of_values[0] if of_values else None
     if "space directions" not in fields:
         return component, None
@@ -215,7 +215,9 @@ def _affine(path: Path, fields: dict[str, str], directions: list[str] | None) ->
         return _plane(path, fields)
     wide = 3 if space in _SPACES else axes
     if wide != axes or ("space dimension" in fields and fields["space dimension"] != str(axes)):
-        raise ImageError(f"{path}: {axes} axes in another number of dimensions; export a whole volume.")
+        raise ImageError(
+            f"{path}: {axes} axes in a space with another number of dimensions; export a whole volume."
+        )
     affine = np.eye(axes + 1)
     signs = np.array(_SPACES.get(space, (1.0,) * axes))
     for axis, text in enumerate(directions):
@@ -227,7 +229,7 @@ def _affine(path: Path, fields: dict[str, str], directions: list[str] | None) ->
 
 
 def _plane(path: Path, fields: dict[str, str]) -> np.ndarray:
-    """The affine of two axes without directions; centers are cells where nothing is said."""
+    """The affine of two axes without directions; unstated centers are taken as cells."""
     axes = 2
     if len(fields["sizes"].split()) != axes:
         axes = len([kind for kind in fields["kinds"].split() if kind.lower() in _POSITIONS])
@@ -248,7 +250,7 @@ def _plane(path: Path, fields: dict[str, str]) -> np.ndarray:
 def _files(
     path: Path, fields: dict[str, str], sizes: tuple[int, ...], stream: BinaryIO
 ) -> tuple[tuple[Path, ...], int]:
-    """The files of voxels, and where these begin in each."""
+    """The files of voxels, and the offset of the first voxel in each."""
     name = fields.get("data file")
     if name is None:
         return (path,), stream.tell()

@@ -1,9 +1,9 @@
 """2D pictures (PNG, TIFF, JPEG, BMP) to arrays of shape ``(C, X, Y)``.
 
 The axes are MONAI's for pictures: X counts columns from the left, Y rows from the top, and the affine is the identity
-but for the pixel spacing. A picture has no anatomical orientation, and none is invented. The spacing is 1 mm unless a
-TIFF states a physical one: pixels per centimetre, or ImageJ's unit. Pixels per inch is a size on paper (cameras and
-editors write 72 or 300 into anything) and is passed over.
+except for the pixel spacing. A picture has no anatomical orientation. The spacing is 1 mm unless a TIFF states a
+physical one: pixels per centimetre, or ImageJ's unit. Pixels per inch describe the printed size (cameras and editors
+write 72 or 300 by default) and are ignored.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int, np.ndarray]:
     """Return size ``(X, Y)``, number of channels and 4x4 affine of a picture.
 
     Raises:
-        ImageError: the file is no picture, has several pages, is stored turned, or has colours other than
+        ImageError: the file is not a picture, has several pages, is stored rotated, or has colours other than
             grey or RGB.
     """
     with _open(path) as image:
@@ -56,7 +56,7 @@ def read_picture(path: Path, label: bool = False) -> tuple[np.ndarray, np.ndarra
 
     Args:
         path: the file.
-        label: the picture is a label map: the indices of a palette count, not its colours.
+        label: the picture is a label map: a palette picture gives its indices instead of colours.
 
     Raises:
         ImageError: as `picture_header`, and if the file is damaged or partly transparent.
@@ -95,7 +95,7 @@ def _open(path: Path) -> Image.Image:
         )
     if orientation != 1:
         raise ImageError(
-            f"{path}: stored turned or mirrored (EXIF orientation {orientation}), so that viewers disagree about its"
+            f"{path}: stored rotated or mirrored (EXIF orientation {orientation}), so that viewers disagree about its"
             " axes; save it upright."
         )
     if image.mode not in _CHANNELS and not image.mode.startswith("I;16"):
@@ -104,14 +104,14 @@ def _open(path: Path) -> Image.Image:
 
 
 def _check_sums(path: Path, image: Image.Image) -> None:
-    """Compare the checksums of a PNG's chunks and of deflated TIFF strips, which decoders stop short of.
+    """Verify the checksums of PNG chunks and deflated TIFF strips, which decoders do not read.
 
-    LZW, PackBits, JPEG and BMP have none: there a decoder finds what it cannot decode, and nothing else. PackBits that
-    unpack to another length only make ITK's decoder print a warning, so their length is looked at here.
+    LZW, PackBits, JPEG and BMP have no checksums, so that only data that cannot be decoded are found. For PackBits data
+    of a wrong length ITK's decoder only prints a warning, so their length is checked here.
     """
     if image.format == "PNG":
         try:
-            with Image.open(path) as again:  # verify() leaves an image that cannot be read any more
+            with Image.open(path) as again:  # an image cannot be read after verify()
                 again.verify()
         except Exception as error:  # a parser of damaged bytes raises whatever it likes
             raise ImageError(f"{path}: the file is damaged ({error}); copy it again.") from error
@@ -128,7 +128,7 @@ def _check_strips(path: Path, image: Image.Image) -> None:
     lengths = tags.get(_STRIP_SIZES) or tags.get(_TILE_SIZES) or ()
     if not starts or len(starts) != len(lengths):
         raise ImageError(
-            f"{path}: the file is damaged (it does not say where its pixels lie); copy it again."
+            f"{path}: the file is damaged (it does not state where its pixels are); copy it again."
         )
     with path.open("rb") as stream:
         for number, (start, length) in enumerate(zip(starts, lengths, strict=True)):
@@ -143,17 +143,17 @@ def _check_strips(path: Path, image: Image.Image) -> None:
 
 
 def _unpacked_length(packed: bytes) -> int:
-    """Bytes that PackBits stand for (TIFF 6.0, section 9); -1 where they are cut off."""
+    """Unpacked length of PackBits data in bytes (TIFF 6.0, section 9); -1 if they are cut off."""
     place = total = 0
     while place < len(packed):
         code = packed[place]
-        if code < 128:  # so many bytes as they are, and one
+        if code < 128:  # code + 1 literal bytes
             place += code + 2
             total += code + 1
-        elif code > 128:  # one byte several times
+        elif code > 128:  # one byte, repeated
             place += 2
             total += 257 - code
-        else:  # nothing
+        else:  # no operation
             place += 1
     return total if place == len(packed) else -1
 
@@ -170,7 +170,7 @@ def _strip_length(path: Path, tags: Any, image: Image.Image, number: int) -> int
             strip = number % -(-image.height // every)
             width, rows = image.width, min(every, image.height - strip * every)
     except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
-        raise ImageError(f"{path}: the file is damaged (a tag is no number); copy it again.") from error
+        raise ImageError(f"{path}: the file is damaged (a tag is not a number); copy it again.") from error
     return rows * -(-width * samples * bits // 8)
 
 
@@ -203,7 +203,7 @@ def _read_deep(path: Path) -> np.ndarray:
 
 
 def _opaque(path: Path, array: np.ndarray) -> np.ndarray:
-    """Drop an alpha channel that says nothing, and turn ``(rows, columns, C)`` into ``(C, X, Y)``."""
+    """Drop a fully opaque alpha channel, and turn ``(rows, columns, C)`` into ``(C, X, Y)``."""
     if array.shape[2] in (2, 4):
         full = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
         if (array[..., -1] != full).any():

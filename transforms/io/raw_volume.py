@@ -1,7 +1,7 @@
-"""Voxels whose size, type, encoding and place in files a text header states (NRRD, MetaImage).
+"""Reader of voxels whose size, type, encoding and files are stated by a text header (NRRD, MetaImage).
 
-No native library sees such a header: ITK's readers end the process where a number in it is wrong, and return what
-memory happens to hold where its data are damaged. Every number is checked here, and the voxels are read by numpy.
+ITK's readers are not used: they crash the process on a wrong number in the header, and return uninitialised memory
+for damaged data. Every number is checked here, and numpy reads the voxels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RawVolume:
-    """What a text header states.
+    """The content of a text header.
 
     Attributes:
         path: of the header.
@@ -56,7 +56,7 @@ class RawVolume:
         encoding: ``raw``, ``text``, ``hex``, ``deflate`` or ``bzip2``.
         files: that hold the voxels one after the other, equal parts of them.
         offset: byte in each file where they begin; -1: they are the last bytes.
-        skip_lines, skip_bytes: to be left out there; bytes of the unpacked data where these are compressed.
+        skip_lines, skip_bytes: to be skipped at that offset; for compressed data, bytes of the unpacked data.
         length: compressed bytes, where stated.
     """
 
@@ -87,7 +87,7 @@ class RawVolume:
 
 
 def header_lines(path: Path, stream: BinaryIO) -> Iterator[str]:
-    """Yield the lines of a header; the stream stands behind the last one that was asked for.
+    """Yield the lines of a header; leaves the stream behind the last line that was yielded.
 
     Raises:
         ImageError: a line or the header has no end.
@@ -151,11 +151,11 @@ def axis_count(path: Path, key: str, text: str) -> int:
 
 
 def data_file(header: Path, name: str) -> Path:
-    """The file of voxels that a header names: beside it or below its folder, wherever a link may lead from there.
+    """The file of voxels that a header names: in its folder or below, also as a link to another folder.
 
     Raises:
-        ImageError: the name leads anywhere else (a header could then show any file of the machine), or there
-            is no such file.
+        ImageError: the file is elsewhere (a header could otherwise expose any file of the machine), or does not
+            exist.
     """
     kinds = (PurePosixPath(name), PureWindowsPath(name))
     if not name or any(kind.anchor or ".." in kind.parts for kind in kinds):
@@ -172,19 +172,19 @@ def data_file(header: Path, name: str) -> Path:
             f"{header}: the file of voxels {path} cannot be opened ({reason}); copy header and voxels together."
         ) from error
     if not stat.S_ISREG(mode):
-        raise ImageError(f"{header}: {path}, which it names as its voxels, is no file.")
+        raise ImageError(f"{header}: {path}, which the header names as its voxels, is not a file.")
     return path
 
 
 def pattern_files(header: Path, words: list[str]) -> tuple[Path, ...]:
-    """The files of a pattern as of printf with its smallest and largest number and the step (1 where left out).
+    """The files of a printf-style pattern with its smallest and largest number and the step (default 1).
 
     Raises:
-        ImageError: it is no such pattern.
+        ImageError: the pattern is invalid.
     """
     text = " ".join(words)
     if len(words) not in (3, 4) or not re.fullmatch(r"[^%]*%0?\d{0,2}[diu][^%]*", words[0]):
-        raise ImageError(f"{header}: '{text[:80]}' is no pattern of file names; the header is damaged.")
+        raise ImageError(f"{header}: '{text[:80]}' is not a pattern of file names; the header is damaged.")
     low, high, step = whole_numbers(header, "the pattern", " ".join((*words[1:], "1")[:3]), 3, 0, 10**9)
     if step < 1 or high < low or (high - low) // step >= _MOST_FILES:
         raise ImageError(f"{header}: '{text[:80]}' names no files, or too many; the header is damaged.")
@@ -201,7 +201,7 @@ def listed_files(header: Path, stream: BinaryIO) -> tuple[Path, ...]:
 
 
 def require_files(header: Path, files: tuple[Path, ...], sizes: tuple[int, ...], axes: int) -> None:
-    """Refuse another number of files than it takes where each holds the first `axes` axes of the sizes.
+    """Refuse a wrong number of files; each file must hold the first `axes` axes of the sizes.
 
     Raises:
         ImageError: naming the header.
@@ -226,7 +226,7 @@ def check_room(volume: RawVolume) -> None:
     count = math.prod(volume.sizes)
     if count % parts:
         raise ImageError(
-            f"{volume.path}: {count} voxels do not come out of {parts} files of equal size; the header is damaged."
+            f"{volume.path}: {count} voxels cannot be divided equally among {parts} files; the header is damaged."
         )
     expected = count // parts * volume.dtype.itemsize
     for file in volume.files:
@@ -288,12 +288,12 @@ def _from_text(volume: RawVolume, text: bytes, count: int) -> np.ndarray:
         return np.array([kind(word) for word in text.split()[:count]], dtype=volume.dtype)
     except (ValueError, OverflowError) as error:
         raise ImageError(
-            f"{volume.path}: the voxels are no numbers of its type ({error}); the file is damaged."
+            f"{volume.path}: the voxels are not numbers of the stated type ({error}); the file is damaged."
         ) from error
 
 
 def _notice_excess(path: Path, stream: BinaryIO) -> None:
-    """Say where more bytes follow than a writer's padding: sizes in the header may be smaller than the image."""
+    """Warn if more bytes than padding follow the voxels: the sizes in the header may be too small."""
     start = stream.tell()
     excess = os.fstat(stream.fileno()).st_size - start
     if excess > _PADDING or stream.read(_PADDING).strip(b"\0\r\n "):

@@ -1,4 +1,4 @@
-"""One image file, one folder of DICOM slices, or several of either on one grid, to a volume in world space.
+"""Read one image file, one folder of DICOM slices, or several of either on one grid, as a volume in world space.
 
 Every reader returns a `monai.data.MetaTensor` of shape ``(C, X, Y, Z)`` (``(C, X, Y)`` for 2D images) with a
 4x4 float64 affine from voxel index to millimetres in RAS+, the convention of MONAI's ``LoadImage`` followed by
@@ -26,6 +26,7 @@ from transforms.io.header import (
     image_suffix,
 )
 from transforms.io.itk import itk_header, read_itk
+from transforms.io.masks import is_mask_folder, read_masks
 from transforms.io.nifti import nifti_forms, nifti_header, read_nifti
 from transforms.io.pictures import picture_header, read_picture
 from transforms.utils.image_paths import check_path
@@ -55,12 +56,12 @@ ImagePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """Where an image lies: a file or folder, or several that hold its channels one after another."""
 READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
 _ROUNDING = 1.01e-4
-"""Distance from a whole number at which a label value still is one: files may count class ids in fractions, such as
-SPM's uint16 with a slope of 2/65535. A hundredth more than 1e-4, which float32 cannot hold exactly."""
+"""Largest distance from a whole number that is rounded: files may scale class ids, such as SPM's uint16 with a slope
+of 2/65535. It is 1% above 1e-4, which float32 cannot represent exactly."""
 
 
 class Original(NamedTuple):
-    """An image as it was read, for what is written of it later.
+    """An image as it was read, for writing results on its grid later.
 
     Attributes:
         image: see `read_image`.
@@ -89,10 +90,10 @@ def read_image(
         path: NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or
             BMP. Several are one image whose channels they hold in this order; they must lie on one grid.
         channels: state that the fourth axis of a 4D file holds this many channels (MSD data sets with several
-            modalities). Without it a fourth axis longer than one is taken for time and refused.
-        series, allow: DICOM: which volume of several, and which irregularities are let in; see
-            `transforms.dicom.series.scan_series`. `series` is an error for any other image, `allow` is
-            without meaning.
+            modalities). Without it, a fourth axis longer than one is taken for time and refused.
+        series, allow: DICOM only: which of several volumes to read, and which irregularities to accept; see
+            `transforms.dicom.series.scan_series`. For any other image `series` is an error and `allow` is
+            ignored.
 
     Returns:
         ``(C, X, Y, Z)`` or ``(C, X, Y)``. Integers stay integers (int16 if the values fit, else int32),
@@ -120,7 +121,7 @@ def read_original(
     series: str | int | None = None,
     allow: Collection[str] = (),
 ) -> Original:
-    """`read_image` for who writes DICOM for the image later, and needs the headers of its series for that."""
+    """As `read_image`, and keep the headers of a DICOM series, which are needed to write DICOM results for it."""
     array, affine, found = _image(path, channels, series, allow)
     image = _meta_tensor(files_of(path)[0], array, affine)
     if found is not None:
@@ -135,7 +136,7 @@ def image_array(
     series: str | int | None = None,
     allow: Collection[str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`read_image` for who needs neither torch nor MONAI, which take seconds to import.
+    """As `read_image`, without importing torch and MONAI, which takes seconds.
 
     Returns:
         array: ``(C, X, Y, Z)`` or ``(C, X, Y)``; int16, int32 or float32.
@@ -179,9 +180,12 @@ def _image(
 
 
 def is_dicom_label(path: str | Path) -> bool:
-    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a folder, or a file without a known image ending."""
+    """Whether a label is to be read as DICOM SEG or RTSTRUCT: a file without a known image ending, or a folder but for one
+    of masks."""
     path = Path(path)
-    return path.exists() and (path.is_dir() or image_suffix(path) == "")
+    if path.is_dir():
+        return not is_mask_folder(path)
+    return path.exists() and image_suffix(path) == ""
 
 
 def read_label(
@@ -195,11 +199,10 @@ def read_label(
 
     Args:
         path: NIfTI, NRRD, MHA/MHD or a 2D picture; or a DICOM SEG or RTSTRUCT (file, or folder with exactly
-            one).
-        grid: grid of the image, as `read_header` gives it. A DICOM label is read onto it. Of other
-            files, which state a grid of their own, the axes are put into its order where the voxels are the
-            very same ones.
-        labels: class id to name, by which the segments of a DICOM label get their class ids.
+            one); or a folder of binary NIfTI masks, see `transforms.io.masks.read_masks`.
+        grid: grid of the image, as `read_header` gives it. A DICOM label is read onto it. Other files have
+            their own grid; their axes are put into the order of this grid if the voxels are the same.
+        labels: class id to name, by which the segments of a DICOM label, and masks, get their class ids.
         image: the image itself, whose frame of reference a DICOM label must have.
 
     Returns:
@@ -220,7 +223,7 @@ def label_array(
     *,
     image: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`read_label` for who needs neither torch nor MONAI, which take seconds to import.
+    """As `read_label`, without importing torch and MONAI, which takes seconds.
 
     Returns:
         array: ``(1, X, Y, Z)`` or ``(1, X, Y)``; uint8, uint16 or int32.
@@ -240,7 +243,11 @@ def label_array(
             )
         placed = read_dicom_label(path, grid, labels, image=image)
         return placed[None], np.asarray(grid.affine)
-    array, affine = _read(path, None, label=True)
+    if path.is_dir():
+        mask, affine = read_masks(path, labels)
+        array = mask[None]
+    else:
+        array, affine = _read(path, None, label=True)
     if array.shape[0] > 1 and image_suffix(path) in PICTURE_SUFFIXES and (array == array[:1]).all():
         array = array[:1]
     if array.shape[0] != 1:
@@ -249,7 +256,7 @@ def label_array(
         )
     if array.dtype.kind == "f":
         rounded = np.rint(array)
-        with np.errstate(invalid="ignore"):  # infinity less infinity
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
             whole = np.abs(rounded - array) <= _ROUNDING
         fractional = array.size - int(np.count_nonzero(whole))
         if fractional:
@@ -266,7 +273,7 @@ def label_array(
     for dtype in (np.uint8, np.uint16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return array.astype(dtype), affine
-    raise ImageError(f"{path}: label values {low} to {high} do not fit 32 bits; these are no class ids.")
+    raise ImageError(f"{path}: label values {low} to {high} do not fit 32 bits; these are not class ids.")
 
 
 def read_header(
@@ -333,7 +340,7 @@ def _read(path: Path, channels: int | None, label: bool = False) -> tuple[np.nda
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether `path` is for the DICOM reader: a folder, or a file of no other kind that is DICOM."""
+    """Whether the DICOM reader reads `path`: a folder, or a DICOM file without another image ending."""
     check_path(path)
     if path.is_dir():
         return True
@@ -347,7 +354,7 @@ def _is_dicom(path: Path) -> bool:
 def _require_no_series(path: Path, series: str | int | None) -> None:
     if series is not None and path.exists():
         raise ImageError(
-            f"{path}: --series '{series}' chooses one of several DICOM series, and this is no DICOM; leave it out."
+            f"{path}: --series '{series}' chooses one of several DICOM series, but this is not DICOM; leave the option out."
         )
 
 
@@ -357,7 +364,7 @@ def _known_suffix(path: Path) -> str:
     suffix = image_suffix(path)
     if suffix:
         return suffix
-    raise ImageError(f"{path}: not a known image format; readable are {READABLE}.")
+    raise ImageError(f"{path}: not a known image format; readable formats are {READABLE}.")
 
 
 def _meta_tensor(path: Path, array: np.ndarray, affine: np.ndarray) -> MetaTensor:

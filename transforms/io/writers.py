@@ -1,4 +1,4 @@
-"""Label maps to files, whole or not at all."""
+"""Write label maps and probabilities to files; an incomplete file never appears."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ _COMPRESSION = 3
 def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | Path | None = None) -> Path:
     """Write a label map.
 
-    NIfTI gets the sform and qform of `like` where that is NIfTI on this grid, so that every viewer lays the one over
-    the other, whichever of the two forms it reads. Otherwise both are made of the affine with code 1 (scanner); only
-    the sform if it is sheared, which a quaternion cannot say. The file appears by a rename in its folder, so that
-    nobody ever sees half of it.
+    NIfTI gets the sform and qform of `like` if that is NIfTI on this grid, so that every viewer aligns the two,
+    whichever form it reads. Otherwise both are computed from the affine with code 1 (scanner); only the sform if the
+    affine is sheared, which a quaternion cannot represent. The file is renamed into place once it is complete.
 
     Args:
         path: ``.nii.gz``, ``.nii``, or ``.png`` (2D). Missing folders are made; a file of that name is
@@ -45,7 +44,7 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | 
         The file written.
 
     Raises:
-        ImageError: values, shape, affine or file ending cannot be stored truly.
+        ImageError: values, shape or affine cannot be stored exactly, or the file ending is not supported.
 
     Examples:
         >>> import torch
@@ -68,7 +67,7 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | 
         )
     elif not isinstance(label, MetaTensor):
         raise ImageError(
-            f"{path}: the label map carries no affine (it is no MetaTensor), so it has no place in space."
+            f"{path}: the label map has no affine (it is not a MetaTensor), so its position in space is unknown."
         )
     with replacing(path, synced=False) as part:
         if name.endswith(".png"):
@@ -81,7 +80,7 @@ def write_label(path: str | Path, label: MetaTensor | torch.Tensor, like: str | 
 
 
 def forms_like(path: str | Path) -> Forms | None:
-    """Sform and qform of an image where it is NIfTI."""
+    """Sform and qform of an image; None if it is not NIfTI."""
     return nifti_forms(Path(path)) if image_suffix(path) in NIFTI_SUFFIXES else None
 
 
@@ -98,7 +97,7 @@ def _write_nifti(
     path: Path, array: np.ndarray, affine: np.ndarray, forms: Forms | None, packed: bool
 ) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ImageError(f"{path}: the affine {affine.tolist()} is no invertible 4x4 matrix.")
+        raise ImageError(f"{path}: the affine {affine.tolist()} is not an invertible 4x4 matrix.")
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
@@ -111,17 +110,19 @@ def _write_nifti(
         forms.put(image.header)
     with path.open("wb") as stream:
         if packed:
-            with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as zipped:  # same labels, same bytes
+            with gzip.GzipFile(
+                "", "wb", _COMPRESSION, stream, mtime=0
+            ) as zipped:  # the same labels give the same bytes
                 image.to_stream(zipped)
         else:
             image.to_stream(stream)
 
 
 def _qform_of_the_c_library(image: nib.Nifti1Image) -> np.ndarray:
-    """The qform as readers built on nifti1_io.c see it, which take every turn near 180 degrees for 180.
+    """The qform as readers based on nifti1_io.c compute it, which round rotations near 180 degrees to 180.
 
-    A quaternion is stored without its real part, which is what float32 leaves of sqrt(1 - b^2 - c^2 - d^2):
-    nibabel takes that for what it is, nifti_quatern_to_mat44 takes 1 - b^2 - c^2 - d^2 < 1e-7 for zero.
+    A quaternion is stored without its real part, which readers compute as sqrt(1 - b^2 - c^2 - d^2). nibabel uses
+    this value as it is; nifti_quatern_to_mat44 replaces 1 - b^2 - c^2 - d^2 < 1e-7 by zero.
     """
     header = image.header
     vector = np.array([header[f"quatern_{name}"] for name in "bcd"], dtype=np.float64)
@@ -139,8 +140,9 @@ def write_probabilities(
 ) -> Path:
     """Write probabilities (C, X, Y, Z) as 4D NIfTI (X, Y, Z, C) in float32, gzipped.
 
-    The classes follow one another in the file, so only one is ever copied. The sform holds the affine (voxel to
-    millimetres, RAS+), code 1 (scanner); or both forms are those of the image, `forms`, where they fit the affine.
+    The classes are written one after the other, so that only one is copied at a time. Both forms are those of the
+    image, `forms`, if they fit the affine; otherwise the sform is the affine (voxel to millimetres, RAS+), code 1
+    (scanner).
     """
     path = Path(path)
     count, *shape = probabilities.shape

@@ -1,1 +1,1 @@
-"""Orient, resample, and the way back."""
+"""Orientation, resampling, and the inverse."""

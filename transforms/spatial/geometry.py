@@ -1,10 +1,10 @@
-"""The grid of a file and the grid of the network, and the one invertible way between them.
+"""The invertible mapping between the grid of a file and the grid of the network.
 
 Orientation, straightening of a sheared grid (gantry tilt), foreground crop and resampling are one step with
 one record, `Geometry`, so that whatever was done to an image can be undone exactly for a prediction. Resampling keeps voxel *edges* where they are (the
 corner of the first voxel and the corner of the last one stay fixed), so the field of view is the same on
-both grids and the way back needs no rounding. The spacing that results differs from the one asked for by at
-most half a voxel over the whole extent; `Geometry.prepared_affine` says the true one.
+both grids and the inverse needs no rounding. The resulting spacing differs from the requested one by at
+most half a voxel over the whole extent; `Geometry.prepared_affine` has the true one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHEAR_TOLERANCE = 0.5
 
 
 LARGEST_GRID = 1 << 30
-"""Voxels of a resampled image that are always possible; more only where the file has nearly as many."""
+"""Number of voxels up to which resampling is always allowed; larger grids only if the file is nearly as large."""
 
 
 class GeometryError(UserError, ValueError):
@@ -62,8 +62,8 @@ class Geometry:
     Attributes:
         shape: spatial shape of the file, (X, Y, Z) or (X, Y).
         affine: 4x4 affine of the file, voxel to RAS+ millimetres, as nested tuples.
-        axes: for every oriented axis the file axis that feeds it.
-        flips: whether that oriented axis runs against the file's.
+        axes: for every oriented axis the corresponding file axis.
+        flips: whether that oriented axis has the opposite direction of the file axis.
         crop: (start, stop) per oriented (and straightened) axis.
         grid: spatial shape of the prepared image.
         shear: 3x4 matrix from oriented to straightened voxel indices; None where the axes of the file are
@@ -154,7 +154,7 @@ def _shear(
     columns = affine[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
     cosines = np.abs((columns / spacing).T @ (columns / spacing))
-    # The axis that leans is the one left over by the pair that is most nearly perpendicular; where a tilt leaves
+    # The sheared axis is the one outside the most nearly perpendicular pair; where a tilt leaves
     # two such pairs, the axis of the slices, the last one of a file.
     lean = min(range(3), key=lambda axis: (round(cosines[(axis + 1) % 3, (axis + 2) % 3], 5), -axes[axis]))
     order = [axis for axis in range(3) if axis != lean] + [lean]
@@ -183,7 +183,9 @@ def orient(shape: Sequence[int], affine: np.ndarray) -> Geometry:
     affine = np.asarray(affine, dtype=np.float64)
     dims = len(shape)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise GeometryError(f"the affine {affine.tolist()} is singular, so the image has no place in space")
+        raise GeometryError(
+            f"the affine {affine.tolist()} is singular, so the position of the image in space is unknown"
+        )
     axes, flips = list(range(dims)), [False] * dims
     if dims == 3:
         for file_axis, (world_axis, direction) in enumerate(nib.orientations.io_orientation(affine)):
@@ -230,7 +232,7 @@ def resampled(geometry: Geometry, spacing: Sequence[float | None] | float | None
     if not math.prod(sizes) <= max(LARGEST_GRID, 16 * math.prod(shape)):
         raise GeometryError(
             f"at a spacing of {wanted} mm an image of {' x '.join(map(str, shape))} voxels would become one of "
-            f"{' x '.join(f'{size:.3g}' for size in sizes)}, more than any memory; give a spacing near its own, "
+            f"{' x '.join(f'{size:.3g}' for size in sizes)}, which does not fit into memory; give a spacing near its own, "
             f"{' x '.join(f'{have:.3g}' for have in geometry.straight_spacing)} mm"
         )
     grid = tuple(max(1, round(size)) for size in sizes)

@@ -1,4 +1,4 @@
-"""Voxels on another spacing: linear for intensities, by classes for labels."""
+"""Resampling to another spacing: linear for intensities, by largest coverage for labels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def resample_labels(labels: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
             box = slice(int(hit[0]), int(hit[-1]) + 1)
             touched = torch.nonzero(matrix[:, box].sum(1)).flatten()
             inside.append(box)
-            # A class between two coarse voxels may touch none of them.
+            # A class that lies between the centres of coarse voxels may cover none of them.
             outside.append(slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0))
         cover = soft[tuple(inside)].float()
         for axis, matrix in enumerate(weights):

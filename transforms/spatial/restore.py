@@ -1,10 +1,10 @@
 """Predictions on the prepared grid to classes on the grid of the file, a few rows at a time.
 
 The result equals "interpolate the probabilities of every class linearly to the file's voxels, then take the
-largest", the accurate way, without ever holding them there: where all prepared voxels that an output voxel is interpolated
-from have the same most probable class, that class is also the largest of the interpolation (its weights are
-not negative), so that only voxels at the borders between classes are interpolated at all. Where nearly every
-voxel is at a border, or classes are few, all voxels of some rows are interpolated at once.
+largest", but the interpolated probabilities are never all in memory. Where all prepared voxels that an output voxel is
+interpolated from have the same most probable class, that class also has the largest interpolated value (the weights
+are not negative), so that only voxels at borders between classes are interpolated. If nearly every voxel is at a
+border, or if there are few classes, all voxels of several rows are interpolated at once.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from transforms.spatial.restore_grids import Sheared, Straight, keeps_planes
 from transforms.utils.memory import is_out_of_memory
 
 CHUNK_VOXELS = 2_000_000
-"""Bound on the output voxels that are looked at together."""
+"""Largest number of output voxels that are processed together."""
 CHUNK_VALUES = 8_000_000
-"""Bound on classes times voxels that are interpolated together; one row is the least."""
+"""Largest number of classes times voxels that are interpolated together; at least one row."""
 CUDA_FACTOR = 8
-"""Both bounds are up to so much higher on a GPU, which small pieces leave idle between them: 1 per 4 GiB of its memory."""
+"""Largest factor for both bounds on a GPU, which is idle between small pieces: 1 per 4 GiB of its memory."""
 _FEW_CLASSES = 4
-"""So few are interpolated everywhere in less time than it takes to find the borders."""
+"""Up to this number, interpolating every voxel takes less time than finding the borders."""
 
 _T = TypeVar("_T")
 
 
 class NonFiniteError(UserError, ValueError):
-    """A network's output without a largest class: NaN or infinite."""
+    """The output of a network is NaN or infinite, so that no class is the largest."""
 
     exit_status = FAILED
 
@@ -46,7 +46,7 @@ def slab_axis(geometry: Geometry) -> int:
 
 
 class Restorer:
-    """Takes probabilities on the prepared grid row after row and makes classes on the file's grid.
+    """Convert probabilities on the prepared grid, row by row, to classes on the file's grid.
 
     Args:
         geometry: the record made when the image was prepared.
@@ -73,7 +73,7 @@ class Restorer:
         self.needs_softmax = self.interpolates or keep_probabilities
         # torch can hardly compute with uint16.
         self._dtype = torch.uint8 if classes <= 256 else torch.int32
-        # On the device of the rows as long as there is room: there, writing and turning it cost nothing.
+        # On the device of the rows while its memory suffices, where writing and reordering are fast.
         self._block: torch.Tensor | None = None
         self._maps = torch.zeros((classes, *self._output.shape)) if keep_probabilities else None
         self._values: torch.Tensor | None = None
@@ -90,24 +90,24 @@ class Restorer:
 
         Raises:
             NonFiniteError: a voxel has NaN or an infinite value as its largest.
-            SettingError: the number of classes is another.
+            SettingError: the number of classes is wrong.
         """
         self._push(rows, softmax=False)
 
     def push_logits(self, rows: torch.Tensor) -> None:
-        """The same for logits; sums of them that lack a division where `needs_softmax` is False."""
+        """As `push`, for logits; if `needs_softmax` is False, also for weighted sums of logits."""
         self._push(rows, softmax=self.needs_softmax)
 
     def _push(self, rows: torch.Tensor, softmax: bool) -> None:
         if len(rows) != self.classes:
-            raise SettingError(f"rows of {len(rows)} classes came, not of {self.classes}")
+            raise SettingError(f"got rows of {len(rows)} classes, expected {self.classes}")
         # In pieces, so that there is no second copy of all rows.
         bound = self._bound(CHUNK_VALUES, rows.device)
         step = max(1, bound * rows.shape[self.axis + 1] // max(1, rows.numel()))
         if self._block is None:
             self._block = self._retried(lambda: self._empty(rows.device))
         if self._values is not None and self._values.device != rows.device and not self._on_host:
-            # Whoever sums the windows has left the device.
+            # The caller already sums the windows on the host.
             self._to_host()
         for part in rows.split(step, self.axis + 1):
             values, best = self._retried(lambda part=part: self._classified(part, softmax))  # type: ignore[misc]
@@ -128,13 +128,13 @@ class Restorer:
         return values * max(1, min(CUDA_FACTOR, memory >> 32))
 
     def _retried(self, step: Callable[[], _T]) -> _T:
-        """What `step` returns; where there is no memory for it on the device, on the host."""
+        """What `step` returns; if the memory of the device does not suffice, it is run again on the host."""
         try:
             return step()
         except RuntimeError as error:
             if self._on_host or not is_out_of_memory(error):
                 raise
-        # Not above: the error holds on to the tensors of the frames that it came through.
+        # Not in the except block: the error keeps references to the tensors of its stack frames.
         self._to_host()
         return step()
 
@@ -262,7 +262,7 @@ class Restorer:
         return low
 
     def _everywhere(self, start: int, stop: int) -> torch.Tensor:
-        """The same with every voxel interpolated."""
+        """As `_chunk`, with every voxel interpolated."""
         assert self._values is not None
         assert isinstance(self._output, Straight)
         step = max(1, self._bound(CHUNK_VALUES, self._values.device) // (self._plane * self.classes))

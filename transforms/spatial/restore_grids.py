@@ -11,14 +11,14 @@ from transforms.spatial.geometry import Geometry
 
 
 def keeps_planes(geometry: Geometry, axis: int) -> bool:
-    """Whether voxels of one place along `axis` share their place there on the other grid too."""
+    """Whether voxels in one plane across `axis` also lie in one plane on the other grid."""
     if geometry.shear is None:
         return True
     return all(abs(geometry.shear[axis][other]) < 1e-9 for other in range(3) if other != axis)
 
 
 class Straight:
-    """Output voxels of a grid at right angles: every axis for itself."""
+    """Output voxels of a right-angled grid, interpolated along each axis independently."""
 
     def __init__(self, geometry: Geometry, axis: int) -> None:
         self.geometry = geometry
@@ -113,7 +113,7 @@ class Sheared:
         count = self.shape[axis]
         if keeps_planes(geometry, axis):
             at = torch.arange(count) * self.matrix[0][0] + self.offset[0]
-            # A place on a row itself may round to either side of it.
+            # A position exactly on a row may be rounded to either side of it.
             low, high = (at - 1e-3).floor().long(), (at + 1e-3).floor().long() + 1
             self.reach = low.clamp(0, self.grid[0] - 1), high.clamp(0, self.grid[0] - 1)
         else:

@@ -1,6 +1,6 @@
-"""A sheared grid (a CT with tilted gantry) to the right-angled grid that its geometry describes.
+"""Resampling of a sheared grid (a CT with tilted gantry) to the right-angled grid of its geometry.
 
-The way back for predictions is in `transforms.spatial.restore`, which reads them at the sheared grid's own voxels.
+`transforms.spatial.restore` does the inverse for predictions: it interpolates them at the voxels of the sheared grid.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _sampled(volume: torch.Tensor, geometry: Geometry, mode: str, fill: float) -
             [first.expand(-1, *shape[1:]), *(other.expand(stop - start, -1, -1) for other in others)], -1
         )
         at = (index - forward[:, 3]) @ inverse.T
-        # Rounding must not turn the outermost voxels into air.
+        # Rounding must not replace the outermost voxels by air.
         inside = ((at > -1e-3) & (at < extent - 1 + 1e-3)).all(-1)
         normalised = (2 * at / (extent - 1).clamp_min(1) - 1).float().flip(-1)
         values = F.grid_sample(

@@ -1,1 +1,1 @@
-"""Files whole or not at all, threads, walks."""
+"""Atomic file writing, threads, walks."""

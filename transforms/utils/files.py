@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writing of files and folders that never appear incomplete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from transforms.errors import UserError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-"""What a full disk, a limit on the size of files and a used-up quota are called by the system."""
+"""Error numbers of the system for a full disk, a limit on the size of files and an exceeded quota."""
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
@@ -29,10 +29,10 @@ def replacing(
     block the file and its name are on the disk, not only in the system's memory.
 
     Args:
-        synced: False leaves it to the system when they get there: a power cut may then cost the file, which is
-            worth it for large results that can be made again.
-        keep: a name in the same folder that the old file gets. Where the file system has no hard links there is
-            a moment in between with nothing at `path`: whoever reads them looks at both.
+        synced: False does not wait for the disk: a power failure may then lose the file, which is acceptable
+            for large results that can be computed again.
+        keep: a name in the same folder for the old file. On a file system without hard links `path` does not
+            exist for a moment, so readers have to look for both names.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def replacing(
     temporary = Path(name)
     try:
         yield temporary
-        # Windows has nothing to sync for a handle that only reads.
+        # Windows cannot sync a handle that was opened for reading only.
         if synced:
             with temporary.open("r+b") as stream:
                 os.fsync(stream.fileno())
@@ -60,7 +60,7 @@ def replacing(
 
 
 def _rename_linked(path: Path, target: Path, link: Path) -> None:
-    """Give a file another name in place of what has it now, and leave it under its own too if that can be."""
+    """Give a file a second name, replacing a file of that name; without hard links the first name is lost."""
     try:
         os.link(path, link)
     except OSError:
@@ -73,16 +73,16 @@ def _rename_linked(path: Path, target: Path, link: Path) -> None:
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
-    """Remove what killed processes left of `replacing(path)`; nobody may be writing that file now."""
+    """Remove temporary files of `replacing(path)` that killed processes left; no process may be writing the file."""
     path = Path(path)
     for left in path.parent.glob(f".{path.stem}-*.tmp{path.suffix}"):
         left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Have the names in a folder on the disk: after a rename the file alone is not enough.
+    """Write the names in a folder to the disk, which syncing a renamed file does not do.
 
-    Where that cannot be asked for (on Windows, on CIFS and other network file systems, in a folder that one may write
+    Where the system does not support that (on Windows, on CIFS and other network file systems, in a folder that one may write
     to but not list), nothing happens.
     """
     if os.name != "posix":
@@ -105,14 +105,14 @@ class FolderError(UserError, OSError):
 
 
 def require_folder(folder: str | os.PathLike[str], what: str, way: str) -> Path:
-    """Make a folder unless it is there and see that files can be written to it, before the work that fills it.
+    """Make a folder unless it exists, and check that files can be written to it before the work starts.
 
     Args:
-        what: that goes there, as the beginning of a sentence: "the patch store".
-        way: how to name another, as the end of one: "name another folder with --store_dir".
+        what: the content of the folder, as the beginning of a sentence: "the patch store".
+        way: how to choose another folder, as the end of a sentence: "name another folder with --store_dir".
 
     Raises:
-        FolderError: it is a file, or not to be written to.
+        FolderError: it is a file, or it is not writable.
     """
     folder = Path(folder)
     try:
@@ -123,7 +123,7 @@ def require_folder(folder: str | os.PathLike[str], what: str, way: str) -> Path:
 
 
 def try_folder(folder: Path) -> None:
-    """Make a folder unless it is there, and a file in it, which is gone again at once.
+    """Make a folder unless it exists, then create and remove a file in it.
 
     Raises:
         OSError: either cannot be made.
@@ -134,16 +134,16 @@ def try_folder(folder: Path) -> None:
 
 
 def unwritable(folder: str | os.PathLike[str], what: str, way: str, error: OSError) -> FolderError:
-    """What is said of a folder that refuses to be written to."""
+    """The error for a folder that is not writable."""
     reason = "there is a file of that name" if Path(folder).is_file() else error.strerror or error
     return FolderError(f"{what} cannot be written to {folder} ({reason}); {way_out(error)}, or {way}")
 
 
 def way_out(error: OSError) -> str:
-    """What a user does about a file that cannot be written, as part of a sentence."""
+    """Advice for a file that cannot be written, as part of a sentence."""
     if error.errno in NO_ROOM:
         return "free some room there"
-    return "see to it that files can be written there"
+    return "make sure that files can be written there"
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -157,13 +157,14 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def new_folder(temporary: Path, target: Path, proof: str) -> Iterator[Path]:
-    """A folder `temporary` that becomes `target` when the block ends without an error, and is gone otherwise.
+    """A folder `temporary` that is renamed to `target` if the block ends without an error, and removed otherwise.
 
-    Where another process was sooner, as locks do not reach everywhere, its folder stays: what is in it is as good.
+    If another process made `target` first, its folder is kept: the content is equivalent, and locks are not reliable
+    on every file system.
 
     Args:
         temporary: a new name in the file system of `target`.
-        proof: a file by which a whole folder is known.
+        proof: name of a file that only a complete folder has.
 
     Raises:
         OSError: the folder cannot be made or put in place.

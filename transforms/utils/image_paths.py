@@ -1,4 +1,4 @@
-"""What can be opened as an image at all, before it is: a pipe would never end, and `/` has more files than a series."""
+"""Checks of a path before it is opened as an image: reading a pipe would never end, and `/` has too many files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MOST_FILES = 100_000
 
 
 def check_path(path: Path) -> None:
-    """Refuse what is there but is neither a file nor a folder, or cannot even be looked at.
+    """Refuse a path that exists but is neither a file nor a folder, or that cannot be accessed.
 
-    A path where nothing is passes: whoever opens it knows better what was expected there.
+    A missing path is accepted: the caller that opens it can give a more specific error.
 
     Raises:
         ImageError: naming the path.
@@ -30,7 +30,7 @@ def check_path(path: Path) -> None:
     except OSError as error:  # a link to itself, a name that is too long, no permission
         raise ImageError(f"{str(path)[:300]}: cannot be opened ({error.strerror}).") from error
     except ValueError as error:
-        raise ImageError(f"{str(path)[:300]!r}: no name that a file can have ({error}).") from error
+        raise ImageError(f"{str(path)[:300]!r}: not a valid file name ({error}).") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise ImageError(f"{path}: {kind}, not a file or folder; give the image itself.")

@@ -1,12 +1,12 @@
-"""When the memory of a device is full."""
+"""Detection of out-of-memory errors of a device."""
 
 from __future__ import annotations
 
-# Libraries below torch that find no memory say so in words of their own.
+# Out-of-memory messages of libraries that torch calls.
 _WORDS = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory", "can't allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that there is no memory for a tensor or for an operation's workspace."""
-    # torch.OutOfMemoryError is a RuntimeError that has these words too.
+    """Whether torch failed to allocate memory for a tensor or for the workspace of an operation."""
+    # torch.OutOfMemoryError is a RuntimeError whose message also has this text.
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)

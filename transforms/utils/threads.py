@@ -1,4 +1,4 @@
-"""Work in threads: many files at once, or the next item while one is treated."""
+"""Work in threads: many files at once, or preparing the next item while one is processed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _R = TypeVar("_R")
 
 
 def parallel(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """Map with threads, which wait for slow disks side by side."""
+    """Map with threads, so that waiting for slow disks overlaps."""
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
         return list(pool.map(function, items))
 
@@ -35,7 +35,7 @@ def ahead(
         for place, item in enumerate(items):
             ready, following = following, None
             assert ready is not None
-            # The one before must be ready first, so that no more than two items are ever in memory.
+            # The previous item must be ready first, so that at most two items are in memory.
             ready.exception()
             if place + 1 < len(items):
                 following = pool.submit(prepare, items[place + 1])

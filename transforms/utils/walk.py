@@ -1,4 +1,4 @@
-"""Which files lie below a folder: one walk for whoever reads them, counts them or takes their digest."""
+"""The files below a folder, in one walk for reading, counting and digests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def files_below(
 ) -> Iterator[Path]:
     """Walk through a folder and its subfolders, linked ones too, which data managers use.
 
-    Every folder is entered once, under its own name rather than that of a link to it, so that circles of links end.
+    Every folder is entered once, under its own name rather than that of a link to it, so that cycles of links end.
     Pipes, sockets and devices are passed over.
 
     Args:
         folder: where to begin; paths are given with it in front.
-        hidden: also what begins with a dot, which no reader looks at; hidden links to folders are not
+        hidden: also names that begin with a dot, which readers ignore; hidden links to folders are not
             followed.
-        dangling: also links to nothing: a reader has to say that something belongs there, a digest finds no
+        dangling: also broken links: a reader has to report them, a digest ignores them as they have no
             content.
         without: a folder that is left out with all below it.
         onerror: gets the error of each folder that cannot be listed, which then counts as empty.

@@ -34,7 +34,7 @@ __all__ = ["draw_overlay", "overlay_place", "reference_colour"]
 DASH = 5
 """Length in pixels of a dash of the reference's contour, and of the gap after it."""
 BODY, BESIDE = -500.0, 10.0
-"""HU above which is the patient (and the table); millimetres of air left around."""
+"""HU above which a voxel is patient (or table); margin of air in millimetres."""
 MOST = 24
 """Classes in the legend."""
 
@@ -48,7 +48,7 @@ def reference_colour(value: int) -> tuple[int, int, int]:
 def overlay_place(prediction: MetaTensor, reference: MetaTensor | None = None) -> tuple[int, ...] | None:
     """Where `draw_overlay` cuts: index along R, A, S through the largest structure of the reference.
 
-    That of the prediction where the reference holds nothing; None, the middle, where neither does.
+    If the reference is empty, that of the prediction; None (the middle) if both are empty.
     """
     for labels in (reference, prediction):
         if labels is not None:
@@ -148,7 +148,7 @@ def _of_channel(
     field = channel.to(torch.float32).numpy()
     found = ndimage.map_coordinates(field, at, order=1, mode="nearest")
     count = np.array(field.shape).reshape(-1, 1, 1)
-    # A voxel reaches half of its size beyond its centre; what lies farther out was cut off, which is air.
+    # A voxel extends half of its size beyond its centre; positions farther outside were cut off and are shown as air.
     outside = ((at < -0.5 - 1e-3) | (at > count - 0.5 + 1e-3)).any(0)
     if outside.any():
         found[outside] = min(float(field.min()), -1000.0) if ct else field.min()
@@ -190,7 +190,7 @@ def _drawn(
         if value:
             pixels[edge & (predicted == value)] = colour_of(int(value))
     rows, columns = np.arange(expected.shape[0])[:, None], np.arange(expected.shape[1])
-    # Dashes last, so that where both contours agree the two take turns.
+    # Dashes are drawn last, so that the two colours alternate where both contours agree.
     dashes = contour(expected) & ((rows + columns) // DASH % 2 == 0)
     for value in np.unique(expected[dashes]):
         if value:

@@ -1,4 +1,4 @@
-"""The three anatomical planes of a volume, as a radiologist sees them, and what every picture of them shares.
+"""The three anatomical planes of a volume in radiological convention, and drawing functions for all pictures of them.
 
 The patient's right is on the left of axial and coronal planes, anterior on the left of sagittal ones, superior
 (axial: anterior) at the top.
@@ -210,7 +210,7 @@ def grey(values: np.ndarray, window: tuple[float, float], size: tuple[int, int])
 
 
 def enlarged(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Classes (rows, columns) at (height, width): classes are numbers, not amounts, so the nearest is taken."""
+    """Classes (rows, columns) at (height, width), by nearest neighbour, since class ids cannot be interpolated."""
     rows, columns = (
         np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
         for new, old in zip(size[::-1], classes.shape, strict=True)
@@ -234,7 +234,7 @@ def write_letters(
     box: tuple[int, int, int, int],
     font: Font,
 ) -> None:
-    """Say at the edges of a plane, at box (left, top, width, height), where the patient's sides are."""
+    """Write the patient's directions at the edges of a plane that fills a box (left, top, width, height)."""
     if not letters:
         return
     left, top, width, height = box
@@ -268,7 +268,7 @@ def composed(
         shown: name and letters of each plane, see `Plane`.
         pictures: of the planes, as they are drawn.
         lines: class (None: no colour) and text of each line of the legend.
-        nothing: what stands there if the legend has no lines.
+        nothing: text to show if the legend has no lines.
         width: of the whole in pixels.
         columns: of the legend.
         key: a line above the legend; "" for none.

@@ -66,9 +66,9 @@ def test_cases_and_classes_are_joined_by_name_and_leftovers_are_said() -> None:
         "left out: 1 class of 'b' (b0000000) that not every run has: extra",
         "different data (data.digest): 'a' (a0000000) dddddddddddd, 'b' (b0000000) eeeeeeeeeeee",
         "different splits: 'a' (a0000000) validation, 'b' (b0000000) test",
-        "'b' (b0000000) is RUNNING",
+        "'b' (b0000000) has the status RUNNING",
         "the code of 'b' (b0000000) had uncommitted changes",
-        "validation that chose its model",
+        "validation that selected its model",
     ):
         assert part in text
     assert all(
@@ -125,5 +125,5 @@ def test_volume_errors_are_compared_by_size() -> None:
     )
     comparison = compare([first, second], "volume_error_ml")
     assert (comparison.values[1] - comparison.values[0]).tolist() == [[-1.0, 1.0]]
-    assert any("without their sign" in notice for notice in comparison.notices)
+    assert any("absolute values" in notice for notice in comparison.notices)
     assert comparison.better(comparison.rows[0]) == 1

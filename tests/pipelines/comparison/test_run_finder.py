@@ -94,10 +94,10 @@ def test_what_cannot_be_found_is_one_sentence(store: tuple[str, dict[str, str]])
         (["params.seed = '9'", "first"], "no run in sqlite.* matches the filter params.seed = '9'"),
         (
             ["params.seed == 1 or 2", "first"],
-            "neither the name of a run nor a filter that MLflow understands",
+            "neither the name of a run nor a valid MLflow filter",
         ),
-        (["first"], r"first is only the run 'first' \(\w{8}\); two or more runs are needed"),
-        (["first", ids["first"]], "two or more runs are needed"),
+        (["first"], r"'first' matches only the run 'first' \(\w{8}\); give two or more runs"),
+        (["first", ids["first"]], "give two or more runs"),
         (["gone", "first"], "'gone' is neither"),
     ):
         with pytest.raises(RunError, match=sentence) as caught:
@@ -132,7 +132,7 @@ def test_too_many_matches_are_refused(store: tuple[str, dict[str, str]], tmp_pat
         RunError, match=f"more than {MOST} runs match the filter attributes.status = 'FINISHED'"
     ):
         RunFinder(f"sqlite:///{copy}").find(["attributes.status = 'FINISHED'"])
-    with pytest.raises(RunError, match=f"these are {MOST + 1} runs"):
+    with pytest.raises(RunError, match=f"{MOST + 1} runs match"):
         RunFinder(f"sqlite:///{copy}").find([f"run {number}" for number in range(MOST + 1)])
 
 

@@ -81,7 +81,9 @@ def test_a_case_in_two_folds_is_refused(client: MlflowClient) -> None:
     parent = add_run(client, "twice", None)
     for fold in range(2):
         add_run(client, f"fold {fold}", {"dice": [[0.5, 0.5]]}, tags={"mlflow.parentRunId": parent})
-    with pytest.raises(RunError, match=r"'twice' \(\w{8}\) has the case case_0 twice; compare its folds"):
+    with pytest.raises(
+        RunError, match=r"'twice' \(\w{8}\) has the case case_0 twice; compare the runs of its folds"
+    ):
         read(client, parent)
 
 
@@ -95,7 +97,7 @@ def test_what_cannot_be_read_is_one_sentence(client: MlflowClient) -> None:
         ('{"format": 1}', "is damaged"),
         ('{"format": 1, "classes": [], "cases": [{}]}', "is damaged"),
         ('{"format": 1, "classes": ["a"], "cases": [{"case": "x", "dice": {"a": "much"}}]}', "is damaged"),
-        ('{"format": 2}', "has the format 2, this version reads 1; update"),
+        ('{"format": 2}', "has the format 2, but this version reads only 1; update"),
     ):
         run_id = add_run(client, "damaged", None)
         log_text(client, run_id, text, "results/cases.json")

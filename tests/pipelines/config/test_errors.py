@@ -71,7 +71,11 @@ def test_an_error_that_is_not_the_users_keeps_its_traceback(capsys, monkeypatch)
 
 
 WRONG = {
-    "a setting": ("$pipelines.SlidingWindow([8], overlap=2)", USAGE, "overlap is a share of the window"),
+    "a setting": (
+        "$pipelines.SlidingWindow([8], overlap=2)",
+        USAGE,
+        "overlap is 2; give a fraction of the window",
+    ),
     "a network": ("$networks.R2UNet(4, 1, 2)", USAGE, "spatial_dims is 2 or 3; got 4."),
     "weights": (
         "$networks.UPerNet(2, 1, 2, encoder_weights='absent.pth')",

@@ -40,3 +40,17 @@ def bare(count: int, per_patient: int = 1) -> dict[str, object]:
         for n in range(count)
     ]
     return {"labels": LABELS, "training": items}
+
+
+def subject(root: Path, name: str, classes=("liver", "spleen"), image="ct.nii.gz", seed=0) -> Path:
+    """A folder as TotalSegmentator's data sets have them: an image of 6 x 5 x 4 voxels and a mask a class."""
+    folder = root / name
+    (folder / "segmentations").mkdir(parents=True, exist_ok=True)
+    affine = np.diag([1.5, 1.5, 1.5, 1])
+    values = np.random.default_rng(seed).integers(-900, 900, (6, 5, 4)).astype(np.int16)
+    nib.save(nib.Nifti1Image(values, affine), folder / image)
+    for place, label in enumerate(classes):
+        mask = np.zeros((6, 5, 4), np.uint8)
+        mask[place] = 1
+        nib.save(nib.Nifti1Image(mask, affine), folder / "segmentations" / f"{label}.nii.gz")
+    return folder

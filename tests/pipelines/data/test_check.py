@@ -60,7 +60,7 @@ def test_every_broken_case_is_named_and_the_others_too(tmp_path, capsys):
     assert cases["ct4"].classes["lung"] > 0
     assert [len(case.problems) for case in found.refused] == [1, 1, 1, 1]
     assert len(found.problems) == 2
-    assert all("names no label" in problem for problem in found.problems)
+    assert all("has no label" in problem for problem in found.problems)
     assert main(["check", str(tmp_path), "--json", str(tmp_path / "found.json")]) == 1
     written = json.loads((tmp_path / "found.json").read_text())
     assert written["refused"] == 4

@@ -151,7 +151,7 @@ def test_the_promise_can_be_left_out_but_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["check", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "everything that will be refused. Every image and label is read once, to its last byte" in said
+    assert "Every image and label is read completely" in said
 
 
 def test_half_an_image_or_label_of_a_dataset(tmp_path):

@@ -54,7 +54,7 @@ def test_no_dataset_at_all(root, tmp_path):
         load_dataset(root)
     (root / "imagesTr").mkdir()
     (root / "labelsTr").mkdir()
-    with pytest.raises(DatasetError, match="imagesTr: no images here"):
+    with pytest.raises(DatasetError, match="imagesTr: the folder has no images"):
         load_dataset(root)
 
 

@@ -84,7 +84,7 @@ def test_a_folder_without_an_image_is_a_case_that_fails(tmp_path):
     found = {case["case"]: case.get("problem", "") for case in find_inputs(tmp_path)}
     assert found["full"] == ""
     assert "empty is empty" in found["empty"]
-    assert "2 image files in one case (ct.nii.gz, seg.nii.gz)" in found["two"]
+    assert "2 image files in the folder of one case (ct.nii.gz, seg.nii.gz)" in found["two"]
 
 
 def spread(series, *folders):
@@ -145,7 +145,7 @@ def test_images_beside_slices_are_passed_over(tmp_path, caplog, form):
         (tmp_path / ("part1" if form == "in subfolders" else ".") / name).touch()
     assert names(tmp_path) == {tmp_path.name: str(tmp_path)}
     if form != "in subfolders":
-        assert "2 image file(s) beside its slices are passed over, such as ct.nii.gz" in caplog.text
+        assert "2 image file(s) beside its slices are ignored, such as ct.nii.gz" in caplog.text
     assert read_header(tmp_path).shape == (14, 12, 10)
 
 
@@ -153,9 +153,7 @@ def test_a_stray_dicom_file_does_not_hide_a_cohort(tmp_path):
     write_dicom(tmp_path)
     for number in range(11):
         (tmp_path / f"{number}.nii.gz").touch()
-    with pytest.raises(
-        InputError, match=r"11 image files \(such as 0\.nii\.gz\) and 10 DICOM slices side by side"
-    ):
+    with pytest.raises(InputError, match=r"11 image files \(such as 0\.nii\.gz\) and 10 DICOM slices"):
         find_inputs(tmp_path)
 
 
@@ -168,7 +166,7 @@ def test_localizers_of_a_study_in_a_folder_of_their_own(tmp_path, caplog):
     study = pydicom.dcmread(next((tmp_path / "ct").iterdir())).StudyInstanceUID
     ph.write_series(tmp_path / "scout", ph.changed(scout, None, StudyInstanceUID=study))
     assert list(names(tmp_path)) == ["ct"]
-    assert "scout: passed over, nothing but localizers" in caplog.text
+    assert "scout: ignored, it holds only localizers" in caplog.text
     (tmp_path / "scout" / "lost.dcm").symlink_to("not-fetched")
     assert list(names(tmp_path)) == ["ct", "scout"], "what is not there may be a CT"
     (tmp_path / "scout" / "lost.dcm").unlink()
@@ -218,7 +216,7 @@ def test_nothing_there_is_an_error(tmp_path):
         find_inputs(tmp_path)
     for file in ("a.nii.gz", "A.nrrd"):
         (tmp_path / file).touch()
-    with pytest.raises(InputError, match=r"are both called 'A'"):
+    with pytest.raises(InputError, match=r"have the same case id 'A'"):
         find_inputs(tmp_path)
 
 
@@ -233,7 +231,7 @@ def test_a_dataset_brings_labels_and_splits(tmp_path):
         find_inputs(tmp_path, split="test")
     with pytest.raises(InputError, match="no split 'val'"):
         find_inputs(tmp_path, split="val")
-    with pytest.raises(InputError, match=r"is no dataset, so it has no split"):
+    with pytest.raises(InputError, match=r"is not a dataset, so it has no split"):
         find_inputs(tmp_path / "imagesTr", split="test")
 
 

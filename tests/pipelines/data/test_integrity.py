@@ -42,7 +42,7 @@ def test_one_error_lists_every_broken_case(root):
             ("case 'c1'", "c1.nii.gz", "size (4, 5, 3) against (4, 5, 4)", "resample the label"),
             ("case 'c2'", "c2.nii.gz", "12 mm apart"),
             ("case 'c3'", "c3.nii.gz", "not a NIfTI file"),
-            ("case 'c4'", "c4.nii.gz", "2 axes, most cases have 3"),
+            ("case 'c4'", "c4.nii.gz", "2 axes, but most cases have 3"),
         ),
         strict=True,
     ):
@@ -71,7 +71,7 @@ def test_grids_are_compared_in_voxels(tmp_path, shift, axis):
 @pytest.mark.parametrize("case", ["../a", "a/b", "a:b", "", "a ", ".", "x" * 121, "a\nb", "肺" * 67, "NUL"])
 def test_ids_have_to_be_file_names(root, case):
     items = [pair(root, "a") | {"case": case or "."}, pair(root, "b")]
-    with pytest.raises(DatasetError, match="no safe file name"):
+    with pytest.raises(DatasetError, match="cannot be used as a file name"):
         load_dataset(describe(root, labels=LABELS, training=items))
 
 

@@ -149,5 +149,5 @@ def test_another_machines_temporary_folder_is_left_alone_for_a_day(cohort, tmp_p
 def test_a_worker_that_dies_names_the_cases_in_work(tmp_path):
     data = make_cases(tmp_path / "data", 4)
     store = PatchStore(tmp_path / "s", Light(deadly="case2"), data, LABELS, 2, False)
-    with pytest.raises(StoreError, match=r"lack of memory.*case2.*fewer num_workers"):
+    with pytest.raises(StoreError, match=r"memory ran out.*case2.*smaller num_workers"):
         store.build()

@@ -254,7 +254,7 @@ def test_all_ranks_validate_with_the_running_statistics_of_the_first(jobs):
             "rank 1 of 2 on .* failed: NonFiniteLossError: the loss became nan",
             "the loss became nan",
         ),
-        ("kill", "ended without a word", "ended without a word"),
+        ("kill", "ended without reporting an error", "ended without reporting an error"),
     ],
 )
 def test_a_failing_rank_ends_all_and_the_run_is_failed(jobs, name, reason, said):

@@ -84,14 +84,14 @@ def test_what_cannot_be_matched_is_said(tmp_path):
     for given, said in (
         ((tmp_path / "absent", references), "absent does not exist"),
         ((predictions / "x.nii.gz", references), "is a file and .*r a folder"),
-        ((predictions, references), r"no file of .*p \(x\) has the name of one of .*r \(y\)"),
+        ((predictions, references), r"no file of .*p \(x\) has the same name as one of .*r \(y\)"),
     ):
         with pytest.raises(InputError, match=said):
             find_pairs(*given)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no segmentation"):
         segmentations(tmp_path / "empty")
-    with pytest.raises(InputError, match="both called 'x'"):
+    with pytest.raises(InputError, match="have the same name 'x'"):
         segmentations(put(tmp_path / "p", "x.nii"))
 
 

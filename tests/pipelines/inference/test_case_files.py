@@ -141,7 +141,7 @@ def test_what_cannot_be_written_is_said_before_and_the_label_map_is_kept(tmp_pat
     ):
         prediction(find_inputs(tmp_path / "p1"), out, formats=["nii.gz", name]).run()
     assert message in caplog.text
-    assert "predicted all the same" in caplog.text
+    assert "all other requested files of the case are written" in caplog.text
     np.testing.assert_array_equal(read(out / "p1.nii.gz"), label)
     report = json.loads((out / "p1.json").read_text())
     assert (report["status"], list(report["outputs"])) == ("failed", ["p1.nii.gz"])

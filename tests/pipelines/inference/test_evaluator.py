@@ -71,7 +71,7 @@ def test_surfaces_are_measured_where_a_tolerance_is_given(tmp_path):
     plain.run()
     assert "hd95_mm" not in plain.state.cases[0]
     assert plain.state.cases[0]["dice"] == record["dice"]
-    with pytest.raises(ValueError, match="no number for the class 'liver'"):
+    with pytest.raises(ValueError, match="no value for the class 'liver'"):
         evaluator(data, Preprocess(), surface_tolerance={"lung": 1.0})
 
 
@@ -147,7 +147,7 @@ def test_a_network_of_other_classes_is_named(tmp_path):
     data = [write_ct(tmp_path, "a")]
     engine = evaluator(data, Preprocess())
     engine.class_names.append("bone")
-    with pytest.raises(ValueError, match="gives 3 classes, but 4 are named"):
+    with pytest.raises(ValueError, match="has 3 output channels, but there are 4 classes"):
         engine.run()
 
 
@@ -155,7 +155,9 @@ def test_one_channel_of_foreground_is_no_set_of_classes(tmp_path):
     data = [write_ct(tmp_path, "a")]
     engine = evaluator(data, Preprocess(), classes=2)
     engine.network = torch.nn.Conv3d(1, 1, 1)
-    with pytest.raises(ValueError, match=r"gives 1 classes, but 2 are named.*one channel for the foreground"):
+    with pytest.raises(
+        ValueError, match=r"has 1 output channels, but there are 2 classes.*needs an output channel"
+    ):
         engine.run()
 
 

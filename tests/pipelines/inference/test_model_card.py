@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from networks import R2UNet, UPerNet
+from pipelines.deployment.mlflow_model import Predictor
+from pipelines.deployment.packaging import assemble
 from pipelines.inference.ensemble import trained_model
 from pipelines.inference.model_card import CardError, checked, read_card, read_content
 from pipelines.inference.trained_model import CheckpointError, TrainedModel, load_tensors
-from pipelines.mlflow_model import Predictor
-from pipelines.packaging import assemble
 from pipelines.training.checkpoints import KINDS, Checkpoints, Progress, load_state, require_whole
 from tests.pipelines import small
 from transforms.preprocess import Preprocess
@@ -285,8 +285,8 @@ def test_values_beyond_the_bounds_are_refused_by_name(model, place, value):
         ("[" * 5000 + "]" * 5000, "nested deeper than 100 levels"),
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested deeper than 100 levels"),
         ("", "not valid JSON"),
-        ("[]", "no JSON object"),
-        ("null", "no JSON object"),
+        ("[]", "not a JSON object"),
+        ("null", "not a JSON object"),
         ("{}", "'labels' is missing"),
         ('{"labels": ' + "9" * 5000 + "}", "not valid JSON"),
     ],

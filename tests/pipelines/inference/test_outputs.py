@@ -38,7 +38,7 @@ def test_files_of_the_user_are_never_replaced(tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text("mine")
-    with pytest.raises(InputError, match=rf"{name} exists and is not of an earlier prediction"):
+    with pytest.raises(InputError, match=rf"{name} exists and was not written by an earlier prediction"):
         prediction(find_inputs(tmp_path / "imagesTr"), out).run()
     assert [path.name for path in out.iterdir()] == [name]
     assert (out / name).read_text() == "mine"

@@ -136,7 +136,7 @@ def test_pictures_have_components_but_no_volume():
     picture[0, 0] = 1
     picture[2:4, 2:4] = 1
     assert run(Postprocess(largest_component="lung"), picture).sum() == 4
-    with pytest.raises(PostprocessError, match="2D picture has no volume"):
+    with pytest.raises(PostprocessError, match="2D image has no volume"):
         run(Postprocess(min_volume_ml=1), picture)
 
 

@@ -165,7 +165,7 @@ def test_a_file_whose_name_is_no_text(tmp_path, capsys):
     assert "caf\ufffd" in (out / "volumes.csv").read_text(encoding="utf-8")
     assert prediction(find_inputs(images), out, preview=True).run() == []
     os.rename(cases[1]["image"], os.fsencode(images) + b"/caf\xe8.nii.gz")
-    with pytest.raises(InputError, match="are both called 'caf\ufffd'; rename one"):
+    with pytest.raises(InputError, match="have the same case id 'caf\ufffd'; rename one"):
         find_inputs(images)
 
 

@@ -148,10 +148,13 @@ def test_no_more_than_a_row_of_windows_is_held():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(roi_size=(4, 4, 4), overlap=1.0), "overlap is a share"),
-        (dict(roi_size=(4, 4, 4), overlap=(0.5, -0.1, 0.5)), "overlap is a share"),
-        (dict(roi_size=(4, 4, 4), sw_batch_size=0), "at least 1, not 0"),
-        (dict(roi_size=(4, 4, 4), mode="mean"), "'gaussian' or 'constant', not 'mean'"),
+        (dict(roi_size=(4, 4, 4), overlap=1.0), "give a fraction of the window"),
+        (dict(roi_size=(4, 4, 4), overlap=(0.5, -0.1, 0.5)), "give a fraction of the window"),
+        (
+            dict(roi_size=(4, 4, 4), sw_batch_size=0),
+            "sw_batch_size is 0; give a number of windows, 1 or more",
+        ),
+        (dict(roi_size=(4, 4, 4), mode="mean"), "mode is 'mean'; give 'gaussian' or 'constant'"),
         (dict(roi_size=(4, 4)), r"window of 2 axes \(4, 4\) does not fit an image of 1 axes"),
         (dict(roi_size=4, overlap=(0.5, 0.5)), "one number, or one per axis"),
     ],

@@ -66,7 +66,7 @@ def test_the_confusion_matrix_counts_reference_in_rows():
     ("prediction", "reference"), [([0, 3], [0, 1]), ([0, 1], [0, 3]), ([0, -1], [0, 1]), ([0, 0], [0, -1])]
 )
 def test_classes_that_do_not_exist_are_refused(prediction, reference):
-    with pytest.raises(ValueError, match="there are 3, 0 to 2"):
+    with pytest.raises(ValueError, match="they must be in the range 0 to 2"):
         case_dice(torch.tensor(prediction), torch.tensor(reference), 3)
 
 

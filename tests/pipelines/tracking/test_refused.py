@@ -53,6 +53,6 @@ def test_a_value_that_is_no_number_is_told_and_stops_nothing_else(uri, caplog):
     tracking.metrics({"loss": 0.5}, 2)
     assert tracking.flush()
     tracking.finish("FINISHED")
-    assert "the metric loss is no number but 'much'" in caplog.text
+    assert "the metric loss is not a number but 'much'" in caplog.text
     assert [m.value for m in MlflowClient(uri).get_metric_history(run_id, "loss")] == [0.5]
     assert only_run(uri).data.metrics["dice"] == 0.25

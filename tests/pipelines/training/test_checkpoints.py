@@ -155,7 +155,7 @@ def test_an_unreadable_checkpoint_is_replaced_by_the_one_before(dataset, straigh
     assert equal(found, before)
     (said,) = [record.message for record in caplog.records]
     assert f"{folder / LAST} cannot be read" in said
-    assert f"{EARLIER}, takes its place" in said
+    assert f"{EARLIER}, is used instead" in said
     checkpoints.save({"network": {}, "epoch": 5})
     assert load_state(folder / LAST)["epoch"] == 5
     assert equal(load_state(folder / EARLIER), before), "the damaged file must not take its place"
@@ -297,7 +297,7 @@ def test_a_folder_without_locks_is_trained_in_with_a_warning(tmp_path, monkeypat
     with Checkpoints(tmp_path).held():
         pass
     assert "cannot be locked (No locks available)" in caplog.text
-    assert "start no second training there" in caplog.text
+    assert "do not start a second training in this folder" in caplog.text
     (tmp_path / "file").write_bytes(b"")
     with (
         pytest.raises(CheckpointNotWrittenError, match="cannot be written to"),

@@ -56,8 +56,8 @@ def test_early_stopping_ends_the_training_well_and_counts_on_after_a_stop(datase
     ("settings", "said"),
     [
         ({"patience": 2, "workflow__evaluator": None}, "patience needs validation cases"),
-        ({"patience": 0}, "patience is 0; give a number of validations from 1"),
-        ({"patience": 2, "min_delta": -1}, "min_delta is -1; give the Dice"),
+        ({"patience": 0}, "patience is 0; give a number of validations, 1 or more"),
+        ({"patience": 2, "min_delta": -1}, "min_delta is -1; give an increase in Dice"),
     ],
 )
 def test_early_stopping_that_cannot_be_is_refused(dataset, tmp_path, settings, said):

@@ -91,7 +91,7 @@ def test_fewer_epochs_than_done_are_refused(dataset, tmp_path, monkeypatch):
     unfinished(tmp_path, dataset, monkeypatch, at=8)
     for epochs in (1, 2):
         error = error_of(small.config(tmp_path, dataset, epochs=epochs))
-        assert f"is past epoch {epochs} already: give more --epochs" in str(error)
+        assert f"is already past epoch {epochs}; give more --epochs" in str(error)
     small.run(small.config(tmp_path, dataset, epochs=3))
     assert load_state(tmp_path / "models" / LAST)["finished"]
 

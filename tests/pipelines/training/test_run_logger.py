@@ -166,7 +166,7 @@ def test_mlflow_loads_the_model_and_predicts_the_same_labels(trained, run):
     assert done.returncode == 0, done.stderr[-3000:]
     found = np.load(folder / "labels.npy")
     assert found.dtype == np.uint8
-    from pipelines.mlflow_model import Predictor, write_model
+    from pipelines.deployment.mlflow_model import Predictor, write_model
 
     expected = Predictor(write_model(folder / "again", folder / "bundle" / "models", None)).predict(image)
     assert expected.shape == small.SIZE

@@ -24,7 +24,7 @@ BEFORE_A_CHECKPOINT = {
     "in the first iteration": "training.Training._on_iteration = die",
     "before the first checkpoint": "training.Checkpoints.save = die",
 }
-FINISHED = "is finished; its process was killed before it had ended"
+FINISHED = "is finished, although its process was killed before it exited"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_killed_before_the_first_checkpoint_it_goes_on_in_the_same_run(place):
     assert [code for code, _ in killed] == [KILLED] * len(BEFORE_A_CHECKPOINT)
     assert code == 0, said
     assert "cannot go on" not in said
-    assert "going on after" not in said, "there was no checkpoint"
+    assert "resuming after" not in said, "there was no checkpoint"
     (found,) = runs(client)
     assert found.info.status == "FINISHED"
     assert "error" not in found.data.tags

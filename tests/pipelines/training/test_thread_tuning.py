@@ -55,8 +55,8 @@ def test_a_busy_machine_takes_fewer(start, caplog):
     machine.steps(tuner, 20)
     assert machine.threads == 1
     assert caplog.messages == [
-        "threads: 1 instead of 2, since a step takes 3.20 s instead of 10.70: something else is using this machine's "
-        "cores"
+        "threads: 1 instead of 2, since a step then takes 3.20 s instead of 10.70 s; another program is using the CPU "
+        "cores of this machine"
     ]
 
 

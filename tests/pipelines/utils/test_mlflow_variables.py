@@ -165,7 +165,7 @@ def test_a_name_tags_and_no_system_metrics_by_variables(client, monkeypatch, cap
     monkeypatch.setenv("MLFLOW_RUN_CONTEXT", "[1]")
     with Tracking("e", system_metrics=None) as tracking:
         tracking.start()
-    assert "MLFLOW_RUN_CONTEXT is no JSON object" in caplog.text
+    assert "MLFLOW_RUN_CONTEXT is not a JSON object" in caplog.text
 
 
 def test_an_evaluation_follows_them_too(client, monkeypatch):

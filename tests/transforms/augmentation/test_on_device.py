@@ -168,7 +168,9 @@ def test_where_patches_are_augmented():
         assert augments_on_device(*arguments) is answer
     with pytest.raises(AugmentationPlaceError, match=re.escape("augment_on is 'gpu'; give 'auto', 'device'")):
         augments_on_device("gpu", "cuda", augment)
-    with pytest.raises(AugmentationPlaceError, match="RandFlipd cannot be drawn here and applied there"):
+    with pytest.raises(
+        AugmentationPlaceError, match="RandFlipd cannot be drawn in a worker and applied on the device"
+    ):
         augments_on_device("device", "cuda", other)
 
 

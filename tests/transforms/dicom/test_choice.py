@@ -23,7 +23,7 @@ def scout(**values):
 def test_a_localizer_alone_is_no_ct(folder, kind):
     (path,) = write_series(folder, scout(ImageType=["ORIGINAL", "PRIMARY", kind]))
     for where in (folder, path):
-        with pytest.raises(ImageError, match=r"nothing but localizers.*--series NUMBER"):
+        with pytest.raises(ImageError, match=r"only localizers.*--series NUMBER"):
             read_series(where)
     assert read_series(folder, series=1)[0].shape == (12, 20, 1)
 

@@ -55,7 +55,7 @@ def test_what_a_broken_copy_leaves_behind_is_warned_of(folder, caplog, content):
     (folder / "1.2.840.6").write_bytes(content)
     assert scan_series(folder).shape[2] == 6
     assert re.search(
-        r"1\.2\.840\.6: empty, only zeros or a link to nothing, .* \(1 such file\(s\)\); passed over",
+        r"1\.2\.840\.6: empty, only zeros, a broken link or .* \(1 such file\(s\)\); passed over",
         caplog.text,
     )
 
@@ -71,7 +71,7 @@ def test_links_to_what_was_not_fetched(folder, caplog):
     for path in paths:
         path.rename(path.with_suffix(""))
     assert scan_series(folder).shape[2] == 6
-    assert "IM0006: empty, only zeros or a link to nothing" in caplog.text
+    assert "IM0006: empty, only zeros, a broken link" in caplog.text
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
@@ -111,7 +111,7 @@ def test_a_broken_gzip_file_beside_the_slices(folder, caplog, content):
         (folder / f"{path.stem}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     assert_in_world(*read_series(folder))
-    assert "notes.gz: empty, only zeros or a link to nothing, or not to be unpacked" in caplog.text
+    assert "notes.gz: empty, only zeros, a broken link or impossible to unpack" in caplog.text
     (folder / "IM0009.dcm.gz").write_bytes(content)
     with pytest.raises(ImageError, match=r"IM0009\.dcm\.gz: cannot be unpacked .* damaged; copy"):
         read_series(folder)
@@ -141,5 +141,5 @@ def test_a_folder_that_cannot_be_found_or_a_file_that_is_no_image(tmp_path):
         find_volumes(tmp_path / "x")
     (tmp_path / "a.dcm").write_bytes(b"not DICOM at all" * 20)
     for read in (read_image, read_header):
-        with pytest.raises(ImageError, match=r"a\.dcm: named like a slice but no DICOM"):
+        with pytest.raises(ImageError, match=r"a\.dcm: named like a slice but not a DICOM"):
             read(tmp_path / "a.dcm")

@@ -134,7 +134,7 @@ def test_notices_of_gaps_doubles_and_what_reaches_out(tmp_path, ct, caplog):
     np.testing.assert_array_equal(read(tmp_path, ct, crossing)[:, :, 2], one ^ two)
     assert f"cross each other; {int((one & two).sum())} voxels inside of two" in caplog.text
     assert "no contour on 2 of the 4 slices" in caplog.text
-    assert "1 contour(s) stand there twice" in caplog.text
+    assert "1 contour(s) occur twice" in caplog.text
     assert "reaches up to 3.1 mm out of the CT" in caplog.text  # 4.3 mm less 1.5 voxels of 0.8 mm
 
 

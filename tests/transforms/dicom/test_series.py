@@ -132,7 +132,7 @@ REFUSED = {
     ),
     "skewed axes": (
         lambda s: ph.changed(s, None, ImageOrientationPatient=[1, 0, 0, 0.1, 0.995, 0]),
-        r"no pair of perpendicular unit vectors",
+        r"not a pair of perpendicular unit vectors",
     ),
     "no pixels": (lambda s: ph.changed(s, 3, PixelData=None), r"IM0003\.dcm: no pixel data"),
     "too many pixels": (

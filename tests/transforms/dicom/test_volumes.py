@@ -184,7 +184,9 @@ def test_readers_pass_the_choice_on(folder, tmp_path):
     assert read_header(folder, series="other kernel", allow=["missing-slices"]).shape == (12, 9, 7)
     (tmp_path / "a.png").write_bytes(b"")
     for read in (read_image, read_header):
-        with pytest.raises(ImageError, match=r"a\.png: --series '1' chooses .* no DICOM; leave it out"):
+        with pytest.raises(
+            ImageError, match=r"a\.png: --series '1' chooses .* not DICOM; leave the option out"
+        ):
             read(tmp_path / "a.png", series="1")
 
 

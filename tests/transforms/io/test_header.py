@@ -27,7 +27,9 @@ def header(spacing, shape=(512, 512, 120)):
     ],
 )
 def test_metres_and_micrometres_are_refused_by_name(spacing, shape, unit):
-    with pytest.raises(ImageError, match=rf"a\.nii: voxels of .* mm .* come from no scanner; .* in {unit}\."):
+    with pytest.raises(
+        ImageError, match=rf"a\.nii: voxels of .* mm .* cannot come from a scanner; .* in {unit}\."
+    ):
         check_spacing(Path("a.nii"), header(spacing, shape))
 
 

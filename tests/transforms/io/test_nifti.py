@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.transforms.io.written import SHAPE, nifti, ramp
+from transforms.io.nifti import nifti_header, nifti_headers
 from transforms.io.readers import ImageError, read_header, read_image
 
 some = settings(max_examples=25)
@@ -103,7 +104,7 @@ REFUSED_NIFTI = {
     "RGB": (_rgb, "RGB colours"),
     "no orientation": (_patched(252, bytes(4)), "states no orientation"),
     "mirrored forms": (_mirrored, "mirror images of each other"),
-    "metres": (lambda path: nifti(path, ramp(), xyzt_units=1), "counts in meters"),
+    "metres": (lambda path: nifti(path, ramp(), xyzt_units=1), "gives lengths in meters"),
     "singular": (_patched(280, np.zeros(12, "<f4").tobytes()), "no inverse"),
     "nan affine": (_patched(280, np.full(12, np.nan, "<f4").tobytes()), "no inverse"),
     "unknown type": (_patched(70, b"\x99\x99"), "not a NIfTI file"),
@@ -120,3 +121,31 @@ def test_refused_nifti(tmp_path, case):
     for read in (read_header, read_image):
         with pytest.raises(ImageError, match=rf"x\.nii: .*({message})"):
             read(path)
+
+
+def test_headers_of_many_files_are_those_of_each(tmp_path):
+    """Files with one and the same header are parsed once; no other file passes for one of them."""
+    moved = np.diag([2.0, 2, 3, 1])
+    moved[0, 3] = 1
+    files = []
+    for number, affine in enumerate([np.diag([2.0, 2, 3, 1])] * 2 + [moved]):
+        for kind, ending in (
+            (nib.Nifti1Image, ".nii"),
+            (nib.Nifti1Image, ".nii.gz"),
+            (nib.Nifti2Image, ".nii"),
+        ):
+            files.append(tmp_path / f"{kind.__name__}{number}{ending}")
+            nib.save(kind(np.full(SHAPE, number, np.uint8), affine), files[-1])
+    nib.save(nib.Nifti1Pair(np.zeros(SHAPE, np.uint8), moved), tmp_path / "pair.hdr")
+    files += [tmp_path / "pair.hdr", tmp_path / "pair.img", files[0]]
+    for path, header in nifti_headers(files):
+        wanted = nifti_header(path, None)
+        assert header.shape == wanted.shape
+        np.testing.assert_array_equal(header.affine, wanted.affine)
+    for file, length in ((files[3], 400), (files[4], 60), (files[6], 100)):
+        file.write_bytes(file.read_bytes()[:length])
+        with pytest.raises(ImageError) as error:
+            list(nifti_headers(files))
+        assert str(file) in str(error.value)
+        file.unlink()
+        files.remove(file)

@@ -57,7 +57,7 @@ def moved(shift=(0, 0, 0), degrees=0.0):
 )
 def test_voxel_sizes_that_disagree_are_refused_with_both(tmp_path, read, sform, codes, pixdim, sizes):
     path = write(tmp_path / "a.nii", sform=sform, codes=codes, pixdim=pixdim)
-    with pytest.raises(ImageError, match=r"a\.nii: the sform says voxels of") as told:
+    with pytest.raises(ImageError, match=r"a\.nii: the sform gives voxels of") as told:
         read(path)
     assert sizes in str(told.value)
 
@@ -67,7 +67,7 @@ def test_sizes_that_nobody_set_are_noticed(tmp_path, caplog, pixdim):
     path = write(tmp_path / "a.nii", codes=(1, 0), pixdim=pixdim)
     np.testing.assert_array_equal(read_header(path).affine, SIZES)
     assert "4 x 4 x 8 mm and pixdim" in caplog.text
-    assert "nobody set; read is the sform" in caplog.text
+    assert "which was never set; the sform is used" in caplog.text
 
 
 @pytest.mark.parametrize(

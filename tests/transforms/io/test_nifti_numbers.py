@@ -20,8 +20,8 @@ IN_HEADER = [
         for value in (0, 1, 100, 352.5, -5, INFINITE, -INFINITE, NAN)
     ),
     *((VOX_OFFSET, "<f", value, "states 120 bytes of voxels, and") for value in (1e30, 360)),
-    *((DIM, "<h", value, "no size of an image") for value in (0, 8, 99, -1)),
-    (DIM + 2, "<h", -3, "no size of an image"),
+    *((DIM, "<h", value, "not a valid image size") for value in (0, 8, 99, -1)),
+    (DIM + 2, "<h", -3, "not a valid image size"),
     (DIM + 2, "<hhh", (32767, 32767, 32767), "states 70362301923326 bytes"),
     (DATATYPE, "<h", 64, "states 480 bytes"),
     (SLOPE, "<f", INFINITE, "scaled by inf"),

@@ -214,7 +214,7 @@ def test_what_is_no_image(tmp_path):
     with pytest.raises(ImageError, match=r"absent\.nii\.gz: no such file"):
         read_image(tmp_path / "absent.nii.gz")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(ImageError, match=r"a\.txt: not a known image format; readable are NIfTI"):
+    with pytest.raises(ImageError, match=r"a\.txt: not a known image format; readable formats are NIfTI"):
         read_header(tmp_path / "a.txt")
     (tmp_path / "d").mkdir()
     with pytest.raises(ImageError, match="no DICOM files"):

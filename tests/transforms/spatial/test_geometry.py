@@ -73,7 +73,7 @@ def test_geometry_survives_json():
     "affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1.0]), np.full((4, 4), np.nan), np.eye(3)], ids=str
 )
 def test_a_grid_without_a_place_in_space_is_refused(affine):
-    with pytest.raises(GeometryError, match="no place in space"):
+    with pytest.raises(GeometryError, match="position of the image in space is unknown"):
         orient((3, 3, 3), affine)
 
 

@@ -349,7 +349,7 @@ def test_borders_and_everywhere_are_the_same(classes, sharpness, spacing, axis):
 def test_missing_rows_and_classes_are_refused():
     geometry = orient((4, 4, 4), np.eye(4))
     restorer = Restorer(geometry, 2)
-    with pytest.raises(ValueError, match="rows of 3 classes came, not of 2"):
+    with pytest.raises(ValueError, match="got rows of 3 classes, expected 2"):
         restorer.push(torch.zeros(3, 3, 4, 4))
     restorer.push(torch.zeros(2, 3, 4, 4))
     with pytest.raises(GeometryError, match="3 of 4 rows"):

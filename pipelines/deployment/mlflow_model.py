@@ -1,7 +1,7 @@
-"""A trained model as a folder that is a standard MONAI bundle and an MLflow model at once.
+"""Writes a trained model as a folder that is both a standard MONAI bundle and an MLflow model.
 
-`monai.bundle run --config_file configs/inference.json` runs it from its own root, and
-`mlflow.pyfunc.load_model("models:/r2unet@best")` loads it without this repository: the code lies beside the weights.
+`monai.bundle run --config_file configs/inference.json` runs it from the root of the folder, and
+`mlflow.pyfunc.load_model("models:/r2unet@best")` loads it without this repository: the folder contains the code.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from pipelines.deployment.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.memory_format import place
 from pipelines.inference.precision import AUTO
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.inference.trained_model import BEST, TrainedModel
-from pipelines.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.utils.cores import use_cores
 from transforms.errors import UserError
 from transforms.preprocess import Prepared, PreparedCase
 
 logger = logging.getLogger(__name__)
 
-# What the code beside the weights imports; MLflow builds an environment of it where it serves a model.
+# Packages that the code in the folder imports; MLflow installs them where it serves the model.
 _REQUIREMENTS = (
     "blosc2",
     "highdicom",
@@ -55,26 +55,27 @@ _REQUIREMENTS = (
     "torch",
     "tqdm",
 )
-_KNOBS: dict[str, Any] = {"precision": AUTO, "overlap": 0.5, "channels_last": AUTO}
+_DEFAULTS: dict[str, Any] = {"precision": AUTO, "overlap": 0.5, "channels_last": AUTO}
 
 
 class ModelInputError(UserError, ValueError):
-    """What was given to `predict` is no image."""
+    """The input of `Predictor.predict` is not an image."""
 
 
 def write_model(
     root: Path, models: Path, source: Path | None, executed: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write the folder.
+    """Write the model folder.
 
     Args:
-        root: the folder, made here.
+        root: the folder to create.
         models: folder with `model.pt` and `model.json`.
-        source: the flat bundle folder; None, or a folder that is no whole bundle, leaves out its configs.
-        executed: the config of the training, see `pipelines.packaging.assemble`.
+        source: the flat bundle folder; with None, or a folder in which files of a bundle are missing, the model
+            folder contains no configs.
+        executed: the config of the training, see `pipelines.deployment.packaging.assemble`.
 
     Raises:
-        CheckpointError: there is no trained model, or a damaged one.
+        CheckpointError: the trained model is missing or damaged.
     """
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
@@ -89,9 +90,9 @@ def write_model(
     lines = []
     for name in _REQUIREMENTS:
         try:
-            # Builds such as 2.11.0+cpu are in no package index.
+            # Local versions such as 2.11.0+cpu are not in the default package index.
             lines.append(f"{name}=={metadata.version(name).partition('+')[0]}")
-        except metadata.PackageNotFoundError:  # conda calls some of them otherwise
+        except metadata.PackageNotFoundError:  # installed by conda under another name
             lines.append(name)
     (root / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
@@ -103,49 +104,49 @@ def write_model(
 
 
 class Predictor:
-    """What MLflow's `load_model` gives: label maps for CTs.
+    """The object that MLflow's `load_model` returns: it predicts label maps for CTs.
 
     Args:
-        root: folder made by `write_model`.
+        root: folder written by `write_model`.
     """
 
     def __init__(self, root: Path) -> None:
         use_cores()
         trained = TrainedModel(root / "models" / BEST)
-        knobs = dict(_KNOBS)
+        settings = dict(_DEFAULTS)
         config = root / "configs" / "inference.json"
         if config.is_file():
-            stated = json.loads(config.read_text(encoding="utf-8"))
-            knobs |= {key: stated[key] for key in knobs if key in stated}
+            given = json.loads(config.read_text(encoding="utf-8"))
+            settings |= {key: given[key] for key in settings if key in given}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.trained = trained
         self.evaluator = SegEvaluator(
             device=device,
             val_data_loader=[],
-            network=place(trained.network, device, knobs["channels_last"], knobs["precision"]),
+            network=place(trained.network, device, settings["channels_last"], settings["precision"]),
             preprocess=trained.preprocess,
             class_names=trained.class_names,
             regions=trained.regions,
-            inferer=SlidingWindow(trained.patch_size, overlap=float(knobs["overlap"])),
-            precision=str(knobs["precision"]),
+            inferer=SlidingWindow(trained.patch_size, overlap=float(settings["overlap"])),
+            precision=str(settings["precision"]),
         )
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """Classes of one image or of several.
+        """Segment one image or several.
 
         Args:
             data: path of an image file or of a folder of DICOM slices; or an array (X, Y, Z) of HU, or (C, X, Y, Z);
                 or {"image": array, "affine": 4x4 voxel to RAS+ millimetres}; or {"image": [path, path]}, the files
-                that hold its channels; or a list of these. An array without affine has voxels of 1 mm along R, A
-                and S.
+                of its channels; or a list of these. An array without an affine is taken to have voxels of 1 mm
+                along R, A and S.
             params: not used.
 
         Returns:
-            uint8 or uint16 (X, Y, Z) on the grid of the input; for a list, a list of them.
+            label map, uint8 or uint16 (X, Y, Z), on the grid of the input; a list of them for a list of inputs.
 
         Raises:
-            ModelInputError: `data` is something else.
-            ImageError: the image cannot be read with certainty.
+            ModelInputError: `data` is none of these.
+            ImageError: the image cannot be read, or its geometry is ambiguous.
         """
         if isinstance(data, Sequence) and not isinstance(data, str):
             return [self.predict(each) for each in data]
@@ -171,19 +172,20 @@ class Predictor:
                 return self.trained.preprocess.image(paths), str(paths[0])
         if not isinstance(data, (np.ndarray, torch.Tensor)):
             raise ModelInputError(
-                f"an image is a path, an array, or a mapping with 'image' and 'affine', not {type(data).__name__}"
+                f"the input is of type {type(data).__name__}; give a path, an array, or a mapping with 'image' and "
+                "'affine'"
             )
         if isinstance(data, MetaTensor):
             affine = data.affine.cpu().numpy()
         values, dims = torch.as_tensor(np.asarray(data)), len(self.trained.patch_size)
-        # A 2D network also segments volumes, slice by slice.
-        bare = values.ndim == 2 or (
+        # With a 2D network a 3D array may be a volume, to be segmented slice by slice, or an image with channels.
+        lacks_channel = values.ndim == 2 or (
             values.ndim == 3 and (dims == 3 or len(values) != self.trained.preprocess.channels)
         )
-        volume = MetaTensor(values[None] if bare else values, affine=torch.as_tensor(affine))
+        volume = MetaTensor(values[None] if lacks_channel else values, affine=torch.as_tensor(affine))
         return self.trained.preprocess.volume(volume), "the image"
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """Called by MLflow with the folder of the model."""
+    """The loader function that MLflow calls with the folder of the model."""
     return Predictor(Path(path))

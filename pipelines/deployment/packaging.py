@@ -1,8 +1,8 @@
-"""A flat bundle folder to the standard MONAI bundle: nested configs, code copied in, weights, TorchScript, zip.
+"""Packages a flat bundle folder as a standard MONAI bundle: configs, code, weights, TorchScript model and zip file.
 
-The flat folder is the source, since its config is the one a user runs; this writes the layout of the MONAI
-Bundle Specification that other tools (Model Zoo, MONAI Label, Deploy) expect, and proves it with MONAI's own
-verifiers in a process that sees nothing but the bundle.
+The flat folder of `bundles/` holds the configs that a user runs. The package has the layout of the MONAI Bundle
+Specification, which other tools (Model Zoo, MONAI Label, Deploy) expect. MONAI's own verifiers check it in a process
+that can import no code from outside the bundle.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipelines.utils.terminal import take_every_character
 from transforms.errors import UserError
 from transforms.utils.files import put_in_place, require_folder
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")
 CODE = ("networks", "transforms", "pipelines")
 
 
 class PackagingError(UserError, RuntimeError):
-    """A bundle cannot be packaged; the message says which part is missing or what a verifier said."""
+    """A bundle cannot be packaged; the message gives the missing file or the output of MONAI's verifier."""
 
 
 def package(source: Path, target: Path, models: Path | None = None) -> Path:
@@ -37,16 +37,16 @@ def package(source: Path, target: Path, models: Path | None = None) -> Path:
 
     Args:
         source: a folder of `bundles/`.
-        target: folder for the results; an earlier package of the same name is replaced.
-        models: folder with `model.pt` and `model.json`, by default `models/` in `source`.
+        target: folder for the package; an existing package of the same name is replaced.
+        models: folder with `model.pt` and `model.json`; by default `models/` in `source`.
 
     Returns:
         The zip file.
 
     Raises:
-        PackagingError: a file is missing, or MONAI's verifiers refuse the result.
-        CheckpointError: there is no trained model, or a damaged one.
-        FolderError: nothing can be written to `target`.
+        PackagingError: a file is missing, or MONAI's verifiers refuse the package.
+        CheckpointError: the trained model is missing or damaged.
+        FolderError: `target` is not writable.
     """
     models = models or source / "models"
     require_folder(target, "the package", "choose another --output")
@@ -63,26 +63,33 @@ def package(source: Path, target: Path, models: Path | None = None) -> Path:
 
 
 def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any] | None = None) -> Path:
-    """Write the standard bundle of the flat folder `source` as the folder `root`, not verified, in the time that copying takes.
+    """Write the standard bundle of the flat folder `source` as the folder `root`, without verifying it.
 
     Args:
+        source: a flat bundle folder.
+        root: the folder to create.
         models: folder with `model.pt` and `model.json`.
-        executed: the config of the training that made them, in place of the `train.json` of `source`.
+        executed: the config with which they were trained; it replaces the `train.json` of `source`.
+
+    Returns:
+        `root`.
 
     Raises:
         PackagingError: `source` is not a bundle.
-        CheckpointError: there is no trained model, or a damaged one.
+        CheckpointError: the trained model is missing or damaged.
     """
     files = bundle_files(source)
     missing = [name for name, path in files.items() if path is None]
     if missing:
-        raise PackagingError(f"{source} lacks {', '.join(missing)}, so it is not a bundle")
+        raise PackagingError(
+            f"{source} is not a bundle: {', '.join(missing)} missing; give a folder such as bundles/r2unet"
+        )
     trained = TrainedModel(models / BEST, trusted_by(executed))
     (root / "configs").mkdir(parents=True)
     (root / "docs").mkdir()
     for name in CONFIGS:
         text = (source / name).read_text(encoding="utf-8")
-        # Inside a standard bundle commands run from its own root.
+        # Commands of a standard bundle run from the root of the bundle.
         (root / "configs" / name).write_text(
             hidden(text)
             .replace(f"bundles/{source.name}/", "configs/")
@@ -105,15 +112,16 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
 
 
 def trusted_by(executed: Mapping[str, Any] | None) -> list[str]:
-    """The network that a config names, which whoever runs the config trusts."""
+    """The network class of a config: running a config means to trust it, so its model may be loaded."""
     return [] if executed is None else [str(executed.get("network_def", {}).get("_target_"))]
 
 
 def bundle_files(source: Path) -> dict[str, Path | None]:
-    """Where the files of a bundle are; None for those that are absent.
+    """The paths of the files of a bundle by name; None for a missing file.
 
     Args:
-        source: a flat bundle folder, or `configs/` of a standard bundle, whose README and license lie beside it.
+        source: a flat bundle folder, or the folder `configs/` of a standard bundle, whose README is in `../docs` and
+            whose LICENSE is in `..`.
     """
     places = {"README.md": (source, source.parent / "docs"), "LICENSE": (source, source.parent)}
     return {
@@ -123,7 +131,7 @@ def bundle_files(source: Path) -> dict[str, Path | None]:
 
 
 def copy_code(root: Path) -> None:
-    """The code that a bundle needs, at its root, where `monai.bundle run` finds it."""
+    """Copy the code that a bundle needs to its root, where `monai.bundle run` can import it."""
     for name in CODE:
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -135,7 +143,7 @@ def copy_model(models: Path, root: Path) -> None:
 
 
 def _describe(path: Path, trained: TrainedModel) -> None:
-    """Metadata of the weights that are packed: channels, classes and validation Dice."""
+    """Write the channels, the classes and the validation Dice of the packaged model to `metadata.json`."""
     metadata = json.loads(path.read_text(encoding="utf-8"))
     classes = {str(value): name for value, name in sorted(trained.labels.items())}
     image = metadata["network_data_format"]["inputs"]["image"]
@@ -176,7 +184,7 @@ def _verify(root: Path) -> None:
         )
         if result.returncode != 0:
             raise PackagingError(
-                f"MONAI's {command[0]} refused the bundle {root.name}:\n{result.stderr[-2000:]}"
+                f"MONAI's {command[0]} failed for the bundle {root.name}:\n{result.stderr[-2000:]}"
             )
     for cache in root.rglob("__pycache__"):
         shutil.rmtree(cache)
@@ -185,13 +193,15 @@ def _verify(root: Path) -> None:
 def main() -> None:
     take_every_character()
     parser = argparse.ArgumentParser(description="Build standard MONAI bundles from bundles/.")
-    parser.add_argument("names", nargs="*", help="bundles to build; all trained ones by default")
+    parser.add_argument(
+        "names", nargs="*", help="names of the bundles to build (default: every bundle with a trained model)"
+    )
     parser.add_argument("--output", type=Path, default=Path("dist"))
     arguments = parser.parse_args()
     folders = sorted(path for path in (REPOSITORY / "bundles").iterdir() if (path / "train.json").is_file())
     names = arguments.names or [path.name for path in folders if (path / "models" / BEST).is_file()]
     if not names:
-        sys.exit("error: no bundle has a trained model yet; run make train first")
+        sys.exit("error: no folder of bundles/ has a trained model; run make train first")
     try:
         for name in names:
             print(package(REPOSITORY / "bundles" / name, arguments.output))

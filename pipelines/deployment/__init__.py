@@ -1,0 +1,1 @@
+"""Trained models as MONAI bundle and MLflow model."""
