@@ -44,7 +44,7 @@ def label_names(content: Mapping[str, Any]) -> LabelNames:
     """
     labels = content.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise LabelsError(f'"labels" is missing or no object; {EXAMPLE}.')
+        raise LabelsError(f'"labels" is missing or not an object; {EXAMPLE}.')
     named = _named_values(labels)
     names = [name for name, _ in named]
     if not all(isinstance(name, str) and name for name in names):

@@ -133,17 +133,17 @@ def _labels(
         names = stated[1:] if stated[:1] == ["background"] else stated
         stated = {"0": "background", **{str(value): name for value, name in enumerate(names, start=1)}}
     wrong: list[str] = []
-    names = parse_labels({"labels": stated}, wrong)
-    if names is None:
+    parsed = parse_labels({"labels": stated}, wrong)
+    if parsed is None:
         raise DatasetError(root, [*problems, *wrong])
-    if names.regions or names.ignore is not None:
+    if parsed.regions or parsed.ignore is not None:
         raise DatasetError(
             root,
             [
                 'folders of masks have neither regions nor an ignore label; name one mask for each class in "labels".'
             ],
         )
-    labels = names.labels
+    labels = parsed.labels
     unknown = [name for value, name in labels.items() if value and name not in masks]
     if unknown and masks:
         shown = ", ".join(sorted(masks)[:20]) + (f" and {len(masks) - 20} more" if len(masks) > 20 else "")

@@ -156,7 +156,7 @@ def test_regions_and_ignored_voxels_are_counted_as_numpy_counts_masks():
         assert found["volume_error_ml"][name] == pytest.approx(0.5 * (int(p.sum()) - int(r.sum())))
         assert found["reference_voxels"][name] == r.sum()
         assert found["prediction_voxels"][name] == p.sum()
-    with pytest.raises(ValueError, match="holds classes 0 to 4; there are 4"):
+    with pytest.raises(ValueError, match="holds classes 0 to 4; they must be in the range 0 to 3"):
         confusion_matrix(*(torch.from_numpy(x) for x in (prediction % 4, reference)), 4)
 
 
