@@ -1,16 +1,24 @@
-"""Voxel counts and bounding boxes of the classes in a label map, slab by slab to avoid a copy of the volume."""
+"""The classes in a label map, slab by slab to avoid a copy of the volume, and the structures that they make up."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from transforms.errors import ImageError
 
-__all__ = ["bounding_boxes", "check_label_values", "counts_of", "stored_labels", "value_counts"]
+__all__ = [
+    "bounding_boxes",
+    "check_label_values",
+    "counts_of",
+    "mask_of",
+    "stored_labels",
+    "structures_of",
+    "value_counts",
+]
 
 _SLAB_VOXELS = 1 << 22
 
@@ -34,6 +42,34 @@ def value_counts(labels: np.ndarray, length: int = 1) -> np.ndarray:
             counts = np.pad(counts, (0, len(found) - len(counts)))
         counts[: len(found)] += found
     return counts
+
+
+def structures_of(
+    labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """What is measured and drawn: the regions, or without any each foreground class for itself.
+
+    Args:
+        labels: class id to name.
+        regions: name to the classes that make it up; they may overlap.
+
+    Examples:
+        >>> structures_of({0: "background", 1: "oedema", 2: "core"}, {"tumour": [1, 2], "core": [2]})
+        {'tumour': (1, 2), 'core': (2,)}
+        >>> structures_of({0: "background", 1: "liver"})
+        {'liver': (1,)}
+    """
+    if regions:
+        return {name: tuple(int(value) for value in values) for name, values in regions.items()}
+    return {name: (value,) for value, name in sorted(labels.items()) if value != 0}
+
+
+def mask_of(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Where a label map holds one of some values, bool of its shape."""
+    mask = labels == values[0]
+    for value in values[1:]:
+        mask |= labels == value
+    return mask
 
 
 def stored_labels(path: str | os.PathLike[str], array: np.ndarray) -> np.ndarray:

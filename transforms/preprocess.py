@@ -80,6 +80,7 @@ class PreparedCase(TypedDict):
         case: id.
         path: of the image, where it is of a file; of several the first.
         original: the image as it was read, where it is asked for.
+        ignore: value of voxels in the label that nobody has annotated, where the dataset has one.
     """
 
     image: torch.Tensor
@@ -89,6 +90,7 @@ class PreparedCase(TypedDict):
     case: str
     path: NotRequired[str]
     original: NotRequired[Original]
+    ignore: NotRequired[int]
 
 
 class PreprocessParameters(TypedDict):

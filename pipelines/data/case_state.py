@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.data.cases import CaseItem, Options, image_paths, reading
+from pipelines.data.cases import CaseItem, Options, image_paths, reading, segment_names
 from pipelines.data.stored_case import StoreError
 from pipelines.utils.file_names import is_device
 from transforms.utils.files import (
@@ -45,10 +45,13 @@ def case_state(item: CaseItem, names: Mapping[int, str] | None = None) -> CaseSt
     label = os.path.abspath(item["label"]) if item.get("label") else None
     case = str(item.get("case") or re.sub(r"\.(nii\.gz|[^.]+)$", "", os.path.basename(images[0])))
     options: Options = {**reading(item)}
+    names = segment_names(item, names)
     if label is not None and names is not None and _is_dicom(label):
         options["names"] = {
             str(k): v for k, v in names.items()
         }  # the class ids of a DICOM label, and of masks, depend on them
+    if label is not None and "ignore" in item:
+        options["ignore"] = item["ignore"]
     stated = f"\n{json.dumps(options, sort_keys=True)}" if options else ""
     # What is said of one file is the same as when there was no more than one: entries of earlier stores stay valid.
     paths = text_digest("\n".join([case, *images, f"{label}{stated}"]))[:12]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipelines.utils.threads import in_threads
 from transforms.errors import FAILED, ImageError, SettingError, UserError
 from transforms.io.image_files import image_files
 from transforms.io.readers import read_header
-from transforms.label_values import check_label_values
+from transforms.label_values import check_label_values, structures_of
 from transforms.utils.walk import files_below
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "check_label_values", "first_image", "image_paths"]
@@ -63,9 +63,13 @@ class Reading(TypedDict, total=False):
 
 
 class Options(Reading, total=False):
-    """The options that affect how a case is stored; for a DICOM label they include the names of the classes."""
+    """The options that affect how a case is stored.
+
+    For a DICOM label they include the names of its segments, for a dataset with an ignore label its value.
+    """
 
     names: dict[str, str]
+    ignore: int
 
 
 class CaseItem(Reading):
@@ -76,12 +80,16 @@ class CaseItem(Reading):
         image: path; a list of paths if the channels lie in several files.
         label: path; absent if the case has none.
         problem: why the image cannot be read, if that is known before reading it.
+        ignore: value of voxels in the label that nobody has annotated, if the dataset has one.
+        segments: value to the name of its segment in a DICOM label, if this is not the name of the class.
     """
 
     case: str
     image: str | list[str]
     label: NotRequired[str]
     problem: NotRequired[str]
+    ignore: NotRequired[int]
+    segments: NotRequired[dict[int, str]]
 
 
 @final
@@ -141,6 +149,10 @@ class Dataset:
         channels: number of channels according to dataset.json ("modality" or "channel_names"), an argument of
             `transforms.io.readers.read_image`. None where it names none, see `num_channels`.
         description: content of dataset.json with sorted keys, part of the digest; empty without a dataset.json.
+        regions: name to the class ids that make it up, if dataset.json names regions: then these are trained for and
+            measured, and the classes exclude one another.
+        ignore: value of voxels in label maps that nobody has annotated; None if there is none.
+        segments: value to the name of its segment in DICOM labels; empty without a dataset.json.
     """
 
     root: Path
@@ -151,6 +163,9 @@ class Dataset:
     test: tuple[Case, ...] = ()
     channels: int | None = None
     description: str = field(default="", repr=False)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ignore: int | None = None
+    segments: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -161,6 +176,24 @@ class Dataset:
     def class_names(self) -> list[str]:
         """Names in the order of the class ids, background first."""
         return [self.labels[index] for index in range(self.num_classes)]
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What is measured: name to its class ids; the regions, or without any each foreground class for itself."""
+        return structures_of(self.labels, self.regions)
+
+    @property
+    def stated_labels(self) -> dict[str, int | list[int]]:
+        """Classes or regions, and the value to ignore, as the "labels" of nnU-Net's dataset.json."""
+        stated: dict[str, int | list[int]] = {self.labels[0]: 0}
+        for name, values in self.structures.items():
+            stated[name] = list(values) if self.regions else values[0]
+        return stated if self.ignore is None else {**stated, "ignore": self.ignore}
+
+    @property
+    def value_names(self) -> Mapping[int, str]:
+        """Values of label maps to the names of their DICOM segments, with regions or a value to ignore; else classes."""
+        return self.segments if self.regions or self.ignore is not None else self.labels
 
     @property
     def channel_names(self) -> list[str]:
@@ -204,6 +237,10 @@ class Dataset:
             }
             if case.label is not None:
                 item["label"] = str(case.label)
+                if self.ignore is not None:
+                    item["ignore"] = self.ignore
+                if self.value_names is not self.labels:
+                    item["segments"] = dict(self.value_names)
             items.append(item)
         return items
 
@@ -252,6 +289,11 @@ def image_paths(item: CaseItem) -> list[str]:
 def first_image(item: CaseItem) -> str:
     """The file or folder of a case's image; of several the first, by whose name a case goes."""
     return image_paths(item)[0]
+
+
+def segment_names(item: CaseItem, labels: Mapping[int, str] | None) -> Mapping[int, str] | None:
+    """Value to the name of its segment where the label of an item is DICOM: what the item says, else the classes."""
+    return item.get("segments", labels)
 
 
 def reading(item: Reading) -> Reading:

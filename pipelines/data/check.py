@@ -23,11 +23,13 @@ from pipelines.data.cases import (
     first_image,
     image_paths,
     reading,
+    segment_names,
 )
 from pipelines.data.cohort import missing_foreground, stated_normalization
 from pipelines.data.dataset_folder import describe, load_dataset
 from pipelines.data.inputs import InputError, allowed, find_inputs, is_dataset, is_dicom
 from pipelines.data.integrity import header_problems
+from pipelines.data.label_names import IGNORE
 from pipelines.utils.cores import available_cores
 from pipelines.utils.logs import warnings_of
 from pipelines.utils.progress import Steps
@@ -167,7 +169,7 @@ def check(
     def one(each: _Listed) -> CaseCheck:
         case, grid = _image(each, {**asked, **reading(each.item)}, described, voxels)
         if voxels and grid is not None:
-            _classes(case, labels, grid)
+            _classes(case, labels, grid, each.item)
         return case
 
     # Each worker holds a whole volume in memory.
@@ -280,20 +282,22 @@ def _kind(path: str, label: bool = False) -> str:
     return f"DICOM {header.get('Modality', '')}"
 
 
-def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header) -> None:
+def _classes(case: CaseCheck, labels: Mapping[int, str], grid: Header, item: CaseItem) -> None:
     """Count the classes of a case's label map; a value without a name is a problem."""
     if not case.label or case.problems:
         return
     try:
         # Masks, SEG and RTSTRUCT contain class names, whose ids the dataset defines; SEG and RTSTRUCT are resampled to
         # the image's grid.
-        named_on_grid = (grid, labels) if is_dicom(case.label) else ()
+        named_on_grid = (grid, segment_names(item, labels)) if is_dicom(case.label) else ()
         with warnings_of("transforms", this_thread=True) as notices:
             counts = counts_of(label_array(case.label, *named_on_grid)[0])
         case.notices += notices
-        case.classes = {labels.get(value, str(value)): count for value, count in counts.items()}
+        marked = {item["ignore"]: IGNORE} if "ignore" in item else {}
+        names = {**labels, **marked}
+        case.classes = {names.get(value, str(value)): count for value, count in counts.items()}
         if labels:
-            check_label_values(counts, labels, case.label)
+            check_label_values(counts, names, case.label)
     except (ImageError, OSError) as error:
         case.problems.append(str(error))
     except Exception as error:  # one case must not hide the others

@@ -111,7 +111,10 @@ def _to_msd(
     if problems:
         raise DatasetError(where, problems)
     content = _stated(dataset)
-    content["labels"] = {str(value): name for value, name in sorted(dataset.labels.items())}
+    if dataset.value_names is dataset.labels:
+        content["labels"] = {str(value): name for value, name in sorted(dataset.labels.items())}
+    else:
+        content["labels"] = dataset.stated_labels
     for split in SPLITS:
         content[split] = [_entry(root, item) for item in items if item.split == split]
     _require_same(root / "dataset.json", content, problems)
@@ -147,7 +150,7 @@ def _to_nnunet(
             path.parent.mkdir(exist_ok=True)
             make_link(path, file, kind)
     written, problems = write_label_maps(
-        root, [(case, root / name) for case, name in wanted.labels], dataset.labels
+        root, [(case, root / name) for case, name in wanted.labels], dataset.value_names
     )
     if problems:
         raise DatasetError(root, problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,10 @@ def layout(dataset: Dataset, items: Sequence[Item], write_labels: bool, problems
         problems.append(
             'nnU-Net treats channels by their names, and there are none; add "channel_names": {"0": "CT"} (or "MRI" ...)'
             " to dataset.json."
+        )
+    if dataset.regions and set(_class_order(dataset)) != set(dataset.labels) - {0}:
+        problems.append(
+            'nnU-Net needs the value of each region; add "regions_class_order", one value per region, to dataset.json.'
         )
     ending = _shared_ending(items, problems)
     links: dict[str, Path] = {}
@@ -113,10 +118,12 @@ def description(
     found: dict[str, Any] = {
         "name": dataset.name,
         "channel_names": {str(index): name for index, name in enumerate(dataset.channel_names)},
-        "labels": {name: value for value, name in sorted(dataset.labels.items())},
+        "labels": dataset.stated_labels,
         "numTraining": len(labelled),
         "file_ending": wanted.ending,
     }
+    if dataset.regions:
+        found["regions_class_order"] = _class_order(dataset)
     if not linked:
         written = {case.id: name for case, name in wanted.labels}
         found["dataset"] = {
@@ -128,6 +135,12 @@ def description(
             if case.label is not None
         }
     return found
+
+
+def _class_order(dataset: Dataset) -> list[int]:
+    """The value that nnU-Net gives to the voxels of each region but for those of later ones."""
+    stated = json.loads(dataset.description).get("regions_class_order")
+    return stated or [min(values) for values in dataset.regions.values()]
 
 
 def _ending(path: Path) -> str:

@@ -118,12 +118,15 @@ def describe(root: str | Path, problems: list[str]) -> tuple[Path, Dataset, list
     dataset = Dataset(
         root=root,
         name=source.name or root.resolve().name,
-        labels=source.labels,
+        labels=source.names.labels,
         training=tuple(item.case for item in source.items if item.split == "training"),
         validation=tuple(item.case for item in source.items if item.split == "validation"),
         test=tuple(item.case for item in source.items if item.split == "test"),
         channels=source.channels,
         description=source.description,
+        regions=source.names.regions,
+        ignore=source.names.ignore,
+        segments=source.names.segments,
     )
     return where, dataset, source.items
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.data.cases import SPLITS, Case, DatasetError
 from pipelines.data.channel_files import channel_file, missing_channels, numbered
+from pipelines.data.label_names import LabelNames, LabelsError, label_names
 from pipelines.data.missing_files import may_be_an_image
 from pipelines.utils.file_names import readable
 from pipelines.utils.json_files import JsonError, read_json
@@ -32,7 +33,7 @@ class Item:
 @dataclass
 class Source:
     name: str
-    labels: dict[int, str]
+    names: LabelNames
     channels: int | None
     items: list[Item]
     description: str
@@ -67,8 +68,8 @@ def lists_cases(path: Path, content: dict[str, Any]) -> bool:
 
 def from_json(path: Path, content: dict[str, Any], problems: list[str]) -> Source:
     root = path.parent
-    labels = parse_labels(content.get("labels"), problems)
-    if labels is None:
+    names = parse_labels(content, problems)
+    if names is None:
         raise DatasetError(path, problems)
     stated = content.get("channel_names", content.get("modality"))
     channels = len(stated) if isinstance(stated, (dict, list)) and stated else None
@@ -81,55 +82,39 @@ def from_json(path: Path, content: dict[str, Any], problems: list[str]) -> Sourc
     name = content.get("name")
     return Source(
         name=name if isinstance(name, str) else "",
-        labels=labels,
+        names=names,
         channels=channels,
         items=items,
         description=json.dumps(content, sort_keys=True),
     )
 
 
-def parse_labels(labels: Any, problems: list[str]) -> dict[int, str] | None:
-    """Read {"0": "background"} (MSD) or {"background": 0} (nnU-Net); if invalid, add a problem and return None."""
-    example = 'write {"0": "background", "1": "liver"}'
-    if not isinstance(labels, dict) or not labels:
-        problems.append(f'"labels" is missing or not an object; {example}.')
+def parse_labels(content: Mapping[str, Any], problems: list[str]) -> LabelNames | None:
+    """Read the meaning of the values of label maps; if invalid for a training, add a problem and return None."""
+    try:
+        names = label_names(content)
+    except LabelsError as error:
+        problems.append(str(error))
         return None
-
-    def whole(value: Any) -> bool:
-        return not isinstance(value, bool) and re.fullmatch(r"-?\d{1,9}", str(value)) is not None
-
-    if all(whole(key) for key in labels):
-        pairs = [(int(key), value) for key, value in labels.items()]
-    elif any(isinstance(value, (list, tuple)) for value in labels.values()):
-        regions = [name for name, value in labels.items() if isinstance(value, (list, tuple))]
+    found = list(names.labels)
+    if found == list(range(len(found))) and len(found) > 1:
+        if names.ignore in (None, len(found)):
+            return names
         problems.append(
-            f'"labels" defines regions of several values ({", ".join(regions)}); overlapping regions cannot be'
-            " trained: give every class one value."
+            f'"labels" has the ignore label {names.ignore}, and there must be no gap between the classes and it:'
+            f" {len(found)}. Renumber it in the label maps and dataset.json."
         )
         return None
-    elif all(whole(value) for value in labels.values()):
-        pairs = [(int(value), name) for name, value in labels.items()]
+    if names.regions:
+        problems.append(
+            f'"labels" has regions of the values {[value for value in found if value != 0]}; together they must cover 1 to'
+            ' K-1 without gaps, besides "background": 0. Name the values that are missing, or renumber the label maps.'
+        )
     else:
-        problems.append(f'"labels" does not map class ids to names; {example}.')
-        return None
-    pairs.sort(key=lambda pair: pair[0])
-    found = [index for index, _ in pairs]
-    names = [name for _, name in pairs]
-    if found != list(range(len(found))) or len(found) < 2:
         problems.append(
             f'"labels" has the ids {found}; they must run from 0 (background) to K-1 without gaps, with at least one'
             " class besides the background. Renumber the label maps and dataset.json."
         )
-    elif not all(isinstance(name, str) and name for name in names):
-        problems.append(f'"labels" needs a name for every id; {example}.')
-    elif len(set(names)) != len(names):
-        problems.append('"labels" gives two ids the same name; make the names unique.')
-    elif "ignore" in names:
-        problems.append(
-            '"labels" has an ignore label, which is not supported; assign those voxels to another class.'
-        )
-    else:
-        return dict(pairs)
     return None
 
 
@@ -311,4 +296,4 @@ def from_folders(root: Path, content: dict[str, Any], channels: int | None, prob
             root / "imagesTr",
             [f"the folder has no images; add images ({', '.join(SUFFIXES)}) or DICOM folders."],
         )
-    return Source("", {}, channels, items, "")
+    return Source("", LabelNames({}, {}, None, {}), channels, items, "")

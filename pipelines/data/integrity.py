@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,9 @@ def check_ids(items: list[Item], problems: list[str]) -> None:
 def header_problems(dataset: Dataset) -> list[str]:
     cases = [case for split in SPLITS for case in dataset.cases(split)]
     results = in_threads(
-        lambda case: _check_case(case, dataset.channels, dataset.labels), cases, "checking headers of"
+        lambda case: _check_case(case, dataset.channels, dataset.segments or dataset.labels),
+        cases,
+        "checking headers of",
     )
     problems = [
         f"case {case.id!r}: {problem}"
@@ -103,7 +106,9 @@ def header_problems(dataset: Dataset) -> list[str]:
     return problems
 
 
-def _check_case(case: Case, channels: int | None, labels: dict[int, str]) -> tuple[Header | None, list[str]]:
+def _check_case(
+    case: Case, channels: int | None, labels: Mapping[int, str]
+) -> tuple[Header | None, list[str]]:
     problems: list[str] = []
     headers: list[Header | None] = []
     for what, path in (("image", case.image), ("label", case.label)):

@@ -20,6 +20,7 @@ from pipelines.data.cases import reading
 from pipelines.data.stored_case import StoreError
 from pipelines.utils.logs import warnings_of
 from pipelines.utils.worker_processes import end_with_parent
+from transforms.label_values import counts_of
 from transforms.utils.files import NO_ROOM, new_folder, sync_folder
 
 FORMAT = 2
@@ -101,16 +102,18 @@ def _write_entry(job: Job, source: CaseState, folder: Path) -> None:
     positions: dict[int, np.ndarray] = {}
     if source.label is not None:
         sha256["label"] = content_digest(source.label)
-        named: tuple[Any, ...] = (job.labels,)
+        ignore = source.options.get("ignore")
+        marked = [] if ignore is None else [ignore]
+        named: tuple[Any, ...] = (None if job.labels is None else [*job.labels, *marked],)
         if "names" in source.options:
-            named = (job.names, image)
+            named = ({int(value): name for value, name in source.options["names"].items()}, image)
         label = np.ascontiguousarray(job.preprocess.label(source.label, prepared.geometry, *named))
         if label.shape != spatial or label.dtype not in (np.uint8, np.uint16):
             raise StoreError(
                 f"{source.label}: preprocessing returned a label of {label.dtype} and shape {label.shape} for an image of"
                 f" shape {spatial}; a store needs uint8 or uint16 of the image's shape."
             )
-        counts, positions = _class_positions(label)
+        counts, positions = _class_positions(label, ignore)
         _write_array(folder / "label.b2nd", label, CHUNKS[len(spatial)], BLOCKS[len(spatial)])
     table = [np.empty((0, len(spatial)), np.uint16), *positions.values()]
     _write_bytes(folder / "positions.npy", lambda file: np.save(file, np.concatenate(table)))
@@ -142,26 +145,46 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _class_positions(label: np.ndarray) -> tuple[dict[int, int], dict[int, np.ndarray]]:
+def _class_positions(
+    label: np.ndarray, ignore: int | None = None
+) -> tuple[dict[int, int], dict[int, np.ndarray]]:
     """Number of voxels of each value present, and for each foreground value up to `MAX_POSITIONS` voxel indices.
 
-    The indices are in C order.
+    The indices are in C order. For a label map with voxels to ignore there are none of those, but also indices of
+    annotated background.
     """
     flat = label.reshape(-1)
+    if ignore is not None and (flat == ignore).any():
+        return _annotated_positions(label, ignore)
     where = np.flatnonzero(flat)
     values = flat[where]
     present = np.bincount(values, minlength=1)
     counts = {int(c): int(present[c]) for c in np.flatnonzero(present)}
     positions = {}
-    for value, count in counts.items():
-        index = where[values == value]
-        if count > MAX_POSITIONS:
-            index = index[np.random.default_rng(value).choice(count, MAX_POSITIONS, replace=False)]
-            index.sort()
-        positions[value] = np.stack(np.unravel_index(index, label.shape), 1).astype(np.uint16)
+    for value in counts:
+        positions[value] = _kept_positions(where[values == value], value, label.shape)
     if len(where) < flat.size:
         counts = {0: flat.size - len(where), **counts}
     return counts, positions
+
+
+def _annotated_positions(label: np.ndarray, ignore: int) -> tuple[dict[int, int], dict[int, np.ndarray]]:
+    flat = label.reshape(-1)
+    counts = counts_of(label)
+    positions = {}
+    for value in counts:
+        if value != ignore:
+            index = np.flatnonzero(flat == value)
+            positions[value] = _kept_positions(index, value, label.shape)
+    return counts, positions
+
+
+def _kept_positions(index: np.ndarray, value: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Voxel indices of flat positions in C order, `MAX_POSITIONS` of them at most."""
+    if len(index) > MAX_POSITIONS:
+        index = index[np.random.default_rng(value).choice(len(index), MAX_POSITIONS, replace=False)]
+        index.sort()
+    return np.stack(np.unravel_index(index, shape), 1).astype(np.uint16)
 
 
 def _write_array(path: Path, array: np.ndarray, chunks: Sequence[int], blocks: Sequence[int]) -> None:

@@ -45,7 +45,8 @@ class PatchDataset(Dataset):
     - Foreground: a share `foreground` of the patches is centred on a foreground voxel. These patches are spread
       evenly over the indices (k consecutive patches include k times the share, rounded up or down). The class is
       drawn uniformly among the foreground classes of the case, so that small classes are drawn as often as
-      large ones. All other patches, and those of a case without foreground, have a uniformly random position.
+      large ones. All other patches, and those of a case without foreground, have a uniformly random position; in a case with
+      voxels to ignore they are centred on an annotated voxel, drawn uniformly, so no patch is without one.
     - A patch that would extend beyond the volume is moved inside. Along an axis where the volume is smaller than
       the patch, the volume is centred and padded with air and label 0.
 
@@ -182,6 +183,8 @@ class PatchDataset(Dataset):
         start = [int(random.integers(r + 1)) if r > 0 else r // 2 for r in room]
         classes = case.foreground if foreground else ()
         weights = np.array([self.class_weights.get(c, 1.0) for c in classes])
+        if not weights.sum() > 0 and case.annotated:
+            classes, weights = tuple(case.annotated), np.array([*case.annotated.values()], float)
         if weights.sum() > 0:
             label = classes[int(random.choice(len(classes), p=weights / weights.sum()))]
             centre = case.position(label, int(random.integers(case.num_positions(label))))

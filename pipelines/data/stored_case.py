@@ -60,7 +60,7 @@ class StoredCase:
     Attributes:
         id: case id.
         shape: (C, X, Y, Z) of the image, (C, X, Y) in 2D.
-        classes: voxels per label value present, background included; empty without a label.
+        classes: voxels per label value present, background and ignored voxels included; empty without a label.
         geometry, intensity: the records of `Preprocess`, as plain JSON types.
         notices: warnings from reading and preprocessing the image.
     """
@@ -90,8 +90,15 @@ class StoredCase:
 
     @property
     def foreground(self) -> tuple[int, ...]:
-        """The label values present other than 0, ascending."""
-        return tuple(self._positions)
+        """The label values present other than 0 and what is to be ignored, ascending."""
+        return tuple(value for value in self._positions if value != 0)
+
+    @property
+    def annotated(self) -> dict[int, int]:
+        """Voxels per annotated value, background included, of a label map with voxels to ignore; else empty."""
+        if not any(value != 0 and value not in self._positions for value in self.classes):
+            return {}
+        return {value: count for value, count in self.classes.items() if value in self._positions}
 
     def num_positions(self, label: int) -> int:
         """How many foreground positions of a class are stored: all of its voxels, at most `MAX_POSITIONS`."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines.data.cases import Case, DatasetError
 from pipelines.data.dataset_json import Item, Source, parse_labels
+from pipelines.data.label_names import LabelNames
 from transforms.errors import ImageError
 from transforms.io.masks import mask_files
 
@@ -89,7 +90,7 @@ def from_subjects(root: Path, content: Mapping[str, Any], problems: list[str]) -
     name = content.get("name")
     return Source(
         name=name if isinstance(name, str) else "",
-        labels=labels,
+        names=LabelNames(labels, {}, None, labels),
         channels=1,
         items=items,
         description=json.dumps(content, sort_keys=True),
@@ -132,9 +133,17 @@ def _labels(
         names = stated[1:] if stated[:1] == ["background"] else stated
         stated = {"0": "background", **{str(value): name for value, name in enumerate(names, start=1)}}
     wrong: list[str] = []
-    labels = parse_labels(stated, wrong)
-    if labels is None:
+    parsed = parse_labels({"labels": stated}, wrong)
+    if parsed is None:
         raise DatasetError(root, [*problems, *wrong])
+    if parsed.regions or parsed.ignore is not None:
+        raise DatasetError(
+            root,
+            [
+                'folders of masks have neither regions nor an ignore label; name one mask for each class in "labels".'
+            ],
+        )
+    labels = parsed.labels
     unknown = [name for value, name in labels.items() if value and name not in masks]
     if unknown and masks:
         shown = ", ".join(sorted(masks)[:20]) + (f" and {len(masks) - 20} more" if len(masks) > 20 else "")

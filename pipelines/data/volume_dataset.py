@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pipelines.config.errors import problem
-from pipelines.data.cases import CaseItem, UnreadableCase, first_image, reading
+from pipelines.data.cases import CaseItem, UnreadableCase, first_image, reading, segment_names
 from pipelines.data.patch_store import PatchStore
 from pipelines.utils.ranks import rank
 from transforms.io.header import Header
@@ -97,7 +97,10 @@ class VolumeDataset(Dataset):
             result["original"] = original
         if item.get("label"):
             grid = Header(tuple(geometry["shape"]), 1, np.asarray(geometry["affine"]))
-            result["label"] = read_label(item["label"], grid, self.labels, image=first_image(item))
+            names = segment_names(item, self.labels)
+            result["label"] = read_label(item["label"], grid, names, image=first_image(item))
+            if "ignore" in item:
+                result["ignore"] = item["ignore"]
         return result
 
 

@@ -126,6 +126,7 @@ class Predictor:
             network=place(trained.network, device, settings["channels_last"], settings["precision"]),
             preprocess=trained.preprocess,
             class_names=trained.class_names,
+            regions=trained.regions,
             inferer=SlidingWindow(trained.patch_size, overlap=float(settings["overlap"])),
             precision=str(settings["precision"]),
         )

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pipelines.config.errors import problem
 from pipelines.data.cases import first_image, reading
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.inputs import InputError, is_dataset
+from pipelines.data.label_names import LabelNames
 from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from pipelines.metrics.overlap import SegmentationError, confusion_matrix, overlap_metrics
@@ -28,7 +29,7 @@ from pipelines.utils.progress import Steps
 from transforms.io.grids import grid_difference, turn_between
 from transforms.io.header import Header
 from transforms.io.readers import is_dicom_label, read_header, read_label
-from transforms.label_values import counts_of
+from transforms.label_values import counts_of, structures_of
 from transforms.spatial.geometry import voxel_ml
 from transforms.utils.files import require_folder
 
@@ -70,13 +71,13 @@ def evaluate(
                 )
     pairs = find_pairs(predictions, references, images)
     folders = [p if Path(p).is_dir() else Path(p).parent for p in (predictions, references)]
-    names = labels_of(pairs.found, labels, folders)
-    require_tolerance(tolerance, list(names.values()))
+    names = _Classes.of(labels_of(pairs.found, labels, folders))
+    require_tolerance(tolerance, list(names.structures))
     if output is not None:
         require_folder(output, "the results", "choose another --output")
     drawn = CasePictures(
         Path(output or ".") / PICTURES,
-        {index: name for index, name in enumerate(["background", *names.values()])},
+        dict(enumerate(["background", *names.names])),
         PICTURE_LIMIT if output is not None and images is not None else 0,
         ct=None,
         channels=None if images is None else _stated_channels(Path(images)),
@@ -90,7 +91,7 @@ def evaluate(
             except Exception as error:  # an error of one case must not stop the others
                 failures[pair.case] = problem(error, pair.prediction)
             steps.step()
-    class_names = list(names.values())
+    class_names = list(names.structures)
     summary = summarise(cases, class_names, intervals=True)
     if output is not None and cases:
         facts = {"predictions": str(predictions), "references": str(references)}
@@ -116,13 +117,70 @@ def evaluate(
     return not failures and not pairs.without_prediction
 
 
+class _Classes(NamedTuple):
+    """What is compared: the values of label maps as numbers from 1 in rising order; 0 is the background.
+
+    Attributes:
+        values, names: of the classes, in the order of their numbers.
+        regions: name to the numbers of the classes that make it up; empty where classes are all there is.
+        structures: the regions, or each class for itself.
+        ignore: value of voxels that nobody has annotated; None where there is none.
+        segments: value to the name of its DICOM segment.
+    """
+
+    values: list[int]
+    names: list[str]
+    regions: dict[str, tuple[int, ...]]
+    structures: dict[str, tuple[int, ...]]
+    ignore: int | None
+    segments: dict[int, str]
+
+    @classmethod
+    def of(cls, found: LabelNames) -> _Classes:
+        named = {value: name for value, name in found.labels.items() if value != 0}
+        numbers = {value: number for number, value in enumerate(named, start=1)}
+        regions = {name: tuple(numbers[value] for value in values) for name, values in found.regions.items()}
+        structures = structures_of(dict(enumerate(named.values(), start=1)), regions)
+        return cls(list(named), list(named.values()), regions, structures, found.ignore, found.segments)
+
+    @property
+    def ignored(self) -> int | None:
+        """Number of the voxels that nobody has annotated."""
+        return None if self.ignore is None else len(self.values) + 1
+
+    def numbered(self, path: Path, labels: MetaTensor, ignored: bool = False) -> np.ndarray:
+        """Numbers (*shape) of the classes in a label map.
+
+        Args:
+            ignored: whether it may hold the value of voxels that nobody has annotated.
+
+        Raises:
+            SegmentationError: it holds a value without a name.
+        """
+        array = labels.as_tensor().cpu().numpy()[0]
+        found = counts_of(array)
+        known = [*self.values, *([self.ignore] if ignored and self.ignore is not None else [])]
+        unknown = [value for value in found if value != 0 and value not in known]
+        if unknown:
+            listed = ", ".join(map(str, unknown[:5]))
+            named = ", ".join(f"{value} {name}" for value, name in zip(self.values, self.names, strict=True))
+            raise SegmentationError(
+                f"{path} holds the value(s) {listed}, which no class has ({named}); name all classes with --labels"
+            )
+        index = np.zeros(max(found, default=0) + 1, np.uint8 if len(known) < 256 else np.uint16)
+        for number, value in enumerate(known, start=1):
+            if value < len(index):
+                index[value] = number
+        return index[array]
+
+
 def compare(
-    pair: Pair, names: Mapping[int, str], tolerance: float, pictures: CasePictures | None = None
+    pair: Pair, names: _Classes, tolerance: float, pictures: CasePictures | None = None
 ) -> CaseMetrics:
     """The metrics of one case.
 
     Args:
-        names: class id to name, without the background.
+        names: meaning of the values in the label maps.
         pictures: draws the case if it has an image.
 
     Raises:
@@ -132,18 +190,22 @@ def compare(
     prediction, reference = _read(pair, names)
     prediction = _on_grid(pair, prediction, reference)
     classes = [
-        _classes(path, labels, names) for path, labels in zip(pair[1:3], (prediction, reference), strict=True)
+        names.numbered(pair.prediction, prediction),
+        names.numbered(pair.reference, reference, ignored=True),
     ]
-    class_names = list(names.values())
     affine = reference.affine.cpu().numpy()
     counted = [torch.from_numpy(x) for x in classes]
-    confusion = confusion_matrix(counted[0], counted[1], len(names) + 1)
+    confusion = confusion_matrix(counted[0], counted[1], len(names.names) + 1, names.ignored)
+    ml = voxel_ml(affine, classes[0].ndim)
+    regions, ignored = names.regions, names.ignored
     record: CaseMetrics = {
         "case": pair.case,
-        **overlap_metrics(confusion, class_names, voxel_ml(affine, classes[0].ndim)),
-        **surface_metrics(classes[0], classes[1], class_names, affine, tolerance),
+        **overlap_metrics(confusion, names.names, ml, regions),
+        **surface_metrics(classes[0], classes[1], names.names, affine, tolerance, regions, ignored),
     }
     if pictures is not None and pair.image is not None:
+        if ignored is not None:
+            classes[1][classes[1] == ignored] = 0
         maps = [MetaTensor(torch.from_numpy(x)[None], affine=reference.affine) for x in classes]
         pictures.add(record, pair.image, *maps)
     return record
@@ -153,7 +215,7 @@ def _stated_channels(images: Path) -> int | None:
     return load_dataset(images, check=False, validation_fraction=0).channels if is_dataset(images) else None
 
 
-def _read(pair: Pair, names: Mapping[int, str]) -> list[MetaTensor]:
+def _read(pair: Pair, names: _Classes) -> list[MetaTensor]:
     """Prediction and reference; DICOM ones are put on the grid of the image, or of the other file if there is none."""
     paths = (pair.prediction, pair.reference)
     dicom = [is_dicom_label(path) for path in paths]
@@ -171,7 +233,7 @@ def _read(pair: Pair, names: Mapping[int, str]) -> list[MetaTensor]:
                 " give the CT with --images"
             )
         from_dicom = image if image is not None and Path(image).is_dir() else None
-        labels = {0: "background", **names}
+        labels = {0: "background", **names.segments}
         for index, path in enumerate(paths):
             if dicom[index]:
                 found[index] = read_label(path, grid, labels, image=from_dicom)
@@ -195,24 +257,6 @@ def _on_grid(pair: Pair, prediction: MetaTensor, reference: MetaTensor) -> MetaT
 
 def _grid(labels: MetaTensor) -> Header:
     return Header(tuple(labels.shape[1:]), 1, labels.affine.cpu().numpy())
-
-
-def _classes(path: Path, labels: MetaTensor, names: Mapping[int, str]) -> np.ndarray:
-    """Class ids (*shape) as indices of `names`, from 1; 0 is the background."""
-    array = labels.as_tensor().cpu().numpy()[0]
-    found = counts_of(array)
-    unknown = [value for value in found if value != 0 and value not in names]
-    if unknown:
-        listed = ", ".join(map(str, unknown[:5]))
-        raise SegmentationError(
-            f"{path} has the value(s) {listed}, which belong to no class ({', '.join(f'{v} {n}' for v, n in names.items())});"
-            " name all classes with --labels"
-        )
-    index = np.zeros(max(found, default=0) + 1, np.uint8 if len(names) < 256 else np.uint16)
-    for number, value in enumerate(names, start=1):
-        if value < len(index):
-            index[value] = number
-    return index[array]
 
 
 def _print_counts(pairs: Pairs, cases: Sequence[Any], failures: Mapping[str, str]) -> None:

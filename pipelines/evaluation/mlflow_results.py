@@ -24,6 +24,7 @@ def log_results(
     record: Results,
     pictures: Mapping[str, bytes],
     confusion: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Store the results of a set of cases in a run, below `results/`, replacing earlier ones.
 
@@ -31,6 +32,7 @@ def log_results(
         record: the results.
         pictures: case id to PNG.
         confusion: int64 (classes, classes) voxels, row = reference, background first; None to draw none.
+        class_names: names of the foreground classes, if they are not what was measured.
     """
     names, cases = record["classes"], record["cases"]
     with tempfile.TemporaryDirectory() as name:
@@ -39,7 +41,7 @@ def log_results(
         if cases:
             draw_dice(folder / "dice.png", cases, names)
         if confusion is not None:
-            draw_confusion(folder / "confusion.png", confusion, ["background", *names])
+            draw_confusion(folder / "confusion.png", confusion, ["background", *(class_names or names)])
         for path in sorted(folder.iterdir()):
             tracking.artifact(path, FOLDER)
         for case, picture in pictures.items():

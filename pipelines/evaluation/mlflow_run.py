@@ -153,10 +153,10 @@ class EvaluationRun:
         if self.tracking.run_id is None:
             return
         self.tracking.metrics(figures(summary), 0)
-        found = results(cases, self.model.class_names, summary, self.split)
+        found = results(cases, list(self.model.structures), summary, self.split)
         drawn = {case: path.read_bytes() for case, path in pictures.items()}
         with self.tracking.losing(FOLDER):
-            log_results(self.tracking, found, drawn, confusion)
+            log_results(self.tracking, found, drawn, confusion, self.model.class_names)
         self.tracking.table("results/table.json", case_table(found))
         for name in (METRICS_CSV, SUMMARY_CSV, REPORT):
             self.tracking.artifact(folder / name, FOLDER)

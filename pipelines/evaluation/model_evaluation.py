@@ -15,7 +15,7 @@ from pipelines.data.cases import CaseItem, Dataset
 from pipelines.evaluation.mlflow_run import EvaluationRun
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from pipelines.evaluation.validation import validate
-from pipelines.inference.evaluator import SegEvaluator
+from pipelines.inference.evaluator import SegEvaluator, annotated
 from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.summary import CaseMetrics, Summary, table
 from pipelines.utils.ranks import rank
@@ -82,7 +82,7 @@ class Evaluation:
         uri: str | None = None,
         experiment_id: str | None = None,
     ) -> None:
-        model.require_labels(data.labels)
+        model.require_labels(data.labels, data.regions)
         self.evaluator = evaluator
         self.model = model
         self.data = data
@@ -134,7 +134,7 @@ class Evaluation:
             page = write_results(
                 self.output_dir,
                 cases,
-                self.model.class_names,
+                list(self.model.structures),
                 summary,
                 self.split,
                 title=f"{self.data.name}: {self.split}",
@@ -170,4 +170,4 @@ class Evaluation:
         write_label(path, labels, like=item["path"])
 
     def _draw(self, item: PreparedCase, labels: MetaTensor, record: CaseMetrics) -> None:
-        self.pictures.add(record, self._images[item["case"]], labels, item["label"])
+        self.pictures.add(record, self._images[item["case"]], labels, annotated(item))

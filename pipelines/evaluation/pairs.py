@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.data.cases import CaseItem
 from pipelines.data.inputs import InputError, find_inputs
+from pipelines.data.label_names import LabelNames, LabelsError, label_names
 from pipelines.data.missing_files import may_be_an_image
 from pipelines.utils.file_names import readable
 from pipelines.utils.json_files import JsonError, read_json
@@ -122,8 +122,8 @@ def segmentations(folder: Path) -> dict[str, Path]:
     }
 
 
-def read_labels(path: Path) -> dict[int, str]:
-    """Class ids and names from a dataset.json (MSD or nnU-Net) or labels.json, without the background.
+def read_labels(path: Path) -> LabelNames:
+    """Class ids and names in a dataset.json of MSD or nnU-Net, or in a labels.json.
 
     Raises:
         InputError: the file cannot be read, or its class ids and names are missing or ambiguous.
@@ -134,33 +134,15 @@ def read_labels(path: Path) -> dict[int, str]:
         raise InputError(
             f"{path} cannot be read as JSON ({error}); give a dataset.json or labels.json"
         ) from error
-    labels = content.get("labels", content) if isinstance(content, dict) else None
-    example = f'{path} does not name classes; write {{"labels": {{"1": "liver"}}}}'
-    if not isinstance(labels, dict) or not labels:
-        raise InputError(example)
-    regions = [name for name, value in labels.items() if isinstance(value, (list, tuple))]
-    if regions:
+    if not isinstance(content, dict) or not content.get("labels", content):
+        raise InputError(f'{path} does not name classes; write {{"labels": {{"1": "liver"}}}}')
+    try:
+        found = label_names(content if "labels" in content else {"labels": content})
+    except LabelsError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not any(value != 0 for value in found.labels) or min(found.labels) < 0:
         raise InputError(
-            f"{path}: the class '{regions[0]}' is a region of several values; give every class exactly one value"
-        )
-
-    def number(value: Any) -> bool:
-        return not isinstance(value, bool) and re.fullmatch(r"\d{1,9}", str(value)) is not None
-
-    if all(map(number, labels)):
-        pairs = [(int(value), str(name)) for value, name in labels.items()]
-    elif all(map(number, labels.values())):
-        pairs = [(int(value), str(name)) for name, value in labels.items()]
-    else:
-        raise InputError(example)
-    found = {value: name for value, name in sorted(pairs) if value != 0}
-    if "ignore" in found.values():
-        raise InputError(
-            f"{path} has an ignore label, which is not supported; assign those voxels to another class"
-        )
-    if not found or len(set(found.values())) != len(pairs) - sum(value == 0 for value, _ in pairs):
-        raise InputError(
-            f"{path}: there must be a class besides the background, and every class needs a unique value and name"
+            f"{path}: every class needs a value from 1 up and a name of its own besides the background"
         )
     return found
 
@@ -169,8 +151,8 @@ def labels_of(
     pairs: Sequence[Pair],
     labels: str | os.PathLike | None,
     folders: Iterable[str | os.PathLike] = (),
-) -> dict[int, str]:
-    """Class ids and names for a set of cases, without the background.
+) -> LabelNames:
+    """Class ids and names for a set of cases.
 
     Without `labels`, they are taken from the first of these that exists: a labels.json or dataset.json in `folders` or
     beside the folder of the references; the segments of DICOM references; the values in the label maps.
@@ -198,7 +180,7 @@ def labels_of(
         names = dict.fromkeys(name for pair in pairs for name in _names(pair.reference))
         if not names:
             raise InputError("no DICOM reference can be read; name the classes with --labels")
-        return dict(enumerate(names, start=1))
+        return _classes_alone(dict(enumerate(names, start=1)))
     values: set[int] = set()
     for pair in pairs:
         for path in (pair.prediction, pair.reference):
@@ -208,7 +190,11 @@ def labels_of(
                 continue
     if not {value for value in values if value > 0}:
         raise InputError("all label maps are empty, so the classes are unknown; name them with --labels")
-    return {value: f"class_{value}" for value in sorted(values) if value > 0}
+    return _classes_alone({value: f"class_{value}" for value in sorted(values) if value > 0})
+
+
+def _classes_alone(labels: dict[int, str]) -> LabelNames:
+    return LabelNames(labels, {}, None, labels)
 
 
 def _names(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from pipelines.utils.progress import Steps
 def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> Summary:
     """Run a `SegEvaluator` on this rank's cases and combine the results of all ranks.
 
-    `state.metrics` then holds "val_mean_dice", the mean over the classes, and "val_dice_<class>", see
+    `state.metrics` then holds "val_mean_dice", the mean over the classes or regions, and "val_dice_<class>", see
     `pipelines.metrics.mlflow_names`; the value of a class that no case has is NaN.
 
     Args:
@@ -45,8 +45,8 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
         evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
     # Sorted by id, because distributing the cases over ranks loses their order in the dataset.
     evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
-    summary = summarise(cases, evaluator.class_names, intervals)
-    keys = metric_names(evaluator.class_names)
+    summary = summarise(cases, list(evaluator.structures), intervals)
+    keys = metric_names(list(evaluator.structures))
     evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
         f"val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
         for name, row in summary["classes"].items()

@@ -36,6 +36,7 @@ class OutputPlan:
         labels: class id to name, background included.
         probabilities, preview: whether to write them too.
         ct: whether the images, or their first channels, are in HU.
+        regions: name to the class ids that make it up; if there are any, DICOM files and volumes are of these.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class OutputPlan:
     probabilities: bool
     preview: bool
     ct: bool
+    regions: dict[str, tuple[int, ...]]
 
     def names(self, case: CaseItem) -> list[str]:
         """Names of the output files of a case, without its report `<case>.json`."""
@@ -185,11 +187,11 @@ def _dicom_writers(outputs: OutputPlan) -> dict[str, Callable[..., Any]]:
     if "seg" in outputs.formats:
         from transforms.dicom.seg import write_seg
 
-        writers["seg"] = write_seg
+        writers["seg"] = partial(write_seg, regions=outputs.regions)
     if "rtstruct" in outputs.formats:
         from transforms.dicom.rtstruct_writer import write_rtstruct
 
-        writers["rtstruct"] = write_rtstruct
+        writers["rtstruct"] = partial(write_rtstruct, regions=outputs.regions)
     return writers
 
 

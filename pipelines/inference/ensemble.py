@@ -52,6 +52,7 @@ class TrainedEnsemble(TrainedModel):
         for path, member in zip(paths, members, strict=True):
             for what, one, other in (
                 ("labels", member.labels, first.labels),
+                ("regions", member.regions, first.regions),
                 ("preprocessing", member.preprocess.parameters(), first.preprocess.parameters()),
                 ("patch size", member.patch_size, first.patch_size),
             ):
@@ -60,7 +61,7 @@ class TrainedEnsemble(TrainedModel):
                         f"{path} has the {what} {one}, but {paths[0]} has {other}; only models of the same "
                         "labels, preprocessing and patch size make an ensemble"
                     )
-        self.labels = first.labels
+        self.labels, self.regions = first.labels, first.regions
         self.preprocess = first.preprocess
         self.patch_size = first.patch_size
         self.network = Ensemble([member.network for member in members]).eval()

@@ -24,6 +24,7 @@ from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from transforms.errors import SettingError
+from transforms.label_values import structures_of
 from transforms.preprocess import PreparedCase, Preprocess, require_same_grid
 from transforms.spatial.geometry import Geometry, voxel_ml
 from transforms.spatial.restore import Restorer, slab_axis
@@ -47,6 +48,15 @@ class Segmentation(NamedTuple):
     confidence: CaseConfidence | None
 
 
+def annotated(item: PreparedCase) -> MetaTensor:
+    """The label of a case with background where nobody has annotated, to be drawn."""
+    label = item["label"]
+    if "ignore" not in item:
+        return label
+    array = label.as_tensor()
+    return MetaTensor(torch.where(array == item["ignore"], 0, array).to(array.dtype), affine=label.affine)
+
+
 class SegEvaluator(SupervisedEvaluator):
     """Sliding-window prediction of whole cases, and their metrics on the grid of each case's own file.
 
@@ -56,10 +66,13 @@ class SegEvaluator(SupervisedEvaluator):
     voxel counts of all cases, int64 (classes, classes), row = reference, column = predicted. The metrics of a class
     that is in neither the reference nor the prediction of a case are NaN and are left out of means. If the attribute
     `go_on` is true, a case that fails does not stop the others, and `state.failures` holds the reason by case.
+    Voxels of a label with the value that the item calls "ignore" are not counted.
 
     Args:
         preprocess: the preprocessing of the images; predictions are restored to the grid of the file with it.
-        class_names: names of the foreground classes 1, 2, ... in order.
+        class_names: names of the foreground classes 1, 2, ... in order, which the network predicts.
+        regions: name to the classes that make it up, such as `Dataset.regions`; if there are any, they are measured
+            instead of the classes.
         precision: "fp32", "bf16", "fp16" or "auto" for the forward pass of the network, see
             `pipelines.inference.precision`. The attribute `precision` holds the value that "auto" was resolved to.
         on_prediction: called with (item, MetaTensor label map) after each case, e.g. to save it.
@@ -89,6 +102,7 @@ class SegEvaluator(SupervisedEvaluator):
         confidence: bool = True,
         confidence_factors: Mapping[str, float] | None = None,
         val_handlers: Sequence | None = None,
+        regions: Mapping[str, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -102,11 +116,13 @@ class SegEvaluator(SupervisedEvaluator):
         )
         self.preprocess = preprocess
         self.class_names = list(class_names)
+        self.regions = dict(regions or {})
+        self.structures = structures_of(dict(enumerate(self.class_names, start=1)), regions)
         self.asked_precision = precision
         self.precision = resolve_precision(precision, device)
         self.on_prediction = on_prediction
         self.surface_tolerance = (
-            None if surface_tolerance is None else require_tolerance(surface_tolerance, self.class_names)
+            None if surface_tolerance is None else require_tolerance(surface_tolerance, list(self.structures))
         )
         self.on_score = on_score
         self.confidence = confidence
@@ -157,21 +173,23 @@ class SegEvaluator(SupervisedEvaluator):
             SegmentationError: the label contains unknown classes.
         """
         self._require_same_grid(item)
-        return self._compared(labels, item["label"])[1]
+        return self._compared(labels, item)[1]
 
     def _require_same_grid(self, item: PreparedCase) -> None:
         geometry = Geometry.from_dict(item["geometry"])
         require_same_grid(f"the label of case {item['case']}", item["label"], geometry)
 
-    def _compared(self, labels: MetaTensor, reference: MetaTensor) -> tuple[torch.Tensor, Scores]:
+    def _compared(self, labels: MetaTensor, item: PreparedCase) -> tuple[torch.Tensor, Scores]:
+        reference, ignore = item["label"], item.get("ignore")
         prediction, truth = (x.as_tensor().cpu()[0] for x in (labels, reference))
-        confusion = confusion_matrix(prediction, truth, len(self.class_names) + 1)
+        confusion = confusion_matrix(prediction, truth, len(self.class_names) + 1, ignore)
         affine = reference.affine.cpu().numpy()
-        overlap = overlap_metrics(confusion, self.class_names, voxel_ml(affine, truth.ndim))
+        ml = voxel_ml(affine, truth.ndim)
+        overlap = overlap_metrics(confusion, self.class_names, ml, self.regions)
         if self.surface_tolerance is None:
             return confusion, {**overlap}
-        pair = prediction.numpy(), truth.numpy()
-        surfaces = surface_metrics(*pair, self.class_names, affine, self.surface_tolerance)
+        pair, tolerance = (prediction.numpy(), truth.numpy()), self.surface_tolerance
+        surfaces = surface_metrics(*pair, self.class_names, affine, tolerance, self.regions, ignore)
         return confusion, {**overlap, **surfaces}
 
     def _restored(self, item: PreparedCase, probabilities: bool, confidence: bool) -> Segmentation:
@@ -242,7 +260,7 @@ class SegEvaluator(SupervisedEvaluator):
         engine.state.output = output
         if "label" in batchdata:
             self._require_same_grid(batchdata)
-            confusion, scores = self._compared(labels, batchdata["label"])
+            confusion, scores = self._compared(labels, batchdata)
             record: CaseMetrics = {"case": batchdata["case"], **scores}
             if confidence is not None:
                 record |= confidence.estimates()

@@ -41,6 +41,7 @@ VARIABLE = "SEGBUNDLES_NETWORKS"
 FORMAT = 1
 LARGEST_FILE = 64 << 20
 CLASSES = 65_536
+REGIONS = 1024
 PATCH_VOXELS = 64, 1 << 27
 LOGITS = 1 << 32
 """Limit of classes times voxels of a patch."""
@@ -63,6 +64,7 @@ class Card(TypedDict):
     Attributes:
         network: definition of the network, `_target_` and arguments, as in a MONAI bundle.
         labels: names of the classes by class id (as text).
+        regions: name to the class ids that make it up, if the training was for regions.
         patch_size: size of the sliding window in voxels.
         run_id, experiment: MLflow run and experiment of the training.
         validation: Dice and confidence of the cases of the validation by which the weights were selected.
@@ -74,6 +76,7 @@ class Card(TypedDict):
     labels: dict[str, str]
     preprocessing: PreprocessParameters
     patch_size: list[int]
+    regions: NotRequired[dict[str, list[int]]]
     run_id: NotRequired[str | None]
     experiment: NotRequired[str | None]
     epoch: NotRequired[int]
@@ -136,6 +139,8 @@ def checked(content: Mapping[str, object]) -> ModelCard:
         "patch_size": _patch_size(content["patch_size"]),
         "sha256": matching(content["sha256"], "sha256", "[0-9a-f]{64}"),
     }
+    if content.get("regions"):
+        found["regions"] = _regions(content["regions"], len(found["labels"]))
     voxels = math.prod(found["patch_size"])
     if voxels * len(found["labels"]) > LOGITS:
         raise CardError(f"patch_size {found['patch_size']} is too large for {len(found['labels'])} classes")
@@ -289,6 +294,23 @@ def _labels(content: Any) -> dict[str, str]:
     if len(set(names.values())) < len(names):
         raise CardError("labels gives one name to two classes")
     return names
+
+
+def _regions(content: Any, classes: int) -> dict[str, list[int]]:
+    regions = mapping(content, "regions")
+    if len(regions) > REGIONS:
+        raise CardError(f"regions has {len(regions)} entries; {REGIONS} can be")
+    found = {}
+    for name, values in regions.items():
+        where = f"regions#{text(name, 'regions', _LETTERS)}"
+        if not isinstance(values, list) or not 0 < len(values) < classes:
+            raise CardError(
+                f"{where} is {shown(values)}, no list of some of the {classes - 1} foreground classes"
+            )
+        found[name] = [whole(value, where, 1, classes - 1) for value in values]
+        if len(set(found[name])) < len(values):
+            raise CardError(f"{where} names a class twice")
+    return found
 
 
 def _patch_size(content: Any) -> list[int]:

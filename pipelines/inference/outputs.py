@@ -30,6 +30,7 @@ from pipelines.metrics.summary import CaseMetrics, Summary, summarise
 from pipelines.metrics.volumes import write_volumes
 from transforms.dicom.series import Series
 from transforms.errors import UserError
+from transforms.label_values import structures_of
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
 
 UNFINISHED = ".unfinished"
@@ -51,6 +52,7 @@ class Outputs(OutputPlan):
         probabilities: also write the probabilities of all classes.
         preview: also write a picture of each case, and an `index.html` with all of them.
         ct: whether the images are in HU.
+        regions: name to the class ids that make it up; if there are any, volumes and DICOM files are of these.
 
     Raises:
         InputError: a format is unknown.
@@ -64,6 +66,7 @@ class Outputs(OutputPlan):
         probabilities: bool = False,
         preview: bool = False,
         ct: bool = True,
+        regions: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(
             Path(folder),
@@ -72,6 +75,7 @@ class Outputs(OutputPlan):
             probabilities,
             preview,
             ct,
+            {name: tuple(values) for name, values in (regions or {}).items()},
         )
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown:
@@ -157,6 +161,13 @@ class Outputs(OutputPlan):
         """Names of the classes by class id, as text for JSON."""
         return {str(value): name for value, name in self.labels.items()}
 
+    def _label_file(self) -> dict[str, object]:
+        """What labels.json says: the classes, or the regions as a dataset.json says them."""
+        if not self.regions:
+            return {**self.named_labels()}
+        regions = {name: list(values) for name, values in self.regions.items()}
+        return {"labels": {self.labels[0]: 0, **regions}}
+
     def write(
         self,
         case: CaseItem,
@@ -204,7 +215,7 @@ class Outputs(OutputPlan):
                 whole["outputs"] = {**older, **sizes}
                 if older:
                     whole["notices"] = [*whole.get("notices", ()), f"of an earlier run: {', '.join(older)}"]
-            write_json_file(part / "labels.json", self.named_labels())
+            write_json_file(part / "labels.json", self._label_file())
             return write_report(part, whole)
 
     def write_report(self, report: CaseReport) -> CaseReport:
@@ -264,7 +275,7 @@ class Outputs(OutputPlan):
         """Write the tables over all cases in the folder; returns the summary of their metrics, None without metrics."""
         reports = read_reports(self.folder)
         done = [report for report in reports.values() if report["status"] == "done"]
-        names = [name for value, name in self.labels.items() if value != 0]
+        names = list(structures_of(self.labels, self.regions))
         scored: list[CaseMetrics] = [
             {"case": report["case"], **metrics, **estimates_of(report)}
             for report in done

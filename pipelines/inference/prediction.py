@@ -102,7 +102,8 @@ class Prediction:
         read_ahead: bool | None = None,
     ) -> None:
         self.evaluator = evaluator
-        self.outputs = Outputs(output, labels, formats, probabilities, preview, evaluator.preprocess.shows_ct)
+        ct, regions = evaluator.preprocess.shows_ct, evaluator.regions
+        self.outputs = Outputs(output, labels, formats, probabilities, preview, ct, regions)
         self.overwrite = overwrite
         self.postprocess = postprocess or Postprocess()
         self.postprocess.require_names(self.outputs.labels)
@@ -260,10 +261,12 @@ class Prediction:
             found = self.evaluator.segment(loaded.item, self.outputs.probabilities)
             labels = self.postprocess(found.labels, self.outputs.labels)
             predicted = time.perf_counter() - started
-            report["volumes"] = measure(labels, self.outputs.labels)
+            classes = measure(labels, self.outputs.labels)
+            regions = self.outputs.regions
+            report["volumes"] = measure(labels, self.outputs.labels, regions) if regions else classes
             if found.confidence is not None:
                 # Of what is in the result, not of what its postprocessing took away.
-                absent = [name for name, volume in report["volumes"].items() if not volume["voxels"]]
+                absent = [name for name, volume in classes.items() if not volume["voxels"]]
                 report["confidence"] = found.confidence.confidence | dict.fromkeys(absent)
                 report["surface_entropy"] = found.confidence.surface_entropy | dict.fromkeys(absent)
                 if found.confidence.pass_agreement is not None:

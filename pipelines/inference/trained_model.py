@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from pipelines.inference.model_card import CardError, ModelCard, build_network, checked, read_content
 from pipelines.metrics.confidence import factors
 from transforms.errors import UserError
+from transforms.label_values import structures_of
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of
 
@@ -44,6 +45,7 @@ class TrainedModel:
         network: the network with its weights, in evaluation mode, on the CPU.
         preprocess: the preprocessing with which it was trained.
         labels: names of the classes by class id, background included.
+        regions: name to the class ids that make it up; empty if it was trained for classes alone.
         patch_size: window size for sliding-window inference in voxels.
         card: the content of `model.json`.
         postprocessing: arguments of `pipelines.Postprocess` that a cross-validation chose; empty without one.
@@ -67,6 +69,7 @@ class TrainedModel:
         try:
             self.card: ModelCard = checked(_card_of(path, beside))
             self.labels = {int(value): name for value, name in self.card["labels"].items()}
+            self.regions = {name: tuple(values) for name, values in self.card.get("regions", {}).items()}
             self.patch_size = tuple(self.card["patch_size"])
             self.preprocess = Preprocess.from_parameters(self.card["preprocessing"])
             if sha256_of(path) != self.card["sha256"]:
@@ -96,12 +99,25 @@ class TrainedModel:
         """What the confidence of each class is multiplied by, see `pipelines.metrics.confidence.factors`."""
         return factors(self.card.get("validation", []), self.class_names)
 
-    def require_labels(self, labels: Mapping[int, str]) -> None:
-        """Raise CheckpointError unless a dataset has exactly the classes that the model predicts."""
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What is measured: name to its class ids; the regions, or without any each foreground class for itself."""
+        return structures_of(self.labels, self.regions)
+
+    def require_labels(
+        self, labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        """Raise CheckpointError unless a dataset has exactly the classes and regions that the model predicts."""
         if dict(labels) != self.labels:
             raise CheckpointError(
                 f"the dataset's labels {dict(labels)} are not those of the model {self.labels}; evaluate on a "
                 "dataset with the labels of the training"
+            )
+        wanted = structures_of(labels, regions)
+        if wanted != self.structures:
+            raise CheckpointError(
+                f"the dataset measures {wanted}, the model was trained for {self.structures}; evaluate on a dataset"
+                " with the regions of the training"
             )
 
 

@@ -9,6 +9,7 @@ from typing import TypedDict
 import torch
 
 from transforms.errors import FAILED, UserError
+from transforms.label_values import structures_of
 
 FORMAT = 1
 _BLOCK = 1 << 20
@@ -35,8 +36,15 @@ class SegmentationError(UserError, ValueError):
     exit_status = FAILED
 
 
-def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_classes: int) -> torch.Tensor:
+def confusion_matrix(
+    prediction: torch.Tensor, reference: torch.Tensor, num_classes: int, ignore: int | None = None
+) -> torch.Tensor:
     """Voxel counts int64 (num_classes, num_classes): row = reference class, column = predicted class.
+
+    Args:
+        prediction, reference: classes, of one shape.
+        num_classes: background included.
+        ignore: value of the reference's voxels that are not counted, whatever is predicted there.
 
     Raises:
         SegmentationError: the shapes differ, or a value is outside of 0..num_classes-1.
@@ -53,6 +61,9 @@ def confusion_matrix(prediction: torch.Tensor, reference: torch.Tensor, num_clas
     rows, columns = (
         torch.as_tensor(x).as_subclass(torch.Tensor).reshape(-1) for x in (reference, prediction)
     )
+    if ignore is not None:
+        counts = rows != ignore
+        rows, columns = rows[counts], columns[counts]
     for values in (rows, columns):
         # torch has no max() of uint16, the type of label maps with more than 256 classes.
         values = values if values.dtype != torch.uint16 else values.to(torch.int32)
@@ -88,9 +99,12 @@ def case_dice(prediction: torch.Tensor, reference: torch.Tensor, num_classes: in
 
 
 def overlap_metrics(
-    confusion: torch.Tensor, class_names: Sequence[str], voxel_ml: float | None
+    confusion: torch.Tensor,
+    class_names: Sequence[str],
+    voxel_ml: float | None,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> OverlapScores:
-    """Overlap of every foreground class of one case, from its confusion matrix.
+    """Overlap of every foreground class of one case, or of every region, from its confusion matrix.
 
     With TP, FP and FN counted in voxels: dice 2TP / (2TP + FP + FN), iou TP / (TP + FP + FN), sensitivity
     TP / (TP + FN), precision TP / (TP + FP), and volume_error_ml, the volume of the prediction minus that of the
@@ -98,7 +112,9 @@ def overlap_metrics(
 
     Args:
         confusion: see `confusion_matrix`; class 0 is the background.
+        class_names: names of the classes 1, 2, ... in order.
         voxel_ml: volume of a voxel in ml; with None (a 2D picture) the volume error is NaN.
+        regions: name to the classes that make it up; if there are any, they are measured instead of the classes.
 
     Returns:
         All of `OverlapScores`.
@@ -110,13 +126,19 @@ def overlap_metrics(
     """
 
     def of_classes(values: torch.Tensor) -> dict[str, float]:
-        return dict(zip(class_names, values.tolist(), strict=True))
+        return dict(zip(structures, values.tolist(), strict=True))
 
     def in_voxels(values: torch.Tensor) -> dict[str, int]:
-        return dict(zip(class_names, (int(n) for n in values), strict=True))
+        return dict(zip(structures, (int(n) for n in values), strict=True))
 
+    structures = structures_of(dict(enumerate(class_names, start=1)), regions)
     counts = confusion.double().cpu()
-    hit, reference, predicted = (x[1:] for x in (counts.diagonal(), counts.sum(1), counts.sum(0)))
+    members = torch.zeros(len(structures), len(counts), dtype=counts.dtype)
+    for row, values in enumerate(structures.values()):
+        members[row, list(values)] = 1
+    # Whole numbers below 2**53: exact in any order.
+    hit = ((members @ counts) * members).sum(1)
+    reference, predicted = members @ counts.sum(1), members @ counts.sum(0)
     error = (predicted - reference) * (math.nan if voxel_ml is None else voxel_ml)
     return {
         "dice": of_classes(2 * hit / (reference + predicted)),

@@ -28,7 +28,7 @@ from scipy.spatial import cKDTree
 
 from pipelines.metrics.overlap import SegmentationError
 from transforms.errors import SettingError
-from transforms.label_values import bounding_boxes
+from transforms.label_values import bounding_boxes, mask_of, structures_of
 
 PERCENTILE = 95.0
 
@@ -197,13 +197,20 @@ def surface_metrics(
     class_names: Sequence[str],
     affine: np.ndarray,
     tolerance: float | Mapping[str, float],
+    regions: Mapping[str, Sequence[int]] | None = None,
+    ignore: int | None = None,
 ) -> SurfaceScores:
-    """Distances between the surfaces of every foreground class of one case, see `pipelines.metrics.surfaces`.
+    """Distances between the surfaces of every foreground class of one case, or of every region.
+
+    See `pipelines.metrics.surfaces`.
 
     Args:
         prediction, reference: classes, (X, Y, Z) or (X, Y), on one grid.
+        class_names: of the classes 1, 2, ... in order.
         affine: 4x4, voxel index to mm.
-        tolerance: tolerance of the surface Dice (nsd) in mm; one number, or one per class.
+        tolerance: tolerance of the surface Dice (nsd) in mm; one number, or one per class or region.
+        regions: name to the classes that make it up; if there are any, they are measured instead of the classes.
+        ignore: value of the reference's voxels that count as background in both maps.
 
     Returns:
         All of `SurfaceScores`. If only one of the two maps holds the structure, the distances are NaN and nsd is 0;
@@ -215,19 +222,23 @@ def surface_metrics(
         >>> surface_metrics(reference, reference, ["lesion"], np.eye(4), tolerance=1.0)
         {'hd95_mm': {'lesion': 0.0}, 'msd_mm': {'lesion': 0.0}, 'nsd': {'lesion': 1.0}}
     """
+    if ignore is not None:
+        left_out = reference == ignore
+        prediction, reference = (np.where(left_out, 0, labels) for labels in (prediction, reference))
     boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
     hd95: dict[str, float] = {}
     mean: dict[str, float] = {}
     nsd: dict[str, float] = {}
-    for value, name in enumerate(class_names, start=1):
+    for name, values in structures_of(dict(enumerate(class_names, start=1)), regions).items():
         limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
-        held = [box[value] for box in boxes if value in box]
+        held = [box[value] for box in boxes for value in values if value in box]
         if held:
             box = tuple(
                 slice(min(part.start for part in parts), max(part.stop for part in parts))
                 for parts in zip(*held, strict=True)
             )
-            distances = surface_distances(prediction[box] == value, reference[box] == value, affine)
+            predicted, expected = (mask_of(labels[box], values) for labels in (prediction, reference))
+            distances = surface_distances(predicted, expected, affine)
             hd95[name], mean[name], nsd[name] = distances.hd95, distances.mean, distances.dice(limit)
         else:
             hd95[name] = mean[name] = nsd[name] = math.nan

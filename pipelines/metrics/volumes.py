@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from pipelines.metrics.confidence import Estimates
 from pipelines.metrics.names import ESTIMATES
 from pipelines.metrics.result_files import csv_table
-from transforms.label_values import value_counts
+from transforms.label_values import structures_of, value_counts
 from transforms.spatial.geometry import voxel_ml
 
 
@@ -29,11 +29,13 @@ class CaseVolumes(Estimates):
     volumes: dict[str, Volume]
 
 
-def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
-    """Number of voxels and volume in ml of every foreground class of a label map (1, *shape), also of absent ones.
+def measure(
+    labels: MetaTensor, names: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Volume]:
+    """Number of voxels and volume in ml of every foreground class of a label map (1, *shape), or of every region.
 
     Returns:
-        Class name to volume.
+        Class or region name to volume, absent ones included.
 
     Examples:
         >>> import torch
@@ -44,10 +46,13 @@ def measure(labels: MetaTensor, names: Mapping[int, str]) -> dict[str, Volume]:
     array = labels.as_tensor().cpu().numpy()
     counts = value_counts(array[0], max(names) + 1)
     unit = voxel_ml(labels.affine.cpu(), array.ndim - 1)
+    sums = {
+        name: int(sum(counts[value] for value in values))
+        for name, values in structures_of(names, regions).items()
+    }
     return {
-        name: {"voxels": int(counts[value]), "ml": None if unit is None else int(counts[value]) * unit}
-        for value, name in sorted(names.items())
-        if value != 0
+        name: {"voxels": voxels, "ml": None if unit is None else voxels * unit}
+        for name, voxels in sums.items()
     }
 
 

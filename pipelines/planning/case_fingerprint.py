@@ -13,7 +13,8 @@ from scipy import ndimage
 from skimage.measure import label as label_components
 
 from pipelines.config.errors import problem
-from pipelines.data.cases import CaseItem, first_image, reading
+from pipelines.data.cases import CaseItem, first_image, reading, segment_names
+from pipelines.data.label_names import IGNORE
 from pipelines.planning.intensity_statistics import inside_and_outside, whole_numbers
 from pipelines.planning.records import FORMAT, CaseFingerprint, ChannelFingerprint, ClassFingerprint
 from pipelines.utils.logs import warnings_of
@@ -96,10 +97,17 @@ def case_fingerprint(
     path = first_image(item)
     image, affine = image_array(item["image"], channels=channels, **reading(item))
     grid = Header(image.shape[1:], len(image), affine)
-    found, place = label_array(item["label"], grid, labels, image=path)
+    found, place = label_array(item["label"], grid, segment_names(item, labels), image=path)
     require_grid(item["label"], Header(found.shape[1:], len(found), place), grid)
     found = found[0]
-    check_label_values(counts_of(found), labels, item["label"])
+    ignore = item.get("ignore")
+    marked = {} if ignore is None else {ignore: IGNORE}
+    check_label_values(counts_of(found), {**labels, **marked}, item["label"])
+    ignored = 0.0
+    if ignore is not None:
+        left_out = found == ignore
+        ignored = np.count_nonzero(left_out) / found.size
+        found = np.where(left_out, 0, found).astype(found.dtype)
     try:
         geometry = orient(grid.shape, affine)
     except GeometryError as error:
@@ -114,7 +122,7 @@ def case_fingerprint(
         "orientation": "".join(nib.orientations.aff2axcodes(affine)) if len(grid.shape) == 3 else "",
         "channels": measured,
         "classes": _classes(_turned(found, geometry), labels, geometry),
-        "ignored": 0.0,
+        "ignored": ignored,
         "body": _body(image, [channel["hounsfield"] for channel in measured], geometry),
     }
 

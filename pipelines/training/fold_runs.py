@@ -176,15 +176,15 @@ class Crossvalidation:
             read_ensemble(file)
             if json.loads(file.read_text(encoding="utf-8"))["sha256"] == digests:
                 return file
-        pairs, labels = [], {}
+        pairs = []
         for fold in range(self.folds):
             data = open_dataset(self.dataset, fold=fold, seed=self.seed, num_folds=self.folds)
-            labels = data.labels
             predictions = self.folder(fold) / "evaluation" / "predictions"
             pairs += [
                 (predictions / f"{c.id}.nii.gz", c.label) for c in data.validation if c.label is not None
             ]
-        choice = choose_postprocessing(pairs, labels)
+        # The folds differ in who validates, not in what the labels mean.
+        choice = choose_postprocessing(pairs, data.labels, data.regions, data.ignore)
         card: EnsembleCard = {
             "members": [model.relative_to(self.output).as_posix() for model in models],
             "sha256": digests,

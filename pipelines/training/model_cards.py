@@ -71,6 +71,8 @@ class ModelCards:
             "experiment": self.tracking.experiment,
             "epoch": epoch,
         }
+        if self.data.regions:
+            card["regions"] = {name: list(values) for name, values in self.data.regions.items()}
         if self.evaluator is not None and self.evaluator.state.cases:
             card["validation"] = [
                 without_nan({key: case[key] for key in ("case", "dice", "confidence") if key in case})

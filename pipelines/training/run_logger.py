@@ -250,17 +250,19 @@ class Record:
         return values
 
     def _keep_results(self, engine: SegTrainer, evaluator: SegEvaluator) -> None:
-        summary = summarise(evaluator.state.cases, evaluator.class_names)
+        names = list(evaluator.structures)
+        summary = summarise(evaluator.state.cases, names)
         values = {"best_val_mean_dice": summary["mean_dice"], "best_epoch": float(engine.state.epoch)}
-        keys = metric_names(evaluator.class_names)
+        keys = metric_names(names)
         values |= {
             f"best_val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
             for name, row in summary["classes"].items()
         }
         self.tracking.metrics({k: v for k, v in values.items() if v == v}, engine.state.iteration)
-        self._best = results(evaluator.state.cases, evaluator.class_names, summary)
+        self._best = results(evaluator.state.cases, names, summary)
         with self.tracking.losing(f"results of epoch {engine.state.epoch}"):
-            log_results(self.tracking, self._best, self._pictures, evaluator.state.confusion.numpy())
+            confusion = evaluator.state.confusion.numpy()
+            log_results(self.tracking, self._best, self._pictures, confusion, evaluator.class_names)
 
     def end(self, trainer: SegTrainer, folder: Path, summary: Summary | None) -> None:
         """Log the model, the last checkpoint and the table of the best validation, and wait for MLflow.
@@ -277,7 +279,7 @@ class Record:
         card = read_card(folder / CARD)
         if "validation" in card:
             # If the training was resumed after its best validation, only the model card has results of it.
-            kept: Measured = {"classes": self.data.class_names[1:], "cases": card["validation"]}
+            kept: Measured = {"classes": list(self.data.structures), "cases": card["validation"]}
             self.tracking.table("results/table.json", case_table(self._best or kept))
         with self.tracking.losing("model"), tempfile.TemporaryDirectory() as name:
             sources = invocation()["config_files"]

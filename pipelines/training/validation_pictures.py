@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
 from pipelines.distributed.collectives import of_all_ranks
+from pipelines.inference.evaluator import annotated
 from pipelines.metrics.summary import CaseMetrics
 from transforms.preprocess import PreparedCase, Preprocess
 from transforms.spatial.geometry import Geometry
@@ -69,7 +70,7 @@ class Snapshots:
     def _drawn(
         self, case: str, item: PreparedCase, prediction: MetaTensor, scores: CaseMetrics
     ) -> np.ndarray:
-        geometry, reference = Geometry.from_dict(item["geometry"]), item["label"]
+        geometry, reference = Geometry.from_dict(item["geometry"]), annotated(item)
         if case not in self._places:
             # The planes depend only on the reference, which never changes.
             place = overlay_place(reference)

@@ -393,5 +393,5 @@ class Training:
 
     def _results(self) -> tuple[Summary | None, list[str]]:
         return results(
-            self.checkpoints.folder, self.data.class_names[1:], self.config.knobs(), self.tracking.uri
+            self.checkpoints.folder, list(self.data.structures), self.config.knobs(), self.tracking.uri
         )

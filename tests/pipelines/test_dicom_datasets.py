@@ -14,11 +14,13 @@ from monai.data import MetaTensor
 import tests.dicom_label_files as lf
 import tests.dicom_phantom as ph
 from pipelines.data.cases import DatasetError
+from pipelines.data.check import check
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.patch_store import PatchStore
 from pipelines.data.stored_case import StoreError
 from pipelines.data.volume_dataset import VolumeDataset
 from tests.dicom_phantom import Phantom, write_series
+from tests.pipelines.tumours import IGNORE, REGIONS, nested
 from transforms.dicom.rtstruct_writer import write_rtstruct
 from transforms.dicom.seg import write_seg
 from transforms.dicom.series import scan_series
@@ -221,3 +223,29 @@ def test_image_and_label_in_one_folder(cohort, tmp_path):
     for ours, theirs in zip(store, twin, strict=True):
         whole = [slice(0, size) for size in ours.spatial_shape]
         np.testing.assert_array_equal(ours.read_label(whole), theirs.read_label(whole))
+
+
+@pytest.mark.parametrize("writer", [write_seg, write_rtstruct])
+def test_labels_of_regions_become_the_classes_that_make_them_up(tmp_path, writer):
+    """Segments that overlap, one of each region and one of what nobody annotated: read, checked, stored, evaluated."""
+    ct = Phantom(shape=(20, 18, 8))
+    write_series(tmp_path / "ct", ct.slices(), seed=1)
+    series = scan_series(tmp_path / "ct")
+    array = nested(ct.shape)
+    array[..., :2] = IGNORE
+    label = MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(series.affine))
+    names = {1: "a", 2: "b", 3: "c", IGNORE: "d"}
+    writer(tmp_path / "label.dcm", label, series, names, regions={**REGIONS, "ignore": [IGNORE]})
+    case = {"image": "ct", "label": "label.dcm"}
+    content = {"labels": {"background": 0, **REGIONS, "ignore": IGNORE}, "training": [case]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    data = load_dataset(tmp_path, validation_fraction=0)
+    items = data.as_dicts("training")
+    (found,) = check(tmp_path).cases
+    assert found.problems == []
+    voxels = {name: int((array == value).sum()) for value, name in data.labels.items()}
+    assert found.classes == {**voxels, "ignore": int((array == IGNORE).sum())}
+    stored = PatchStore(tmp_path / "store", Preprocess(), items, data.labels, 0, False).build().case(0)
+    assert stored.classes == {value: int((array == value).sum()) for value in range(5)}
+    volume = VolumeDataset(items, Preprocess(), labels=data.labels)[0]
+    np.testing.assert_array_equal(volume["label"][0].numpy(), array)

@@ -19,13 +19,13 @@ from transforms.dicom.rtstruct import CLOSED
 from transforms.dicom.source_images import (
     LPS,
     SourceImages,
-    class_names,
     label_on_source,
+    numbered_structures,
     replace_file,
     software_version,
 )
 from transforms.errors import SettingError
-from transforms.label_values import Box, bounding_boxes
+from transforms.label_values import Box, bounding_boxes, mask_of
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -47,6 +47,7 @@ def write_rtstruct(
     series_description: str = "",
     series_number: int = 301,
     geometric_type: str = "CLOSED_PLANAR",
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Write a label map as DICOM RTSTRUCT on the slices of its CT.
 
@@ -68,6 +69,7 @@ def write_rtstruct(
         series_number: SeriesNumber (0020,0011).
         geometric_type: "CLOSED_PLANAR", which every planning system supports, or "CLOSEDPLANAR_XOR" (PS3.3
             C.8.8.6.3), which states explicitly that inner contours are holes.
+        regions: name to the classes that make it up: one ROI for each, instead of one for each class; they may overlap.
 
     Returns:
         The file written.
@@ -85,7 +87,7 @@ def write_rtstruct(
     if geometric_type not in CLOSED:
         raise SettingError(f"geometric_type is {geometric_type!r}; choose one of {', '.join(CLOSED)}.")
     frames = label_on_source(path, label, source)
-    named = class_names(path, frames, names)
+    named = numbered_structures(path, frames, names, regions)
     images = SourceImages.of(path, source)
     description = series_description or algorithm_name
     result = _blank(images, description, series_number)
@@ -96,7 +98,7 @@ def write_rtstruct(
     result.StructureSetROISequence = []
     result.ROIContourSequence = []
     result.RTROIObservationsSequence = []
-    for number, name in named.items():
+    for number, (name, values) in named.items():
         result.StructureSetROISequence.append(
             _item(
                 ROINumber=number,
@@ -123,7 +125,7 @@ def write_rtstruct(
         )
         contours = [
             _contour(polygon, index, to_world, images, geometric_type)
-            for index, polygon in _outlines(frames, boxes, number)
+            for index, polygon in _outlines(frames, boxes, values)
         ]
         for position, contour in enumerate(contours):
             contour.ContourNumber = position + 1
@@ -135,12 +137,18 @@ def write_rtstruct(
     return replace_file(path, result, ImplicitVRLittleEndian)
 
 
-def _outlines(frames: np.ndarray, boxes: Mapping[int, Box], number: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield slice and polygon of one class, in voxel indices (x, y), searching only its bounding boxes."""
-    box = boxes.get(number)
-    if box is None:
+def _outlines(
+    frames: np.ndarray, boxes: Mapping[int, Box], values: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield slice and polygon of what some classes make up, in voxel indices (x, y), looking only where they are."""
+    held = [boxes[value] for value in values if value in boxes]
+    if not held:
         return
-    part = frames[box] == number
+    box = tuple(
+        slice(min(part.start for part in parts), max(part.stop for part in parts))
+        for parts in zip(*held, strict=True)
+    )
+    part = mask_of(frames[box], values)
     for index, mask in enumerate(part, box[0].start):
         for polygon in outlines(mask.T):
             yield index, polygon + np.array([box[2].start, box[1].start])

@@ -22,12 +22,13 @@ from transforms.dicom.seg_sources import aligned_headers, refer_to_files
 from transforms.dicom.segment_names import match_names, numbered_names
 from transforms.dicom.source_images import (
     SourceImages,
-    class_names,
     label_on_source,
+    numbered_structures,
     replace_file,
     software_version,
 )
-from transforms.errors import ImageError
+from transforms.errors import ImageError, SettingError
+from transforms.label_values import mask_of
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -226,6 +227,7 @@ def write_seg(
     kind: str = "BINARY",
     probabilities: np.ndarray | None = None,
     compress: bool = True,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Write a label map as DICOM SEG on the grid of its CT.
 
@@ -243,6 +245,8 @@ def write_seg(
         kind: "BINARY" (supported by every reader), or "LABELMAP" (Supplement 243, supported by few readers).
         probabilities: ``(C, X, Y, Z)`` from 0 to 1, background first: written as FRACTIONAL of type
             PROBABILITY, in steps of 1/255, instead of the label map.
+        regions: name to the classes that make it up: a segment for each, instead of one for each class. They may
+            overlap, as segments of a BINARY segmentation may (PS3.3 C.8.20.2).
         compress: deflated (1.2.840.10008.1.2.1.99): lossless, a twentieth of the size. Otherwise explicit
             little endian.
 
@@ -252,18 +256,25 @@ def write_seg(
     Raises:
         ImageError: the label map is not on the grid of the series, or the series or the names cannot be
             referred to.
+        SettingError: regions in a label map or with probabilities, which hold one class at a voxel.
     """
     import highdicom  # imported here because it takes half a second and only writing needs it
     from pydicom.sr.codedict import codes as terms
 
     path = Path(path)
     frames = label_on_source(path, label, source)
-    named = class_names(path, frames, names)
+    if regions and (kind != "BINARY" or probabilities is not None):
+        raise SettingError(
+            "regions overlap, so they are written as a BINARY segmentation of the label map alone."
+        )
+    named = numbered_structures(path, frames, names, regions)
     if list(named) != list(range(1, len(named) + 1)):
         raise ImageError(
             f"{path}: the class ids {list(named)} do not run from 1 without gaps, as segment numbers must (PS3.3"
             " C.8.20.2); renumber the classes."
         )
+    if regions:
+        frames = np.stack([mask_of(frames, values) for _, values in named.values()], -1).view(np.uint8)
     if probabilities is not None:
         kind = "FRACTIONAL"
         frames = _fractions(path, probabilities, frames.shape, len(named))
@@ -278,7 +289,9 @@ def write_seg(
         source_images=sources,
         pixel_array=frames,
         segmentation_type=kind,
-        segment_descriptions=[_description(index, name, codes, algorithm) for index, name in named.items()],
+        segment_descriptions=[
+            _description(index, name, codes, algorithm) for index, (name, _) in named.items()
+        ],
         series_instance_uid=generate_uid(),
         series_number=series_number,
         sop_instance_uid=generate_uid(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from transforms.dicom.frame import Frame
     from transforms.dicom.series import Series
 
-__all__ = ["SourceImages", "label_on_source", "replace_file", "software_version"]
+__all__ = ["SourceImages", "label_on_source", "numbered_structures", "replace_file", "software_version"]
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -187,6 +188,26 @@ def label_on_source(path: Path, label: MetaTensor, source: Series) -> np.ndarray
             f"{path}: the label map lies up to {distance:.3g} mm off the CT; write the label map of this CT."
         )
     return np.ascontiguousarray(stored_labels(path, array[0].transpose(2, 1, 0)))
+
+
+def numbered_structures(
+    path: Path, array: np.ndarray, names: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None
+) -> dict[int, tuple[str, tuple[int, ...]]]:
+    """Return by number the name of every segment or ROI and the class ids that make it up.
+
+    The number of a class is its id; regions are numbered from 1 in their order.
+
+    Raises:
+        ImageError: as `class_names`.
+    """
+    named = class_names(path, array, names)
+    if not regions:
+        return {number: (name, (number,)) for number, name in named.items()}
+    titles = class_names(path, array[:0], dict(enumerate(regions, start=1)))
+    return {
+        number: (name, tuple(values))
+        for (number, name), values in zip(titles.items(), regions.values(), strict=True)
+    }
 
 
 def class_names(path: Path, array: np.ndarray, names: Any) -> dict[int, str]:

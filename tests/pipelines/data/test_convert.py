@@ -14,6 +14,7 @@ from pipelines.__main__ import main
 from pipelines.data.convert import convert
 from pipelines.data.dataset_folder import load_dataset
 from tests.pipelines.data.dataset_files import LABELS, describe, ids, pair, subject, write
+from tests.pipelines.tumours import IGNORE, REGIONS, write_tumours
 from transforms.errors import UserError
 from transforms.io.readers import read_label
 
@@ -342,3 +343,16 @@ def test_a_public_dataset_there_and_back(tmp_path):
     assert (theirs.labels, theirs.channel_names) == (original.labels, original.channel_names)
     for split in ("training", "validation", "test"):
         assert sorted(real(ours, split)) == sorted(real(original, split))
+
+
+@pytest.mark.parametrize("layout", ["msd", "nnunet"])
+def test_regions_and_what_is_to_be_ignored_are_kept(tmp_path, layout):
+    source = write_tumours(tmp_path / "data")
+    wanted = load_dataset(source)
+    words = ["--to", "nnunet"] if layout == "nnunet" else []
+    assert run(source, tmp_path / "Dataset001_There", *words) == 0
+    content = json.loads((tmp_path / "Dataset001_There" / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, **REGIONS, "ignore": IGNORE}
+    assert layout == "msd" or content["regions_class_order"] == [1, 2, 3]
+    found = load_dataset(tmp_path / "Dataset001_There")
+    assert (found.labels, found.regions, found.ignore) == (wanted.labels, wanted.regions, wanted.ignore)

@@ -97,8 +97,13 @@ def test_absolute_paths_and_ids_of_ones_own(root, tmp_path):
         ({"0": "background", "2": "a"}, r"ids \[0, 2\]; they must run from 0 .*Renumber"),
         ({"1": "a", "2": "b"}, r"ids \[1, 2\]"),
         ({"background": 0, "a": 1, "b": 3}, r"ids \[0, 1, 3\]"),
-        ({"background": 0, "whole": [1, 2], "core": [2]}, r"regions .*whole, core"),
-        ({"background": 0, "a": 1, "ignore": 2}, "ignore label"),
+        (
+            {"background": 0, "whole": [1, 3], "core": [3]},
+            r"regions of the values \[1, 3\]; .*cover 1 to K-1",
+        ),
+        ({"whole": [1, 2], "core": [2]}, r'regions of the values .*besides "background": 0'),
+        ({"background": 0, "a": 1, "ignore": 1}, "ignore label 1; it must be one value above all others, 2"),
+        ({"background": 0, "a": 1, "ignore": 3}, "no gap between"),
         ({"0": "background", "1": "a", "2": "a"}, "same name"),
         ({"0": "background", "1": 7}, "name for every id"),
         ({"background": 0, "a": "x"}, "does not map class ids"),
@@ -109,6 +114,28 @@ def test_labels_that_cannot_be_trained(root, labels, message):
     with pytest.raises(DatasetError, match=message) as error:
         load_dataset(root)
     assert "dataset.json" in str(error.value)
+
+
+def test_regions_and_voxels_to_ignore(root):
+    labels = {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [2, 3], "enhancing": 3, "ignore": 4}
+    describe(root, labels=labels, regions_class_order=[1, 2, 3], training=[pair(root, "a"), pair(root, "b")])
+    dataset = load_dataset(root)
+    assert dataset.labels == {
+        0: "background",
+        1: "whole_tumor without tumor_core",
+        2: "tumor_core without enhancing",
+        3: "enhancing",
+    }
+    assert dataset.num_classes == 4
+    assert dataset.regions == {"whole_tumor": (1, 2, 3), "tumor_core": (2, 3), "enhancing": (3,)}
+    assert dataset.structures == dataset.regions
+    assert dataset.ignore == 4
+    segments = {0: "background", 1: "whole_tumor", 2: "tumor_core", 3: "enhancing", 4: "ignore"}
+    item = dataset.as_dicts("training")[0]
+    assert (item["ignore"], item["segments"]) == (4, segments)
+    plain = load_dataset(describe(root, labels=LABELS, training=[pair(root, "a"), pair(root, "b")]))
+    assert plain.structures == {"liver": (1,), "spleen": (2,)}
+    assert not {"ignore", "segments"} & plain.as_dicts("training")[0].keys()
 
 
 @pytest.mark.parametrize(

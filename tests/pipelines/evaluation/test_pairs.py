@@ -102,22 +102,27 @@ def test_what_cannot_be_matched_is_said(tmp_path):
         ({"labels": {"background": 0, "liver": 1, "cyst": 7}}, {1: "liver", 7: "cyst"}),
         ({"0": "background", "1": "liver"}, {1: "liver"}),
         ({"liver": "3"}, {3: "liver"}),
+        ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, {1: "liver"}),
     ],
 )
 def test_class_names_of_msd_nnunet_and_ours(tmp_path, content, names):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(content))
-    assert read_labels(path) == names
+    found = read_labels(path).labels
+    assert {value: name for value, name in found.items() if value != 0} == names
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
-        ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "ignore label"),
-        ({"labels": {"1": "liver", "2": "liver"}}, "a unique value and name"),
-        ({"labels": {"liver": 1, "cyst": 1}}, "a unique value and name"),
-        ({"labels": {"liver": "one"}}, "does not name classes"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "all": [2, 1]}},
+            "'whole' and 'all' of the same values",
+        ),
+        ({"labels": {"background": 0, "liver": 2, "ignore": 1}}, "one value above all others, 3"),
+        ({"labels": {"1": "liver", "2": "liver"}}, "two ids the same name"),
+        ({"labels": {"liver": 1, "cyst": 1}}, "gives the value 1 two names"),
+        ({"labels": {"liver": "one"}}, "does not map class ids to names"),
         ({"labels": {}}, "does not name classes"),
         ([1], "does not name classes"),
         ({"0": "background"}, "besides the background"),
@@ -137,12 +142,22 @@ def test_names_come_from_files_beside_the_maps_or_from_their_values(tmp_path):
     predictions = put(tmp_path / "p", "a.nii.gz", values=(0, 2, 5))
     references = put(tmp_path / "data" / "labelsTr", "a.nii.gz", values=(0, 1, 2))
     pairs, folders = find_pairs(predictions, references).found, (predictions, references)
-    assert labels_of(pairs, None, folders) == {1: "class_1", 2: "class_2", 5: "class_5"}
+    assert labels_of(pairs, None, folders).labels == {1: "class_1", 2: "class_2", 5: "class_5"}
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": {"1": "one", "2": "two"}}))
-    assert labels_of(pairs, None, folders) == {1: "one", 2: "two"}
+    assert labels_of(pairs, None, folders).labels == {1: "one", 2: "two"}
     (predictions / "labels.json").write_text(json.dumps({"0": "background", "1": "eins"}))
-    assert labels_of(pairs, None, folders) == {1: "eins"}
-    assert labels_of(pairs, tmp_path / "data" / "dataset.json", folders) == {1: "one", 2: "two"}
+    assert labels_of(pairs, None, folders).labels == {0: "background", 1: "eins"}
+    assert labels_of(pairs, tmp_path / "data" / "dataset.json", folders).labels == {1: "one", 2: "two"}
     empty = put(tmp_path / "empty", "a.nii.gz", values=(0,))
     with pytest.raises(InputError, match="all label maps are empty"):
         labels_of(find_pairs(empty, empty).found, None, (empty, empty))
+
+
+def test_regions_of_a_dataset(tmp_path):
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"labels": {"background": 0, "whole": [1, 5], "core": 5, "ignore": 9}}))
+    found = read_labels(path)
+    assert found.labels == {0: "background", 1: "whole without core", 5: "core"}
+    assert found.regions == {"whole": (1, 5), "core": (5,)}
+    assert found.ignore == 9
+    assert found.segments == {0: "background", 1: "whole", 5: "core", 9: "ignore"}

@@ -58,3 +58,24 @@ def test_holes_and_pieces_far_from_everything(tmp_path):
     choice = choose_postprocessing([pair], LABELS)
     assert choice.postprocessing == {"largest_foreground": True, "fill_holes": ["liver"]}
     assert choice.after == {"liver": pytest.approx(1.0), "vessels": pytest.approx(1.0)}
+
+
+def test_of_regions_all_classes_together_where_they_are_annotated(tmp_path):
+    """The ring of a tumour loses its middle, which is another class, and would lose pieces of itself."""
+    truth = np.zeros((20, 20, 10), np.uint8)
+    truth[3:12, 3:12, 2:8] = 1
+    truth[3:12, 6:9, 2:8] = 2  # cuts the ring in two pieces
+    predicted = truth.copy()
+    predicted[18, 18, 8] = 1
+    truth[18:, :, :4] = 3
+    predicted[19, 1, 1] = 2  # where nobody looked
+    pair = (save(tmp_path / "p.nii.gz", predicted), save(tmp_path / "r.nii.gz", truth))
+    regions = {"tumour": (1, 2), "core": (2,)}
+    choice = choose_postprocessing([pair], LABELS, regions, ignore=3)
+    assert choice.postprocessing == {"largest_foreground": True}
+    voxels = 9 * 9 * 6
+    assert choice.before == {
+        "tumour": pytest.approx(2 * voxels / (2 * voxels + 1)),
+        "core": pytest.approx(1.0),
+    }
+    assert choice.after == {"tumour": pytest.approx(1.0), "core": pytest.approx(1.0)}

@@ -2,12 +2,14 @@
 
 import math
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
 from pipelines.data.volume_dataset import VolumeDataset
+from pipelines.inference.evaluator import annotated
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.names import METRICS
 from tests.pipelines.evaluators import evaluator
@@ -207,3 +209,25 @@ def test_images_without_a_label_are_predicted_and_not_scored(tmp_path):
     engine.run()
     assert engine.state.cases == []
     assert engine.state.output["pred"].unique().tolist() == [0, 1, 2]
+
+
+def test_regions_are_measured_and_voxels_that_nobody_annotated_left_out(tmp_path):
+    data = [write_ct(tmp_path, "a", classes=(1, 2, 3))]
+    label = read_label(data[0]["label"])
+    marked = label.clone()
+    marked[..., :6] = 4
+    marked[label == 1] = 2  # a mistake of the reference where it counts
+    nib.save(nib.Nifti1Image(marked[0].numpy(), np.eye(4)), data[0]["label"])
+    regions = {"whole": [1, 2, 3], "core": [2, 3], "bone": [3]}
+    engine = evaluator([{**data[0], "ignore": 4}], classes=4, regions=regions, surface_tolerance=1.0)
+    engine.run()
+    (record,) = engine.state.cases
+    counts = (marked != 4).numpy()
+    for name, members in regions.items():
+        p, r = (np.isin(x.numpy(), members) & counts for x in (label, marked))
+        assert record["dice"][name] == pytest.approx(2 * (p & r).sum() / (p.sum() + r.sum()))
+    assert record["dice"]["core"] < 1 == record["dice"]["whole"] == record["nsd"]["whole"]
+    assert engine.state.confusion.sum() == counts.sum()
+    assert set(annotated({"label": marked, "ignore": 4}).unique().tolist()) == set(
+        marked.unique().tolist()
+    ) - {4}

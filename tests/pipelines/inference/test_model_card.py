@@ -13,7 +13,7 @@ from networks import R2UNet, UPerNet
 from pipelines.deployment.mlflow_model import Predictor
 from pipelines.deployment.packaging import assemble
 from pipelines.inference.ensemble import trained_model
-from pipelines.inference.model_card import CardError, checked, read_card
+from pipelines.inference.model_card import CardError, checked, read_card, read_content
 from pipelines.inference.trained_model import CheckpointError, TrainedModel, load_tensors
 from pipelines.training.checkpoints import KINDS, Checkpoints, Progress, load_state, require_whole
 from tests.pipelines import small
@@ -201,6 +201,16 @@ BEYOND = [
     ("network/in_channels", 2),
     ("network/out_channels", 3),
     ("network/spatial_dims", 2),
+    ("regions", [1]),
+    ("regions", {"": [1]}),
+    ("regions", {"a\x1b": [1]}),
+    ("regions", {"a": 1}),
+    ("regions", {"a": []}),
+    ("regions", {"a": [0]}),
+    ("regions", {"a": [2]}),
+    ("regions", {"a": [1.5]}),
+    ("regions", {"a": [1] * 10**5}),
+    ("regions", {str(number): [1] for number in range(2000)}),
     ("preprocessing/spacing", 1e-4),
     ("preprocessing/spacing", [1e-4, 1, 1]),
     ("preprocessing/spacing", [1, 1, 0]),
@@ -304,6 +314,20 @@ def test_a_card_that_fills_the_disk_is_not_read_into_memory(model):
         stream.truncate(1 << 40)  # sparse
     with pytest.raises(CheckpointError, match="more than 64 MB"):
         TrainedModel(path)
+
+
+def test_regions(model):
+    trained = TrainedModel(model(lambda card: card.update(regions={"tumour": [1]})))
+    assert trained.regions == trained.structures == {"tumour": (1,)}
+    assert trained.card["regions"] == {"tumour": [1]}
+    assert TrainedModel(model()).regions == {}
+    with pytest.raises(CardError, match="names a class twice"):
+        checked({**read_content(model().with_suffix(".json")), **_three_classes(), "regions": {"a": [1, 1]}})
+
+
+def _three_classes():
+    network = {**CARD["network"], "out_channels": 3}
+    return {"labels": {"0": "background", "1": "a", "2": "b"}, "network": network}
 
 
 def test_what_nobody_knows_is_left_out(model):

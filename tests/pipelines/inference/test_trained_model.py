@@ -48,6 +48,8 @@ def test_a_trained_model_needs_nothing_but_its_two_files(straight, tmp_path, dat
     model.require_labels({0: "background", 1: "lung", 2: "liver"})
     with pytest.raises(CheckpointError, match="are not those of the model"):
         model.require_labels({0: "background", 1: "liver", 2: "lung"})
+    with pytest.raises(CheckpointError, match="with the regions of the training"):
+        model.require_labels({0: "background", 1: "lung", 2: "liver"}, {"both": (1, 2), "liver": (2,)})
 
 
 def test_weights_and_description_of_two_trainings_are_refused(straight, tmp_path):

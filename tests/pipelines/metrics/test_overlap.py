@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.metrics import ConfusionMatrixMetric, DiceMetric, MeanIoU
 from monai.networks.utils import one_hot
 
-from pipelines.metrics.overlap import case_dice, confusion_matrix
+from pipelines.metrics.overlap import case_dice, confusion_matrix, overlap_metrics
 from tests.pipelines import masks
 from tests.pipelines.metrics.scored import NAMES, scored
 
@@ -134,3 +134,34 @@ def test_dice_and_iou_say_the_same_and_errors_change_sign(pair):
             assert other["volume_error_ml"][name] == -one["volume_error_ml"][name]
             swapped = [other["precision"][name], other["sensitivity"][name]]
             np.testing.assert_equal([one["sensitivity"][name], one["precision"][name]], swapped)
+
+
+REGIONS = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+
+
+def test_regions_and_ignored_voxels_are_counted_as_numpy_counts_masks():
+    random = np.random.default_rng(4)
+    prediction, reference = random.integers(0, 4, (9, 8, 7)), random.integers(0, 5, (9, 8, 7))
+    counts = reference != 4
+    prediction[~counts] = random.integers(0, 9, int((~counts).sum()))  # whatever is there
+    confusion = confusion_matrix(*(torch.from_numpy(x) for x in (prediction, reference)), 4, ignore=4)
+    assert confusion.sum() == counts.sum()
+    found = overlap_metrics(confusion, ["a", "b", "c"], 0.5, REGIONS)
+    for name, members in REGIONS.items():
+        p, r = (np.isin(x, members) & counts for x in (prediction, reference))
+        assert found["dice"][name] == pytest.approx(2 * (p & r).sum() / (p.sum() + r.sum()))
+        assert found["iou"][name] == pytest.approx((p & r).sum() / (p | r).sum())
+        assert found["sensitivity"][name] == pytest.approx((p & r).sum() / r.sum())
+        assert found["precision"][name] == pytest.approx((p & r).sum() / p.sum())
+        assert found["volume_error_ml"][name] == pytest.approx(0.5 * (int(p.sum()) - int(r.sum())))
+        assert found["reference_voxels"][name] == r.sum()
+        assert found["prediction_voxels"][name] == p.sum()
+    with pytest.raises(ValueError, match="holds classes 0 to 4; they must be in the range 0 to 3"):
+        confusion_matrix(*(torch.from_numpy(x) for x in (prediction % 4, reference)), 4)
+
+
+def test_a_case_of_nothing_but_ignored_voxels_has_no_value():
+    label = torch.full((4, 4, 4), 2, dtype=torch.uint8)
+    found = overlap_metrics(confusion_matrix(torch.ones_like(label), label, 2, ignore=2), ["a"], 1.0)
+    assert math.isnan(found["dice"]["a"])
+    assert found["prediction_voxels"] == {"a": 0}

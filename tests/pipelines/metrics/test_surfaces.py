@@ -284,3 +284,21 @@ def test_real_contours_agree_with_monai(shared_data):
             [float(expected[n]) for n in present], abs=1e-5
         )
         assert math.isnan(surfaces["hd95_mm"][names[2]]), "missed"
+
+
+def test_regions_and_ignored_voxels_have_the_surfaces_of_their_masks():
+    random = np.random.default_rng(2)
+    prediction, reference = (np.zeros((16, 15, 14), np.uint8) for _ in range(2))
+    for array in (prediction, reference):
+        for value in (1, 2, 3):
+            start = random.integers(1, 5, 3) + value
+            array[tuple(slice(a, b) for a, b in zip(start, (14, 13, 12), strict=True))] = value
+    reference[:, 9:] = 4
+    affine, regions = np.diag([1.0, 2.0, 3.0, 1.0]), {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+    found = surface_metrics(prediction, reference, ["a", "b", "c"], affine, 2.0, regions, ignore=4)
+    for name, members in regions.items():
+        masks = [np.isin(x, members) & (reference != 4) for x in (prediction, reference)]
+        wanted = surface_distances(*masks, affine)
+        scores = found["hd95_mm"][name], found["msd_mm"][name], found["nsd"][name]
+        assert scores == pytest.approx((wanted.hd95, wanted.mean, wanted.dice(2.0)))
+        assert wanted.mean > 0

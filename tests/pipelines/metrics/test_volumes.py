@@ -52,3 +52,10 @@ def test_a_picture_has_voxels_only():
     picture = MetaTensor(torch.ones((1, 3, 4), dtype=torch.uint8))
     assert voxel_ml(picture.affine, 2) is None
     assert measure(picture, {0: "background", 1: "cell"}) == {"cell": {"voxels": 12, "ml": None}}
+
+
+def test_regions_that_overlap_count_their_voxels_each():
+    array = torch.tensor([[[0, 1, 1, 2, 3]]], dtype=torch.uint8)
+    regions = {"whole": (1, 2, 3), "core": (2, 3)}
+    found = measure(MetaTensor(array), {0: "background", 1: "a", 2: "b", 3: "c"}, regions)
+    assert found == {"whole": {"voxels": 4, "ml": None}, "core": {"voxels": 2, "ml": None}}

@@ -208,3 +208,23 @@ def test_what_cannot_be_used_is_said(tmp_path):
     said = outcome_of(Job(LABELS, None), item)
     assert "image.nii.gz" in said
     assert nib.load(item["label"]).shape == (40, 30, 20)
+
+
+def test_voxels_that_nobody_annotated_are_of_no_class(tmp_path):
+    image, label = body()
+    highest = max(LABELS) + 1
+    label[20:] = highest
+    item = {
+        "case": "a",
+        "image": save(tmp_path / "image.nii.gz", image, AFFINE),
+        "label": save(tmp_path / "label.nii.gz", label, AFFINE),
+        "ignore": highest,
+    }
+    found = case_fingerprint(item, LABELS)
+    assert found["ignored"] == 0.5
+    voxels = {value: record["voxels"] for value, record in found["classes"].items()}
+    assert voxels == {str(value): int((label == value).sum()) for value in LABELS if value}
+    assert voxels["2"] == 0
+    assert found["channels"][0]["inside"]["voxels"] == sum(voxels.values())
+    with pytest.raises(ImageError, match=rf"label value\(s\) {highest} are not among"):
+        case_fingerprint({key: value for key, value in item.items() if key != "ignore"}, LABELS)

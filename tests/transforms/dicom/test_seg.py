@@ -451,3 +451,26 @@ def test_compressed_frames(tmp_path, ct, kind):
     dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     dataset.save_as(path)
     np.testing.assert_array_equal(read_dicom_label(path, grid(ct), NAMES), array)
+
+
+REGIONS = {"whole": (1, 2, 3), "core": (2, 3), "middle": (3,)}
+
+
+def test_regions_are_segments_that_overlap(tmp_path, ct):
+    write_series(tmp_path / "ct", ct.slices(), seed=3)
+    series = scan_series(tmp_path / "ct")
+    array = lf.label_map(ct.shape, ct.affine)
+    label = meta_tensor(array, series.affine)
+    path = write_seg(tmp_path / "a.dcm", label, series, NAMES, regions=REGIONS)
+    volume = highdicom.seg.segread(path).get_volume(combine_segments=False, allow_missing_positions=True)
+    grid = Header(series.shape, 1, series.affine)
+    for number, (name, members) in enumerate(REGIONS.items()):
+        mask = np.isin(array, members)
+        found = lf.carried_over(volume.array[..., number], LPS @ volume.affine, series.shape, series.affine)
+        np.testing.assert_array_equal(found > 0, mask, "highdicom")
+        ours = read_dicom_label(path, grid, {0: "background", 1: name}, image=tmp_path / "ct")
+        np.testing.assert_array_equal(ours > 0, mask)
+    painted = {value: name for value, name in enumerate(["background", *REGIONS])}
+    np.testing.assert_array_equal(read_dicom_label(path, grid, painted), array)
+    with pytest.raises(ValueError, match="regions overlap"):
+        write_seg(tmp_path / "b.dcm", label, series, NAMES, regions=REGIONS, kind="LABELMAP")
