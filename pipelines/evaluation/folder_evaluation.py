@@ -165,7 +165,7 @@ class _Classes(NamedTuple):
             listed = ", ".join(map(str, unknown[:5]))
             named = ", ".join(f"{value} {name}" for value, name in zip(self.values, self.names, strict=True))
             raise SegmentationError(
-                f"{path} holds the value(s) {listed}, which no class has ({named}); name all classes with --labels"
+                f"{path} has the value(s) {listed}, which belong to no class ({named}); name all classes with --labels"
             )
         index = np.zeros(max(found, default=0) + 1, np.uint8 if len(known) < 256 else np.uint16)
         for number, value in enumerate(known, start=1):
