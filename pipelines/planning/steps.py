@@ -48,15 +48,6 @@ class StepTimer:
 
     Attributes:
         reasons: of the last call of `measure`, why a candidate has no cost; None for those that have one.
-
-    Examples:
-        >>> config = ConfigParser.load_config_file("bundles/r2unet/train.json")
-        >>> timer = StepTimer(config, channels=1, classes=3)
-        >>> small, large = timer.measure(
-        ...     [{"patch_size": [16, 16, 16]}, {"patch_size": [32, 32, 32]}], seconds=60, memory=4 * 10**9
-        ... )
-        >>> small.memory < large.memory
-        True
     """
 
     def __init__(self, config: Mapping[str, Any], channels: int, classes: int) -> None:

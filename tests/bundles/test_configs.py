@@ -12,17 +12,8 @@ from monai.bundle import ConfigParser
 from transforms.augmentation.patch_augmentation import PatchAugmentation
 
 BUNDLES = ["r2unet", "upernet"]
-# What makes a bundle: its network, its name and the knobs tuned for it. Everything else is shared wiring.
-OWN = {
-    "bundle_root",
-    "experiment",
-    "network_def",
-    "epochs",
-    "learning_rate",
-    "patches_per_epoch",
-    "batch_size",
-    "patch_size",
-}
+# What makes a bundle: its network, what that wants of a plan, and its name. Everything else is shared wiring.
+OWN = {"bundle_root", "experiment", "network_def", "planning", "features"}
 FILES = ["train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
 
 
@@ -39,16 +30,23 @@ def test_a_bundle_has_every_file(bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", "multi_gpu.json"])
 def test_bundles_differ_only_in_what_is_their_own(repository: Path, name: str) -> None:
     first, second = (json.loads((repository / "bundles" / b / name).read_text()) for b in BUNDLES)
-    assert first.keys() == second.keys()
-    assert {key for key in first if first[key] != second[key]} <= OWN
+    assert first.keys() ^ second.keys() <= OWN
+    assert {key for key in first if first[key] != second.get(key)} <= OWN
 
 
 def test_any_part_of_the_augmentation_can_be_overridden(bundle: Path) -> None:
     parser = ConfigParser()
     parser.read_config(str(bundle / "train.json"))
     place = "train#dataset#transform"
+    size = {"patch_size": [32, 32, 16], "spacing": [1.0, 1.0, 2.0]}
     parser.update(
-        {"flip_axes": [1], f"{place}#rotation": 20, f"{place}#probability#noise": 0.5, f"{place}#gamma": None}
+        {
+            **size,
+            "flip_axes": [1],
+            f"{place}#rotation": 20,
+            f"{place}#probability#noise": 0.5,
+            f"{place}#gamma": None,
+        }
     )
     parser.parse()
     parser.get_parsed_content("imports")
@@ -124,8 +122,13 @@ def test_metadata_schema_refuses_a_broken_file(bundle: Path, repository: Path, t
         _bundle_command("verify_metadata", "--meta_file", tmp_path / "metadata.json", "--filepath", schema)
 
 
-def test_verify_net_in_out(bundle: Path, lungs_like: Path) -> None:
-    arguments = ["--meta_file", bundle / "metadata.json", "--config_file", bundle / "train.json"]
+def test_verify_net_in_out(bundle: Path, lungs_like: Path, tmp_path: Path) -> None:
+    """With a plan, as a training has it."""
+    plan = {"patch_size": [112, 96, 28], "spacing": [3.0, 3.0, 10.0], "features": [8, 16, 32, 64, 128]}
+    known = json.loads((bundle / "train.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({name: plan[name] for name in plan if name in known}))
+    configs = f"['{bundle / 'train.json'}','{tmp_path / 'plan.json'}']"
+    arguments = ["--meta_file", bundle / "metadata.json", "--config_file", configs]
     _bundle_command(
         "verify_net_in_out", "--net_id", "network_def", *arguments, "--n", 1, "--dataset_dir", lungs_like
     )

@@ -32,6 +32,7 @@ WITHOUT = {
     "labelled",
     "open_dataset",
     "patch_loader",
+    "apply_plan",
     "preflight",
     "start_distributed",
     "stop_distributed",

@@ -22,7 +22,7 @@ TINY = {
     "spacing": "[1.0,1.0,1.0]",
     "precision": "fp32",
     "num_workers": 0,
-    "network_def#features": "[4,8]",
+    "features": "[4,8]",
 }
 FINISH = r"done at (\d{4}-\d\d-\d\d )?\d\d:\d\d \(in \d+ (s|min|h)"
 LINE = r"(step|case|window) \d+ of \d|so far"

@@ -142,6 +142,12 @@ def bundle(tmp_path_factory):
             "store_dir": str(folder / "store"),
             "patch_size": [16, 16, 16],
             "spacing": [1.0, 1.0, 1.0],
+            "normalization": None,
+            "window": [-1000, 1000],
+            "crop_above": None,
+            "foreground": 0.33,
+            "flip_axes": [],
+            "batch_size": 1,
             "patches_per_epoch": 4,
         }
     )

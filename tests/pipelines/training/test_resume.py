@@ -1,12 +1,7 @@
 """Whether a training goes on, begins anew, or is refused."""
 
-import json
-from pathlib import Path
-
 import pytest
-from monai.bundle import ConfigParser
 
-from pipelines.config.executed import ExecutedConfig
 from pipelines.training.resume import (
     CHANGED,
     NEW,
@@ -109,28 +104,6 @@ def test_the_knob(value, mode):
             resume_mode(value)
     else:
         assert resume_mode(value) == mode
-
-
-BUNDLES = json.loads(Path(__file__).with_name("earlier_trainings.json").read_text(encoding="utf-8"))
-"""The configs of trainings as their checkpoints kept them, when the bundles said all of the augmentation."""
-
-
-@pytest.mark.parametrize("name", BUNDLES)
-def test_a_training_from_before_the_bundles_became_shorter_goes_on(name, repository):
-    parser = ConfigParser()
-    parser.read_config(str(repository / "bundles" / name / "train.json"))
-    # Knobs that are tuned since make another training; how a config is written does not.
-    tuned = ("learning_rate", "patches_per_epoch", "patch_size", "spacing", "window", "ema")
-    parser.update({knob: json.loads(BUNDLES[name][knob]) for knob in tuned})
-    parser.parse()
-    parser.get_parsed_content("imports")
-    earlier, flat = training_identity(BUNDLES[name], "digest"), ExecutedConfig(parser).flat()
-    left_out = BUNDLES[name].keys() - flat.keys()
-    assert "train.dataset.transform.probability.scale" in left_out
-    assert differences(earlier, training_identity(flat, "digest")) == []
-    for leaf in left_out:
-        (phrase,) = differences(earlier, training_identity(flat | {leaf: "0.123"}, "digest"))
-        assert phrase == f"{leaf.replace('.', '#')}: {earlier[leaf]} in the checkpoint, 0.123 now"
 
 
 def test_a_keyword_left_out_is_the_default_of_its_component():
