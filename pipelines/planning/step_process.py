@@ -312,6 +312,7 @@ def _serve() -> None:
     _become_expendable()
     job = json.loads(sys.stdin.readline())
     use_cores()
+    torch.set_num_threads(job["threads"])
     config = job["config"]
     if job["distributed"]:
         # A network that is wrapped for several processes wants a group; of this process alone it needs no port.

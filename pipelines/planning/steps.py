@@ -99,6 +99,8 @@ class StepTimer:
             "classes": self._classes,
             "memory": memory,
             "distributed": is_distributed(),
+            # Not by OMP_NUM_THREADS: a trainer would take that for a person's wish and look for no better number.
+            "threads": torch.get_num_threads(),
         }
 
 
@@ -107,11 +109,8 @@ class _Child:
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(TORCHRUN)}
-        environment |= {
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-            # What this process can import, that one can too.
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
+        # What this process can import, that one can too.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.planning.step_process"],

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pipelines.planning.rules.typical import Structure, Typical
 
-SPACING_LOSS = 40.0
+SPACING_LOSS = 75.0
 """Points lost times the millimetres by which a spacing is coarser, over those of the structure. A ball of 1 mm voxels,
 put on a grid as whole voxels, is off by a quarter of a voxel along its outline, which is 75 points times voxel over
 diameter; probabilities that are interpolated keep about half."""
