@@ -19,7 +19,8 @@ TESTS = REPOSITORY / "tests"
 DOORS = {
     "networks": [],
     "transforms.errors": [],
-    "transforms.intensity": ["transforms.errors"],
+    "transforms.normalization": [],
+    "transforms.intensity": ["transforms.errors", "transforms.normalization"],
     "transforms.hounsfield": [],
     "transforms.utils": ["transforms.errors"],
     "transforms.label_values": ["transforms.errors", "transforms.utils"],
@@ -89,6 +90,7 @@ TESTED_IN = {
     "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
     "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
     "pipelines.inference.card_values": "pipelines/inference/test_model_card.py",
+    "pipelines.planning.knobs": "pipelines/planning/test_planner.py",
     "pipelines.planning.records": "pipelines/planning/test_plan_file.py",
     "transforms.dicom.attributes": "transforms/dicom/test_frame.py",
     "transforms.utils.image_paths": "pipelines/test_hostile_inputs.py",

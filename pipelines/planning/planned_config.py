@@ -20,10 +20,11 @@ from pipelines.config.executed import ExecutedConfig
 from pipelines.config.knobs import Knob, knobs_of
 from pipelines.data.cases import Dataset
 from pipelines.planning.fingerprint import fingerprint
+from pipelines.planning.knobs import AUTO, PLANNED
 from pipelines.planning.machine import memory_for_training
 from pipelines.planning.plan_file import PlanError, as_overlay
 from pipelines.planning.planner import make_plan
-from pipelines.planning.records import AUTO, PLANNED, Fingerprint, Plan, StepCost
+from pipelines.planning.records import Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
 
 _KEPT = ("imports", "initialize")
