@@ -80,7 +80,7 @@ TESTED_IN = {
     "networks.errors": "transforms/test_errors.py",
     "pipelines.cli.check": "pipelines/data/test_check.py",
     "pipelines.cli.compare": "e2e/test_compare.py",
-    "pipelines.cli.convert": "pipelines/data/test_convert.py",
+    "pipelines.cli.convert": "pipelines/data/conversion/test_convert.py",
     "pipelines.cli.evaluate": "e2e/test_evaluate.py",
     "pipelines.cli.crossval": "e2e/test_crossval.py",
     "pipelines.cli.plan": "e2e/test_plan.py",
