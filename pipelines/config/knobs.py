@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import enum
 
+AUTO = "auto"
+"""The value of an id that a plan is to choose."""
+
 
 class Knob(enum.Flag):
     """The meaning of an id when configs are checked and compared."""

@@ -1,8 +1,5 @@
 """The settings that a plan may choose. Loads nothing: the help of `python -m pipelines plan` lists them."""
 
-AUTO = "auto"
-"""The value of a knob that is to be planned."""
-
 PLANNED = {
     "spacing": "millimetres per voxel",
     "normalization": "of each channel: CT, zscore, rescale_to_0_1, rgb_to_0_1, noNorm",
@@ -19,4 +16,4 @@ PLANNED = {
     "warmup_steps": "steps in which the learning rate rises",
     "val_interval": "epochs between validations",
 }
-"""Ids of a config that a plan gives a value to where they are `AUTO`, and what they are, in the order of reading."""
+"""Ids of a config that a plan gives a value to where they are "auto", and what they are, in the order of reading."""

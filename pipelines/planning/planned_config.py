@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from monai.bundle import ConfigParser
 
 from pipelines.config.executed import ExecutedConfig
-from pipelines.config.knobs import Knob, knobs_of
+from pipelines.config.knobs import AUTO, Knob, knobs_of
 from pipelines.data.cases import Dataset
 from pipelines.planning.fingerprint import fingerprint
-from pipelines.planning.knobs import AUTO, PLANNED
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.machine import memory_for_training
 from pipelines.planning.plan_file import PlanError, as_overlay
 from pipelines.planning.planner import make_plan

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config.executed import ExecutedConfig, executed_config
+from pipelines.config.knobs import AUTO
 from pipelines.data.cases import Dataset
 from pipelines.distributed.collectives import from_first
-from pipelines.planning.knobs import AUTO, PLANNED
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PLAN_FILE, asked_of, from_overlay, read_plan, write_plan
 from pipelines.planning.planned_config import Wish, overlay_of, plan_for, put_in, wish_of
 from pipelines.planning.table import lines
