@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from pipelines.config.executed import ExecutedConfig
+from pipelines.config.executed import ExecutedConfig, referenced
 from pipelines.config.knobs import AUTO, Knob, knobs_of
 from pipelines.data.cases import Dataset
 from pipelines.planning.fingerprint import fingerprint
@@ -68,7 +68,8 @@ def wish_of(config: ExecutedConfig) -> Wish:
         PlanError: minutes or memory are no positive numbers.
     """
     raw = config.parser.get()
-    present = [name for name in PLANNED if name in raw]
+    unused = set(knobs_of(Knob.NETWORK)) - referenced(raw)
+    present = [name for name in PLANNED if name in raw and name not in unused]
     return Wish(
         open=tuple(name for name in present if raw[name] == AUTO),
         given={name: config.resolved(name) for name in present if raw[name] != AUTO},
