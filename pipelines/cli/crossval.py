@@ -85,8 +85,14 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     words = arguments.overrides
     if len(words) % 2 or any(not name.startswith("--") for name in words[::2]):
         parser.error("what stands after -- has to be pairs, such as -- --minutes 30 --learning_rate 0.001")
+    import logging
+
     with gc_paused():
         from pipelines.training.fold_runs import Crossvalidation, summary_of
+
+    # What is done already, or still missing, is logged; trainings are processes that log by themselves.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("pipelines").setLevel(logging.INFO)
 
     overrides = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     output = Path(arguments.output) if arguments.output else bundle / "crossval" / dataset.resolve().name
