@@ -26,6 +26,7 @@ SINGLE = {
     "transforms.hounsfield": "Whether values can be HU.",
     "transforms.intensity": "From HU to what a network sees.",
     "transforms.label_values": "Classes in a label map.",
+    "transforms.normalization": "What is done to a channel, in words.",
     "transforms.preprocess": "To the network's grid, and back.",
 }
 

@@ -16,7 +16,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     take_every_character()
     parser = _parser()
-    arguments = parser.parse_args(words)
+    words, overrides = crossval.without_overrides(sys.argv[1:] if words is None else words)
+    arguments = parser.parse_args(words, argparse.Namespace(overrides=overrides))
     try:
         return arguments.function(arguments, parser)
     except KeyboardInterrupt:

@@ -214,7 +214,9 @@ def trained(copy, lungs_like, tmp_path_factory) -> Path:
     place = Workplace(tmp_path_factory.mktemp("trained"))
     small = {**SMALL, "epochs": 1, "patches_per_epoch": 1, "dataset_dir": lungs_like}
     network = {"_target_": "networks.PlainNet", "in_channels": 1, "out_channels": "$@data.num_classes"}
-    words = place.training("r2unet", **small, network_def=network, seen=place.folder / "seen")
+    words = place.training(
+        "r2unet", **small, network_def=network, features="auto", seen=place.folder / "seen"
+    )
     python(copy, *words, MLFLOW_TRACKING_URI=place.uri)
     return place.folder
 

@@ -12,9 +12,7 @@ from typing import Literal, TypedDict
 import torch
 
 from transforms.errors import ImageError, SettingError
-
-NORMALIZATIONS = ("CT", "zscore", "rescale_to_0_1", "rgb_to_0_1", "noNorm")
-"""The words of nnU-Net's dataset.json for what is done to a channel; any other word, such as T1, means zscore there."""
+from transforms.normalization import NORMALIZATIONS, normalization_word
 
 
 class IntensityRecord(TypedDict, total=False):
@@ -305,12 +303,6 @@ class PerChannel:
 
 
 Intensity = CTWindow | ZScore | PerChannel
-
-
-def normalization_word(name: str) -> str:
-    """nnU-Net's word for a channel of this name: one of `NORMALIZATIONS`, upper and lower case being equal."""
-    known = {word.casefold(): word for word in NORMALIZATIONS}
-    return known.get(name.casefold(), "zscore")
 
 
 def intensity_for(

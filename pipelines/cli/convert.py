@@ -1,4 +1,4 @@
-"""`python -m pipelines convert`: its options; what it does is in `pipelines.data.convert`."""
+"""`python -m pipelines convert`: its options; what it does is in `pipelines.data.conversion.convert`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not os.path.exists(arguments.source):
         parser.error(f"{arguments.source[:300]} does not exist")
     with gc_paused():
-        from pipelines.data.convert import convert
+        from pipelines.data.conversion.convert import convert
 
     made = convert(
         arguments.source,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from pipelines.cli.options import EXIT
 from pipelines.utils.importing import gc_paused
 from transforms.errors import DONE
 
+NAME = "crossval"
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of `python -m pipelines`."""
     parser = commands.add_parser(
-        "crossval",
+        NAME,
         help="train and evaluate all folds of a dataset, and make one model of them",
         description="Train a model per fold, evaluate each on the cases that it has not seen, choose the post-processing "
         "that helps, and describe the ensemble of all models, which predict --model takes. The same command goes on "
@@ -46,8 +49,27 @@ def add_parser(commands: Any) -> None:
         "--gpus", metavar="IDS", help="GPUs to run a fold on each, such as 0,1,2; without, folds run in turn"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="-- --NAME VALUE", help="values for the training's config"
+        "overrides",
+        nargs="*",
+        default=argparse.SUPPRESS,
+        metavar="-- --NAME VALUE",
+        help="values for the training's config",
     )
+
+
+def without_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the words of a command line into those for argparse and those after `--`, which go to the training.
+
+    argparse gives `--` and all after it to nobody where options stand between DATASET and `--`.
+
+    Examples:
+        >>> without_overrides(["crossval", "DATA", "--folds", "2", "--", "--minutes", "30"])
+        (['crossval', 'DATA', '--folds', '2'], ['--minutes', '30'])
+    """
+    if words and words[0] == NAME and "--" in words:
+        place = words.index("--")
+        return list(words[:place]), list(words[place + 1 :])
+    return list(words), []
 
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -63,8 +85,14 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     words = arguments.overrides
     if len(words) % 2 or any(not name.startswith("--") for name in words[::2]):
         parser.error("what stands after -- has to be pairs, such as -- --minutes 30 --learning_rate 0.001")
+    import logging
+
     with gc_paused():
         from pipelines.training.fold_runs import Crossvalidation, summary_of
+
+    # What is done already, or still missing, is logged; trainings are processes that log by themselves.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("pipelines").setLevel(logging.INFO)
 
     overrides = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     output = Path(arguments.output) if arguments.output else bundle / "crossval" / dataset.resolve().name

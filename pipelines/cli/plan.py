@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from pipelines.cli.options import EXIT
-from pipelines.planning.records import PLANNED
+from pipelines.planning.knobs import PLANNED
 from pipelines.utils.importing import gc_paused
 from transforms.errors import DONE
 
@@ -52,6 +51,8 @@ def add_parser(commands: Any) -> None:
 
 
 def _value(text: str) -> Any:
+    import json  # only where a setting is given: help needs none of it
+
     try:
         return json.loads(text)
     except json.JSONDecodeError:

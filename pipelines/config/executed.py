@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,8 @@ from monai.bundle import ConfigParser
 from pipelines.config.errors import ConfigError
 from pipelines.utils.call_stack import running_parser
 from pipelines.utils.passwords import without_passwords
+
+_REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 
 
 class ExecutedConfig:
@@ -119,6 +122,11 @@ def parts(value: Any) -> Iterator[Any]:
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     for item in inner:
         yield from parts(item)
+
+
+def referenced(raw: Mapping[str, Any]) -> set[str]:
+    """The ids at the top level of a config that something in it refers to."""
+    return {name for value in parts(raw) if isinstance(value, str) for name in _REFERENCE.findall(value)}
 
 
 def _plain(value: Any) -> Any:

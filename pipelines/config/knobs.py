@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import enum
 
+AUTO = "auto"
+"""The value of an id that a plan is to choose."""
+
 
 class Knob(enum.Flag):
     """The meaning of an id when configs are checked and compared."""
@@ -23,6 +26,8 @@ class Knob(enum.Flag):
     """May differ between two predictions: it does not affect the result of a case, or is compared separately."""
     INCIDENTAL = enum.auto()
     """Usually differs between runs without affecting results: listed last in comparisons of runs."""
+    NETWORK = enum.auto()
+    """Belongs to the network of a bundle: where a config has another one, the bundle's "auto" may stay unused."""
 
 
 _ENTRY, _RESUMING, _FOLDS = Knob.ENTRY, Knob.RESUMING, Knob.FOLDS
@@ -42,6 +47,7 @@ KNOBS: dict[str, Knob] = {
     "num_workers": _RESUMING | _FOLDS | _PREDICTING | _INCIDENTAL,
     "sw_batch_size": _PREDICTING,
     # Training.
+    "features": Knob.NETWORK,
     "fold": _FOLDS,
     "epochs": _RESUMING,
     "patience": _RESUMING,

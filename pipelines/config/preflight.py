@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.config.components import EVALUATED, find_component, keywords
 from pipelines.config.errors import ConfigError, one_sentence
-from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, parts
-from pipelines.config.knobs import Knob, knobs_of
+from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, referenced
+from pipelines.config.knobs import AUTO, Knob, knobs_of
 from pipelines.config.monai_tracking import follow_experiment, one_run
 from pipelines.utils.cores import use_cores
 from pipelines.utils.importing import keep_what_is_there
 from pipelines.utils.terminal import take_every_character
-
-REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 
 
 def preflight() -> None:
@@ -47,10 +44,8 @@ def preflight() -> None:
 
 
 def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
-    known = set(knobs_of(Knob.ENTRY))
-    for value in parts(raw):
-        if isinstance(value, str):
-            known.update(REFERENCE.findall(value))
+    known = {*knobs_of(Knob.ENTRY), *referenced(raw)}
+    known |= {name for name in knobs_of(Knob.NETWORK) if raw.get(name) == AUTO}
     for key in raw:
         if key not in known and key == "registry_uri":
             yield f"nothing uses '{key}'; set MLFLOW_REGISTRY_URI"

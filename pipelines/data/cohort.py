@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipelines.data.cases import Dataset
-from transforms.intensity import normalization_word
+from transforms.normalization import normalization_word
 
 _SHOWN = 10
 
@@ -15,7 +15,7 @@ def stated_normalization(dataset: Dataset) -> list[str] | str | None:
     """What is to be done to each channel by its name in dataset.json, as nnU-Net understands names.
 
     Returns:
-        A word of `transforms.intensity.NORMALIZATIONS` for each channel: the one that the name is, "CT" where the name
+        A word of `transforms.normalization.NORMALIZATIONS` for each channel: the one that the name is, "CT" where the name
         says CT among other words, else "zscore". One word for all channels where "modality" is a plain text. None
         where dataset.json names no channels: the images have to be looked at.
     """

@@ -10,12 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from transforms.errors import UserError
+
 IGNORE = "ignore"
 """Name of the value of voxels that nobody has annotated."""
 EXAMPLE = 'write {"0": "background", "1": "liver"}'
 
 
-class LabelsError(ValueError):
+class LabelsError(UserError, ValueError):
     """ "labels" does not say what the values of label maps mean; the message is a sentence without the file."""
 
 

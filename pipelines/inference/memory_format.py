@@ -122,7 +122,8 @@ def _channels_first_share(
     precision: str,
 ) -> float:
     """Time of the block, forward and backward, in channels-first memory over that in channels-last."""
-    layers = [copy.deepcopy(layer) for layer in block if layer is not None]
+    # Frozen layers too are timed as those that learn, which most of the network does.
+    layers = [copy.deepcopy(layer).requires_grad_() for layer in block if layer is not None]
     dims, channels = block[0].weight.ndim - 2, block[0].in_channels
     side = max(8, round(math.pow(VALUES / channels, 1 / dims) / 8) * 8)
     generator = torch.Generator().manual_seed(0)

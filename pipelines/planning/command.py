@@ -9,10 +9,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from pipelines.config.executed import ExecutedConfig
+from pipelines.config.knobs import AUTO
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.page import write_plan_page
 from pipelines.planning.plan_file import PlanError, write_plan
 from pipelines.planning.planned_config import overlay_of, plan_for, wish_of
-from pipelines.planning.records import AUTO, PLANNED, Plan
+from pipelines.planning.records import Plan
 from pipelines.planning.table import lines
 from pipelines.utils.cores import use_cores
 

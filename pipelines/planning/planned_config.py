@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from pipelines.config.executed import ExecutedConfig
-from pipelines.config.knobs import Knob, knobs_of
+from pipelines.config.executed import ExecutedConfig, referenced
+from pipelines.config.knobs import AUTO, Knob, knobs_of
 from pipelines.data.cases import Dataset
 from pipelines.planning.fingerprint import fingerprint
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.machine import memory_for_training
 from pipelines.planning.plan_file import PlanError, as_overlay
 from pipelines.planning.planner import make_plan
-from pipelines.planning.records import AUTO, PLANNED, Fingerprint, Plan, StepCost
+from pipelines.planning.records import Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
 
 _KEPT = ("imports", "initialize")
@@ -67,7 +68,8 @@ def wish_of(config: ExecutedConfig) -> Wish:
         PlanError: minutes or memory are no positive numbers.
     """
     raw = config.parser.get()
-    present = [name for name in PLANNED if name in raw]
+    unused = set(knobs_of(Knob.NETWORK)) - referenced(raw)
+    present = [name for name in PLANNED if name in raw and name not in unused]
     return Wish(
         open=tuple(name for name in present if raw[name] == AUTO),
         given={name: config.resolved(name) for name in present if raw[name] != AUTO},

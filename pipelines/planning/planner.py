@@ -7,8 +7,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PlanError
-from pipelines.planning.records import PLANNED, Fingerprint, Plan, PlannedValue
+from pipelines.planning.records import Fingerprint, Plan, PlannedValue
 from pipelines.planning.rules import explanations, intensities, patches, sampling, schedule, spacing
 from pipelines.planning.rules.constraints import given_patch, given_spacing, given_steps, given_words
 from pipelines.planning.rules.expectation import grid_loss

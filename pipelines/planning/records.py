@@ -7,27 +7,6 @@ from typing import Any, NamedTuple, TypedDict
 
 FORMAT = 1
 
-AUTO = "auto"
-"""The value of a knob that is to be planned."""
-
-PLANNED = {
-    "spacing": "millimetres per voxel",
-    "normalization": "of each channel: CT, zscore, rescale_to_0_1, rgb_to_0_1, noNorm",
-    "window": "[lower, upper] in HU, of channels that are CT",
-    "crop_above": "value above which the patient is, to cut air away; null keeps all",
-    "patch_size": "voxels per axis",
-    "features": "channels per level of the network",
-    "batch_size": "patches per step",
-    "foreground": "share of the patches that hold a class for sure",
-    "flip_axes": "axes along which patches are flipped",
-    "epochs": "how many",
-    "patches_per_epoch": "how many",
-    "learning_rate": "of AdamW",
-    "warmup_steps": "steps in which the learning rate rises",
-    "val_interval": "epochs between validations",
-}
-"""Ids of a config that a plan gives a value to where they are `AUTO`, and what they are, in the order of reading."""
-
 QUANTILES = (0.0, 0.5, *(float(q) for q in range(1, 100)), 99.5, 100.0)
 """Percent. With the number of voxels they give the quantiles of several cases together."""
 

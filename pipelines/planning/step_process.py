@@ -27,11 +27,13 @@ from monai.bundle import ConfigParser
 
 from pipelines.config.components import find_component
 from pipelines.config.errors import user_error
+from pipelines.config.knobs import AUTO
 from pipelines.data.cases import Dataset
 from pipelines.inference.precision import AUTO as ANY_PRECISION
 from pipelines.inference.precision import autocast, resolve_precision
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PlanError
-from pipelines.planning.records import AUTO, PLANNED, StepCost
+from pipelines.planning.records import StepCost
 from pipelines.utils.cores import use_cores
 from pipelines.utils.resident_memory import PeakMemory
 from transforms.augmentation.on_device import augments_on_device, collate_deferred

@@ -6,18 +6,20 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipelines.config.executed import ExecutedConfig, executed_config
+from pipelines.config.knobs import AUTO
 from pipelines.data.cases import Dataset
 from pipelines.distributed.collectives import from_first
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PLAN_FILE, asked_of, from_overlay, read_plan, write_plan
 from pipelines.planning.planned_config import Wish, overlay_of, plan_for, put_in, wish_of
-from pipelines.planning.records import AUTO, PLANNED
 from pipelines.planning.table import lines
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.initial_weights import network_of
 from pipelines.training.resume import NEW, resume_mode
+from pipelines.utils.locks import waiting_for
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,8 @@ def apply_plan(folder: str | os.PathLike, resume: bool | str = True) -> None:
     """Give the knobs of the running config that are "auto" the values of a plan; to be called in "initialize".
 
     A training that goes on keeps its plan, which lies in its folder, and so does the same command given again. The
-    folds of a cross-validation share one, which lies beside the patch store. Else the dataset is looked at and steps
+    folds of a cross-validation share one, which lies beside the patch store: of folds that start at the same time one
+    plans, and the others wait for it. Else the dataset is looked at and steps
     are timed on this machine. Called by all ranks together, each of which gets the plan of rank 0.
 
     Args:
@@ -69,23 +72,55 @@ def _overlay(
     store = Path(config.resolved("store_dir"))
     # Folds are one experiment, though each is a training with cases of its own.
     shared = store / "plans" / f"{asked[:32]}.json" if config.resolved("fold") is not None else None
-    if resume_mode(resume) != NEW:
-        kept = _kept(folder, asked)
-        if kept is None and shared is not None and shared.is_file():
+    anew = resume_mode(resume) == NEW
+    kept = None if anew else _kept(folder, asked)
+    if _has_all(kept, wish):
+        logger.info(
+            "the settings are those of the plan that this training began with: %s", folder / PLAN_FILE
+        )
+        return kept
+    if shared is None:
+        return _made(config, wish, data, store)
+    shared.parent.mkdir(parents=True, exist_ok=True)
+
+    def busy() -> None:
+        logger.info("waiting for the plan that another fold is making: %s", shared)
+
+    def unlocked(error: OSError) -> None:
+        logger.warning("folds that are started at the same time may get plans that differ: %s", error)
+
+    before = _version(shared)
+    with waiting_for(shared.with_suffix(".lock"), busy=busy, unlocked=unlocked):
+        # A fold that is begun anew takes what another one has planned in the meantime.
+        if _version(shared) is not None and (not anew or _version(shared) != before):
             kept = read_plan(shared)
-        if kept is not None and all(name in kept for name in wish.open):
-            logger.info(
-                "the settings are those of the plan that this training began with: %s", folder / PLAN_FILE
-            )
-            return kept
+            if _has_all(kept, wish):
+                logger.info("the settings are those of the plan that the folds share: %s", shared)
+                return kept
+        overlay = _made(config, wish, data, store)
+        write_plan(shared, overlay)
+    return overlay
+
+
+def _made(config: ExecutedConfig, wish: Wish, data: Dataset, store: Path) -> dict[str, Any]:
+    """A new plan as a config; the log says it in words."""
     plan, _ = plan_for(config, wish, data, store)
     for line in lines(plan):
         logger.info("%s", line)
-    overlay = overlay_of(config, wish, data, plan)
-    if shared is not None:
-        shared.parent.mkdir(parents=True, exist_ok=True)
-        write_plan(shared, overlay)
-    return overlay
+    return overlay_of(config, wish, data, plan)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells a file that was replaced from the one before; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _has_all(plan: Mapping[str, Any] | None, wish: Wish) -> TypeGuard[Mapping[str, Any]]:
+    return plan is not None and all(name in plan for name in wish.open)
 
 
 def _kept(folder: Path, asked: str) -> Mapping[str, Any] | None:

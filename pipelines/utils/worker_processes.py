@@ -31,8 +31,11 @@ class WorkerDiedError(RuntimeError, Generic[_T]):
     """
 
     def __init__(self, items: list[_T]) -> None:
-        super().__init__(f"a process died that worked on one of {items}")
+        super().__init__(items)
         self.items = items
+
+    def __str__(self) -> str:
+        return f"a process died that worked on one of {self.items}"
 
 
 def worker_count(asked: int | None, items: int) -> int:

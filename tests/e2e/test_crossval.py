@@ -38,7 +38,7 @@ def test_two_jobs_make_one_model(place: Workplace) -> None:
     ):
         assert (first.wait(), second.wait()) == (0, 0)
     file = place.folder / "folds" / "ensemble.json"
-    card = json.loads(file.read_text())
+    card = json.loads(file.read_text(encoding="utf-8"))
     assert card["members"] == ["fold_0/models/model.pt", "fold_1/models/model.pt"]
     assert set(card["dice"]["before"]) == {"left_lung", "right_lung"}
     assert all(card["dice"]["after"][name] >= value for name, value in card["dice"]["before"].items())
@@ -67,16 +67,18 @@ def test_two_jobs_make_one_model(place: Workplace) -> None:
 
 def test_predict_takes_the_folder_as_a_model(place: Workplace) -> None:
     file = place.folder / "folds" / "ensemble.json"
-    card = json.loads(file.read_text())
-    file.write_text(json.dumps({**card, "postprocessing": {"largest_component": ["left_lung"]}}))
+    card = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(
+        json.dumps({**card, "postprocessing": {"largest_component": ["left_lung"]}}), encoding="utf-8"
+    )
     image = place.folder / "data" / "images" / "validation_0.nii.gz"
     out = place.folder / "predicted"
     predict = ["-m", "pipelines", "predict", str(image), "-o", str(out), "--bundle", "bundles/r2unet"]
     place.run([*predict, "--model", str(file.parent), "--precision", "fp32"])
     assert nib.load(out / "validation_0.nii.gz").shape == nib.load(image).shape
-    report = json.loads((out / "validation_0.json").read_text())
-    assert len(report["model"]["members"]) == 2, report["model"]
-    assert report["postprocessing"]["largest_component"] == ["left_lung"]
+    report = json.loads((out / "validation_0.json").read_text(encoding="utf-8"))
+    assert len(set(report["models"])) == 2
+    assert report["settings"]["postprocessing"]["largest_component"] == ["left_lung"]
 
 
 def test_a_fold_that_fails_is_named(place: Workplace) -> None:

@@ -19,9 +19,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     data = make_dataset(place.folder / "data", size=32)
     place.run(place.training("r2unet", dataset_dir=data, **TINY))
     other = make_dataset(place.folder / "other", size=32)
-    content = json.loads((other / "dataset.json").read_text())
+    content = json.loads((other / "dataset.json").read_text(encoding="utf-8"))
     labels = {"0": "background", "1": "heart", "2": "left_lung"}
-    (other / "dataset.json").write_text(json.dumps({**content, "labels": labels}))
+    (other / "dataset.json").write_text(json.dumps({**content, "labels": labels}), encoding="utf-8")
     return place
 
 

@@ -54,14 +54,14 @@ def planned(place: Workplace) -> Path:
 
 
 def test_the_page_shows_plan_and_dataset(planned: Path) -> None:
-    page = planned.with_suffix(".html").read_text()
+    page = planned.with_suffix(".html").read_text(encoding="utf-8")
     for text in ("Plan for two lungs", "learning_rate", "millimetres per voxel", "left_lung", "training_0"):
         assert text in page, text
     assert "<svg" in page
 
 
 def test_a_training_takes_the_plan_as_an_overlay(place: Workplace, planned: Path) -> None:
-    plan = json.loads(planned.read_text())
+    plan = json.loads(planned.read_text(encoding="utf-8"))
     assert "patch_size" not in plan
     result = place.run(training(place, str(planned), **GIVEN, bundle_root=place.folder / "overlay"))
     assert "measuring" not in result.stdout + result.stderr
@@ -69,7 +69,7 @@ def test_a_training_takes_the_plan_as_an_overlay(place: Workplace, planned: Path
     for name in ("spacing", "window", "flip_axes", "learning_rate", "features"):
         assert json.loads(run.data.params[name]) == plan[name], name
     assert run.data.params["epochs"] == "2"
-    kept = json.loads((place.folder / "overlay" / "models" / "plan.json").read_text())
+    kept = json.loads((place.folder / "overlay" / "models" / "plan.json").read_text(encoding="utf-8"))
     assert kept["spacing"] == plan["spacing"]
     assert "epochs" not in kept, "a value that was given beside the plan is none of it"
     assert kept["_desc_planned"]["reasons"]["spacing"] == plan["_desc_planned"]["reasons"]["spacing"]
@@ -81,12 +81,12 @@ def test_a_training_plans_by_itself_and_keeps_its_plan(place: Workplace) -> None
     stopped = place.run(words, check=False, SMALL_STOP_AT="2", SMALL_STOP_BY="SIGTERM")
     assert stopped.returncode != 0
     assert "all 2 cases have it" in stopped.stdout
-    plan = (place.root / "models" / "plan.json").read_text()
+    plan = (place.root / "models" / "plan.json").read_text(encoding="utf-8")
 
     again = place.run(training(place, INTERRUPTIBLE, **GIVEN, minutes=50))
     assert "goes on with its own plan" in again.stdout
     assert "all 2 cases have it" not in again.stdout
-    assert (place.root / "models" / "plan.json").read_text() == plan
+    assert (place.root / "models" / "plan.json").read_text(encoding="utf-8") == plan
     runs = [r for r in place.runs("r2unet") if r.data.params["bundle_root"] == str(place.root)]
     assert [run.info.status for run in runs] == ["FINISHED"]
     names = {item.path for item in place.client.list_artifacts(runs[0].info.run_id)}

@@ -37,7 +37,10 @@ def imported(*words: str) -> tuple[set[str], int, str]:
     return {line[-1].strip().partition(".")[0] for line in lines}, done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("predict",), ("check",), ("evaluate",), ("compare",), ("sync",)])
+COMMANDS = ("predict", "check", "convert", "plan", "crossval", "evaluate", "compare", "sync")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_loads_nothing(command):
     found, status, said = imported("-m", "pipelines", *command, "--help")
     assert status == 0

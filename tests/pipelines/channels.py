@@ -47,7 +47,7 @@ def decathlon(root: Path) -> Path:
         "validation": items[-2:-1],
         "test": [f"./imagesTs/{CASES[-1]}.nii.gz"],
     }
-    (root / "dataset.json").write_text(json.dumps(content))
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 
@@ -66,7 +66,7 @@ def nnunet(root: Path, **more: object) -> Path:
         "file_ending": ".nii.gz",
         **more,
     }
-    (root / "dataset.json").write_text(json.dumps(content))
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 

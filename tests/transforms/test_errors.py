@@ -11,10 +11,11 @@ from tests.test_layout import MODULES
 from transforms.errors import FAILED, USAGE, ImageError, UserError
 
 # How one part of a process tells another that it has to wait or to end; caught before a user sees them.
-SIGNALS = {"Busy", "TakenError", "Terminated"}
+SIGNALS = {"Busy", "TakenError", "Terminated", "WorkerDiedError"}
 # Plain errors that are none of a user's, each as "module: class".
 PLAIN = {
     "pipelines.data.patch_store: RuntimeError",  # a mistake in the program: building in a loader's worker
+    "pipelines.planning.extrapolation: ValueError",  # a mistake in the program: a planner that measured too little
     "pipelines.tracking.system_metrics: RuntimeError",  # MLflow's way to say that a monitor cannot be had
     "pipelines.utils.locks: OSError",  # what another system's own call would raise
 }

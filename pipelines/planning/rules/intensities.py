@@ -9,7 +9,7 @@ import numpy as np
 from pipelines.planning.records import QUANTILES, CaseFingerprint, Fingerprint, PlannedValue
 from pipelines.planning.rules.typical import count
 from pipelines.planning.summary import pooled
-from transforms.intensity import NORMALIZATIONS
+from transforms.normalization import NORMALIZATIONS
 
 WORDS = {word.lower(): word for word in NORMALIZATIONS}
 """Names of channels that say how to normalise, in lower case (nnU-Net v2, `channel_name_to_normalization_mapping`)."""

@@ -35,6 +35,12 @@ def test_a_good_config_passes(monkeypatch):
     )
 
 
+def test_another_network_need_not_use_what_the_bundles_own_one_does(monkeypatch):
+    """But what somebody gives has to be used."""
+    check(monkeypatch, features="auto")
+    assert "nothing uses 'features'" in findings(monkeypatch, features=[4, 8])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -225,12 +225,12 @@ def test_channels_that_are_not_all_there(root):
     channels(root, "b", 1)
     describe(root, labels=LABELS, channel_names=TWO)
     with pytest.raises(
-        DatasetError, match=r"case 'b'.*1 channel\(s\), but dataset\.json names 2; add the files"
+        DatasetError, match=r"case 'b'.*1 channel\(s\), but dataset\.json lists 2; add the files"
     ):
         load_dataset(root)
     describe(root, labels=LABELS)
     with pytest.raises(
-        DatasetError, match=r"has 1 channels, most cases have 2|has 2 channels, most cases have 1"
+        DatasetError, match=r"has 1 channels, but most cases have 2|has 2 channels, but most cases have 1"
     ):
         load_dataset(root)
     listed = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in "ab"]

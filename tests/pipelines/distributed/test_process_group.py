@@ -53,6 +53,8 @@ def job(folder, data, world, trouble=None, counting=False, uri=None, **overrides
         **({} if "network_def" in overrides else {"network_def__norm": "group", "network_def__dropout": 0.0}),
         "lr_scheduler__total_steps": total,
         "train__handlers": handlers,
+        # By this name the bundles' overlay takes the network.
+        "weights": "$pipelines.InitialWeights(@network_def)",
         # Not small's True, which is of all ranks.
         "workflow__tracking__enabled": None if uri else False,
     }

@@ -45,9 +45,9 @@ def test_a_folder_and_its_file_stand_for_the_ensemble(tmp_path):
 )
 def test_what_is_none_is_refused_by_name(tmp_path, change):
     file = tmp_path / "ensemble.json"
-    file.write_text(json.dumps({**CARD, **change}))
+    file.write_text(json.dumps({**CARD, **change}), encoding="utf-8")
     with pytest.raises(EnsembleError, match=r"ensemble\.json"):
         read_ensemble(file)
-    file.write_text("no JSON")
+    file.write_text("no JSON", encoding="utf-8")
     with pytest.raises(EnsembleError, match=r"ensemble\.json"):
         read_ensemble(file)

@@ -53,6 +53,14 @@ def test_looking_changes_neither_the_network_nor_random_numbers(name, training):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_frozen_network_is_timed_like_one_that_learns(name):
+    """As the frozen encoder of a fine-tuning is, whose convolution comes first."""
+    network = NETWORKS[name]().requires_grad_(False)
+    place(network, "cpu", "auto", "fp32")
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_deterministic_mode_does_not_time(monkeypatch):
     monkeypatch.setattr(memory_format, "_channels_first_share", lambda *_: pytest.fail("timed"))
     torch.use_deterministic_algorithms(True)

@@ -10,7 +10,7 @@ from pipelines.planning.plan_file import PlanError
 
 def planned(folder, content, given=None):
     bundle = folder / "train.json"
-    bundle.write_text(json.dumps(content))
+    bundle.write_text(json.dumps(content), encoding="utf-8")
     plan_dataset(bundle, folder / "data", given or {}, folder / "plan.json", folder / "plan.html")
 
 

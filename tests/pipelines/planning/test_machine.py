@@ -19,7 +19,7 @@ def machine(monkeypatch, tmp_path):
         for name, text in files.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         return tmp_path
 
     monkeypatch.setattr(psutil, "virtual_memory", Free)

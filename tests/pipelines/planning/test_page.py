@@ -20,7 +20,7 @@ PLAN = Plan(
 @pytest.mark.parametrize("found", generated.DATASETS.values(), ids=generated.DATASETS.keys())
 def test_any_dataset_has_a_page(tmp_path, found):
     write_plan_page(tmp_path / "plan.html", PLAN, found)
-    page = (tmp_path / "plan.html").read_text()
+    page = (tmp_path / "plan.html").read_text(encoding="utf-8")
     assert "30 minutes on this machine" in page
     assert "0.25 s and 3.00 GB" in page
     assert "look at &lt;case 1&gt;" in page

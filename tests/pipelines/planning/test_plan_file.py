@@ -40,7 +40,9 @@ def test_a_plan_comes_back_from_its_file(tmp_path):
 def test_the_file_is_an_overlay_for_monai(tmp_path):
     """Beside a bundle's config it gives the values, and its reasons are a comment."""
     write_plan(tmp_path / "plan.json", as_overlay(PLAN))
-    (tmp_path / "train.json").write_text('{"spacing": "auto", "window": "auto", "epochs": "auto", "run": []}')
+    (tmp_path / "train.json").write_text(
+        '{"spacing": "auto", "window": "auto", "epochs": "auto", "run": []}', encoding="utf-8"
+    )
     parser = ConfigParser()
     parser.read_config([str(tmp_path / "train.json"), str(tmp_path / "plan.json")])
     config = ExecutedConfig(parser)
@@ -62,7 +64,7 @@ def test_a_config_without_plan_has_none():
 )
 def test_what_is_no_plan_is_refused_by_name(tmp_path, content):
     path = tmp_path / "plan.json"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(PlanError, match=r"plan\.json is no plan.*remove it") as caught:
         read_plan(path)
     assert caught.value.exit_status
@@ -70,6 +72,6 @@ def test_what_is_no_plan_is_refused_by_name(tmp_path, content):
 
 def test_a_knob_a_line(tmp_path):
     write_plan(tmp_path / "plan.json", as_overlay(PLAN))
-    lines = (tmp_path / "plan.json").read_text().splitlines()
+    lines = (tmp_path / "plan.json").read_text(encoding="utf-8").splitlines()
     assert '    "spacing": [1.0, 1.0, 3.0],' in lines
-    assert json.loads((tmp_path / "plan.json").read_text())["epochs"] == 20
+    assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["epochs"] == 20

@@ -37,6 +37,11 @@ def test_what_is_auto_is_open_and_all_else_is_given():
     assert wish.network == {"learning_rate": 0.004}
 
 
+def test_what_the_network_does_not_use_is_not_planned():
+    assert "features" not in wish_of(config(features="auto")).open
+    assert "features" in wish_of(config(features="auto", network_def={"features": "@features"})).open
+
+
 @pytest.mark.parametrize("value", [0, -3, "soon", True])
 def test_minutes_are_a_number_above_0(value):
     with pytest.raises(PlanError, match=r"minutes is .*; give a number above 0, or 'auto'"):

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from networks.strides import strides_for
+from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PlanError
 from pipelines.planning.planner import make_plan
-from pipelines.planning.records import PLANNED, Fingerprint, Plan
+from pipelines.planning.records import Fingerprint, Plan
 from tests.pipelines.planning.generated import (
     CT,
     DATASETS,

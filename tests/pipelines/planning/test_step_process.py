@@ -31,7 +31,7 @@ def config():
 def test_the_network_follows_the_data(config):
     network = prepared(config, KNOBS, channels=3, classes=5).get_parsed_content("network")
     assert network.eval()(torch.zeros(1, 3, 16, 24)).shape == (1, 5, 16, 24)
-    assert config["network_def"]["in_channels"] == 1
+    assert config["network_def"]["in_channels"] == "$@data.num_channels"  # the given config is as it was
 
 
 def test_what_is_open_and_does_not_matter_is_filled_in(config):

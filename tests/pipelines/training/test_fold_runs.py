@@ -38,7 +38,7 @@ def test_an_evaluation_gets_only_the_settings_that_it_has(work):
 def test_what_was_trained_by_another_command_is_trained_anew(work):
     folder = work.folder(0)
     folder.mkdir(parents=True)
-    (folder / "command.json").write_text(json.dumps(["other"]))
+    (folder / "command.json").write_text(json.dumps(["other"]), encoding="utf-8")
     assert not work.trained(0)
     assert not work.evaluated(0)
 
@@ -50,9 +50,9 @@ def test_a_fold_that_does_not_exist_is_refused(work):
 
 def test_the_end_in_words(tmp_path):
     card = {"postprocessing": {}, "dice": {"before": {"liver": 0.9}, "after": {"liver": 0.9}}}
-    (tmp_path / "ensemble.json").write_text(json.dumps(card))
+    (tmp_path / "ensemble.json").write_text(json.dumps(card), encoding="utf-8")
     assert summary_of(tmp_path / "ensemble.json").splitlines()[-1] == "no post-processing helps"
     card["postprocessing"] = {"largest_component": ["liver"]}
     card["dice"]["after"] = {"liver": 0.95}
-    (tmp_path / "ensemble.json").write_text(json.dumps(card))
+    (tmp_path / "ensemble.json").write_text(json.dumps(card), encoding="utf-8")
     assert summary_of(tmp_path / "ensemble.json").splitlines()[-1] == "liver  0.9500"

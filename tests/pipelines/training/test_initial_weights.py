@@ -118,7 +118,7 @@ def test_a_folder_stands_for_the_model_in_it(tmp_path):
     [("nowhere.pt", "there are no weights at"), ("", "holds no model.pt"), ("text.pt", "text.pt")],
 )
 def test_what_is_none_is_refused_in_a_sentence(tmp_path, name, said):
-    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "text.pt").write_text("no weights", encoding="utf-8")
     with pytest.raises(CheckpointError, match=said):
         InitialWeights(r2unet(), tmp_path / name)
 
@@ -162,6 +162,6 @@ def test_freezing_what_is_not_loaded_is_refused(tmp_path, freeze, said):
 
 def test_a_damaged_card_is_refused(tmp_path):
     path = saved(tmp_path, r2unet())
-    path.with_suffix(".json").write_text(json.dumps({"network": 3}))
+    path.with_suffix(".json").write_text(json.dumps({"network": 3}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"model\.json"):
         InitialWeights(r2unet(), path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.data.cases import Case, DatasetError
-from pipelines.data.convert_splits import splits_of, with_splits
+from pipelines.data.conversion.splits import splits_of, with_splits
 from pipelines.data.dataset_json import Item
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipelines.data.convert_links import kind_of_links, leads_to, link_problems, make_link, path_from
+from pipelines.data.conversion.links import kind_of_links, leads_to, link_problems, make_link, path_from
 
 
 @pytest.fixture

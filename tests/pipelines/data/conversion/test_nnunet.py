@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.data.cases import Case, Dataset
-from pipelines.data.convert_nnunet import check_folder_name, layout
+from pipelines.data.conversion.nnunet import check_folder_name, layout
 from pipelines.data.dataset_json import Item
 
 

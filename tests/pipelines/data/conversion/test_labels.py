@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.cases import Case
-from pipelines.data.convert_labels import write_label_maps
+from pipelines.data.conversion.labels import write_label_maps
 from tests.pipelines.data.dataset_files import subject, write
 from transforms.io.readers import read_label
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.__main__ import main
-from pipelines.data.convert import convert
+from pipelines.data.conversion.convert import convert
 from pipelines.data.dataset_folder import load_dataset
 from tests.pipelines.data.dataset_files import LABELS, describe, ids, pair, subject, write
 from tests.pipelines.tumours import IGNORE, REGIONS, write_tumours

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.data.cases import SPLITS, Case, Dataset, DatasetError
-from pipelines.data.convert_labels import write_label_maps
-from pipelines.data.convert_links import kind_of_links, make_link, path_from
-from pipelines.data.convert_nnunet import check_folder_name, description, layout, standing_problems
-from pipelines.data.convert_splits import SPLITS_FINAL, splits_of, with_splits
+from pipelines.data.conversion.labels import write_label_maps
+from pipelines.data.conversion.links import kind_of_links, make_link, path_from
+from pipelines.data.conversion.nnunet import check_folder_name, description, layout, standing_problems
+from pipelines.data.conversion.splits import SPLITS_FINAL, splits_of, with_splits
 from pipelines.data.dataset_folder import describe
 from pipelines.data.dataset_json import Item
 from pipelines.utils.file_names import readable

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.data.cases import Case, Dataset
-from pipelines.data.convert_links import link_problems, path_from
+from pipelines.data.conversion.links import link_problems, path_from
 from pipelines.data.dataset_json import Item
 from transforms.io.header import PICTURE_SUFFIXES, image_suffix
 from transforms.io.image_files import image_files
