@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 .PHONY: train test test-all lint format ui bundles map pictures screenshots clean
 
 train: $(VENV)/.runtime  ## Train a bundle on the demo CT (BUNDLE=r2unet or upernet)
-	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file bundles/$(BUNDLE)/train.json
+	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file "['bundles/$(BUNDLE)/train.json','bundles/$(BUNDLE)/demo.json']"
 
 # Two test processes of one thread each: threads of several processes on few cores only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
+from pipelines.planning.knobs import PLANNED
 from transforms.augmentation.patch_augmentation import PatchAugmentation
 
 BUNDLES = ["r2unet", "upernet"]
 # What makes a bundle: its network, what that wants of a plan, and its name. Everything else is shared wiring.
 OWN = {"bundle_root", "experiment", "network_def", "planning", "features"}
-FILES = ["train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
+FILES = ["train.json", "demo.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
 
 
 @pytest.fixture(params=BUNDLES)
@@ -32,6 +33,14 @@ def test_bundles_differ_only_in_what_is_their_own(repository: Path, name: str) -
     first, second = (json.loads((repository / "bundles" / b / name).read_text()) for b in BUNDLES)
     assert first.keys() ^ second.keys() <= OWN
     assert {key for key in first if first[key] != second.get(key)} <= OWN
+
+
+def test_the_demos_overlay_leaves_nothing_to_a_plan(bundle: Path) -> None:
+    """`make train` takes the same time and gives the same Dice whatever else runs on the machine."""
+    train, demo = (
+        json.loads((bundle / name).read_text(encoding="utf-8")) for name in ("train.json", "demo.json")
+    )
+    assert {name for name in PLANNED if train.get(name) == "auto"} == demo.keys() - {"_desc_demo"}
 
 
 def test_any_part_of_the_augmentation_can_be_overridden(bundle: Path) -> None:
