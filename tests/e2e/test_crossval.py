@@ -75,8 +75,8 @@ def test_predict_takes_the_folder_as_a_model(place: Workplace) -> None:
     place.run([*predict, "--model", str(file.parent), "--precision", "fp32"])
     assert nib.load(out / "validation_0.nii.gz").shape == nib.load(image).shape
     report = json.loads((out / "validation_0.json").read_text())
-    assert len(report["model"]["members"]) == 2, report["model"]
-    assert report["postprocessing"]["largest_component"] == ["left_lung"]
+    assert report["models"] == card["sha256"]
+    assert report["settings"]["postprocessing"]["largest_component"] == ["left_lung"]
 
 
 def test_a_fold_that_fails_is_named(place: Workplace) -> None:
