@@ -8,7 +8,6 @@ folder.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -27,8 +26,6 @@ from pipelines.training.checkpoints import Checkpoints
 from pipelines.utils.locks import waiting_for
 from transforms.errors import FAILED, UserError
 from transforms.utils.files import replacing, sha256_of
-
-logger = logging.getLogger(__name__)
 
 _DONE = "evaluated.txt"
 """In a fold's folder: SHA-256 of the weights that its evaluation is of."""
@@ -109,7 +106,7 @@ class Crossvalidation:
         folder = self.folder(fold)
         folder.mkdir(parents=True, exist_ok=True)
         if self.trained(fold):
-            logger.info("fold %d is trained already", fold)
+            _say(f"fold {fold} is trained already")
         else:
             words = self.training(fold)
             with replacing(folder / "command.json") as temporary:
@@ -162,7 +159,7 @@ class Crossvalidation:
             raise CrossvalidationError("; ".join(map(str, errors)))
         missing = [fold for fold in range(self.folds) if not (self.trained(fold) and self.evaluated(fold))]
         if missing:
-            logger.info("the folds %s are still missing for the ensemble", ", ".join(map(str, missing)))
+            _say(f"the folds {', '.join(map(str, missing))} are still missing for the ensemble")
             return None
         with waiting_for(self.output / ".lock"):
             return self._ensemble()
@@ -192,6 +189,11 @@ class Crossvalidation:
             "dice": {"before": choice.before, "after": choice.after},
         }
         return write_ensemble(self.output, card)
+
+
+def _say(text: str) -> None:
+    """On stderr, as the commands that run in between say how far they are."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _run(words: Sequence[str], what: str, environment: Mapping[str, str] | None) -> None:

@@ -74,8 +74,8 @@ def require_the_same(folder, uri):
 
 
 def test_a_training_killed_twenty_times_ends_as_one_never_stopped(tmp_path):
-    uri, places = killed_and_straight(tmp_path, kills=22, seed=0, epochs=8, patches_per_epoch=8)
-    assert len(places) == 22
+    uri, places = killed_and_straight(tmp_path, kills=26, seed=0, epochs=8, patches_per_epoch=8)
+    assert len(places) == 26
     assert len(set(places)) > 10
     require_the_same(tmp_path, uri)
 
