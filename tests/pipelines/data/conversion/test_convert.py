@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from tests.pipelines.data.dataset_files import LABELS, describe, ids, pair, subj
 from tests.pipelines.tumours import IGNORE, REGIONS, write_tumours
 from transforms.errors import UserError
 from transforms.io.readers import read_label
-
-HIPPOCAMPUS = Path("/work/shared/data/hippocampus")
 
 
 def real(data, split="training"):
@@ -333,12 +330,11 @@ def test_any_name_survives_or_is_refused(tmp_path_factory, names):
     assert sorted(real(before)) == sorted(real(after))
 
 
-@pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason="the public data are not here")
-def test_a_public_dataset_there_and_back(tmp_path):
+def test_a_public_dataset_there_and_back(shared_data, tmp_path):
     raw, back = tmp_path / "Dataset004_Hippocampus", tmp_path / "back"
-    convert(HIPPOCAMPUS, raw, to="nnunet")
+    convert(shared_data / "hippocampus", raw, to="nnunet")
     convert(raw, back)
-    original, theirs, ours = (load_dataset(folder) for folder in (HIPPOCAMPUS, raw, back))
+    original, theirs, ours = (load_dataset(folder) for folder in (shared_data / "hippocampus", raw, back))
     assert everything(theirs) == everything(original)
     assert (theirs.labels, theirs.channel_names) == (original.labels, original.channel_names)
     for split in ("training", "validation", "test"):
