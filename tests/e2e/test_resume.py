@@ -73,6 +73,7 @@ def require_the_same(folder, uri):
             assert len(steps) == len(set(steps)), f"{name} has steps twice"
 
 
+@pytest.mark.slow
 def test_a_training_killed_twenty_times_ends_as_one_never_stopped(tmp_path):
     uri, places = killed_and_straight(tmp_path, kills=26, seed=0, epochs=8, patches_per_epoch=8)
     assert len(places) == 26
