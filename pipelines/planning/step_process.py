@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -299,7 +300,8 @@ def _become_expendable() -> None:
 def main() -> int:
     """Answer candidates until stdin ends; see `StepTimer` for what is in the lines."""
     try:
-        _serve()
+        with contextlib.ExitStack() as stack:
+            _serve(stack)
     except Exception as error:
         # The last line of stderr is what `StepTimer` tells of it.
         print(why(error), file=sys.stderr)
@@ -307,7 +309,7 @@ def main() -> int:
     return 0
 
 
-def _serve() -> None:
+def _serve(stack: contextlib.ExitStack) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     # Whatever libraries print must not stand among the answers.
     os.dup2(2, 1)
@@ -318,7 +320,9 @@ def _serve() -> None:
     config = job["config"]
     if job["distributed"]:
         # A network that is wrapped for several processes wants a group; of this process alone it needs no port.
-        torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0, world_size=1)
+        place = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        store = torch.distributed.FileStore(str(Path(place, "store")), 1)
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     for part in (config.get("network_def"), (config.get("train") or {}).get("trainer")):
         # Imported now, so that they are no part of what a network needs.
         if isinstance(part, Mapping) and isinstance(part.get("_target_"), str):
