@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +28,6 @@ from pipelines.planning.records import Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
 
 _KEPT = ("imports", "initialize")
-MINUTES = 5
 MEASURED_SHARE = 0.05
 SHORTEST, LONGEST = 180.0, 600.0
 """Seconds. A machine that does nothing else needs a fraction of them."""
@@ -99,8 +96,7 @@ def plan_for(config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path)
     channels = len(found["cases"][0]["channels"])
     timer = StepTimer(config.parser.get(), channels=channels, classes=data.num_classes)
     memory = memory_for_training(config.parser.get_parsed_content("device"), wish.memory_gb)
-    minutes = wish.minutes or minutes_for(len(found["cases"]))
-    deadline = time.monotonic() + _seconds_to_measure(minutes)
+    deadline = time.monotonic() + _seconds_to_measure(wish.minutes)
 
     def measure(candidates: Sequence[Mapping[str, Any]]) -> list[StepCost | None]:
         return timer.measure(candidates, max(1.0, deadline - time.monotonic()), memory.bytes)
@@ -108,24 +104,13 @@ def plan_for(config: ExecutedConfig, wish: Wish, data: Dataset, store_dir: Path)
     plan = make_plan(
         found,
         given=wish.given,
-        minutes=minutes,
+        minutes=wish.minutes,
         memory=memory.bytes,
         measure=measure,
         knobs=wish.open,
         defaults={**wish.network, "validation_cases": len(data.validation)},
     )
-    if wish.minutes is None:
-        said = f"planned for {minutes:g} minutes, as nobody said how many; give --minutes for a longer or shorter training"
-        plan = replace(plan, notices=(*plan.notices, said))
     return plan, found
-
-
-def minutes_for(cases: int) -> float:
-    """How long a training takes where nobody says: `MINUTES` times the square root of the number of its cases.
-
-    More cases are worth a longer training, but their number is not worth a training that takes all the longer.
-    """
-    return round(MINUTES * math.sqrt(cases))
 
 
 def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None:

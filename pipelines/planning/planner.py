@@ -38,7 +38,7 @@ def make_plan(
     Args:
         fingerprint: of the dataset.
         given: knobs that have a value; the rest is planned around them.
-        minutes: wall time of the whole training; None leaves it to the plan.
+        minutes: wall time of the whole training; None takes `schedule.minutes_for`, with a notice.
         memory: bytes that a step may take.
         measure: times real steps, of settings with spacing, patch_size, batch_size and, where the bundle has it,
             features; None for one that does not fit the memory or does not build.
@@ -55,6 +55,7 @@ def make_plan(
     if not fingerprint["cases"]:
         raise PlanError("the dataset has no training case to plan from")
     notices: list[str] = []
+    wish, minutes = minutes, minutes or schedule.minutes_for(len(fingerprint["cases"]))
     full = spacing.full_spacing(fingerprint)
     planned = _of_intensities(fingerprint, given, notices)
     crop = given["crop_above"] if "crop_above" in given else planned["crop_above"].value
@@ -64,15 +65,19 @@ def make_plan(
     options = _options(fingerprint, given, memory, knobs, defaults, full, image)
     cores = available_cores()
     fixed = schedule.preparing_seconds(image, options.validation_cases, cores)
-    seconds = None if minutes is None else schedule.training_seconds(minutes, fixed)
+    seconds = schedule.training_seconds(minutes, fixed)
     meter = Meter(measure)
     choice = search(options, meter, seconds)
     if choice is None:
         raise PlanError(explanations.nothing_fits(options, meter, given))
-    planned |= _of_choice(fingerprint, given, options, meter, choice, full, minutes)
+    planned |= _of_choice(fingerprint, given, options, meter, choice, full)
     length = _length(planned, given, options, choice, seconds, minutes, defaults)
     total = fixed + length.steps * choice.step + length.validations * choice.validation
     notices += _notices(minutes, total, length, choice, fixed)
+    if wish is None:
+        notices.append(
+            f"planned for {minutes:g} minutes, as nobody said how many; give --minutes for a longer or shorter training"
+        )
     return Plan(
         values={name: planned[name] for name in PLANNED if name in knobs and name in planned},
         given={name: given[name] for name in PLANNED if name in given},
@@ -150,7 +155,6 @@ def _of_choice(
     meter: Meter,
     choice: Choice,
     full: PlannedValue,
-    minutes: float | None,
 ) -> dict[str, PlannedValue]:
     setting, image = choice.setting, options.image
     return {
@@ -175,15 +179,15 @@ def _length(
     given: Mapping[str, Any],
     options: Options,
     choice: Choice,
-    seconds: float | None,
-    minutes: float | None,
+    seconds: float,
+    minutes: float,
     defaults: Mapping[str, Any],
 ) -> schedule.Length:
     """Add the schedule to what was planned."""
     batch = choice.setting.batch
     length = schedule.length_of(
         choice.steps,
-        choice.seconds if seconds is None else seconds,
+        seconds,
         choice.validation,
         given.get("val_interval"),
         given.get("epochs"),
@@ -203,15 +207,15 @@ def _length(
 
 
 def _notices(
-    minutes: float | None, total: float, length: schedule.Length, choice: Choice, fixed: float
+    minutes: float, total: float, length: schedule.Length, choice: Choice, fixed: float
 ) -> list[str]:
     found = []
-    if minutes is not None and total > 66 * minutes:
+    if total > 66 * minutes:
         found.append(
             f"the training takes about {total / 60:.3g} minutes, longer than {minutes:g}: reading and preparing the "
             f"dataset takes {fixed / 60:.2g}, a validation {choice.validation / 60:.2g}, a step {choice.step:.2g} s"
         )
-    if minutes is not None and length.steps < FEW_STEPS:
+    if length.steps < FEW_STEPS:
         found.append(
             f"only {length.steps} steps fit into {minutes:g} minutes on this machine: the network will hardly have begun to "
             "learn; give it more minutes"

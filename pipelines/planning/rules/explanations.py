@@ -63,12 +63,11 @@ def batch(options: Options, choice: Choice) -> str:
     )
 
 
-def epochs(length: Length, choice: Choice, minutes: float | None) -> str:
+def epochs(length: Length, choice: Choice, minutes: float) -> str:
     """Why there are so many epochs."""
-    wish = f"of the {minutes:g} minutes" if minutes is not None else "that are worth their time"
     return (
-        f"{count(length.steps, 'step')} of {choice.step:.2g} s, {choice.seconds / 60:.3g} minutes {wish}, in epochs of "
-        f"{count(length.steps_per_epoch, 'step')}"
+        f"{count(length.steps, 'step')} of {choice.step:.2g} s, {choice.seconds / 60:.3g} minutes of the {minutes:g} minutes, "
+        f"in epochs of {count(length.steps_per_epoch, 'step')}"
     )
 
 

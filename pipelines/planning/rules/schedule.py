@@ -15,6 +15,9 @@ START_SECONDS = 20.0
 PREPARED_PER_SECOND = 5e6
 """Voxels of files that one core brings into the patch store in a second."""
 
+MINUTES = 5
+"""Of a training of one case whose time nobody gave, see `minutes_for`."""
+
 KEPT = 0.95
 """Share of the minutes that is planned with, so that they are kept."""
 
@@ -89,6 +92,14 @@ def windows(grid: Sequence[int], patch: Sequence[int]) -> int:
         1 if n <= p else math.ceil((n - p) / max(1.0, p * (1 - OVERLAP))) + 1
         for n, p in zip(grid, patch, strict=True)
     )
+
+
+def minutes_for(cases: int) -> float:
+    """How long a training takes where nobody says: `MINUTES` times the square root of the number of its cases.
+
+    More cases are worth a longer training, but their number is not worth a training that takes all the longer.
+    """
+    return round(MINUTES * math.sqrt(cases))
 
 
 def training_seconds(minutes: float, fixed: float) -> float:

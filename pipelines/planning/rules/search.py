@@ -43,15 +43,6 @@ CALM_GAIN = 0.05
 MOST_STEPS = 250_000
 """nnU-Net's 1,000 epochs of 250."""
 
-ENOUGH_STEPS = (500, 25_000)
-"""Of a training whose time nobody gave: at least, at most."""
-ENOUGH_VISITS = 250
-"""Times that such a training sees every voxel of the typical image, for each case."""
-ENOUGH_GAIN = 0.3
-"""Points of Dice that a step of `LADDER` must be expected to bring."""
-LADDER = [60 * 5 * 2 ** (k / 2) for k in range(17)]
-"""Seconds, 5 minutes to 21 hours."""
-
 
 class Setting(NamedTuple):
     """What the cost of a step depends on.
@@ -212,13 +203,13 @@ def _known(meter: Meter, width: int | None) -> bool:
     return any(s.width == width and cost is not None for s, cost in meter.measured.items())
 
 
-def search(options: Options, meter: Meter, seconds: float | None) -> Choice | None:
+def search(options: Options, meter: Meter, seconds: float) -> Choice | None:
     """The setting with the least expected loss, whose own step was measured and keeps the memory.
 
     Args:
         options: to choose from.
         meter: that times steps.
-        seconds: for steps and validations; None for as long as it is worth it.
+        seconds: for steps and validations.
 
     Returns:
         None where no setting keeps the memory.
@@ -234,58 +225,32 @@ def search(options: Options, meter: Meter, seconds: float | None) -> Choice | No
     return _best(options, meter, seconds, known=True)
 
 
-def _best(options: Options, meter: Meter, seconds: float | None, known: bool = False) -> Choice | None:
-    if seconds is not None:
-        return _best_within(options, meter, seconds, MOST_STEPS, known)
-    choice = None
-    for time in LADDER:
-        longer = _best_within(options, meter, time, ENOUGH_STEPS[1], known)
-        if longer is None:
-            continue
-        if choice is not None and _is_enough(options, choice, longer):
-            break
-        choice = longer
-    return choice
-
-
-def _is_enough(options: Options, choice: Choice, longer: Choice) -> bool:
-    """Whether a training is long enough that a longer one is not worth the time."""
-    if options.patches_in_all is None and choice.steps < ENOUGH_STEPS[0]:
-        return False
-    setting = choice.setting
-    seen = choice.steps * setting.batch * setting.voxels
-    whole = options.image.cases * math.prod(options.image.on_grid(setting.spacing))
-    return choice.loss - longer.loss < ENOUGH_GAIN or seen >= ENOUGH_VISITS * whole
-
-
-def _best_within(options: Options, meter: Meter, seconds: float, most: int, known: bool) -> Choice | None:
-    choices = _choices(options, meter, seconds, most)
+def _best(options: Options, meter: Meter, seconds: float, known: bool = False) -> Choice | None:
+    choices = _choices(options, meter, seconds)
     allowed = (c for c in choices if not known or c.setting in meter.measured)
     # Of equals the one that takes less of the machine, then the first: always the same.
     return min(allowed, key=lambda c: (round(c.loss, 6), c.step, repr(c.setting)), default=None)
 
 
-def _choices(options: Options, meter: Meter, seconds: float, most: int) -> Iterator[Choice]:
+def _choices(options: Options, meter: Meter, seconds: float) -> Iterator[Choice]:
     for spacing in options.spacings:
         for patch in options.patches(spacing):
             for features in options.features(patch):
                 first = Setting(spacing, patch, features, options.batch or 1)
-                choice = choice_of(options, meter, first, seconds, most)
+                choice = choice_of(options, meter, first, seconds)
                 if choice is None:
                     continue
                 yield choice
                 batch = batch_of(choice.steps, first.voxels, options.image, spacing)
                 while options.batch is None and batch > 1:
-                    larger = choice_of(options, meter, first._replace(batch=batch), seconds, most)
+                    larger = choice_of(options, meter, first._replace(batch=batch), seconds)
                     if larger is not None:
                         yield larger._replace(loss=larger.loss - CALM_GAIN)
                         break
                     batch //= 2
 
 
-def choice_of(
-    options: Options, meter: Meter, setting: Setting, seconds: float, most: int = MOST_STEPS
-) -> Choice | None:
+def choice_of(options: Options, meter: Meter, setting: Setting, seconds: float) -> Choice | None:
     """What is expected of a setting; None where it does not keep the memory."""
     cost = meter.expected(setting)
     if cost is None:
@@ -298,7 +263,7 @@ def choice_of(
     given = options.patches_in_all
     loss = 0.0
     if given is None:
-        steps = min(most, steps_within(seconds, cost.seconds, validation))
+        steps = min(MOST_STEPS, steps_within(seconds, cost.seconds, validation))
         taken = steps * cost.seconds + validating(seconds, validation)
     else:
         steps = max(1, given // setting.batch)

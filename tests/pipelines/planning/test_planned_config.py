@@ -6,7 +6,7 @@ from monai.bundle import ConfigParser
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.planning.plan_file import PlanError, as_overlay, executed_plan
-from pipelines.planning.planned_config import minutes_for, put_in, wish_of
+from pipelines.planning.planned_config import put_in, wish_of
 from pipelines.planning.records import Plan, PlannedValue
 from tests.pipelines.small import write_dataset
 
@@ -66,10 +66,6 @@ def test_a_plan_without_a_value_that_is_needed_is_refused():
     plan = Plan({"spacing": PlannedValue([1.0, 1.0, 2.0], "the median")})
     with pytest.raises(PlanError, match="the plan has no value for epochs: give --epochs, or --resume new"):
         put_in(executed.parser, as_overlay(plan), wish_of(executed))
-
-
-def test_more_cases_are_worth_a_longer_training():
-    assert [minutes_for(cases) for cases in (1, 16, 160, 1000)] == [5, 20, 63, 158]
 
 
 def test_more_epochs_are_the_same_wish(tmp_path):

@@ -12,6 +12,7 @@ from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PlanError
 from pipelines.planning.planner import make_plan
 from pipelines.planning.records import Fingerprint, Plan
+from pipelines.planning.rules.schedule import minutes_for
 from tests.pipelines.planning.generated import (
     CT,
     DATASETS,
@@ -91,6 +92,14 @@ def test_a_plan_of_anything_is_sane(name: str, minutes: float | None) -> None:
             if minutes is not None and not plan.notices:
                 assert plan.minutes is not None
                 assert 0.1 * minutes < plan.minutes <= 1.1 * minutes
+
+
+def test_a_time_that_nobody_gave_follows_from_the_number_of_cases_and_is_told() -> None:
+    plan, given = planned(DATASETS["tiny"], None), planned(DATASETS["tiny"], minutes_for(160))
+    assert plan.values == given.values
+    assert [notice for notice in plan.notices if notice not in given.notices] == [
+        "planned for 63 minutes, as nobody said how many; give --minutes for a longer or shorter training"
+    ]
 
 
 SIZES = st.integers(1, 600)

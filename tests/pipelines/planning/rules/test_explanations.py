@@ -32,7 +32,6 @@ def test_memory_is_named_where_it_decides() -> None:
 def test_the_schedule_in_words() -> None:
     length = length_of(1000, 600, 20)
     assert "1,000 steps of 0.5 s, 10 minutes of the 12 minutes" in explanations.epochs(length, CHOICE, 12)
-    assert "worth their time" in explanations.epochs(length, CHOICE, None)
     assert "3 validations of 5 cases and 20 s, 10%" in explanations.val_interval(length, 5, CHOICE)
 
 

@@ -67,3 +67,7 @@ def test_the_rate_falls_slowly_with_steps_and_width() -> None:
 
 def test_warmup_is_a_small_part() -> None:
     assert [schedule.warmup(n).value for n in (1, 1000, 10**6)] == [1, 30, 500]
+
+
+def test_more_cases_are_worth_a_longer_training() -> None:
+    assert [schedule.minutes_for(cases) for cases in (1, 16, 160, 1000)] == [5, 20, 63, 158]
