@@ -25,7 +25,7 @@ from pipelines.metrics.summary import (
     value_of,
 )
 from pipelines.utils.html import write_page
-from pipelines.utils.svg import ROW, Plot
+from pipelines.utils.svg import Plot
 
 # The first columns of the tables.
 _FIRST = ("dice", "nsd", "hd95_mm", "msd_mm", "volume_error_ml")
@@ -142,16 +142,7 @@ def _plot(results: Results, metric: str) -> Plot | None:
     low, high = (0.0, 1.0) if not METRICS[metric].unit else (float(values.min()), float(values.max()))
     plot = Plot(METRICS[metric].heading, low, high if high > low else low + 1, len(columns))
     plot.axis(METRICS[metric].heading)
-    for index, (name, column) in enumerate(columns.items()):
-        y = (index + 0.5) * ROW
-        plot.label(name, y)
-        if np.isfinite(column).any():
-            plot.box(column[np.isfinite(column)], y, "run0")
-
-        def look(number: int, column: np.ndarray = column) -> tuple[str, str]:
-            return "case", f"{results['cases'][number]['case']}: {_number(metric, column[number])}"
-
-        plot.points(column, y, look)
+    plot.boxes(columns, lambda index, value: f"{results['cases'][index]['case']}: {_number(metric, value)}")
     return plot
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.planning.records import QUANTILES, Fingerprint, Intensities, Plan
 from pipelines.planning.table import as_text
 from pipelines.utils.html import write_page
-from pipelines.utils.svg import ROW, Plot
+from pipelines.utils.svg import Plot
 
 ROWS = 1000
 """Cases in the table."""
@@ -152,16 +152,7 @@ def _boxes(columns: dict[str, np.ndarray], unit: str, cases: Sequence[str]) -> P
     margin = (high - low) * 0.03 or 0.5
     plot = Plot(unit, low - margin, high + margin, len(columns))
     plot.axis(unit)
-    for index, (name, column) in enumerate(columns.items()):
-        y = (index + 0.5) * ROW
-        plot.label(name, y)
-        if np.isfinite(column).any():
-            plot.box(column[np.isfinite(column)], y, "run0")
-
-        def look(number: int, column: np.ndarray = column) -> tuple[str, str]:
-            return "case", f"{cases[number]}: {column[number]:.4g} {unit}"
-
-        plot.points(column, y, look)
+    plot.boxes(columns, lambda index, value: f"{cases[index]}: {value:.4g} {unit}")
     return plot
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from pipelines.data.dataset_folder import open_dataset
+from pipelines.data.dataset_folder import load_dataset, open_dataset
 from pipelines.evaluation.postprocess_choice import choose_postprocessing
 from pipelines.inference.ensemble_file import ENSEMBLE, EnsembleCard, read_ensemble, write_ensemble
 from pipelines.inference.trained_model import BEST
@@ -175,7 +175,8 @@ class Crossvalidation:
                 return file
         pairs = []
         for fold in range(self.folds):
-            data = open_dataset(self.dataset, fold=fold, seed=self.seed, num_folds=self.folds)
+            # Its headers were checked before the first fold.
+            data = load_dataset(self.dataset, fold, self.folds, self.seed, check=False)
             predictions = self.folder(fold) / "evaluation" / "predictions"
             pairs += [
                 (predictions / f"{c.id}.nii.gz", c.label) for c in data.validation if c.label is not None

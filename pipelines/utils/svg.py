@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -102,6 +102,25 @@ class Plot:
         self.add("rect", "", within=group, x=left, y=y - 4, width=max(right - left, 1.0), height=8)
         self.add("line", "median", within=group, x1=self.x(middle), x2=self.x(middle), y1=y - 5, y2=y + 5)
         return group, values[~inside]
+
+    def boxes(self, columns: Mapping[str, np.ndarray], tip: Callable[[int, float], str]) -> None:
+        """A row per column: its name, a box, and a point per case.
+
+        Args:
+            columns: name to a value per case, in the order of the rows; NaN has no point.
+            tip: of the case with this index and value.
+        """
+        for row, (name, column) in enumerate(columns.items()):
+            y = (row + 0.5) * ROW
+            self.label(name, y)
+            present = column[np.isfinite(column)]
+            if len(present):
+                self.box(present, y, "run0")
+
+            def look(index: int, column: np.ndarray = column) -> tuple[str, str]:
+                return "case", tip(index, float(column[index]))
+
+            self.points(column, y, look)
 
     def __str__(self) -> str:
         return ElementTree.tostring(self._svg, encoding="unicode")

@@ -52,3 +52,17 @@ def test_whiskers_leave_the_box_outwards(values: list[float]) -> None:
     assert float(median.get("x1")) == pytest.approx(plot.x(float(np.median(values))), abs=0.06)
     kept = [value for value in values if value not in beyond.tolist()]
     assert float(right.get("x2")) == pytest.approx(plot.x(max(kept)), abs=0.06)
+
+
+def test_a_row_per_column_with_a_point_per_value():
+    plot = Plot("sizes", 0, 10, rows=2)
+    plot.boxes(
+        {"liver": np.array([1.0, 2.0, np.nan]), "absent": np.full(3, np.nan)},
+        lambda index, value: f"case {index}: {value:g}",
+    )
+    drawn = str(plot)
+    assert drawn.count("<circle") == 2
+    assert "case 1: 2" in drawn
+    assert "case 2" not in drawn
+    assert "liver" in drawn
+    assert "absent" in drawn
