@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from pipelines.inference.card_plan import CardPlan, checked_card_plan
 from pipelines.inference.card_preprocessing import checked_preprocessing
 from pipelines.inference.card_values import CardError, mapping, matching, number, shown, text, whole
 from pipelines.inference.training_data import TrainingData, checked_training_data
@@ -59,6 +60,7 @@ class Card(TypedDict):
         run_id, experiment: MLflow run and experiment of the training.
         validation: Dice and confidence of the cases of the validation by which the weights were selected.
         training_data: summary of the training cases.
+        plan: the settings of the training that were planned, with the reason of each.
     """
 
     format: int
@@ -72,6 +74,7 @@ class Card(TypedDict):
     epoch: NotRequired[int]
     validation: NotRequired[list[CaseMetrics]]
     training_data: NotRequired[TrainingData]
+    plan: NotRequired[CardPlan]
 
 
 class ModelCard(Card):
@@ -147,6 +150,8 @@ def checked(content: Mapping[str, object]) -> ModelCard:
         found["validation"] = _validation(content["validation"])
     if content.get("training_data") is not None:
         found["training_data"] = checked_training_data(content["training_data"])
+    if content.get("plan") is not None:
+        found["plan"] = checked_card_plan(content["plan"])
     _require_own_sizes(found)
     return found
 

@@ -1,17 +1,35 @@
-"""What a model's card keeps of a dataset's fingerprint."""
+"""What a model's card keeps of a dataset's fingerprint and of the plan."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from pipelines.inference.card_plan import CardPlan
 from pipelines.inference.training_data import PERCENTS, ChannelData, Quantiles, TrainingData
 from pipelines.planning.intensity_statistics import pooled_quantiles
+from pipelines.planning.plan_file import from_overlay
 from pipelines.planning.records import QUANTILES, ChannelFingerprint, Fingerprint, Intensities
 from pipelines.planning.summary import figures_of, pooled, summarise
 
-__all__ = ["training_data"]
+__all__ = ["card_plan", "training_data"]
+
+
+def card_plan(overlay: Mapping[str, Any]) -> CardPlan:
+    """A plan as a model's card keeps it: the settings that the training has from it.
+
+    Args:
+        overlay: the plan as a config, see `pipelines.planning.plan_file.executed_plan`.
+    """
+    plan = from_overlay(overlay)
+    return {
+        "minutes": plan.minutes,
+        "settings": {
+            name: {"value": planned.value, "reason": planned.reason} for name, planned in plan.values.items()
+        },
+    }
 
 
 def training_data(found: Fingerprint, ct_channels: Collection[int]) -> TrainingData:

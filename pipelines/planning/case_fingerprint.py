@@ -152,10 +152,13 @@ def _channel(channel: np.ndarray, inside: np.ndarray) -> ChannelFingerprint:
 
 
 def _body(image: np.ndarray, hounsfield: list[bool], geometry: Geometry) -> list[float]:
-    """Millimetres of the box around the patient; of an image that is no CT all of it."""
+    """Millimetres of the box around the patient; all of an image in which no channel shows air in HU."""
     size = geometry.straight_shape
-    if len(size) == 3 and any(hounsfield):
-        above = functools.reduce(np.logical_or, (channel > _BODY for channel in image))
+    # A channel without air, such as the PET of a PET/CT, would be patient everywhere.
+    shown = [channel > _BODY for channel, is_ct in zip(image, hounsfield, strict=True) if is_ct]
+    shown = [above for above in shown if not above.all()]
+    if len(size) == 3 and shown:
+        above = functools.reduce(np.logical_or, shown)
         box = bounding_boxes(_turned(above.view(np.uint8), geometry)).get(1)
         size = size if box is None else tuple(part.stop - part.start for part in box)
     return _millimetres(size, geometry)

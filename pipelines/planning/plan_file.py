@@ -78,7 +78,9 @@ def executed_plan(config: ExecutedConfig) -> dict[str, Any] | None:
     """
     merged = config.parser.get()
     comment = merged.get(COMMENT)
-    if not isinstance(comment, Mapping) or not isinstance(comment.get("values"), Mapping):
+    if not isinstance(comment, Mapping):
+        return None
+    if not all(isinstance(comment.get(part), Mapping) for part in ("values", "reasons")):
         return None
     planned = comment["values"]
     kept = {name: value for name, value in planned.items() if merged.get(name) == value}

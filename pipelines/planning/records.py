@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
-FORMAT = 1
+FORMAT = 2
 
 QUANTILES = (0.0, 0.5, *(float(q) for q in range(1, 100)), 99.5, 100.0)
 """Percent. With the number of voxels they give the quantiles of several cases together."""
@@ -77,8 +77,8 @@ class CaseFingerprint(TypedDict):
         channels: one record per channel.
         classes: class id as text to its record, the background left out; a region counts as a class.
         ignored: share of the voxels that have the ignore label.
-        body: millimetres per axis of the box around all voxels above -500 in any channel; of a picture or MR the
-            whole image.
+        body: millimetres per axis of the box around all voxels above -500 in any channel that shows air in HU; of a
+            picture or MR the whole image.
     """
 
     case: str

@@ -17,8 +17,9 @@ from pipelines.inference.model_card import Card, CardError, checked
 from pipelines.inference.trained_model import CARD, CheckpointError
 from pipelines.inference.training_data import TrainingData
 from pipelines.metrics.result_files import without_nan
-from pipelines.planning.card_data import training_data
+from pipelines.planning.card_data import card_plan, training_data
 from pipelines.planning.fingerprint import fingerprint
+from pipelines.planning.plan_file import executed_plan
 from pipelines.tracking.run import Tracking
 from transforms.preprocess import Preprocess
 from transforms.utils.files import FolderError
@@ -80,6 +81,9 @@ class ModelCards:
             ]
         if self._training_data is not None:
             card["training_data"] = self._training_data
+        overlay = executed_plan(self.config)
+        if overlay is not None:
+            card["plan"] = card_plan(overlay)
         return card
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.inference.model_card import read_card
 from tests.conftest import make_dataset
 from tests.e2e.commands import EVERYWHERE, INTERRUPTIBLE, Workplace
 
@@ -72,7 +73,11 @@ def test_a_training_takes_the_plan_as_an_overlay(place: Workplace, planned: Path
     kept = json.loads((place.folder / "overlay" / "models" / "plan.json").read_text(encoding="utf-8"))
     assert kept["spacing"] == plan["spacing"]
     assert "epochs" not in kept, "a value that was given beside the plan is none of it"
-    assert kept["_desc_planned"]["reasons"]["spacing"] == plan["_desc_planned"]["reasons"]["spacing"]
+    reason = plan["_desc_planned"]["reasons"]["spacing"]
+    assert kept["_desc_planned"]["reasons"]["spacing"] == reason
+    card = read_card(place.folder / "overlay" / "models" / "model.json")
+    assert card["plan"]["settings"]["spacing"] == {"value": plan["spacing"], "reason": reason}
+    assert not {"epochs", "patches_per_epoch", "patch_size"} & set(card["plan"]["settings"])
 
 
 def test_a_training_plans_by_itself_and_keeps_its_plan(place: Workplace) -> None:

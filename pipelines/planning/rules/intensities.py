@@ -145,8 +145,6 @@ def crop_above(fingerprint: Fingerprint, words: list[str]) -> PlannedValue:
     """The value above which the patient is, where a CT has much air around; else None."""
     if "CT" not in words:
         return PlannedValue(None, "no CT, so that no value tells the patient from what is around")
-    if any(word != "CT" for word in words):
-        return PlannedValue(None, "not every channel is a CT, and a threshold in HU would be applied to all")
     filled = [
         math.prod(min(1.0, b / (n * s)) for n, s, b in zip(c["shape"], c["spacing"], c["body"], strict=True))
         for c in fingerprint["cases"]

@@ -161,6 +161,13 @@ def test_four_channels_in_one_file(tmp_path):
         assert not channel["whole_numbers"]
 
 
+def test_a_ct_beside_another_image_tells_where_the_patient_is(tmp_path):
+    image, label = body()
+    activity = np.random.default_rng(1).uniform(0, 9, image.shape)
+    found = look(tmp_path, np.stack([image, activity], axis=-1), label, channels=2)
+    assert found["body"] == [64.0, 40.0, 100.0]
+
+
 def test_channels_in_files_of_their_own(tmp_path):
     random = np.random.default_rng(0)
     image = random.integers(0, 900, (9, 8, 7, 2)).astype(np.int16)
