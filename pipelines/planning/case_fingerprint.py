@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -34,6 +35,8 @@ _AIR = -900.0
 """HU: what is lower is air."""
 _BODY = -500.0
 """HU: what is higher is the patient or the table."""
+_FACES = {1: 1.0, 2: 4 / math.pi, 3: 1.5}
+"""Area of the faces of a region's voxels over that of its surface, the mean over all directions of the surface."""
 _OVERLAP = 6
 """Classes are looked at one by one in their boxes, unless the boxes together hold so many times the box around all."""
 
@@ -199,6 +202,7 @@ def _classes(found: np.ndarray, labels: Mapping[int, str], geometry: Geometry) -
             "components": parts[value].number,
             "smallest_component": parts[value].smallest,
             "largest_component": parts[value].largest,
+            "surface": _surface(mask, found.shape, geometry.straight_spacing),
             "extent": _millimetres(mask.shape, geometry),
             "centre": _centre(mask, box, found.shape),
         }
@@ -212,9 +216,21 @@ def _absent() -> ClassFingerprint:
         "components": 0,
         "smallest_component": 0,
         "largest_component": 0,
+        "surface": 0.0,
         "extent": [],
         "centre": [],
     }
+
+
+def _surface(mask: np.ndarray, shape: tuple[int, ...], spacing: Sequence[float]) -> float:
+    """Surface of a mask (of a picture or single slice the length of its outline) in an image of this shape."""
+    axes = [axis for axis, voxels in enumerate(shape) if voxels > 1]
+    voxel = math.prod(spacing[axis] for axis in axes)
+    total = 0.0
+    for axis in axes:
+        ends = sum(np.count_nonzero(mask.take(end, axis)) for end in (0, -1))
+        total += (np.count_nonzero(np.diff(mask, axis=axis)) + ends) * voxel / spacing[axis]
+    return total / _FACES[len(axes)] if axes else 0.0
 
 
 def _centre(mask: np.ndarray, box: Box, shape: tuple[int, ...]) -> list[float]:

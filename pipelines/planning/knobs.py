@@ -10,6 +10,7 @@ PLANNED = {
     "batch_size": "patches per step",
     "foreground": "share of the patches that hold a class for sure",
     "flip_axes": "axes along which patches are flipped",
+    "augmentation": "how often patches are rotated and scaled: strong or moderate",
     "epochs": "how many",
     "patches_per_epoch": "how many",
     "learning_rate": "of AdamW",

@@ -171,6 +171,7 @@ def _of_choice(
         "batch_size": PlannedValue(setting.batch, explanations.batch(options, choice)),
         "foreground": sampling.foreground(image, setting.patch, setting.spacing),
         "flip_axes": sampling.flip_axes(fingerprint, image.dims),
+        "augmentation": sampling.augmentation(fingerprint),
     }
 
 

@@ -53,6 +53,8 @@ class ClassFingerprint(TypedDict):
         millilitres: its volume; in 2D its area in square millimetres.
         components: connected parts (faces, edges and corners touch).
         smallest_component, largest_component: in voxels.
+        surface: in square millimetres; of a picture or single slice the length of its outline in millimetres. From the
+            faces of its voxels, which are too many by a factor that is known on average over all directions.
         extent: millimetres of its bounding box along R, A, S (X, Y in 2D).
         centre: of its mass, as a share (0 to 1) of the image's size along the same axes.
     """
@@ -62,6 +64,7 @@ class ClassFingerprint(TypedDict):
     components: int
     smallest_component: int
     largest_component: int
+    surface: float
     extent: list[float]
     centre: list[float]
 

@@ -55,6 +55,7 @@ NEUTRAL: dict[str, Any] = {
     "crop_above": None,
     "foreground": 0.0,
     "flip_axes": [],
+    "augmentation": "strong",
     "epochs": 1,
     "patches_per_epoch": 1_000_000,
     "learning_rate": 1e-4,

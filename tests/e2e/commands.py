@@ -33,6 +33,7 @@ UNPLANNED = {
     "patch_size": "[112,96,28]",
     "foreground": 0.33,
     "flip_axes": "[]",
+    "augmentation": "strong",
     "epochs": 15,
     "patches_per_epoch": 32,
     "batch_size": 1,

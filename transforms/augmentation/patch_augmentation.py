@@ -18,26 +18,27 @@ __all__ = ["PatchAugmentation"]
 class PatchAugmentation(Randomizable, Transform):
     """Flips, rotation, scale and intensity changes of an image patch and its label map.
 
-    The changes are those of nnU-Net [1]_, for inputs in about [-1, 1]; how often and how far is tuned on lung CTs
-    that differ in the thickness of their slices: more scale and coarser slices than there, less of the rest. In
-    this order, each with its own probability:
+    The changes are those of nnU-Net [1]_, for inputs in about [-1, 1]. How often they happen depends on `strength`:
+    "strong" is tuned on a few lung CTs that differ in the thickness of their slices, with more scale and coarser slices
+    than in nnU-Net; "moderate" rotates and scales as often as nnU-Net, so that most patches keep the voxels of their
+    scan. In this order, each with its own probability:
 
-    ================  ===========  ==========================================================================
-    change            probability  bounds
-    ================  ===========  ==========================================================================
-    rotation          0.5          uniform in ± `rotation` degrees (15) about every axis
-    scale             0.7          uniform in `scale` (0.7, 1.4), one factor for all axes; above 1 enlarges
-    noise             0.1          Gaussian, deviation uniform in (0, `noise`) (0.1)
-    blur              0.1          Gaussian, deviation uniform in `blur` (0.5, 1) voxels, each axis its own
-    brightness        0.1          times a factor uniform in 1 ± `brightness` (0.25)
-    contrast          0.1          deviation from the mean times 1 ± `contrast` (0.25), range kept
-    low resolution    0.25         down (averaging) by a factor uniform in `low_resolution` (0.35, 1), and up,
-                                   along a random choice of the axes: thick slices in any direction
-    gamma             0.1          exponent uniform in `gamma` (0.7, 1.5) on the patch's range, mean and
-                                   deviation kept
-    gamma, inverted   0            the same on the negative
-    flip              0.5          along each of `flip_axes`
-    ================  ===========  ==========================================================================
+    ================  ======  ========  ======================================================================
+    change            strong  moderate  bounds
+    ================  ======  ========  ======================================================================
+    rotation          0.5     0.2       uniform in ± `rotation` degrees (15) about every axis
+    scale             0.7     0.2       uniform in `scale` (0.7, 1.4), one factor for all axes; above 1 enlarges
+    noise             0.1     0.1       Gaussian, deviation uniform in (0, `noise`) (0.1)
+    blur              0.1     0.1       Gaussian, deviation uniform in `blur` (0.5, 1) voxels, each axis its own
+    brightness        0.1     0.1       times a factor uniform in 1 ± `brightness` (0.25)
+    contrast          0.1     0.1       deviation from the mean times 1 ± `contrast` (0.25), range kept
+    low resolution    0.25    0.25      down (averaging) by a factor uniform in `low_resolution` (0.35, 1), and
+                                        up, along a random choice of the axes: thick slices in any direction
+    gamma             0.1     0.1       exponent uniform in `gamma` (0.7, 1.5) on the patch's range, mean and
+                                        deviation kept
+    gamma, inverted   0       0         the same on the negative
+    flip              0.5     0.5       along each of `flip_axes`
+    ================  ======  ========  ======================================================================
 
     Rotation and scale are one resampling, linear for the image and nearest for the label, so that labels are
     never invented. `source_size` tells how many voxels around the patch it needs so that no corner of the
@@ -57,6 +58,7 @@ class PatchAugmentation(Randomizable, Transform):
         spacing: size of a voxel in any unit, of which a 2D patch takes the first two. Given, rotations are
             rigid in space; without, in the voxel grid, which shears anatomy when voxels are far from cubic.
             None for a single axis stands for the smallest of the others.
+        strength: column of the table, "strong" or "moderate".
         probability: probabilities that differ from the table's: keys "rotation", "scale", "noise", "blur",
             "brightness", "contrast", "low_resolution", "gamma", "gamma_inverted", "flip".
         image_key, label_key: keys of the image, float (C, *size), and of the label, integer (1, *size), which
@@ -86,6 +88,11 @@ class PatchAugmentation(Randomizable, Transform):
         "gamma_inverted": 0.0,
         "flip": 0.5,
     }
+    """Of "strong"."""
+    STRENGTHS = {  # noqa: RUF012
+        "strong": PROBABILITY,
+        "moderate": PROBABILITY | {"rotation": 0.2, "scale": 0.2},
+    }
 
     def __init__(
         self,
@@ -100,9 +107,10 @@ class PatchAugmentation(Randomizable, Transform):
         low_resolution: Sequence[float] | None = (0.35, 1.0),
         gamma: Sequence[float] | None = (0.7, 1.5),
         spacing: Sequence[float | None] | float | None = None,
-        probability: Mapping[str, float] | None = PROBABILITY,
+        probability: Mapping[str, float] | None = None,
         image_key: str = "image",
         label_key: str = "label",
+        strength: str = "strong",
     ) -> None:
         self.patch_size = tuple(int(p) for p in patch_size)
         dims = len(self.patch_size)
@@ -116,7 +124,11 @@ class PatchAugmentation(Randomizable, Transform):
         unknown = set(probability or {}) - set(self.PROBABILITY)
         if unknown:
             raise SettingError(f"unknown probability {sorted(unknown)}; known: {sorted(self.PROBABILITY)}.")
-        self.probability = {**self.PROBABILITY, **(probability or {})}
+        if strength not in self.STRENGTHS:
+            raise SettingError(
+                f"the strength of an augmentation is one of {', '.join(self.STRENGTHS)}, got {strength!r}."
+            )
+        self.probability = {**self.STRENGTHS[strength], **(probability or {})}
         angles = 3 if dims == 3 else 1
         degrees = rotation if isinstance(rotation, Sequence) else (rotation or 0.0,) * angles
         if len(degrees) != angles:

@@ -60,8 +60,11 @@ def spacing_loss(image: Typical, full: Sequence[float], spacing: Sequence[float]
 
 
 def context_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int]) -> float:
-    """Of patches smaller than a quarter of the image, or than the largest structure with its surroundings."""
-    length = LEAST_SHARE ** (1 / image.dims)
+    """Of patches smaller than a quarter of the image, or than the largest structure with its surroundings.
+
+    The quarter tells a patch where in the image it lies, which is of no use for classes that are everywhere.
+    """
+    length = 0.0 if is_everywhere(image) else LEAST_SHARE ** (1 / image.dims)
     loss = 0.0
     for axis in range(image.dims):
         size = image.size[axis]
@@ -75,12 +78,19 @@ def _extent(structure: Structure, axis: int) -> float:
     return SURROUNDINGS * min(structure.extent[axis], SCATTERED * structure.size)
 
 
-def learning_loss(dims: int, voxels: int, patches: float) -> float:
+def is_everywhere(image: Typical) -> bool:
+    """Whether all classes are trees or many spots, all over the image."""
+    return bool(image.structures) and all(min(s.extent) > SCATTERED * s.size for s in image.structures)
+
+
+def learning_loss(image: Typical, voxels: int, patches: float) -> float:
     """Of a training that sees so many patches of so many voxels.
 
-    A patch of eight times the voxels teaches more, but not eight times as much, for voxels side by side are alike.
+    A patch of eight times the voxels teaches more, but not eight times as much, for it shows the same structure once
+    more from near. Of structures that are everywhere it shows eight times as many.
     """
-    seen = patches / LEARNING_PATCHES * math.sqrt(voxels / LEARNING_VOXELS[dims])
+    power = 1.0 if is_everywhere(image) else 0.5
+    seen = patches / LEARNING_PATCHES * (voxels / LEARNING_VOXELS[image.dims]) ** power
     return LEARNING_LOSS / math.sqrt(max(seen, 1e-6))
 
 

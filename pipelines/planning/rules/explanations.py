@@ -19,8 +19,10 @@ def patch(options: Options, meter: Meter, choice: Choice) -> str:
     if all(p >= n for p, n in zip(setting.patch, grid, strict=True)):
         return f"the whole typical image of {times(grid)} voxels, in sizes that a network can halve"
     share = math.prod(min(1.0, p / n) for p, n in zip(setting.patch, grid, strict=True))
-    shown = times([round(p * s, 1) for p, s in zip(setting.patch, setting.spacing, strict=False)])
-    words = f"{shown} mm, {share:.0%} of the typical image of {times(grid)} voxels"
+    words = f"{share:.0%} of the typical image of {times(grid)} voxels"
+    if len(options.image.shape) == 3 or set(setting.spacing) != {1.0}:
+        shown = times([round(p * s, 1) for p, s in zip(setting.patch, setting.spacing, strict=False)])
+        words = f"{shown} mm, {words}"
     larger = [p for p in options.patches(setting.spacing) if math.prod(p) > setting.voxels]
     if not larger:
         return words

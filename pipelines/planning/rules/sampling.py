@@ -1,4 +1,4 @@
-"""Where patches are taken from, and along which axes they may be flipped."""
+"""Where patches are taken from, along which axes they may be flipped, and how strongly they are augmented."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ APART = 0.02
 
 OFF_CENTRE = 0.1
 """Of the image's size: how far from the middle a class lies on one side, typically."""
+
+FEW_CASES = 10
+"""Cases below which a dataset shows little of how scans differ."""
+
+SPREAD = 2.0
+"""Largest over smallest voxel along an axis, from which on scans differ in how fine they are."""
 
 NAMES = {2: ("X", "Y"), 3: ("R", "A", "S")}
 
@@ -88,6 +94,32 @@ def flip_axes(fingerprint: Fingerprint, dims: int) -> PlannedValue:
     if allowed:
         why.insert(0, f"along {names}, where nothing lies the same way round in all cases")
     return PlannedValue(allowed, "; ".join(why))
+
+
+def augmentation(fingerprint: Fingerprint) -> PlannedValue:
+    """How often patches are rotated and scaled, see `transforms.PatchAugmentation`.
+
+    What is resampled is smoother than a scan, so that a network which sees little else learns less of fine outlines in
+    the same time. Where scans differ more than the training cases show, that is worth it.
+
+    Args:
+        fingerprint: of the dataset.
+    """
+    cases = fingerprint["cases"]
+    if len(cases) < FEW_CASES:
+        number = "one case shows" if len(cases) == 1 else f"{len(cases)} cases show"
+        return PlannedValue("strong", f"{number} little of how scans differ")
+    for axis, sizes in enumerate(zip(*(case["spacing"] for case in cases), strict=True)):
+        if max(sizes) > SPREAD * min(sizes):
+            name = NAMES[len(cases[0]["spacing"])][axis]
+            return PlannedValue(
+                "strong",
+                f"some cases are {max(sizes) / min(sizes):.2g} times as coarse as others along {name}",
+            )
+    return PlannedValue(
+        "moderate",
+        f"the voxels of all {len(cases)} cases are about equally large: most patches keep those of their scan, as in nnU-Net",
+    )
 
 
 def _order_along(fingerprint: Fingerprint, axis: int) -> str:

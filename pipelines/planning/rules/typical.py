@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -131,7 +132,11 @@ def _structures(fingerprint: Fingerprint) -> Iterable[Structure]:
 
 
 def _across(case: CaseFingerprint, record: ClassFingerprint) -> float:
-    """Millimetres across an average connected part: no more than the side of a cube of its volume."""
+    """Millimetres across an average connected part.
+
+    At most the side of a cube of its volume, and what volume and surface give for a ball: a tree of thin branches has
+    much volume and no less surface, so that it is not taken for one thick part.
+    """
     volume = record["voxels"] / max(1, record["components"])
     axes = 0
     for n, s in zip(case["shape"], case["spacing"], strict=True):
@@ -139,4 +144,11 @@ def _across(case: CaseFingerprint, record: ClassFingerprint) -> float:
             volume *= s
             axes += 1
     sides = [e for e, n in zip(record["extent"], case["shape"], strict=True) if n > 1]
-    return min(volume ** (1 / max(1, axes)), *sides) if sides else 0.0
+    if not sides:
+        return 0.0
+    ball = (
+        2 * axes * volume * max(1, record["components"]) / record["surface"]
+        if record["surface"]
+        else math.inf
+    )
+    return min(volume ** (1 / axes), ball, *sides)

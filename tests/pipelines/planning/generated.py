@@ -60,6 +60,7 @@ def structure(
         "components": components,
         "smallest_component": max(1, voxels // components),
         "largest_component": max(1, voxels // components),
+        "surface": sum(2 * math.prod(extent) / e for e in extent) * filled ** (1 - 1 / len(extent)),
         "extent": list(extent),
         "centre": list(centre or [0.5] * len(extent)),
     }

@@ -42,6 +42,7 @@ def test_a_ct(tmp_path):
         "components": 1,
         "smallest_component": 216,
         "largest_component": 216,
+        "surface": pytest.approx((2 * 12 * 12 + 4 * 12 * 30) / 1.5),
         "extent": [12.0, 12.0, 30.0],
         "centre": pytest.approx([9 / 40, 13 / 30, 8 / 20]),
     }
@@ -110,6 +111,7 @@ def test_structures_of_a_few_voxels_touch_by_corners(tmp_path):
         "components": 0,
         "smallest_component": 0,
         "largest_component": 0,
+        "surface": 0.0,
         "extent": [],
         "centre": [],
     }
@@ -159,6 +161,22 @@ def test_four_channels_in_one_file(tmp_path):
     for index, channel in enumerate(found["channels"]):
         assert channel["inside"]["mean"] == pytest.approx(image[..., index][label > 0].mean(), rel=1e-5)
         assert not channel["whole_numbers"]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "surface"),
+    [
+        ((1.0, 1.0), 2 * np.pi * 15),
+        ((0.5, 1.0, 2.0), 4 * np.pi * 15**2),
+        ((1.0, 1.0, 1.0), 4 * np.pi * 15**2),
+    ],
+)
+def test_the_surface_of_a_ball_is_known_about_whatever_its_voxels(tmp_path, spacing, surface):
+    axes = [np.arange(round(40 / mm)) * mm - 20 for mm in spacing]
+    label = (sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")) < 15**2).astype(np.uint8)
+    affine = np.diag([*spacing, *[1.0] * (4 - len(spacing))])
+    found = look(tmp_path, label.astype(np.float32), label, affine, {0: "background", 1: "ball"})
+    assert found["classes"]["1"]["surface"] == pytest.approx(surface, rel=0.05)
 
 
 def test_a_ct_beside_another_image_tells_where_the_patient_is(tmp_path):

@@ -252,6 +252,7 @@ def test_changes_can_be_switched_off():
     ("options", "message"),
     [
         ({"patch_size": (8,)}, "2 or 3 numbers"),
+        ({"strength": "weak"}, "one of strong, moderate, got 'weak'"),
         ({"flip_axes": (3,)}, "among the spatial axes 0..2"),
         ({"spacing": (1, 1)}, "3 positive numbers"),
         ({"spacing": (1, 1, -1)}, "3 positive numbers"),
@@ -285,3 +286,21 @@ def test_an_intensity_change_does_not_move_the_image_against_its_label(change):
         inner = (slice(None), *[slice(6, -6)] * 3)
         shifts.append(float((found[inner] - image[inner]).mean()) / step)
     assert abs(np.mean(shifts)) < 0.03
+
+
+def test_a_moderate_augmentation_resamples_fewer_patches():
+    def resampled(strength):
+        augment = PatchAugmentation((8, 8, 8), strength=strength).set_random_state(0)
+        found = 0
+        for _ in range(400):
+            augment.source_size()
+            found += augment.draw().matrix is not None
+        return found / 400
+
+    assert resampled("strong") == pytest.approx(1 - 0.5 * 0.3, abs=0.06)
+    assert resampled("moderate") == pytest.approx(1 - 0.8 * 0.8, abs=0.08)
+
+
+def test_probabilities_that_are_given_win_over_those_of_the_strength():
+    augment = PatchAugmentation((8, 8, 8), strength="moderate", probability={"scale": 0.4})
+    assert augment.probability == PatchAugmentation.STRENGTHS["moderate"] | {"scale": 0.4}

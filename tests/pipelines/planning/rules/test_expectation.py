@@ -23,21 +23,32 @@ def test_a_patch_that_shows_the_structures_with_their_surroundings_loses_nothing
 
 
 def test_scattered_structures_need_no_patch_of_the_whole_image() -> None:
-    tree = DATASETS["microscopy"]
-    for one in tree["cases"]:
-        assert one["classes"]["1"]["components"] == 1
     spots = uniform((1000, 1000), (1.0, 1.0), [(900, 900)])
     for one in spots["cases"]:
-        one["classes"]["1"]["components"] = 100
-    small = (512, 512)
+        one["classes"]["1"]["components"] = 1000
+    small = (128, 128)
     assert expectation.context_loss(typical(spots, cropped=False), (1.0, 1.0), small) == 0
-    assert expectation.context_loss(typical(tree, cropped=False), (1.0, 1.0), small) > 0
+    assert expectation.context_loss(typical(DATASETS["microscopy"], cropped=False), (1.0, 1.0), small) > 0
+    beside = uniform((1000, 1000), (1.0, 1.0), [(900, 900), (300, 300)])
+    for one in beside["cases"]:
+        one["classes"]["1"]["components"] = 1000
+    assert expectation.context_loss(typical(beside, cropped=False), (1.0, 1.0), small) > 0
 
 
 def test_learning_halves_its_loss_with_four_times_the_patches() -> None:
-    assert expectation.learning_loss(3, 64**3, 500) == expectation.LEARNING_LOSS
-    assert expectation.learning_loss(3, 64**3, 2000) == expectation.LEARNING_LOSS / 2
-    assert expectation.learning_loss(3, 128**3, 500) < expectation.LEARNING_LOSS
+    image = typical(uniform((200, 200, 200), ONE, [(60, 60, 60)]), cropped=False)
+    assert expectation.learning_loss(image, 64**3, 500) == expectation.LEARNING_LOSS
+    assert expectation.learning_loss(image, 64**3, 2000) == expectation.LEARNING_LOSS / 2
+    assert expectation.learning_loss(image, 128**3, 500) == expectation.LEARNING_LOSS / 8**0.25
+
+
+def test_of_scattered_structures_a_patch_shows_as_many_as_it_has_voxels() -> None:
+    spots = uniform((1000, 1000), (1.0, 1.0), [(900, 900)])
+    for one in spots["cases"]:
+        one["classes"]["1"]["components"] = 1000
+    image = typical(spots, cropped=False)
+    many, large = (expectation.learning_loss(image, n**2, 500 * 256**2 / n**2) for n in (128, 512))
+    assert many == large == expectation.LEARNING_LOSS
 
 
 def test_wider_networks_lose_less_above_all_with_many_classes() -> None:

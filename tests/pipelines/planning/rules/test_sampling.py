@@ -65,3 +65,23 @@ def test_pictures_have_two_axes() -> None:
     value, reason = sampling.flip_axes(found, 2)
     assert value == [0, 1]
     assert "X and Y" in reason
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strength", "why"),
+    [
+        ([1.0], "strong", "one case shows little"),
+        ([1.0] * 9, "strong", "9 cases show little"),
+        ([1.0] * 10, "moderate", "all 10 cases are about equally large"),
+        ([1.0] * 9 + [1.9], "moderate", "about equally large"),
+        ([1.0] * 9 + [5.0], "strong", "some cases are 5 times as coarse as others along S"),
+    ],
+)
+def test_patches_are_changed_more_where_scans_differ_or_are_few(
+    sizes: list[float], strength: str, why: str
+) -> None:
+    classes = {"1": structure((9, 9, 9), ONE)}
+    cases = [case(f"c{n}", (64, 64, 64), (1.0, 1.0, size), classes) for n, size in enumerate(sizes)]
+    value, reason = sampling.augmentation(dataset(cases))
+    assert value == strength
+    assert why in reason

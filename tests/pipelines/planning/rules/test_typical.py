@@ -27,6 +27,13 @@ def test_a_structure_is_as_large_as_one_of_its_parts() -> None:
     assert image.classes == 5
 
 
+def test_a_tree_is_as_large_as_its_branches_are_thick() -> None:
+    """Vessels of a photograph: 75,000 pixels in one part, with an outline as if they were 6 pixels wide."""
+    tree = {**structure((900, 900), (1, 1)), "voxels": 75_000, "surface": 25_000.0}
+    image = typical(dataset([case("c", (999, 960), (1, 1), {"1": tree})]), cropped=False)
+    assert 6 <= image.structures[0].size <= 12
+
+
 def test_volumes_of_one_slice_are_flat_and_volumes_may_be_taken_so() -> None:
     slices = dataset([case("c", (64, 64, 1), (1, 1, 5), {"1": structure((9, 9, 5), (1, 1, 5))})])
     assert typical(slices, cropped=False).dims == 2
