@@ -33,7 +33,8 @@ SHORT_TIMEOUTS = {
 }
 LONGEST = 300
 QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
-_ours: set[str] = set()
+# Environment variables that this module set. Only these may be changed; the user's own values stay.
+_set_here: set[str] = set()
 
 _REFUSALS = (
     "INVALID_PARAMETER_VALUE",
@@ -52,7 +53,7 @@ class TrackingError(UserError, RuntimeError):
 
 
 def connect(uri: str) -> Any:
-    """A client of the store at a URI; creates the tables of a new database.
+    """Create a client of the MLflow store at a URI, and the tables of a new database.
 
     Raises:
         TrackingError: the URI is not valid for a store, or a Python package for it is missing.
@@ -75,8 +76,8 @@ def connect(uri: str) -> Any:
     except Exception as error:
         if sqlite_file(uri) is not None and re.search("already exists|duplicate column", first_line(error)):
             raise TrackingError(
-                f"{sqlite_file(uri)} is no whole MLflow database ({first_line(error)}), as one is whose making was "
-                "interrupted; move it away, and a new one is made"
+                f"{sqlite_file(uri)} is an incomplete MLflow database ({first_line(error)}), probably because its "
+                "creation was interrupted; move the file elsewhere, and a new database will be created"
             ) from error
         if not refused_for_good(error):
             raise
@@ -84,7 +85,7 @@ def connect(uri: str) -> Any:
 
 
 def new_client(uri: str, variables: Mapping[str, str]) -> MlflowClient:
-    """MLflow's client of a store, with telemetry turned off and without printed links that contain a password.
+    """Create MLflow's client of a store, with telemetry turned off and without printed links that contain a password.
 
     Args:
         uri: tracking URI.
@@ -93,7 +94,7 @@ def new_client(uri: str, variables: Mapping[str, str]) -> MlflowClient:
     for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **variables}.items():
         if name not in os.environ:
             os.environ[name] = value
-            _ours.add(name)
+            _set_here.add(name)
     from mlflow.tracking import MlflowClient
 
     keep_quiet(uri)
@@ -106,14 +107,14 @@ def _make_database(database: Path) -> None:
     MLflow needs seconds to create its tables, and cannot use a file in which a killed process created only some.
     """
     remove_leftovers(database)
-    # MLflow keeps the file open, and Windows does not remove open files.
+    # MLflow keeps the file open, and Windows cannot remove an open file.
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         replacing(database) as temporary,
     ):
-        made = Path(folder) / "mlflow.db"
-        new_client(f"sqlite:///{made}", SHORT_TIMEOUTS).search_experiments(max_results=1)
-        with contextlib.closing(sqlite3.connect(made)) as connection:
+        created = Path(folder) / "mlflow.db"
+        new_client(f"sqlite:///{created}", SHORT_TIMEOUTS).search_experiments(max_results=1)
+        with contextlib.closing(sqlite3.connect(created)) as connection:
             connection.execute("VACUUM INTO ?", (str(temporary),))
 
 
@@ -121,13 +122,13 @@ def keep_quiet(uri: str) -> None:
     """Stop MLflow from printing links to runs that contain a password; `terminate` prints them without it."""
     if hidden(uri) != uri and os.environ.get(QUIET, "").lower() not in ("true", "1"):
         os.environ[QUIET] = "true"
-        _ours.add(QUIET)
+        _set_here.add(QUIET)
 
 
 def terminate(client: Any, run_id: str, status: str, time_ms: int | None = None) -> None:
     """Close a run, and print its link as MLflow does, but without user and password."""
     client.set_terminated(run_id, status, time_ms)
-    if QUIET in _ours and client.tracking_uri.startswith(("http://", "https://")):
+    if QUIET in _set_here and client.tracking_uri.startswith(("http://", "https://")):
         run = client.get_run(run_id)
         parts = urlsplit(client.tracking_uri)
         server = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
@@ -138,7 +139,7 @@ def terminate(client: Any, run_id: str, status: str, time_ms: int | None = None)
 def wait_longer(seconds: float | None = None) -> None:
     """Increase the timeout of requests to `seconds`, or to twice its present value; a timeout set by the user stays."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    if name in _ours:
+    if name in _set_here:
         now = int(os.environ[name])
         wanted = 2 * now if seconds is None else seconds
         os.environ[name] = str(int(min(LONGEST, max(now, wanted))))
@@ -152,8 +153,10 @@ def refused_for_good(error: BaseException) -> bool:
     text = str(error)
     if isinstance(error, MlflowException):
         # An error page of a proxy, or a broken connection to the database, is a temporary failure.
-        trouble = text.startswith("API request to") or "InterfaceError" in text or "OperationalError" in text
-        return not trouble and error.error_code in _REFUSALS
+        temporary = (
+            text.startswith("API request to") or "InterfaceError" in text or "OperationalError" in text
+        )
+        return not temporary and error.error_code in _REFUSALS
     if isinstance(error, requests.HTTPError):
         return error.response is not None and error.response.status_code in _REFUSING_STATUS
     if type(error).__module__.partition(".")[0] in ("sqlalchemy", "psycopg", "psycopg2", "urllib3"):

@@ -16,9 +16,9 @@ from pipelines.tracking.client import TrackingError, first_line, refused_for_goo
 from pipelines.tracking.journal import Journal, milliseconds
 from pipelines.tracking.records import Head, Record
 from pipelines.tracking.refused import INCOMPLETE, as_tag, named
-from pipelines.tracking.registry import is_below, not_there, register
+from pipelines.tracking.registry import is_below, missing_files, register
 from pipelines.tracking.run_opening import PARENT, Opening, is_written_by
-from pipelines.tracking.runs import KEY, close_dead, process_of, runs_with, settle_parent
+from pipelines.tracking.runs import KEY, close_as_killed, process_of, runs_with, update_parent
 from pipelines.tracking.writes import (
     list_table,
     log_datasets,
@@ -41,8 +41,8 @@ class Delivery:
         journal: a journal that this process has locked.
         client: see `pipelines.tracking.client.connect`.
         uri: tracking URI of the client, if it is not the one in the journal.
-        strict: whether it is an error if a run or experiment given by MLflow's environment variables cannot be used;
-            otherwise a new run is created, or the experiment is searched by its name.
+        strict: whether a run or experiment that MLflow's environment variables name and that cannot be used is an
+            error; otherwise a new run is created, or the experiment is looked up by its name.
 
     Attributes:
         run_id: MLflow's id of the run, once `open` has found or created it.
@@ -63,15 +63,15 @@ class Delivery:
         self.run_id: str | None = progress.get("run_id")
         self.ended: bool = progress.get("ended", False)
         self._offset: int = progress["offset"]
-        self._goes_on: bool = progress.get("goes_on", False)
+        self._continued: bool = progress.get("goes_on", False)
         self._incomplete: str = progress.get("incomplete", "")
-        # The steps and pictures that a continued run already has.
-        self._there: dict[str, set[int]] = {}
-        self._pictures: set[str] | None = None
-        self._lost = False
+        # The steps of each metric, and the pictures, that a continued run already has.
+        self._known_steps: dict[str, set[int]] = {}
+        self._known_pictures: set[str] | None = None
+        self._run_deleted = False
         self._warned = False
 
-    # The run.
+    # Opening and closing the run.
 
     def open(self) -> str:
         """Find or create the run; returns its id.
@@ -85,7 +85,7 @@ class Delivery:
         try:
             opening = Opening(self.client, self.head, self.strict)
             self.run_id = opening.run()
-            self._goes_on, self.experiment = opening.goes_on, opening.experiment
+            self._continued, self.experiment = opening.continued, opening.experiment
         except TrackingError:
             raise
         except Exception as error:
@@ -101,11 +101,11 @@ class Delivery:
             return
         run = self.client.get_run(self.run_id)
         if run.info.status == "RUNNING" and is_written_by(self.head, process_of(run)):
-            self.tell_missing()
-            close_dead(self.client, self.run_id)
-            self._settle(milliseconds())
+            self.tag_missing()
+            close_as_killed(self.client, self.run_id)
+            self._update_parent(milliseconds())
 
-    # The records.
+    # Delivering the records.
 
     @property
     def pending(self) -> int:
@@ -121,26 +121,26 @@ class Delivery:
         """
         batch: list[Record] = []
         values, end = 0, self._offset
-        for record, behind in self.journal.records(self._offset):
+        for record, record_end in self.journal.records(self._offset):
             if record.get("op") == "metrics":
                 batch.append(record)
                 values += len(record["values"])
                 if values < BATCH // 2:
-                    end = behind
+                    end = record_end
                     continue
                 self._metrics(batch)
                 batch, values = [], 0
-                self._save(behind)
+                self._save(record_end)
             else:
                 if batch:
                     self._metrics(batch)
                     batch, values = [], 0
                     self._save(end)
-                taken = self._deliver(record)
-                self._save(behind)
-                if taken:
+                delivered = self._deliver(record)
+                self._save(record_end)
+                if delivered:
                     self.journal.drop_file(record)
-            end = behind
+            end = record_end
         if batch:
             self._metrics(batch)
             self._save(end)
@@ -149,20 +149,20 @@ class Delivery:
             self._deliver(last)
             self._save(self._offset)
 
-    def tell_missing(self) -> None:
-        """List in the run's tag `segbundles.incomplete` the records of this journal that did not arrive."""
-        said, now = self._incomplete, as_tag(self.journal.missing())
-        if said == now or self._lost or self.run_id is None:
+    def tag_missing(self) -> None:
+        """List the refused and lost records of this journal in the run's tag `segbundles.incomplete`."""
+        before, current = self._incomplete, as_tag(self.journal.missing())
+        if before == current or self._run_deleted or self.run_id is None:
             return
         tag = self.client.get_run(self.run_id).data.tags.get(INCOMPLETE, "")
-        # Lines of other processes of the same run are kept.
-        lines = [line for line in tag.split("\n") if line and line not in said.split("\n")]
-        text = "\n".join([*lines, *(line for line in now.split("\n") if line and line not in lines)])
+        # Other processes may have added lines for their records of the same run.
+        lines = [line for line in tag.split("\n") if line and line not in before.split("\n")]
+        text = "\n".join([*lines, *(line for line in current.split("\n") if line and line not in lines)])
         if text:
             set_tags(self.client, self.run_id, {INCOMPLETE: text[:5000]})
         elif tag:
             self.client.delete_tag(self.run_id, INCOMPLETE)
-        self._incomplete = now
+        self._incomplete = current
         self._save(self._offset)
 
     def _save(self, offset: int) -> None:
@@ -170,27 +170,27 @@ class Delivery:
         self.journal.set_progress(
             offset=offset,
             run_id=self.run_id,
-            goes_on=self._goes_on,
+            goes_on=self._continued,
             ended=self.ended,
             incomplete=self._incomplete,
         )
 
     def _deliver(self, record: Record) -> bool:
         """Deliver one record; False if MLflow refuses it."""
-        way = getattr(self, f"_op_{record.get('op')}", None)
+        deliver = getattr(self, f"_op_{record.get('op')}", None)
         try:
-            if self._lost and record.get("op") != "end":
+            if self._run_deleted and record.get("op") != "end":
                 self._refuse(record, "the run was deleted")
                 return False
             elif record.get("lost"):
                 self.journal.refuse(record, record["refused"])
                 return False
-            elif way is None:
-                raise TrackingError(f"no operation is called '{record.get('op')}'")
+            elif deliver is None:
+                raise TrackingError(f"this version does not know records of type '{record.get('op')}'")
             elif "file" in record and not (self.journal.folder / record["file"]).is_file():
-                raise TrackingError(f"its file {record['file']} is gone")
+                raise TrackingError(f"its file {record['file']} is missing from the journal")
             else:
-                way(record)
+                deliver(record)
         except Exception as error:
             if not refused_for_good(error):
                 raise
@@ -202,9 +202,9 @@ class Delivery:
     def _refuse(self, record: Record, reason: str) -> None:
         self.journal.refuse({**record, "run_id": self.run_id}, reason)
         if not self._warned:
-            self._lost = not self._exists()
+            self._run_deleted = not self._exists()
             logger.warning(
-                "MLflow does not take a part of run %s (%s: %s); it is kept in %s",
+                "MLflow refused a record of run %s (%s: %s); the record is kept in %s",
                 self.run_id,
                 named(record),
                 reason,
@@ -227,7 +227,7 @@ class Delivery:
     def _metrics(self, records: list[Record]) -> None:
         from mlflow.entities import Metric
 
-        if self._lost:
+        if self._run_deleted:
             for record in records:
                 self._refuse(record, "the run was deleted")
             return
@@ -235,7 +235,7 @@ class Delivery:
             Metric(name, value, record["time"], record["step"])
             for record in records
             for name, value in record["values"].items()
-            if record["step"] not in self._steps_there(name)
+            if record["step"] not in self._logged_steps(name)
         ]
         for first in range(0, len(metrics), BATCH):
             self._log_metrics(metrics[first : first + BATCH])
@@ -248,7 +248,7 @@ class Delivery:
         except Exception as error:
             if not refused_for_good(error):
                 raise
-            if len(metrics) == 1 or self._lost:
+            if len(metrics) == 1 or self._run_deleted:
                 for m in metrics:
                     record: Record = {
                         "op": "metrics",
@@ -263,13 +263,13 @@ class Delivery:
             self._log_metrics(metrics[:half])
             self._log_metrics(metrics[half:])
 
-    def _steps_there(self, name: str) -> set[int]:
-        if not self._goes_on:
+    def _logged_steps(self, name: str) -> set[int]:
+        if not self._continued:
             return set()
-        if name not in self._there:
+        if name not in self._known_steps:
             history = self.client.get_metric_history(self.run_id, name)
-            self._there[name] = {metric.step for metric in history}
-        return self._there[name]
+            self._known_steps[name] = {metric.step for metric in history}
+        return self._known_steps[name]
 
     def _op_system(self, record: Record) -> None:
         """System metrics: their step is the number of seconds since the start of the run, also in a continued run."""
@@ -280,7 +280,7 @@ class Delivery:
         values = record["values"].items()
         self._log_metrics([Metric(name, value, record["time"], step) for name, value in values])
 
-    # The other operations, one method each.
+    # The other types of records, one method for each.
 
     def _op_run(self, record: Record) -> None:
         self.open()
@@ -299,22 +299,26 @@ class Delivery:
         whole = record.get("whole")
         if whole is not None:
             # A mixture of new and old files would be a model that cannot be loaded.
-            self._require_whole(whole, f"it belongs to {whole}, of which a part did not arrive")
+            self._require_whole(
+                whole, f"another file of {whole} is missing, and an incomplete folder is not stored"
+            )
         upload(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
         if record.get("table"):
             list_table(self.client, self.run_id, record["name"])
 
     def _op_image(self, record: Record) -> None:
-        if self._goes_on and step_of_picture(record["name"]) in self._pictures_there():
+        if self._continued and step_of_picture(record["name"]) in self._logged_pictures():
             return
         log_picture(self.client, self.run_id, self.journal.folder / record["file"], record["name"])
 
-    def _pictures_there(self) -> set[str]:
-        if self._pictures is None:
+    def _logged_pictures(self) -> set[str]:
+        if self._known_pictures is None:
             files = self.client.list_artifacts(self.run_id, "images")
-            # The small copy is stored last, so a picture without it is incomplete.
-            self._pictures = {step_of_picture(file.path) for file in files if file.path.endswith(".webp")}
-        return self._pictures
+            # The small copy is stored last; where it is missing, the picture is incomplete.
+            self._known_pictures = {
+                step_of_picture(file.path) for file in files if file.path.endswith(".webp")
+            }
+        return self._known_pictures
 
     def _op_inputs(self, record: Record) -> None:
         log_datasets(self.client, self.run_id, record["datasets"])
@@ -322,41 +326,41 @@ class Delivery:
     def _op_register(self, record: Record) -> None:
         folder, files = record["folder"], record.get("files") or {}
         self._require_whole(
-            folder, f"a part of {folder} did not arrive, so it is no version, and the alias stays"
+            folder, f"a file of {folder} is missing, so no version is registered and the alias is not moved"
         )
-        absent = not_there(self.client, self.run_id, folder, files)
-        if absent:
+        missing = missing_files(self.client, self.run_id, folder, files)
+        if missing:
             raise TrackingError(
-                f"{len(absent)} of {max(1, len(files))} files of {folder} are not on the server or not whole "
-                f"({', '.join(absent[:10])}), so it is no version, and the alias stays"
+                f"{len(missing)} of {max(1, len(files))} files of {folder} are missing or incomplete on the server "
+                f"({', '.join(missing[:10])}), so no version is registered and the alias is not moved"
             )
         register(self.client, self.run_id, record["name"], folder, record["value"], record["alias"], files)
 
     def _require_whole(self, folder: str, reason: str) -> None:
-        """Raise TrackingError if a file of a folder of the run was refused or lost."""
+        """Raise a TrackingError with this reason if a file of the run's folder was refused or lost."""
         if any(
             is_below(str(each.get("name")), folder) for each in self.journal.missing() if each["op"] == "file"
         ):
             raise TrackingError(reason)
 
     def _op_end(self, record: Record) -> None:
-        if self._lost:
+        if self._run_deleted:
             self.ended = True
             return
-        if not self._goes_on:
+        if not self._continued:
             self._remove_duplicates()
-        self.tell_missing()
+        self.tag_missing()
         assert self.run_id is not None
         terminate(self.client, self.run_id, record["status"], record["time"])
         self.ended = True
-        self._settle(record["time"])
+        self._update_parent(record["time"])
 
-    def _settle(self, time_ms: int) -> None:
+    def _update_parent(self, time_ms: int) -> None:
         parent = self.head.get("parent")
         if parent:
             run_id = self.client.get_run(self.run_id).data.tags.get(PARENT)
             if run_id is not None:
-                settle_parent(self.client, run_id, parent.get("spread", []), time_ms)
+                update_parent(self.client, run_id, parent.get("spread", []), time_ms)
 
     def _remove_duplicates(self) -> None:
         """Delete runs that a slow server created for requests that had already timed out here."""

@@ -56,7 +56,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def spool_folder(uri: str) -> Path:
-    """Where journals for a tracking URI lie: SEGBUNDLES_SPOOL, beside a SQLite file, or the working directory."""
+    """The folder for journals of a tracking URI: SEGBUNDLES_SPOOL, beside a SQLite file, or the working directory."""
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).absolute()
     database = sqlite_file(uri)
@@ -64,17 +64,17 @@ def spool_folder(uri: str) -> Path:
 
 
 class Journal:
-    """One process's record of one run.
+    """The records that one process writes for one run.
 
     Args:
-        folder: of the journal.
+        folder: folder of the journal.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = Lock(folder / LOCK)
         self._handle: int | None = None
-        # Bytes not written yet because of a full disk; the next record is appended to them, so lines stay complete.
+        # Bytes that a full disk has no space for; the next record is appended to them, so that lines stay complete.
         self._waiting = b""
         self._refused = Refused(folder)
         self._warned = False
@@ -83,10 +83,10 @@ class Journal:
 
     @classmethod
     def create(cls, root: Path, head: Head) -> Journal:
-        """A new journal of this process, locked by it, that begins with `head`.
+        """Create and lock a new journal of this process whose first record is `head`.
 
         Raises:
-            OSError: the folder cannot be made.
+            OSError: the folder cannot be created.
         """
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{head['key'][:8]}-{secrets.token_hex(2)}"
         for attempt in range(3):
@@ -94,21 +94,21 @@ class Journal:
                 root.mkdir(parents=True, exist_ok=True)
                 (root / name).mkdir(mode=0o700)
                 break
-            except FileNotFoundError:  # another process removed the empty root in between
+            except FileNotFoundError:  # meanwhile another process removed the root, which was empty
                 if attempt == 2:
                     raise
         journal = cls(root / name)
-        with contextlib.suppress(OSError):  # a file system without locks: others leave the journal alone then
+        with contextlib.suppress(OSError):  # without locks, other processes do not touch the journal
             journal.take()
         journal._handle = os.open(
             journal.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600
         )
         journal.append(head)
-        with contextlib.suppress(OSError):  # a disk that is full already
+        with contextlib.suppress(OSError):  # the disk may be full already
             (journal.folder / RESERVE).write_bytes(os.urandom(_RESERVED))
         return journal
 
-    # Writing: by the process that made it.
+    # Writing, by the process that created the journal.
 
     def append(self, record: Record | Head) -> None:
         """Write a record. If the disk is full, warn once and try again with the next record."""
@@ -138,16 +138,16 @@ class Journal:
         with self._writing:
             self._push()
             if self._handle is not None:
-                with contextlib.suppress(OSError):  # not every file system can
+                with contextlib.suppress(OSError):  # not every file system supports it
                     os.fsync(self._handle)
 
     @property
     def unwritten(self) -> int:
-        """Bytes that the disk did not take."""
+        """Number of bytes that could not be written to the disk yet."""
         return len(self._waiting)
 
     def give_up(self, end: Record) -> None:
-        """Write as many records as fit on the disk, and the number of the others, before the process ends.
+        """Write as many records as fit on the disk, and the number of those lost, before the process ends.
 
         Args:
             end: the record of the run's end, for which disk space was reserved.
@@ -162,12 +162,15 @@ class Journal:
             self._push()
             if not self._waiting:
                 return
-            # Without the last one, which is the end of the run and is written above.
+            # The last record is the end of the run, which is written above, so it is not lost.
             count = self._waiting.count(b"\n") - 1
             self._waiting = b""
         reserve.unlink(missing_ok=True)
         if count:
-            self.refuse({"op": "records", "count": count, "lost": True}, "the disk was full to the end")
+            self.refuse(
+                {"op": "records", "count": count, "lost": True},
+                "the disk was still full at the end of the run",
+            )
 
     def end(self) -> Record | None:
         """The record of the run's end, if the disk had no space for it in the journal."""
@@ -177,7 +180,7 @@ class Journal:
             return None
 
     def place(self, name: str) -> Path:
-        """A path for a new file called `name`, in a folder of its own."""
+        """The path for a new file called `name`, in a new folder that holds only this file."""
         with self._writing:
             self._count += 1
             folder = self.folder / FILES / f"{self._count:06d}"
@@ -185,7 +188,7 @@ class Journal:
         return folder / name
 
     def keep(self, source: str | os.PathLike) -> str:
-        """Keep a file as it is now; returns its name within the journal.
+        """Store a file in the journal as it is now; returns its path within the journal.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -202,23 +205,23 @@ class Journal:
         if source.stat().st_size >= LINKED:
             try:
                 os.link(source, target)
-            except OSError:  # another file system, or one without links
+            except OSError:  # on another file system, or links are not supported
                 shutil.copyfile(source, target)
         else:
             shutil.copyfile(source, target)
 
-    # Reading: by whoever holds the lock.
+    # Reading, by the process that has the lock.
 
     def take(self) -> bool:
-        """Lock the journal for this process; False while another process has it.
+        """Lock the journal for this process; False if another process has locked it.
 
         Raises:
-            OSError: it is gone, or the file system knows no locks.
+            OSError: the journal was removed, or the file system does not support locks.
         """
         return self._lock.take()
 
     def release(self) -> None:
-        """Unlock the journal for other processes; it cannot be written any more."""
+        """Unlock the journal for other processes; this process cannot write to it any more."""
         self._close()
         self._lock.release()
 
@@ -230,7 +233,7 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes in the journal, those included that this process still has in memory."""
+        """Number of bytes in the journal, including those that this process still has in memory."""
         with self._writing:
             try:
                 return (self.folder / JOURNAL).stat().st_size + len(self._waiting)
@@ -238,16 +241,16 @@ class Journal:
                 return len(self._waiting)
 
     def head(self) -> Head | None:
-        """The first record; None where a process ended before it was written."""
+        """The first record; None if the process ended before it was written."""
         for record, _ in self.records(0):
             return cast(Head, record)
         return None
 
     def records(self, start: int) -> Iterator[tuple[Record, int]]:
-        """Complete records from byte `start` on, each with the offset of its end.
+        """Yield the complete records from byte `start` on, each with the offset of its end.
 
-        An incomplete last line of a killed process and damaged lines are left out. Records that the disk had no space
-        for are included for the process that has them in memory.
+        An incomplete last line of a killed process and damaged lines are skipped. Records that the disk had no space
+        for are included if this process has them in memory.
         """
         try:
             stream = (self.folder / JOURNAL).open("rb")
@@ -262,7 +265,7 @@ class Journal:
                 try:
                     record = json.loads(line)
                 except ValueError:
-                    logger.warning("a damaged line of %s is left out", self.folder / JOURNAL)
+                    logger.warning("a damaged line of %s is skipped", self.folder / JOURNAL)
                     continue
                 if isinstance(record, dict):
                     yield cast(Record, record), end
@@ -270,33 +273,33 @@ class Journal:
     def _lines(self, stream: BinaryIO, start: int) -> Iterator[bytes]:
         with self._writing:
             size, waiting = os.fstat(stream.fileno()).st_size, self._waiting
-        torn = b""
+        incomplete = b""
         left = size - start
         stream.seek(start)
         while left > 0:
             line = stream.readline(left)
             left -= len(line)
             if not line.endswith(b"\n"):
-                torn = line
+                incomplete = line
                 break
             yield line
-        yield from (torn + waiting[max(0, start - size) :]).splitlines(True)
+        yield from (incomplete + waiting[max(0, start - size) :]).splitlines(True)
 
     def progress(self) -> Delivered:
-        """What `set_progress` wrote last: "offset" and what belongs to it."""
+        """The values of the last `set_progress`; an "offset" of 0 if there are none."""
         try:
             return json.loads((self.folder / DELIVERED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {"offset": 0}
 
     def set_progress(self, **values: Any) -> None:
-        """Save atomically how much of the journal is delivered."""
-        # If the disk is full this is not saved; records are then sent again, which has no effect.
+        """Save atomically how much of the journal is delivered, see `pipelines.tracking.records.Delivered`."""
+        # If the disk is full, nothing is saved; the records are then sent again, which has no effect.
         with contextlib.suppress(OSError), replacing(self.folder / DELIVERED, synced=False) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
 
     def refuse(self, record: Record, reason: str) -> None:
-        """Keep a record that MLflow refused, or that is lost ("lost" is then true in it), with the reason."""
+        """Store a record that MLflow refused, or that is lost (then its "lost" is true), with the reason."""
         self._refused.add(record, reason)
 
     def missing(self) -> list[Record]:
@@ -309,29 +312,29 @@ class Journal:
         return len(self.missing())
 
     def retry_refused(self) -> None:
-        """Append the refused records to the journal again."""
+        """Append the refused records to the journal, so that they are sent again."""
         if not self.take():
             return
         try:
             path = self.folder / (JOURNAL if (self.folder / JOURNAL).is_file() else HEAD)
-            whole = b"".join(line for line in path.read_bytes().splitlines(True) if line.endswith(b"\n"))
+            lines = b"".join(line for line in path.read_bytes().splitlines(True) if line.endswith(b"\n"))
             if path.name == HEAD:
-                self.set_progress(**{**self.progress(), "offset": len(whole)})
+                self.set_progress(**{**self.progress(), "offset": len(lines)})
             with replacing(self.folder / JOURNAL) as temporary:
-                temporary.write_bytes(whole + (self.folder / REFUSED).read_bytes())
+                temporary.write_bytes(lines + (self.folder / REFUSED).read_bytes())
             (self.folder / REFUSED).unlink()
             (self.folder / HEAD).unlink(missing_ok=True)
         finally:
             self.release()
 
     def drop_file(self, record: Record) -> None:
-        """Remove the file of a record that is delivered for good."""
+        """Remove the file of a delivered record."""
         if "file" in record:
             shutil.rmtree((self.folder / record["file"]).parent, ignore_errors=True)
 
     def remove(self) -> None:
-        """Remove the whole journal, or all but what was refused, and release it."""
-        # Windows removes no file that is open.
+        """Remove and unlock the journal; its refused and lost records are kept."""
+        # Windows cannot remove an open file.
         self._close()
         (self.folder / RESERVE).unlink(missing_ok=True)
         if self.refused:
@@ -343,51 +346,53 @@ class Journal:
             self.release()
             return
         root = self.folder.parent
-        # Renamed first: a partly removed journal must not be mistaken for one to deliver.
-        hidden = self.folder.with_name(f".{self.folder.name}")
+        # Renamed first, so that no process tries to deliver a partly removed journal.
+        renamed = self.folder.with_name(f".{self.folder.name}")
         try:
-            self.folder.replace(hidden)
+            self.folder.replace(renamed)
         except OSError:
-            # Windows does not rename a folder with an open file, such as the lock.
+            # Windows cannot rename a folder that contains an open file, such as the lock.
             self.release()
             with contextlib.suppress(OSError):
-                self.folder.replace(hidden)
+                self.folder.replace(renamed)
         self.release()
-        shutil.rmtree(hidden, ignore_errors=True)
-        with contextlib.suppress(OSError):  # others have journals there
+        shutil.rmtree(renamed, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it holds other journals
             root.rmdir()
 
 
 def journals(root: Path) -> list[Journal]:
-    """The journals of a spool, oldest first, those of living processes too."""
+    """The journals of a spool, oldest first, including those of running processes."""
     if not root.is_dir():
         return []
     found = sorted(root.iterdir())
     for path in found:
-        if path.name.startswith("."):  # the rest of one that was removed
+        if path.name.startswith("."):  # a journal that was not removed completely
             shutil.rmtree(path, ignore_errors=True)
     return [Journal(path) for path in found if path.name[0] != "." and (path / JOURNAL).is_file()]
 
 
 def with_refused(root: Path) -> list[Journal]:
-    """Journals that hold something that MLflow refused, oldest first."""
+    """The journals with refused or lost records, oldest first."""
     if not root.is_dir():
         return []
     return [Journal(path) for path in sorted(root.iterdir()) if (path / REFUSED).is_file()]
 
 
 def usable_folder(uri: str) -> Path:
-    """`spool_folder`, or one in the system's folder for temporary files where that cannot be written."""
+    """`spool_folder`, or a folder for temporary files if that one cannot be written."""
     root = spool_folder(uri)
     try:
         try_folder(root)
         return root
     except OSError as error:
         other = Path(tempfile.gettempdir()) / f"{FOLDER}-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-        logger.warning("%s cannot be written (%s); the journal of the run goes to %s", root, error, other)
+        logger.warning(
+            "%s cannot be written (%s); the journal of the run is written to %s", root, error, other
+        )
         return other
 
 
 def milliseconds() -> int:
-    """Now, as MLflow counts."""
+    """The current time as MLflow stores it: milliseconds since 1970."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""What a journal says of a run: the first line which run it is, and one record a line after it."""
+"""The types of the records in a journal: a first record that identifies the run, then one record per line."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Parent(TypedDict):
-    """A run whose children are others, such as the folds of a cross-validation.
+    """A parent run whose child runs belong together, such as the folds of a cross-validation.
 
     Attributes:
-        key: the same in all of its children; the run of that key is made where absent.
-        name: of the run.
-        tags: of the run.
-        spread: beginnings of the names of metrics whose mean and spread over the finished children it gets.
+        key: identifies the parent run, which is created if there is none with this key; the same for all children.
+        name: name of the parent run.
+        tags: tags of the parent run.
+        spread: prefixes of the names of metrics; the parent run gets their mean and spread over the finished children.
     """
 
     key: str
@@ -25,7 +25,7 @@ class Parent(TypedDict):
     spread: NotRequired[list[str]]
 
 
-# "continue" cannot be the name of an attribute.
+# Written as a call, because "continue" is a keyword of Python and cannot be an attribute of a class.
 Head = TypedDict(
     "Head",
     {
@@ -44,22 +44,23 @@ Head = TypedDict(
         "process": str,
     },
 )
-"""The first record: which run the journal belongs to, or is to become, see `pipelines.tracking.run_head`.
+"""The first record: the run to continue or to create, see `pipelines.tracking.run_head`.
 
 - op: "run".
 - uri: tracking URI without a password.
-- experiment, experiment_id, name, parent, tags: of the run.
-- key: by which the run is found again.
-- time: milliseconds since 1970.
-- continue: the run to go on with.
-- named: whether it is one that MLflow's variable MLFLOW_RUN_ID names.
-- work: what is the same in two processes that do the same.
-- process: JSON of `pipelines.utils.processes.Process`.
+- experiment, experiment_id: name and MLflow's id of the run's experiment.
+- name, parent, tags: name, parent run and tags of the run.
+- key: value of the run's tag `segbundles.key`, by which the run is found again.
+- time: start of the run, in milliseconds since 1970.
+- continue: id of the run to continue; None for a new run.
+- named: whether that id comes from MLflow's environment variable MLFLOW_RUN_ID.
+- work: identifies the work, such as one training; a process that repeats the work has the same value.
+- process: the process that writes the journal, as JSON of `pipelines.utils.processes.Process`.
 """
 
 
 class Record(TypedDict, total=False):
-    """One thing that a run says; which keys it has, follows from its op.
+    """One logged value, file or event of a run. Its operation `op` determines its other keys:
 
     - metrics: time, step, values; system: time, values.
     - params, tags: values; param: key, value.
@@ -67,20 +68,28 @@ class Record(TypedDict, total=False):
     - inputs: datasets.
     - register: name, folder, value, alias, files.
     - end: time, status.
-    - records: count, of ones that are lost and no more is known of.
+    - records: count, the number of lost records whose contents are not known.
 
     Attributes:
-        op: what is to be done with it.
-        time: milliseconds since 1970.
-        values: by name.
-        file: path within the journal.
-        name: in the run, or of the registered model.
-        whole: folder of the run whose files are of no use one without another.
+        op: name of the operation, see above.
+        time: time of logging, in milliseconds since 1970.
+        step: step of the metrics.
+        values: metrics, parameters or tags, by name.
+        key: name of a single parameter.
+        value: value of a single parameter, or the metric that compares versions of a registered model.
+        file: path of the file within the journal.
+        name: artifact path in the run, or name of the registered model.
+        whole: artifact folder that is stored completely or not at all, because its files need one another.
         table: whether the file is an MLflow table.
-        files: bytes of all files in the folder that is registered, by name.
-        lost: whether it will never arrive, because a disk was full.
-        refused: why it was put aside.
-        run_id: of the run that it was put aside for.
+        datasets: see `pipelines.tracking.run.Tracking.inputs`.
+        folder: artifact folder to register.
+        alias: alias of the best version of the registered model.
+        files: sizes in bytes of all files in the folder to register, by name.
+        status: final status of the run, such as FINISHED.
+        count: number of lost records.
+        lost: whether the record cannot be sent, because the disk was full.
+        refused: why MLflow refused the record, or why it was lost.
+        run_id: MLflow's id of the run whose record was refused.
     """
 
     op: str
@@ -105,7 +114,15 @@ class Record(TypedDict, total=False):
 
 
 class Delivered(TypedDict, total=False):
-    """How far MLflow has a journal, see `pipelines.tracking.delivery.Delivery`; at least "offset", in bytes."""
+    """Progress of the delivery of a journal, see `pipelines.tracking.delivery.Delivery`.
+
+    Attributes:
+        offset: number of bytes of the journal that are delivered; always present.
+        run_id: MLflow's id of the run.
+        goes_on: whether the run existed before this journal.
+        ended: whether the end of the run is delivered.
+        incomplete: the lines that this journal added to the run's tag `segbundles.incomplete`.
+    """
 
     offset: int
     run_id: str | None

@@ -16,6 +16,7 @@ from pipelines.utils.passwords import hidden
 FILE = "refused.jsonl"
 INCOMPLETE = "segbundles.incomplete"
 """Tag of an incomplete run; it lists the missing records and the reasons."""
+# Slightly less than the 5000 characters to which the tag is cut when it is set.
 _LONGEST = 4900
 
 
@@ -34,7 +35,7 @@ class Refused:
         self._writing = threading.Lock()
 
     def add(self, record: Record, reason: str) -> None:
-        """Add a record; "lost" is true in a record that cannot be sent again."""
+        """Add a record; the "lost" of a record that cannot be sent again is true."""
         with self._writing:
             self._unwritten.append({**record, "refused": reason})
             self._write()
@@ -48,17 +49,17 @@ class Refused:
         if not self._unwritten:
             return
         text = "".join(json.dumps(record, default=str) + "\n" for record in self._unwritten)
-        before = self.path.stat().st_size if self.path.exists() else 0
+        size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(text)
             self._unwritten.clear()
         except OSError:
             with contextlib.suppress(OSError):
-                os.truncate(self.path, before)
+                os.truncate(self.path, size)
 
     def all(self) -> list[Record]:
-        """All that was put aside, in this order, with the reason of each under "refused"."""
+        """All refused and lost records, oldest first; each has the reason under "refused"."""
         with self._writing:
             try:
                 lines = self.path.read_bytes().splitlines()
@@ -68,7 +69,7 @@ class Refused:
 
 
 def record_of(line: bytes) -> Record | None:
-    """The record in a line; None where it is torn or damaged."""
+    """The record in a line; None if the line is incomplete or damaged."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -81,13 +82,14 @@ def named(record: Record) -> str:
     if "name" in record:
         return f"the version of {record['name']}" if record.get("op") == "register" else str(record["name"])
     if record.get("op") in ("metrics", "system"):
-        return f"{', '.join(record['values'])} (step {record.get('step', 'of the machine')})"
+        step = f"step {record['step']}" if "step" in record else "system metrics"
+        return f"{', '.join(record['values'])} ({step})"
     if record.get("op") == "records":
         return f"{record['count']} records"
     return str(record.get("key") or record.get("op"))
 
 
-def told(records: Iterable[Record]) -> str:
+def grouped_by_reason(records: Iterable[Record]) -> str:
     """The names of the records, one line for each reason; equal names are listed once."""
     reasons: dict[str, dict[str, None]] = {}
     for record in records:
@@ -96,41 +98,48 @@ def told(records: Iterable[Record]) -> str:
 
 
 def as_tag(records: Iterable[Record]) -> str:
-    """`told`, cut to the length of a tag in MLflow."""
-    text = told(records)
+    """`grouped_by_reason`, cut to the length of a tag."""
+    text = grouped_by_reason(records)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... and more"
 
 
 def incomplete(records: Iterable[Record], run: str, folder: Path) -> Iterator[str]:
-    """Messages that list the missing records of a run and what to do.
+    """Yield messages that list the missing records of a run and say what to do.
 
     Args:
         records: the refused and lost records.
         run: name or id of the run.
         folder: folder of its journal.
     """
-    every = list(records)
-    lost = [record for record in every if record.get("lost")]
-    refused = [record for record in every if not record.get("lost")]
+    missing = list(records)
+    lost = [record for record in missing if record.get("lost")]
+    refused = [record for record in missing if not record.get("lost")]
     if lost:
         yield (
-            f"run {run} is incomplete: {len(lost)} parts of it are lost and will not arrive (its tag {INCOMPLETE} "
-            f"says so): {_line(lost)}"
+            f"run {run} is incomplete: {len(lost)} parts of it are lost and cannot be sent later (its tag {INCOMPLETE} "
+            f"lists them): {_on_one_line(lost)}"
         )
     if refused:
         yield (
-            f"MLflow refused {len(refused)} records of run {run}; they are kept in {folder} ({_line(refused)}); "
+            f"MLflow refused {len(refused)} records of run {run}; they are kept in {folder} ({_on_one_line(refused)}); "
             f"after correcting the cause, run: python -m pipelines sync {folder.parent} --refused"
         )
 
 
-def _line(records: list[Record]) -> str:
-    return "; ".join(told(records).split("\n"))
+def _on_one_line(records: list[Record]) -> str:
+    return "; ".join(grouped_by_reason(records).split("\n"))
 
 
 def undelivered(uri: str, run: str, size: int, folder: Path) -> str:
-    """The message at the end of a run of whose journal in `folder` `size` bytes are not delivered."""
+    """The message at the end of a run whose journal is not delivered completely.
+
+    Args:
+        uri: tracking URI.
+        run: name or id of the run.
+        size: number of bytes that are not delivered yet.
+        folder: folder of the journal.
+    """
     return (
-        f"MLflow at {hidden(uri)} does not have all of run {run} yet: {size / 1e3:.1f} kB of records wait in {folder}; "
-        f"the next training there delivers them, or: python -m pipelines sync {folder.parent}"
+        f"MLflow at {hidden(uri)} does not have all records of run {run} yet: {size / 1e3:.1f} kB of records wait in "
+        f"{folder}; the next training with this spool sends them, or run: python -m pipelines sync {folder.parent}"
     )

@@ -50,25 +50,24 @@ OTHERS_SECONDS = 30.0
 class Tracking:
     """An MLflow run that neither delays a training nor makes it fail.
 
-    Used as a context: leaving it closes the run as FINISHED, as FAILED with the exception in the tag `error`,
-    or as KILLED after SIGTERM or Ctrl-C. Where `MLFLOW_TRACKING_URI` is not set, runs go to
-    `sqlite:///mlflow.db` in the working directory, which is what a bare `mlflow ui` shows. The run that
-    `MLFLOW_RUN_ID` names, as `mlflow run` does, is gone on with by the first start of a process; other variables of
-    MLflow's are in docs/tracking.md.
+    As a context manager it closes the run at the end: as FINISHED, as FAILED with the exception in the tag `error`,
+    or as KILLED after SIGTERM or Ctrl-C. If `MLFLOW_TRACKING_URI` is not set, runs are stored in `sqlite:///mlflow.db`
+    in the working directory, which `mlflow ui` shows by default. The first start in a process continues the run whose
+    id is in `MLFLOW_RUN_ID`, which `mlflow run` sets; docs/tracking.md describes the other variables of MLflow.
 
-    Every method writes to the journal and returns. A store that is away, slow or in trouble is warned of once;
-    values that it refuses for good are put aside in the journal's folder.
+    The logging methods write to the journal and return. If the store cannot be reached, is slow or fails, there is one
+    warning; records that it refuses are kept in the journal's folder.
 
     Args:
-        experiment: name of the MLflow experiment, created if absent.
-        run_name: name of the run; None is MLFLOW_RUN_NAME, or the experiment and the time of the start.
+        experiment: name of the MLflow experiment, created if it does not exist.
+        run_name: name of the run; None takes MLFLOW_RUN_NAME, or the experiment and the time of the start.
         uri: tracking URI; None takes MLFLOW_TRACKING_URI or the default above.
         flush_seconds: seconds between deliveries to MLflow.
         enabled: False makes every call do nothing; the default is rank 0 of a distributed training.
-        finish_seconds: how long all waiting for MLflow together may hold up the end of the run.
-        system_metrics: seconds between samples of CPU, memory, GPU, disk and network; None takes none, nor does
-            MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false.
-        experiment_id: MLflow's id of the experiment, whose name then takes the place of `experiment`.
+        finish_seconds: longest total time, in seconds, that `flush` and `finish` wait for MLflow.
+        system_metrics: seconds between samples of CPU, memory, GPU, disk and network; no samples are taken if it is
+            None or MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false.
+        experiment_id: MLflow's id of an existing experiment, which is used instead of the one named `experiment`.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Tracking:
         system_metrics: float | None = 10.0,
         experiment_id: str | None = None,
     ) -> None:
-        # A name such as 2026 comes as a number from a command line.
+        # MONAI's command line converts a name such as 2026 to a number.
         self.experiment = str(experiment)
         self.experiment_id = None if experiment_id is None else str(experiment_id)
         run_name = run_name if run_name is not None else os.environ.get(RUN_NAME) or None
@@ -94,10 +93,10 @@ class Tracking:
         self._sampling = system_metrics if wants_system_metrics() else None
         self._metric_keys, self._param_keys = Keys(), Keys()
         self._key = uuid.uuid4().hex
-        self._given: str | None = None
+        self._known_id: str | None = None
         self._journal: Journal | None = None
         self._files: RunFiles | None = None
-        self._shipping: Shipping | None = None
+        self._delivery: Shipping | None = None
         self._system: SystemMetrics | None = None
         self._sigterm = raising_terminated()
         self._warned = False
@@ -105,9 +104,9 @@ class Tracking:
 
     @property
     def run_id(self) -> str | None:
-        """Id of the run; one that begins with "pending-" until MLflow could be reached. None before the start."""
-        made = self._shipping.run_id if self._shipping is not None else None
-        return made or self._given
+        """Id of the run; it begins with "pending-" until MLflow could be reached. None before the start."""
+        opened = self._delivery.run_id if self._delivery is not None else None
+        return opened or self._known_id
 
     @property
     def next_id(self) -> str:
@@ -120,47 +119,47 @@ class Tracking:
         parent: Parent | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str | None:
-        """Open a new run, or go on with the one named; returns its id (None when not enabled).
+        """Open a new run, or continue an earlier one; returns its id (None if not enabled).
 
-        A run that goes on keeps what it has: a metric's steps that are already there are not logged again.
-        Where MLflow does not answer soon, the run is opened when it does. The run of MLFLOW_RUN_ID goes before the
-        one named, which is then in the tag `segbundles.continues`.
+        A continued run keeps its values: steps of a metric that it already has are not logged again. If MLflow does
+        not answer soon, the run is opened later in the background. If MLFLOW_RUN_ID is set, that run is continued
+        instead of `continue_run`, whose id is then stored in the tag `segbundles.continues`.
 
         Args:
             continue_run: `run_id` of an earlier start.
-            parent: "key", "name" and "tags" of the run whose child this one is; the run of that key in the
-                experiment, made where there is none. "spread" may list beginnings of the names of metrics whose
-                mean and spread over the finished children the parent gets as each of them ends.
-            tags: of the run from its first moment on. `segbundles.work` says what is done, so that the next
-                start of the same work closes a run that was left open; the default is the command line.
+            parent: the parent run of this run, see `pipelines.tracking.records.Parent`; it is created in the
+                experiment if there is none with this key, and updated whenever one of its children ends.
+            tags: tags of the run, set when it is opened. `segbundles.work` identifies the work, so that the next
+                start of the same work closes a run that a killed process left open; the default is the experiment,
+                the working directory and the command line.
 
         Raises:
-            TrackingError: MLflow answers, but this experiment or tracking URI cannot be used, or no journal can
+            TrackingError: MLflow answers, but this experiment or tracking URI cannot be used, or the journal cannot
                 be written.
         """
         if not self.enabled:
             return None
         key, self._key = self._key, uuid.uuid4().hex
         uri = absolute(self.uri)
-        name, number = self.experiment, self.experiment_id
-        head = first_record(uri, name, number, self.run_name, key, continue_run, parent, tags or {})
-        self._given = head["continue"] or f"{PENDING}{key}"
+        name, experiment_id = self.experiment, self.experiment_id
+        head = first_record(uri, name, experiment_id, self.run_name, key, continue_run, parent, tags or {})
+        self._known_id = head["continue"] or f"{PENDING}{key}"
         try:
             self._journal = Journal.create(usable_folder(uri), head)
         except OSError as error:
             raise TrackingError(
-                f"the journal of the run cannot be written ({error}); set SEGBUNDLES_SPOOL to a folder that can"
+                f"the journal of the run cannot be written ({error}); set SEGBUNDLES_SPOOL to a folder that is writable"
             ) from error
         self._files = RunFiles(self._journal)
-        self._shipping = Shipping(self._journal, uri, self.flush_seconds)
+        self._delivery = Shipping(self._journal, uri, self.flush_seconds)
         try:
-            self._shipping.start()
+            self._delivery.start()
         except TrackingError:
-            self._given = self._shipping = self._files = None
+            self._known_id = self._delivery = self._files = None
             self._journal.remove()
             self._journal = None
             raise
-        self.experiment = self._shipping.experiment or self.experiment
+        self.experiment = self._delivery.experiment or self.experiment
         if self._sampling:
             self._system = SystemMetrics(self._system_values, self._sampling)
             self._system.start()
@@ -169,7 +168,7 @@ class Tracking:
     # Logging. Each call writes one record and returns.
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Metrics of one step."""
+        """Log the metrics of one step."""
         if self._journal is None:
             return
         numbers = {}
@@ -177,27 +176,27 @@ class Tracking:
             try:
                 numbers[self._metric_keys.of(name)] = float(value)
             except (TypeError, ValueError):
-                self._warn("the metric %s is not a number but %r; it is left out", name, value)
+                self._warn("the metric %s is not a number but %r; it is not logged", name, value)
         if numbers:
-            self._say({"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers})
+            self._append({"op": "metrics", "time": milliseconds(), "step": int(step), "values": numbers})
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Parameters of the run, cut to the length that MLflow takes.
+        """Log parameters of the run, cut to the length that MLflow allows.
 
-        A parameter keeps the value that it had first; another one is in the tag `changed.<name>`.
+        A parameter keeps its first value; a different later value is stored in the tag `changed.<name>`.
         """
         named = {self._param_keys.of(key): hidden(str(value))[:6000] for key, value in values.items()}
-        self._say({"op": "params", "values": named})
+        self._append({"op": "params", "values": named})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Tags of the run, cut to 5000 characters."""
+        """Set tags of the run, each cut to 5000 characters."""
         cut = {key: hidden(str(value))[:LONGEST_TAG] for key, value in values.items()}
-        self._say({"op": "tags", "values": cut})
+        self._append({"op": "tags", "values": cut})
 
     def artifact(self, path: str | os.PathLike, folder: str | None = None) -> None:
-        """Store a file, as it is now, with the run.
+        """Store a file as an artifact of the run, as it is now.
 
-        A file of more than 8 MB is linked, not copied: whoever changes it later has to replace it.
+        A file of 8 MiB or more is linked, not copied: to change it later, replace it and do not write into it.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -207,16 +206,17 @@ class Tracking:
             self._files.keep(path, f"{folder}/{base}" if folder else base)
 
     def artifacts(self, root: str | os.PathLike, folder: str) -> None:
-        """Store all files below a folder of the disk with the run, such as those of a model.
+        """Store all files below a folder of the disk, such as those of a model, as artifacts in a folder of the run.
 
-        They belong together: where one of them cannot be kept or does not arrive, those after it are left out.
+        The files need one another: if one cannot be written to the journal, none is stored, and if MLflow refuses one,
+        none of the following ones is stored.
         """
         if self._files is not None:
             self._files.keep_whole(Path(root), folder)
 
     @contextlib.contextmanager
     def losing(self, *names: str) -> Iterator[None]:
-        """A block that makes files for the run: where the disk is full, these of the run's files are lost, no more."""
+        """A context for writing files: after an OSError, as from a full disk, the artifacts `names` count as lost."""
         try:
             yield
         except OSError as error:
@@ -226,49 +226,50 @@ class Tracking:
                 self._files.lose(name, error)
 
     def json(self, value: Any, name: str) -> None:
-        """Store a value as a JSON file with the run; `name` may have folders."""
-        self._text(json.dumps(without_passwords(value), indent=2, default=str) + "\n", name)
+        """Store a value as a JSON artifact; `name` may contain folders."""
+        self._write_text(json.dumps(without_passwords(value), indent=2, default=str) + "\n", name)
 
     def image(self, key: str, picture: np.ndarray, step: int) -> None:
         """Store a picture, (height, width, 3) uint8, as one step of the image grid `key`."""
         if self._files is None:
             return
         label = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /" else "_" for c in key)
-        # MLflow's own pattern; a name made once is the same however often it is sent.
-        stamp = f"step+{int(step)}+timestamp+{milliseconds()}+{uuid.uuid4()}"
+        # MLflow's pattern of names. The name is chosen here, so that sending the picture again does not store a second one.
+        suffix = f"step+{int(step)}+timestamp+{milliseconds()}+{uuid.uuid4()}"
         pixels = np.ascontiguousarray(picture)
         self._files.write(
-            f"images/{label.replace('/', '~')}+{stamp}", lambda path: np.save(path, pixels), "image"
+            f"images/{label.replace('/', '~')}+{suffix}", lambda path: np.save(path, pixels), "image"
         )
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Store columns of equal length as an MLflow table in place of an earlier one; `name` ends in .json.
+        """Store columns of equal length as an MLflow table, which replaces an earlier one of that name.
 
         Raises:
             SettingError: the name does not end in .json.
             ValueError: the columns differ in length.
         """
-        self._text(table_json(name, columns), name, table=True)
+        self._write_text(table_json(name, columns), name, table=True)
 
     def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
-        """Name the datasets of the run.
+        """Log the datasets that the run uses.
 
         Args:
-            datasets: each with "name", "digest", "source_type", "source" (text, may be JSON), "schema" and
+            datasets: datasets, each with "name", "digest", "source_type", "source" (text, may be JSON), "schema" and
                 "profile" (JSON), and "context", such as training or validation.
         """
-        self._say({"op": "inputs", "datasets": [dict(dataset) for dataset in datasets]})
+        self._append({"op": "inputs", "datasets": [dict(dataset) for dataset in datasets]})
 
     def register(self, name: str, folder: str, value: float, alias: str = "best") -> None:
-        """Make the run's artifact folder a version of a registered model.
+        """Register an artifact folder of the run as a version of a model.
 
-        The alias goes to the version with the highest value of that model. To be called after the artifacts: only
-        when the server has all of the folder's files is it a version.
+        To be called after the artifacts of the folder are logged. The version is registered only if the server has all
+        of them. The version with the highest value gets the alias.
 
         Args:
-            name: of the registered model, created where absent.
-            folder: of the run's artifacts, such as "model".
-            value: kept in the version's tag `value`; NaN never takes the alias.
+            name: name of the registered model, which is created if it does not exist.
+            folder: artifact folder of the run, such as "model".
+            value: metric of the version, stored in its tag `value`; a version whose value is NaN never gets the alias.
+            alias: alias of the best version.
         """
         if self._files is None or self._journal is None:
             return
@@ -276,52 +277,54 @@ class Tracking:
         record: Record = {"op": "register", "name": name, "folder": folder, "value": float(value)}
         record["alias"] = alias
         if None in files.values():
-            reason = f"a part of {folder} could not be kept, so it is no version, and the alias stays"
+            reason = f"a file of {folder} could not be saved, so no version is registered and the alias is not moved"
             self._journal.refuse({**record, "lost": True}, reason)
         else:
-            self._say({**record, "files": {each: size for each, size in files.items() if size is not None}})
+            self._append(
+                {**record, "files": {each: size for each, size in files.items() if size is not None}}
+            )
 
-    # Waiting and the end.
+    # Waiting for the delivery, and closing the run.
 
     def drain(self) -> None:
-        """Make sure that all said so far outlasts this process and a power cut, delivered or not."""
+        """Flush all records to the disk, so that those not delivered yet survive a crash or a power failure."""
         if self._journal is not None:
             self._journal.secure()
 
     def flush(self) -> bool:
-        """Wait, for a bounded time, until MLflow has everything said so far; returns whether it has."""
-        if self._shipping is None:
+        """Wait for a limited time until MLflow has everything logged so far; returns whether it has."""
+        if self._delivery is None:
             return True
         started = time.monotonic()
         with Steps(None, "waiting for MLflow"):
-            done = self._shipping.wait(self._time_left)
+            done = self._delivery.wait(self._time_left)
         self._time_left = max(0.0, self._time_left - (time.monotonic() - started))
         return done
 
     def finish(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED, and wait a bounded time until MLflow knows.
+        """Close the run as FINISHED, FAILED or KILLED, and wait for a limited time until MLflow has all records.
 
-        What MLflow does not have then stays on disk, which one sentence says.
+        Records that MLflow does not have then stay in the journal, with a warning.
         """
-        if self._journal is None or self._shipping is None:
+        if self._journal is None or self._delivery is None:
             return
         if self._system is not None:
             self._system.stop()
         end: Record = {"op": "end", "status": status, "time": milliseconds()}
         if not self._ended:
-            self._say(end)
+            self._append(end)
             self._ended = True
         self._journal.secure()
         if status == "KILLED":
             self._time_left = min(self._time_left, KILLED_SECONDS)
         delivered = self.flush()
         if delivered and status != "KILLED":
-            self._shipping.wait_for_others(min(self._time_left, OTHERS_SECONDS))
-        self._given = self.run_id
-        self._shipping.stop()
+            self._delivery.wait_for_others(min(self._time_left, OTHERS_SECONDS))
+        self._known_id = self.run_id
+        self._delivery.stop()
         folder, name = self._journal.folder, self.run_id
         if not delivered:
-            waiting = self._shipping.pending
+            waiting = self._delivery.pending
             self._journal.give_up(end)
             logger.warning("%s", undelivered(self.uri, str(name), waiting, folder))
         missing = self._journal.missing()
@@ -329,16 +332,16 @@ class Tracking:
             self._journal.remove()
         else:
             self._journal.release()
-        for said in incomplete(missing, str(name), folder):
-            logger.warning("%s", said)
-        self._journal = self._shipping = self._system = self._files = None
+        for message in incomplete(missing, str(name), folder):
+            logger.warning("%s", message)
+        self._journal = self._delivery = self._system = self._files = None
 
     def ignore_sigterm(self) -> None:
-        """From here on SIGTERM does not end the process: the run is about to be closed, and torchrun sends it."""
+        """Ignore SIGTERM from now on, so that torchrun cannot end the process while it closes the run."""
         self._sigterm.ignore()
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as FAILED from another thread, where the one of the training is stuck."""
+        """Close the run as FAILED; to be called from another thread if the training's thread hangs."""
         self.tags({"error": f"{type(error).__name__}: {error}"})
         self.finish("FAILED")
 
@@ -365,24 +368,24 @@ class Tracking:
                 self.tags({"error": f"{type(error).__name__}: {error}"})
             self.finish("KILLED" if killed else "FAILED")
         except Exception as failure:
-            # What ended the training matters more than what becomes of its run.
-            logger.warning("the MLflow run %s stays open: %s", self.run_id, failure)
+            # The exception that ended the training must not be replaced by one from closing the run.
+            logger.warning("the MLflow run %s could not be closed: %s", self.run_id, failure)
         if isinstance(error, Terminated):
             raise SystemExit(128 + signal.SIGTERM) from None
         if kind is None:
             raise error
 
-    # Within.
+    # Helpers.
 
-    def _say(self, record: Record) -> None:
+    def _append(self, record: Record) -> None:
         if self._journal is not None:
             self._journal.append(record)
 
     def _system_values(self, values: Mapping[str, float]) -> None:
         numbers = {self._metric_keys.of(name): value for name, value in values.items()}
-        self._say({"op": "system", "time": milliseconds(), "values": numbers})
+        self._append({"op": "system", "time": milliseconds(), "values": numbers})
 
-    def _text(self, text: str, name: str, table: bool = False) -> None:
+    def _write_text(self, text: str, name: str, table: bool = False) -> None:
         if self._files is not None:
             self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), table=table)
 

@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 
 class RunFiles:
-    """Puts files into a journal. One that the disk does not take is lost, which the run will say.
+    """Stores the files of a run in its journal, and lists files that could not be saved as lost.
 
     Args:
-        journal: of this process.
+        journal: journal of this process.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        # Bytes of each file by its name in the run; None of one that is lost.
+        # Size in bytes of each file, by its artifact path; None for a lost file.
         self._sizes: dict[str, int | None] = {}
         self._warned = False
 
     def keep(self, path: str | os.PathLike, name: str) -> None:
-        """Keep a file of the user's under a name in the run.
+        """Store an existing file under an artifact path of the run.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -46,10 +46,17 @@ class RunFiles:
         except OSError as error:
             self.lose(name, error)
             return
-        self._say(file, name)
+        self._append(file, name)
 
     def write(self, name: str, write: Callable[[Path], Any], op: str = "file", table: bool = False) -> None:
-        """Have `write` make a new file that gets a name in the run."""
+        """Store a new file under an artifact path of the run.
+
+        Args:
+            name: artifact path, or name of a picture.
+            write: creates the file at the path that it is given.
+            op: type of the record, "file" or "image".
+            table: whether the file is an MLflow table.
+        """
         path = None
         try:
             path = self.journal.place(Path(name).name if op == "file" else "picture.npy")
@@ -59,12 +66,12 @@ class RunFiles:
                 shutil.rmtree(path.parent, ignore_errors=True)
             self.lose(name, error, op)
             return
-        self._say(path.relative_to(self.journal.folder).as_posix(), name, op, table=table)
+        self._append(path.relative_to(self.journal.folder).as_posix(), name, op, table=table)
 
     def keep_whole(self, root: Path, folder: str) -> None:
-        """Keep all files below a folder of the disk, or none of them: they are of no use one without another.
+        """Store all files below a folder of the disk under an artifact folder, or none, because they need one another.
 
-        The largest goes first, so that a server that takes no large files has none of them.
+        The largest file is sent first, so that a server that refuses it gets none of the others.
         """
         paths = [path for path in root.rglob("*") if path.is_file()]
         paths.sort(key=lambda path: (-path.stat().st_size, path))
@@ -80,28 +87,28 @@ class RunFiles:
                 self.lose(name, error)
             return
         for file, name in zip(kept, names, strict=True):
-            self._say(file, name, whole=folder)
+            self._append(file, name, whole=folder)
 
     def lose(self, name: str, error: OSError, op: str = "file") -> None:
-        """Note that a file of this name, or all below it, will not be in the run."""
+        """Record that the artifact of this name, or all artifacts in the folder of this name, are lost."""
         reason = error.strerror or str(error)
         if not self._warned:
             logger.warning(
-                "%s cannot be kept for the run in %s (%s); all lost files are listed at the end",
+                "%s cannot be saved for the run in %s (%s); all lost files are listed at the end of the run",
                 name,
                 self.journal.folder,
                 reason,
             )
         self._warned = True
         self._sizes[name] = None
-        self.journal.refuse({"op": op, "name": name, "lost": True}, f"it could not be kept ({reason})")
+        self.journal.refuse({"op": op, "name": name, "lost": True}, f"it could not be saved ({reason})")
 
     def below(self, folder: str) -> dict[str, int | None]:
-        """Bytes of all files in a folder of the run by their names in it; None of those that are lost."""
+        """Sizes in bytes of all files in an artifact folder, by their paths in it; None for lost files."""
         found = {name: size for name, size in self._sizes.items() if is_below(name, folder)}
         return {name.removeprefix(f"{folder}/"): size for name, size in found.items()}
 
-    def _say(self, file: str, name: str, op: str = "file", whole: str = "", table: bool = False) -> None:
+    def _append(self, file: str, name: str, op: str = "file", whole: str = "", table: bool = False) -> None:
         self._sizes[name] = (self.journal.folder / file).stat().st_size
         record: Record = {"op": op, "file": file, "name": name}
         if whole:
@@ -112,7 +119,11 @@ class RunFiles:
 
 
 def table_json(name: str, columns: Mapping[str, Sequence[Any]]) -> str:
-    """Columns of equal length as the JSON of the MLflow table of a name.
+    """The JSON of an MLflow table with columns of equal length.
+
+    Args:
+        name: artifact path of the table.
+        columns: values of each column, by its title.
 
     Raises:
         SettingError: the name does not end in .json.
@@ -125,6 +136,6 @@ def table_json(name: str, columns: Mapping[str, Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A value of a table as JSON has it: numpy's numbers are numbers, what is no number is null."""
+    """A value of a table for JSON: numbers of NumPy become numbers of Python; NaN and infinity become None."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -32,46 +32,48 @@ def first_record(
     parent: Parent | None,
     tags: Mapping[str, str],
 ) -> Head:
-    """The record, with what this process and MLflow's variables add to what was asked for.
+    """Create the first record from these arguments, MLflow's environment variables and this process.
 
     Args:
-        uri: tracking URI, of which the record has all but a password.
+        uri: tracking URI; the record has it without its password.
         experiment, experiment_id, run_name: see `pipelines.tracking.run.Tracking`.
-        key: of a new run.
+        key: identifies a new run, see `pipelines.tracking.records.Head`.
         continue_run, parent, tags: see `pipelines.tracking.run.Tracking.start`.
     """
-    given = {name: hidden(str(value))[:LONGEST_TAG] for name, value in (run_context() | dict(tags)).items()}
-    # As MLflow itself does: a second run of this process is another one.
+    own_tags = {
+        name: hidden(str(value))[:LONGEST_TAG] for name, value in (run_context() | dict(tags)).items()
+    }
+    # MLflow itself also removes the variable, so that a second run of this process is a new run.
     named = os.environ.pop(RUN_ID, None)
     if named and continue_run not in (None, named):
-        logger.info("the run goes on as %s, which %s names; up to now it was %s", named, RUN_ID, continue_run)
-        given["segbundles.continues"] = str(continue_run)
+        logger.info("run %s of the variable %s is continued instead of run %s", named, RUN_ID, continue_run)
+        own_tags["segbundles.continues"] = str(continue_run)
     source = {"mlflow.source.name": hidden(" ".join(sys.argv))[:LONGEST_TAG], "mlflow.source.type": "LOCAL"}
     return {
         "op": "run",
-        # Whoever delivers it later has the password from where this process had it.
+        # A later process that delivers the journal reads the password from the environment, or the user gives it.
         "uri": hidden(uri),
         "experiment": experiment,
         "experiment_id": experiment_id,
         "key": key,
-        # MLflow draws its own names from Python's generator, so that all runs of one seed would share one.
+        # MLflow would draw a name from Python's random generator, so that all runs with one seed would have one name.
         "name": run_name or f"{experiment} {datetime.now():%Y-%m-%d %H:%M:%S} {key[:4]}",
         "time": milliseconds(),
         "continue": named or continue_run,
         "named": bool(named),
         "parent": parent,
-        "tags": {"mlflow.user": user_name()} | source | given,
-        "work": given.get(WORK) or _work(experiment),
+        "tags": {"mlflow.user": user_name()} | source | own_tags,
+        "work": own_tags.get(WORK) or _default_work(experiment),
         "process": json.dumps(identity(), sort_keys=True),
     }
 
 
 def absolute(uri: str) -> str:
-    """A SQLite URI that means the same file from any folder."""
+    """The URI with an absolute path if it is a SQLite URI, so that it does not depend on the working directory."""
     database = sqlite_file(uri)
     return uri if database is None else f"sqlite:///{database}"
 
 
-def _work(experiment: str) -> str:
+def _default_work(experiment: str) -> str:
     text = json.dumps([experiment, os.getcwd(), sys.argv])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -38,23 +38,24 @@ class Opening:
         strict: see `pipelines.tracking.delivery.Delivery`.
 
     Attributes:
-        goes_on: whether the run was there before this journal.
-        experiment: name of the run's experiment, where MLflow was asked for it.
+        continued: whether the run existed before this journal.
+        experiment: name of the run's experiment, if it was read from MLflow.
     """
 
     def __init__(self, client: Any, head: Head, strict: bool) -> None:
         self.client = client
         self.head = head
         self.strict = strict
-        self.goes_on = False
+        self.continued = False
         self.experiment: str | None = None
 
     def run(self) -> str:
-        """Find or make the run; returns its id.
+        """Find or create the run; returns its id.
 
         Raises:
-            TrackingError: what MLflow's variables or names ask for cannot be used.
-            Exception: what MLflow and its libraries raise.
+            TrackingError: the experiment, or in strict mode a run or experiment that MLflow's variables name, cannot
+                be used.
+            Exception: any error of MLflow and its libraries while the store cannot be reached.
         """
         head, client = self.head, self.client
         experiment = self._find_experiment()
@@ -66,37 +67,39 @@ class Opening:
             user = tags.get("mlflow.user", "unknown")
             tags[PARENT] = parent_id(client, head["uri"], experiment, parent, user)
             client.update_run(tags[PARENT], status="RUNNING")
-        key, wanted = head["key"], head.get("continue")
-        if wanted:
-            run_id = self._continued(experiment, wanted)
+        key, earlier_id = head["key"], head.get("continue")
+        if earlier_id:
+            run_id = self._run_to_continue(experiment, earlier_id)
             if run_id is not None:
-                self._go_on(run_id, tags)
+                self._continue(run_id, tags)
                 return run_id
-            if wanted.startswith(PENDING) and not runs_with(client, experiment, KEY, wanted[len(PENDING) :]):
-                # With this key, the next search for that run finds this one.
-                key = wanted[len(PENDING) :]
-        made = runs_with(client, experiment, KEY, key)
-        if made:
-            return made[0].info.run_id
+            if earlier_id.startswith(PENDING) and not runs_with(
+                client, experiment, KEY, earlier_id[len(PENDING) :]
+            ):
+                # The new run gets the key of the absent one, so that the next search for that run finds the new run.
+                key = earlier_id[len(PENDING) :]
+        existing = runs_with(client, experiment, KEY, key)
+        if existing:
+            return existing[0].info.run_id
         tags |= {KEY: key, WORK: head["work"], PROCESS: head["process"]}
         run = client.create_run(experiment, start_time=head["time"], run_name=head["name"], tags=tags)
         return run.info.run_id
 
-    def _go_on(self, run_id: str, tags: dict[str, str]) -> None:
-        self.goes_on = True
+    def _continue(self, run_id: str, tags: dict[str, str]) -> None:
+        self.continued = True
         self.client.update_run(run_id, status="RUNNING")
-        theirs = self.client.get_run(run_id).data.tags
+        existing_tags = self.client.get_run(run_id).data.tags
         if self.head.get("named"):
             # Another program created the run, so its tags about its origin are kept.
-            tags = {k: v for k, v in tags.items() if not (k.startswith("mlflow.") and k in theirs)}
-            tags |= {WORK: self.head["work"], KEY: theirs.get(KEY, self.head["key"])}
+            tags = {k: v for k, v in tags.items() if not (k.startswith("mlflow.") and k in existing_tags)}
+            tags |= {WORK: self.head["work"], KEY: existing_tags.get(KEY, self.head["key"])}
         set_tags(self.client, run_id, tags | {PROCESS: self.head["process"]})
-        if "error" in theirs:
+        if "error" in existing_tags:
             # The error of an earlier process does not belong to the continued run.
             self.client.delete_tag(run_id, "error")
 
     def _find_experiment(self) -> str:
-        """Id of the experiment: that of the run that is named, the one of the id, or the one of the name."""
+        """Id of the experiment: of the run in MLFLOW_RUN_ID if set, else the experiment with the given id or name."""
         head, client = self.head, self.client
         if head.get("named"):
             try:
@@ -106,7 +109,7 @@ class Opening:
             except Exception as error:
                 if not refused_for_good(error):
                     raise
-                self._forbid(f"{RUN_ID} names the run {head['continue']}: {first_line(error)}")
+                self._reject(f"{RUN_ID} names the run {head['continue']}: {first_line(error)}")
         if head.get("experiment_id"):
             try:
                 found = client.get_experiment(head["experiment_id"])
@@ -122,30 +125,30 @@ class Opening:
                 if not refused_for_good(error):
                     raise
                 reason = first_line(error)
-            self._forbid(f"{EXPERIMENT_ID} names the experiment {head['experiment_id']}: {reason}")
+            self._reject(f"{EXPERIMENT_ID} names the experiment {head['experiment_id']}: {reason}")
         return experiment_id(client, head["uri"], head["experiment"])
 
-    def _forbid(self, reason: str) -> None:
+    def _reject(self, reason: str) -> None:
         if self.strict:
-            raise TrackingError(f"{reason}; set another one, or unset the variable")
-        logger.warning("%s; experiment and run are those of the names instead", reason)
+            raise TrackingError(f"{reason}; change or unset the variable")
+        logger.warning("%s; the variable is ignored", reason)
 
-    def _continued(self, experiment: str, wanted: str) -> str | None:
-        """The run to go on with; None, with a warning, where a new one has to begin."""
+    def _run_to_continue(self, experiment: str, earlier_id: str) -> str | None:
+        """Id of the run to continue; None, with a message, if that run cannot be continued and a new one is needed."""
         from mlflow.exceptions import MlflowException
 
         reason = "MLflow has no such run"
         try:
-            run_id = find_run(self.client, experiment, wanted)
+            run_id = find_run(self.client, experiment, earlier_id)
             if run_id is None:
-                logger.info("MLflow has nothing of the run %s yet; it begins now", wanted)
+                logger.info("MLflow does not have the run %s yet; it is created now", earlier_id)
                 return None
             run = self.client.get_run(run_id)
             process = process_of(run)
             if run.info.lifecycle_stage == "deleted":
                 reason = "it was deleted"
             elif run.info.status == "RUNNING" and alive(process) and not is_written_by(self.head, process):
-                reason = f"process {process.get('pid')} is writing it"
+                reason = f"process {process.get('pid')} is writing to it"
             else:
                 return run_id
         except MlflowException as error:
@@ -153,11 +156,11 @@ class Opening:
                 raise
             reason = first_line(error)
         if self.head.get("named"):
-            self._forbid(f"{RUN_ID} names the run {wanted}: {reason}")
-        logger.warning("MLflow run %s cannot go on, a new one begins: %s", wanted, reason)
+            self._reject(f"{RUN_ID} names the run {earlier_id}: {reason}")
+        logger.warning("MLflow run %s cannot be continued, so a new run is created: %s", earlier_id, reason)
         return None
 
 
 def is_written_by(head: Head, process: Process) -> bool:
-    """Whether a journal was written by a process, see `pipelines.utils.processes.identity`."""
+    """Whether a process wrote the journal with this first record, see `pipelines.utils.processes.identity`."""
     return process == json.loads(head["process"])

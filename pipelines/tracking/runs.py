@@ -20,24 +20,20 @@ from pipelines.utils.processes import Process, gone
 
 logger = logging.getLogger(__name__)
 
-KEY, WORK = "segbundles.key", "segbundles.work"
-
-
-PROCESS, PARENT_KEY = "segbundles.process", "segbundles.parent_key"
-
-
+# Tags of runs, see `pipelines.tracking.records.Head`; the last one is the key of a parent run.
+KEY, WORK, PROCESS = "segbundles.key", "segbundles.work", "segbundles.process"
+PARENT_KEY = "segbundles.parent_key"
+# Start of the id of a run that MLflow does not have yet; the rest is the run's key.
 PENDING = "pending-"
-
-
-# Without this tag MLflow shows an experiment as one of language models.
+# Without this tag MLflow shows the views for language models.
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def experiment_id(client: Any, uri: str, name: str) -> str:
-    """The experiment of that name, created where absent.
+    """MLflow's id of the experiment of that name, which is created if it does not exist.
 
     Raises:
-        TrackingError: it was deleted.
+        TrackingError: the experiment was deleted.
     """
     from mlflow.exceptions import MlflowException
 
@@ -47,7 +43,7 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
             root = _artifact_root(uri)
             return client.create_experiment(name, artifact_location=root, tags=EXPERIMENT_KIND)
         except MlflowException:
-            # Another training created it in between.
+            # Another training created it meanwhile.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -62,7 +58,7 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
 
 
 def find_run(client: Any, experiment: str, run_id: str) -> str | None:
-    """The id that MLflow knows: `run_id`, or the run that a pending id became; None if there is none yet."""
+    """MLflow's id of a run, which may be given by its pending id; None if MLflow does not have the run yet."""
     if not run_id.startswith(PENDING):
         return run_id
     found = runs_with(client, experiment, KEY, run_id[len(PENDING) :])
@@ -76,40 +72,44 @@ def quoted(text: str) -> str:
 
 
 def runs_with(client: Any, experiment: str, tag: str, value: str) -> list[Any]:
-    """Runs of an experiment with a tag of that value, the first of them first."""
+    """The runs of an experiment that have a tag with that value, oldest first."""
     found = client.search_runs([experiment], f"tags.`{tag}` = {quoted(value)}")
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 def parent_id(client: Any, uri: str, experiment: str, parent: Parent, user: str) -> str:
-    """The one parent run of a key in an experiment, made where absent.
+    """MLflow's id of the parent run with a key in an experiment, which is created if it does not exist.
 
-    Processes of one machine take turns. MLflow itself cannot refuse a second run of a key: of two that two
-    machines made at once, both choose the earlier and the other is removed.
+    MLflow allows two runs with the same key. A lock therefore keeps processes of one machine from creating a second
+    one. If two machines create one at the same time, both use the earlier run, and the other is deleted.
     """
-    with _turns(f"{uri} {experiment} {parent['key']}"):
+    with _machine_lock(f"{uri} {experiment} {parent['key']}"):
         found = runs_with(client, experiment, PARENT_KEY, parent["key"])
         if found:
             return found[0].info.run_id
         tags = {"mlflow.user": user, PARENT_KEY: parent["key"], **parent.get("tags", {})}
-        made = client.create_run(experiment, run_name=parent["name"], tags=tags)
+        created = client.create_run(experiment, run_name=parent["name"], tags=tags)
         first = runs_with(client, experiment, PARENT_KEY, parent["key"])[0]
-        if first.info.run_id != made.info.run_id:
-            client.delete_run(made.info.run_id)
+        if first.info.run_id != created.info.run_id:
+            client.delete_run(created.info.run_id)
         return first.info.run_id
 
 
-def settle_parent(client: Any, parent: str, spread: list[str], time_ms: int) -> None:
-    """Give a parent run the state of its children, and mean and spread of their metrics.
+def update_parent(client: Any, parent: str, spread: list[str], time_ms: int) -> None:
+    """Set the status of a parent run from its child runs, and log the mean and spread of their metrics.
 
     Args:
-        spread: beginnings of the names of metrics. Under each name the parent gets the mean over the finished
-            children, and with _std (of the sample), _min, _max added the rest; `folds` is how many there are.
-        time_ms: of the child's end, so that a second try writes nothing new.
+        client: client of the MLflow store.
+        parent: MLflow's id of the parent run.
+        spread: prefixes of the names of metrics. The parent gets the mean over the finished children under the name of
+            the metric, the sample standard deviation, minimum and maximum with the suffixes _std, _min and _max, and
+            the number of finished children as `folds`.
+        time_ms: time of the child's end, in milliseconds since 1970. It is the same in a retry, for which MLflow then
+            stores no second value.
     """
     experiment = client.get_run(parent).info.experiment_id
     children = runs_with(client, experiment, "mlflow.parentRunId", parent)
-    # For a fold with several runs, the newest one gives the state, and the newest finished one the metrics.
+    # Of several runs of one fold, the newest gives the status, and the newest finished one the metrics.
     states = {child.data.tags.get("fold", child.info.run_id): child.info.status for child in children}
     newest = {c.data.tags.get("fold", c.info.run_id): c for c in children if c.info.status == "FINISHED"}
     finished = [child.data.metrics for child in newest.values()]
@@ -121,7 +121,7 @@ def settle_parent(client: Any, parent: str, spread: list[str], time_ms: int) -> 
         ]
         if known:
             mean = sum(known) / len(known)
-            # A class may be called liver_max beside another called liver.
+            # Classes may be named liver and liver_max, so that two metrics would have the same name.
             ends = ("std", "min", "max")
             join = "." if any(f"{name}_{end}" in names for end in ends) else "_"
             values |= {name: mean, f"{name}{join}min": min(known), f"{name}{join}max": max(known)}
@@ -136,24 +136,26 @@ def settle_parent(client: Any, parent: str, spread: list[str], time_ms: int) -> 
         terminate(client, parent, status)
 
 
-def close_gone(client: Any, experiment: str, work: str, but: str) -> None:
-    """Close the runs of a work whose process has certainly ended without closing them."""
+def close_abandoned(client: Any, experiment: str, work: str, except_run: str) -> None:
+    """Close the open runs of a work whose processes have certainly ended."""
     running = f"attributes.status = 'RUNNING' and tags.`{WORK}` = {quoted(work)}"
     for run in client.search_runs([experiment], running):
-        if run.info.run_id != but and gone(process_of(run)):
-            close_dead(client, run.info.run_id)
+        if run.info.run_id != except_run and gone(process_of(run)):
+            close_as_killed(client, run.info.run_id)
 
 
-def close_dead(client: Any, run_id: str) -> None:
+def close_as_killed(client: Any, run_id: str) -> None:
     """Close a run whose process ended without closing it, with the reason in the tag `error`."""
     reason = "the process ended without closing its run (killed, out of memory, or power lost)"
     client.set_tag(run_id, "error", reason, synchronous=True)
     terminate(client, run_id, "KILLED")
-    logger.info("the MLflow run %s was left open by a process that has ended; it is closed as KILLED", run_id)
+    logger.info(
+        "the process of the MLflow run %s ended without closing it; the run is now closed as KILLED", run_id
+    )
 
 
 def process_of(run: Any) -> Process:
-    """The `identity` of the process that wrote a run last; empty where the run does not say."""
+    """The identity of the process that wrote to a run last; empty if the run has no valid tag with it."""
     try:
         found = json.loads(run.data.tags.get(PROCESS, "{}"))
     except ValueError:
@@ -162,9 +164,10 @@ def process_of(run: Any) -> Process:
 
 
 def _artifact_root(uri: str) -> str | None:
-    """Beside a SQLite file, in the working directory for another database; a server has a place of its own.
+    """The URI of the folder for artifacts of a new experiment; None for a server, which chooses it.
 
-    MLflow itself would take `mlruns` relative to whoever reads, which another folder's `mlflow ui` cannot follow.
+    The folder is beside a SQLite file, or in the working directory for another database. MLflow's default is relative
+    to the working directory of the reading process, so `mlflow ui` would not find the files from another folder.
     """
     database = sqlite_file(uri)
     if database is None and not uri.startswith(("postgresql", "mysql", "mssql")):
@@ -173,7 +176,7 @@ def _artifact_root(uri: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _turns(name: str) -> Iterator[None]:
+def _machine_lock(name: str) -> Iterator[None]:
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     user = os.getuid() if hasattr(os, "getuid") else "user"
     with waiting_for(Path(tempfile.gettempdir()) / f"segbundles-{user}-{digest}.lock", timeout=30):

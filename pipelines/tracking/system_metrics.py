@@ -1,4 +1,4 @@
-"""CPU, memory, GPU, disk and network of the machine, under MLflow's names, for the journal of a run."""
+"""Samples the load of CPU, memory, GPU, disk and network in the background, under MLflow's names."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ logger = logging.getLogger(__name__)
 
 
 class SystemMetrics:
-    """Reads the machine's metrics every few seconds in a thread of its own.
+    """Samples system metrics every few seconds in a background thread.
 
-    MLflow's monitors measure and name them (`mlflow.system_metrics`); its own feed asks the server before every
-    sample whether the run is still open, and ends for good when there is no answer.
+    The metrics come from MLflow's monitors (`mlflow.system_metrics`). MLflow's own thread is not used: before every
+    sample it asks the server whether the run is still open, and it ends if there is no answer.
 
     Args:
-        tell: takes the metrics of one sample.
-        seconds: between samples; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL wins.
+        log: called with the metrics of each sample, by name.
+        seconds: time between samples; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it.
     """
 
-    def __init__(self, tell: Callable[[Mapping[str, float]], None], seconds: float) -> None:
-        self._tell = tell
+    def __init__(self, log: Callable[[Mapping[str, float]], None], seconds: float) -> None:
+        self._log = log
         self._seconds = seconds
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """No sample comes after this."""
-        self._over.set()
+        """End the thread; no sample is logged afterwards."""
+        self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(5)
 
@@ -47,7 +48,7 @@ class SystemMetrics:
         node = MLFLOW_SYSTEM_METRICS_NODE_ID.get()
         prefix = f"system/{node}/" if node else "system/"
         monitors = _monitors()
-        while not self._over.wait(seconds):
+        while not self._stopped.wait(seconds):
             values: dict[str, float] = {}
             for monitor in list(monitors):
                 try:
@@ -55,14 +56,15 @@ class SystemMetrics:
                     values.update(monitor.aggregate_metrics())
                     monitor.clear_metrics()
                 except Exception as error:
-                    # A counter that this machine or container does not have.
-                    logger.info("no metrics of %s: %s", type(monitor).__name__, error)
+                    # This machine or container does not have the counter.
+                    logger.info("system metrics of %s are not available: %s", type(monitor).__name__, error)
                     monitors.remove(monitor)
-            if not self._over.is_set():
-                self._tell({prefix + name: float(value) for name, value in values.items()})
+            if not self._stopped.is_set():
+                self._log({prefix + name: float(value) for name, value in values.items()})
 
 
 def _monitors() -> list[Any]:
+    """MLflow's monitors that work on this machine; of several for the GPU only the first that works."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -70,13 +72,18 @@ def _monitors() -> list[Any]:
     from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
     found: list[Any] = []
-    for kinds in ((CPUMonitor,), (DiskMonitor,), (NetworkMonitor,), (GPUMonitor, ROCMMonitor, TorchMemory)):
-        for kind in kinds:
+    for alternatives in (
+        (CPUMonitor,),
+        (DiskMonitor,),
+        (NetworkMonitor,),
+        (GPUMonitor, ROCMMonitor, TorchMemory),
+    ):
+        for monitor in alternatives:
             try:
-                found.append(kind())
+                found.append(monitor())
                 break
             except Exception as error:
-                logger.debug("%s cannot be used here: %s", kind.__name__, error)
+                logger.debug("%s cannot be used here: %s", monitor.__name__, error)
     return found
 
 
@@ -93,11 +100,12 @@ class TorchMemory:
         logger.info("install nvidia-ml-py for the load and the power of the GPU among the system metrics")
 
     def collect_metrics(self) -> None:
-        """Nothing to collect: memory needs no averaging."""
+        """Do nothing: memory is not averaged over several readings."""
 
     def aggregate_metrics(self) -> dict[str, float]:
+        """The present memory use: in megabytes and as a percentage, by MLflow's name of the metric."""
         values = {}
-        # The current device of this thread is not that of the training's, and before the first tensor there is none.
+        # All GPUs are checked, because the current device of this thread is not the one of the training's thread.
         for index in range(self.torch.cuda.device_count()):
             if self.torch.cuda.memory_reserved(index):
                 free, total = self.torch.cuda.mem_get_info(index)
@@ -106,4 +114,4 @@ class TorchMemory:
         return values
 
     def clear_metrics(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: no readings are stored."""

@@ -1,4 +1,4 @@
-"""Single writes to an MLflow run, each of which can be repeated without effect."""
+"""Single writes to an MLflow run. Repeating any of them has no effect."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from pipelines.tracking.client import refused_for_good, wait_longer
 
 
 def log_params(client: Any, run_id: str | None, values: Mapping[str, str]) -> dict[str, str]:
-    """Store parameters that the run does not have; one that it has otherwise goes to the tag `changed.<name>`.
+    """Store parameters that the run does not have yet.
+
+    MLflow does not change a parameter. If the run has one with another value, as a continued run may, the new value is
+    stored in the tag `changed.<name>`.
 
     Returns:
-        Those of a batch that MLflow refuses, which need to be tried one by one.
+        The parameters of the batches that MLflow refused, which are to be stored one by one.
     """
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params
     params = [Param(key, value) for key, value in values.items() if key not in known]
-    left: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for first in range(0, len(params), 100):
         part = params[first : first + 100]
         try:
@@ -31,11 +34,10 @@ def log_params(client: Any, run_id: str | None, values: Mapping[str, str]) -> di
         except Exception as error:
             if not refused_for_good(error):
                 raise
-            left |= {param.key: param.value for param in part}
-    # MLflow never changes a parameter, but a continued run may have been started with another value.
-    other = {f"changed.{key}": value for key, value in values.items() if known.get(key, value) != value}
-    set_tags(client, run_id, other)
-    return left
+            refused |= {param.key: param.value for param in part}
+    changed = {f"changed.{key}": value for key, value in values.items() if known.get(key, value) != value}
+    set_tags(client, run_id, changed)
+    return refused
 
 
 def set_tags(client: Any, run_id: str | None, values: Mapping[str, Any]) -> None:
@@ -48,9 +50,9 @@ def set_tags(client: Any, run_id: str | None, values: Mapping[str, Any]) -> None
 
 
 def upload(client: Any, run_id: str | None, source: Path, name: str) -> None:
-    """Store a file under a path in the run's artifacts, in place of an earlier one."""
+    """Store a file under an artifact path of the run; an earlier file of that path is replaced."""
     folder, base = posixpath.split(name)
-    # A server that stores elsewhere answers when it has passed on the whole file.
+    # A server that stores artifacts elsewhere answers only after it has sent the file on.
     wait_longer(10 + source.stat().st_size / 1e6)
     if source.name == base:
         client.log_artifact(run_id, str(source), folder or None)
@@ -62,7 +64,7 @@ def upload(client: Any, run_id: str | None, source: Path, name: str) -> None:
 
 
 def list_table(client: Any, run_id: str | None, name: str) -> None:
-    """Make an artifact one of the tables that MLflow shows."""
+    """Add an artifact to the tag that lists the tables for MLflow's user interface."""
     tag = "mlflow.loggedArtifacts"
     tables = json.loads(client.get_run(run_id).data.tags.get(tag, "[]"))
     entry = {"path": name, "type": "table"}
@@ -71,33 +73,33 @@ def list_table(client: Any, run_id: str | None, name: str) -> None:
 
 
 def log_picture(client: Any, run_id: str | None, array: Path, name: str) -> None:
-    """Store a picture from a .npy file, whole and small, under the names that MLflow's image grid reads."""
+    """Store a picture from a .npy file, in full size and reduced, under the names that MLflow's image grid reads."""
     import numpy as np
     from mlflow.tracking.multimedia import compress_image_size
     from PIL import Image
 
     picture = Image.fromarray(np.load(array, allow_pickle=False))
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / f"{posixpath.basename(name)}.png"
-        small = whole.with_name(f"{posixpath.basename(name)}+compressed.webp")
-        picture.save(whole)
+        original = Path(folder) / f"{posixpath.basename(name)}.png"
+        small = original.with_name(f"{posixpath.basename(name)}+compressed.webp")
+        picture.save(original)
         compress_image_size(picture).save(small)
-        for path in (whole, small):
+        for path in (original, small):
             upload(client, run_id, path, f"images/{path.name}")
     client.set_tag(run_id, "mlflow.loggedImages", "True", synchronous=True)
 
 
 def step_of_picture(name: str) -> str:
-    """Key and step in the name of a picture, without the time."""
+    """The name of a picture without its time: its key and its step."""
     return posixpath.basename(name).partition("+timestamp+")[0]
 
 
 def log_datasets(client: Any, run_id: str | None, datasets: Sequence[Mapping[str, str]]) -> None:
-    """Name the datasets of a run, see `pipelines.tracking.run.Tracking.inputs`."""
+    """Log the datasets of a run, see `pipelines.tracking.run.Tracking.inputs`."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     inputs = []
-    for given in datasets:
-        dataset = Dataset(**{key: value for key, value in given.items() if key != "context"})
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", given["context"])]))
+    for fields in datasets:
+        dataset = Dataset(**{key: value for key, value in fields.items() if key != "context"})
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", fields["context"])]))
     client.log_inputs(run_id, inputs)

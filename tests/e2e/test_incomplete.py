@@ -144,8 +144,8 @@ def test_a_full_folder_for_temporary_files_costs_what_was_made_there_and_no_trai
     run = MlflowClient(uri).get_run(run_id)
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 0.5})
     assert run.data.tags[INCOMPLETE].splitlines() == [
-        "it could not be kept (No space left on device): results of epoch 3, model",
-        "a part of model could not be kept, so it is no version, and the alias stays: the version of m",
+        "it could not be saved (No space left on device): results of epoch 3, model",
+        "a file of model could not be saved, so no version is registered and the alias is not moved: the version of m",
     ]
     assert "3 parts of it are lost" in caplog.text
     assert MlflowClient(uri).search_registered_models() == []
@@ -237,5 +237,5 @@ def test_a_full_disk_and_no_server_leave_a_run_that_says_what_it_lacks(disk, pla
     there = sorted(m.step for m in client.get_metric_history(run.info.run_id, "loss"))
     assert there == list(range(len(there)))
     assert 0 < len(there) < 1500
-    assert f"the disk was full to the end: {1500 - len(there)} records" in tag
+    assert f"the disk was still full at the end of the run: {1500 - len(there)} records" in tag
     assert client.search_registered_models() == []

@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "RANK", "SEGBUNDLES_SPOOL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(QUIET, "false")
-    monkeypatch.setattr("pipelines.tracking.client._ours", set())
+    monkeypatch.setattr("pipelines.tracking.client._set_here", set())
     patient(monkeypatch)
     return tmp_path
 
@@ -81,7 +81,10 @@ def test_a_spool_holds_no_password_and_is_delivered_with_that_of_the_variable(
             tracking.tags({"error": f"API request to {away}/api failed"})
     require_clean(place)
     assert main(["sync"]) == 1
-    assert "is not kept in the spool; set MLFLOW_TRACKING_URI to the whole address" in capsys.readouterr().out
+    assert (
+        "is not kept in the spool; set MLFLOW_TRACKING_URI to the address with the password"
+        in capsys.readouterr().out
+    )
     assert main(["sync", "--tracking-uri", with_password(server)]) == 0
     said = capsys.readouterr().out
     assert PASSWORD not in said

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of tracking: a database of MLflow, and how soon a run gives up."""
+"""Fixtures of the tracking tests: an MLflow database, and timeouts that are long enough for slow machines."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The way to MLflow: databases made whole, servers that are away."""
+"""Connecting to MLflow: new databases, incomplete databases and unreachable servers."""
 
 import contextlib
 import itertools
@@ -19,7 +19,7 @@ from pipelines.tracking.run import Tracking, TrackingError
 from tests.pipelines.tracked_runs import forked
 
 
-def one_of_two(uri, barrier, name):
+def train_with_another(uri, barrier, name):
     barrier.wait()
     with Tracking("e", name, uri) as tracking:
         tracking.start()
@@ -31,7 +31,7 @@ def one_of_two(uri, barrier, name):
 def test_two_trainings_at_once_on_a_new_database_stay_two_runs(tmp_path):
     uri = f"sqlite:///{tmp_path}/new.db"
     barrier = multiprocessing.get_context("fork").Barrier(2)
-    processes = [forked(one_of_two, uri, barrier, name) for name in ("a", "b")]
+    processes = [forked(train_with_another, uri, barrier, name) for name in ("a", "b")]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
@@ -47,12 +47,12 @@ def start_a_run(uri):
         tracking.start()
 
 
-def die_after_statements(uri, number):
-    """Start a run in a process that SIGKILL ends after so many statements of SQL."""
+def die_after_sql_statements(uri, number):
+    """Start a run, and kill this process with SIGKILL after this number of SQL statements."""
     statements = itertools.count(1)
 
     @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "after_cursor_execute")
-    def count(*given):
+    def count(*arguments):
         if next(statements) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -60,13 +60,15 @@ def die_after_statements(uri, number):
 
 
 @pytest.mark.parametrize("number", [1, 100])
-def test_killed_while_it_makes_the_database_a_training_leaves_no_half_of_it(tmp_path, monkeypatch, number):
-    """MLflow can do nothing with a file that has some of its tables, so every later run would wait in the spool."""
+def test_a_training_killed_while_it_creates_the_database_leaves_no_incomplete_one(
+    tmp_path, monkeypatch, number
+):
+    """MLflow cannot use a file with only some of its tables, so the records of every later run would stay in the spool."""
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     database = tmp_path / "new.db"
-    process = forked(die_after_statements, f"sqlite:///{database}", number)
+    process = forked(die_after_sql_statements, f"sqlite:///{database}", number)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not database.exists()
@@ -76,16 +78,18 @@ def test_killed_while_it_makes_the_database_a_training_leaves_no_half_of_it(tmp_
     assert sorted(path.name for path in tmp_path.glob("*new*")) == ["new.db", "new.db.lock"]
 
 
-def test_a_half_made_database_is_named(database, uri):
+def test_an_incomplete_database_is_reported(database, uri):
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("DELETE FROM alembic_version")
         connection.execute("DROP TABLE webhooks")
         connection.commit()
-    with pytest.raises(TrackingError, match=r"mlflow\.db is no whole MLflow database .*; move it away"):
+    with pytest.raises(
+        TrackingError, match=r"mlflow\.db is an incomplete MLflow database .*; move the file elsewhere"
+    ):
         start_a_run(uri)
 
 
-def test_a_server_that_is_away_is_told_in_few_words():
+def test_an_unreachable_server_is_reported_in_one_line():
     with socket.socket() as listener:  # bound, but nobody listens
         listener.bind(("127.0.0.1", 0))
         client = connect(f"http://127.0.0.1:{listener.getsockname()[1]}")

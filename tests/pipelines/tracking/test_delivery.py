@@ -1,4 +1,4 @@
-"""A journal comes to MLflow whole and once, however often its process was killed."""
+"""MLflow gets each record of a journal exactly once, however often the process is killed."""
 
 import multiprocessing
 import os
@@ -20,32 +20,32 @@ from tests.waiting import PATIENCE
 FORK = multiprocessing.get_context("fork")
 
 
-def test_kill_at_any_moment_loses_nothing_and_doubles_nothing(uri, tmp_path, caplog):
-    """Each start goes on with the run of the one before, as a training from its checkpoint does."""
+def test_killed_at_any_moment_a_run_has_each_record_once(uri, tmp_path, caplog):
+    """Each start continues the run of the previous start, as a training does from its checkpoint."""
     moments = random.Random(4)
-    run_id, last = None, -1
+    run_id, last_step = None, -1
     for _ in range(8):
-        noted = killed(moments.uniform(0.0, 0.25), train_forever, uri, continue_run=run_id)
-        assert run_id in (None, noted[0])
-        run_id = noted[0]
-        last = max([last, *map(int, noted[1:])])
+        lines = killed(moments.uniform(0.0, 0.25), train_forever, uri, continue_run=run_id)
+        assert run_id in (None, lines[0])
+        run_id = lines[0]
+        last_step = max([last_step, *map(int, lines[1:])])
     with Tracking("e", uri=uri, system_metrics=None) as tracking:
         assert tracking.start(continue_run=run_id) == run_id
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"
-    there = steps(uri, run_id)
-    assert len(there) == len(set(there)), "twice"
-    assert set(range(last + 1)) <= set(there), "lost"
+    logged = steps(uri, run_id)
+    assert len(logged) == len(set(logged)), "no step is logged twice"
+    assert set(range(last_step + 1)) <= set(logged), "no step is lost"
     assert not (tmp_path / "mlflow_spool").exists()
     assert "cannot" not in caplog.text
 
 
-def test_a_journal_sent_twice_is_there_once(uri, tmp_path):
-    """The note of what was delivered is lost, as when a process dies before it is written."""
+def test_a_journal_that_is_sent_twice_is_stored_once(uri, tmp_path):
+    """The progress of the delivery is lost, as if the process were killed before saving it."""
     tracking = Tracking("e", uri=uri, flush_seconds=3600, system_metrics=None)
     run_id = tracking.start()
     for step in range(50):
-        tracking.metrics({"loss": float(step), "nothing": float("nan"), "much": float("inf")}, step)
+        tracking.metrics({"loss": float(step), "nan": float("nan"), "inf": float("inf")}, step)
     tracking.tags({"a": "b"})
     tracking.inputs(
         [{"name": "d", "digest": "1", "source_type": "local", "source": "s", "context": "training"}]
@@ -54,29 +54,29 @@ def test_a_journal_sent_twice_is_there_once(uri, tmp_path):
     shutil.copytree(tmp_path / "mlflow_spool", copy)
     tracking.finish("FINISHED")
     for _ in range(2):
-        again = tmp_path / "again"
-        shutil.copytree(copy, again)
-        for journal in journals(again):
+        spool = tmp_path / "spool"
+        shutil.copytree(copy, spool)
+        for journal in journals(spool):
             (journal.folder / "delivered.json").unlink()
             journal.take()
             delivery = Delivery(journal, MlflowClient(uri))
             assert delivery.open() == run_id
             delivery.advance()
             journal.release()
-        shutil.rmtree(again)
+        shutil.rmtree(spool)
     (run,) = runs(uri)
-    for name in ("loss", "nothing", "much"):
+    for name in ("loss", "nan", "inf"):
         assert steps(uri, run_id, name) == list(range(50))
     assert len(run.inputs.dataset_inputs) == 1
 
 
 def train_with_a_full_database(uri, answer):
-    """A file-size limit stands for the full disk, so that SQLite itself fails."""
+    """A limit of the file size has the effect of a full disk, so that SQLite itself fails."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = Path(uri.removeprefix("sqlite:///")).stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    more = {"flush_seconds": 0.1, "finish_seconds": PATIENCE, "system_metrics": None}
-    with Tracking("e", uri=uri, **more) as tracking:
+    options = {"flush_seconds": 0.1, "finish_seconds": PATIENCE, "system_metrics": None}
+    with Tracking("e", uri=uri, **options) as tracking:
         answer.put(tracking.start())
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, hard))
         for step in range(3000):
@@ -87,12 +87,12 @@ def train_with_a_full_database(uri, answer):
     os._exit(0)
 
 
-def test_a_database_on_a_full_disk_gets_everything_once_there_is_room(uri):
+def test_a_database_on_a_full_disk_gets_all_records_when_there_is_space_again(uri):
     answer = FORK.SimpleQueue()
     process = FORK.Process(target=train_with_a_full_database, args=(uri, answer))
     process.start()
     run_id = answer.get()
-    assert answer.get() is False, "the limit held"
+    assert answer.get() is False, "the limit has an effect"
     process.join()
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"

@@ -1,4 +1,4 @@
-"""Metrics reach MLflow off the thread that trains."""
+"""Metrics are sent to MLflow by a thread other than the one that trains."""
 
 import contextlib
 import signal
@@ -23,17 +23,17 @@ def test_two_thousand_metrics_arrive_in_order(uri):
         assert sorted((m.step, m.value) for m in history) == [(s, 1 / (s + 1)) for s in range(2000)]
 
 
-def test_metrics_wait_for_company_off_the_calling_thread(uri):
+def test_metrics_are_sent_in_batches_by_another_thread(uri):
     with Tracking("e", uri=uri, flush_seconds=3600) as tracking:
         run_id = tracking.start()
         tracking.metrics({"loss": 1.0}, 1)
         tracking.metrics({"loss": 2.0}, 2)
         client = MlflowClient(uri)
-        assert client.get_metric_history(run_id, "loss") == [], "the call itself writes nothing"
+        assert client.get_metric_history(run_id, "loss") == [], "the call itself sends nothing"
         tracking.flush()
         assert len(client.get_metric_history(run_id, "loss")) == 2
         tracking.metrics({"loss": 3.0}, 3)
-    assert len(client.get_metric_history(run_id, "loss")) == 3, "leaving writes what is left"
+    assert len(client.get_metric_history(run_id, "loss")) == 3, "the end of the run sends the rest"
 
 
 def rename_tables(database, before, after):
@@ -45,13 +45,13 @@ def rename_tables(database, before, after):
 
 
 @pytest.mark.parametrize(
-    "error", [None, ValueError("the training's own"), KeyboardInterrupt(), Terminated("signal 15")]
+    "error", [None, ValueError("an error of the training"), KeyboardInterrupt(), Terminated("signal 15")]
 )
-def test_a_broken_store_changes_nothing_about_how_a_training_ends(database, uri, error, caplog, capsys):
+def test_a_broken_store_does_not_change_how_a_training_ends(database, uri, error, caplog, capsys):
     expected = SystemExit if isinstance(error, Terminated) else type(error)
-    ending = contextlib.nullcontext() if error is None else pytest.raises(expected)
+    expectation = contextlib.nullcontext() if error is None else pytest.raises(expected)
     before = signal.getsignal(signal.SIGTERM)
-    with ending as caught, Tracking("e", uri=uri) as tracking:
+    with expectation as caught, Tracking("e", uri=uri) as tracking:
         tracking.start()
         rename_tables(database, "", "gone_")
         tracking.metrics({"loss": 1.0}, 1)

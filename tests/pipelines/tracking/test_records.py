@@ -1,4 +1,4 @@
-"""What a journal on disk holds is what the types of its records say."""
+"""The records of a journal on disk have the keys of their types."""
 
 import math
 import shutil
@@ -10,7 +10,7 @@ from pipelines.tracking.records import Delivered, Head, Record
 from pipelines.tracking.run import Tracking
 
 
-def test_a_run_writes_the_records_that_are_named(uri, tmp_path):
+def test_records_have_the_keys_of_their_types(uri, tmp_path):
     spool = tmp_path / "mlflow_spool"
     (tmp_path / "model.pt").write_bytes(b"weights")
     with Tracking("e", "first", uri, flush_seconds=3600, system_metrics=None) as tracking:

@@ -24,8 +24,8 @@ def test_the_alias_is_on_the_best_model(uri, tmp_path):
     assert (source / "model.pt").read_bytes() == b"weights"
 
 
-def test_a_run_that_goes_on_is_one_version_with_its_last_value(uri, tmp_path):
-    """Its better model took the place of the first one's files, so two versions would be the same model."""
+def test_a_continued_run_has_one_version_with_its_last_value(uri, tmp_path):
+    """Its better model replaces the files of the first one, so two versions would have the same files."""
     (tmp_path / "model.pt").write_bytes(b"weights")
     run_id = None
     for value in (0.5, 0.6):

@@ -1,4 +1,4 @@
-"""MLflow runs closed as they ended, on real stores and a real server."""
+"""Contents and final status of MLflow runs, on real stores and a real server."""
 
 import json
 import math
@@ -34,12 +34,12 @@ def server(template, tmp_path_factory):
     made.kill()
 
 
-def test_a_run_tells_everything_and_is_finished(uri, tmp_path, server):
+def test_a_finished_run_has_everything_that_was_logged(uri, tmp_path, server):
     (tmp_path / "model.pt").write_bytes(b"weights")
     with Tracking("e", "first", uri) as tracking:
         run_id = tracking.start()
         tracking.params({"epochs": "4", "a#b[0]": "x", "long": "y" * 9000, "k" * 400: "z"})
-        tracking.params({"epochs": "5", "new": "1"})  # a run that goes on keeps what it said first
+        tracking.params({"epochs": "5", "new": "1"})  # the run keeps the first value
         tracking.tags({"data.digest": "d" * 9000} | code_version() | environment())
         tracking.metrics({"loss": 0.5, "lung/left": 0.25}, 1)
         tracking.metrics({"loss": math.nan, "rate": math.inf}, 2)
@@ -63,9 +63,11 @@ def test_a_run_tells_everything_and_is_finished(uri, tmp_path, server):
     assert run.data.metrics["rate"] > 1e300
     assert math.isnan(run.data.metrics["loss"])
     artifacts = Path(tmp_path / "mlartifacts")
-    assert [p.read_bytes() for p in artifacts.rglob("model.pt")] == [b"weights"], "beside the database"
+    assert [p.read_bytes() for p in artifacts.rglob("model.pt")] == [b"weights"], (
+        "the artifacts are beside the database"
+    )
     assert [json.loads(p.read_text()) for p in artifacts.rglob("config.json")] == [{"window": [-160, 240]}]
-    assert not (tmp_path / "mlflow_spool").exists(), "a journal that is delivered leaves nothing"
+    assert not (tmp_path / "mlflow_spool").exists(), "a delivered journal is removed"
 
 
 def test_the_default_is_what_a_bare_mlflow_ui_shows(database, monkeypatch):
@@ -78,15 +80,15 @@ def test_the_default_is_what_a_bare_mlflow_ui_shows(database, monkeypatch):
     assert Tracking("e", uri="sqlite:///x.db").uri == "sqlite:///x.db"
 
 
-def test_an_error_makes_the_run_failed_and_goes_on_its_way(uri):
+def test_an_error_makes_the_run_failed_and_is_raised(uri):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ZeroDivisionError), Tracking("e", uri=uri) as tracking:  # noqa: PT012
         tracking.start()
         tracking.metrics({"loss": 1.0}, 1)
-        raise ZeroDivisionError("by nothing")
+        raise ZeroDivisionError("division by zero")
     run = only_run(uri)
     assert run.info.status == "FAILED"
-    assert run.data.tags["error"] == "ZeroDivisionError: by nothing"
+    assert run.data.tags["error"] == "ZeroDivisionError: division by zero"
     assert run.data.metrics == {"loss": 1.0}
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -136,7 +138,7 @@ def test_classes_of_every_script_keep_their_metrics_apart(uri):
     }
 
 
-def test_ranks_other_than_the_first_say_nothing(uri, monkeypatch, tmp_path):
+def test_ranks_other_than_the_first_log_nothing(uri, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "1")
     with Tracking("e", uri=uri) as tracking:
         assert tracking.start() is None
@@ -149,18 +151,18 @@ def test_ranks_other_than_the_first_say_nothing(uri, monkeypatch, tmp_path):
     assert MlflowClient(uri).get_experiment_by_name("e") is None
 
 
-def test_a_terminated_training_with_workers_goes_on_in_the_same_run(database, uri, tmp_path, monkeypatch):
+def test_a_terminated_training_with_workers_continues_in_the_same_run(database, uri, tmp_path, monkeypatch):
     dataset = small.write_dataset(tmp_path / "data")
     path = small.config(tmp_path / "out", dataset, tracked=True, num_workers=1)
     command = [sys.executable, "-m", "tests.pipelines.small", str(path)]
-    stop = {"SMALL_STOP_AT": "8", "SMALL_STOP_BY": "SIGTERM", "MLFLOW_TRACKING_URI": uri}
-    first = subprocess.run(command, env={**os.environ, **stop}, capture_output=True, text=True)
+    stop_variables = {"SMALL_STOP_AT": "8", "SMALL_STOP_BY": "SIGTERM", "MLFLOW_TRACKING_URI": uri}
+    first = subprocess.run(command, env={**os.environ, **stop_variables}, capture_output=True, text=True)
     assert first.returncode == 143, first.stderr
-    if (tmp_path / "mlflow_spool").exists():  # what a slow machine does not manage in the seconds at the end
+    if (tmp_path / "mlflow_spool").exists():  # a slow machine may not deliver everything after SIGTERM
         assert main(["sync", str(tmp_path / "mlflow_spool")]) == 0
     run = only_run(uri, "small")
     assert run.info.status == "KILLED"
-    assert "error" not in run.data.tags, "it closed the run itself"
+    assert "error" not in run.data.tags, "the training closed the run itself"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     small.run(path)
@@ -178,12 +180,12 @@ def test_a_terminated_training_with_workers_goes_on_in_the_same_run(database, ur
     assert len(run.data.tags["data.digest"]) == 64
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     whole = {"config.json", "cases.json", "invocation.json", "images", "results", "model", "checkpoint"}
-    assert names - {"code"} == whole, "uncommitted changes are there where there are some"
+    assert names - {"code"} == whole, "`code` is there only if there are uncommitted changes"
     card = json.loads((tmp_path / "out" / "models" / "model.json").read_text())
     assert card["run_id"] == run.info.run_id
 
 
-def test_a_server_takes_runs_and_gives_them_back(server, tmp_path, monkeypatch):
+def test_a_server_stores_runs_and_returns_them(server, tmp_path, monkeypatch):
     server.wait()
     url = server.url
     patient(monkeypatch)
@@ -205,4 +207,4 @@ def test_a_server_takes_runs_and_gives_them_back(server, tmp_path, monkeypatch):
     assert [(r["info"]["run_id"], r["info"]["status"]) for r in runs] == [(run_id, "FINISHED")]
     assert {m["key"]: m["value"] for m in runs[0]["data"]["metrics"]}["loss"] == 0.5
     assert [a.path for a in MlflowClient(url).list_artifacts(run_id, "model")] == ["model/model.pt"]
-    assert not list(tmp_path.glob("ml*")), "a server keeps artifacts itself"
+    assert not list(tmp_path.glob("ml*")), "the server stores the artifacts"

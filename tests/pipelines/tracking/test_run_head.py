@@ -1,4 +1,4 @@
-"""Which run a journal is of."""
+"""The first record of a journal: the name of its run."""
 
 import random
 from datetime import datetime
@@ -9,8 +9,8 @@ from pipelines.tracking.run import Tracking
 from tests.pipelines.tracked_runs import only_run
 
 
-def test_runs_of_one_seed_and_one_second_have_names_of_their_own(uri):
-    """The seed of a training is also that of the generator that MLflow draws its names from."""
+def test_runs_with_the_same_seed_and_start_time_have_different_names(uri):
+    """MLflow draws names from the random generator that the training seeds, so equal seeds would give equal names."""
     names, before = [], datetime.now().replace(microsecond=0)
     for _ in range(2):
         random.seed(0)
@@ -21,7 +21,7 @@ def test_runs_of_one_seed_and_one_second_have_names_of_their_own(uri):
     assert before <= started[0] <= started[1] <= datetime.now()
 
 
-def test_names_that_look_like_numbers_are_names(uri):
+def test_names_may_be_numbers(uri):
     """MONAI reads `--experiment 2026` as a number."""
     with Tracking(2026, 7, uri) as tracking:
         tracking.start()

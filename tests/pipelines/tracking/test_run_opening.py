@@ -1,4 +1,4 @@
-"""The run that a journal belongs to: found or made, once."""
+"""Opening the run of a journal: it is found or created, and only once."""
 
 import multiprocessing
 import os
@@ -18,25 +18,25 @@ from tests.pipelines.tracking.killed import killed, train_forever
 FORK = multiprocessing.get_context("fork")
 
 
-def test_kill_while_the_run_opens_leaves_no_run_open_and_none_twice(uri, tmp_path):
+def test_killed_while_opening_leaves_no_open_run_and_no_duplicate(uri, tmp_path):
     moments, started = random.Random(1), time.monotonic()
     killed(0.0, train_forever, uri)
-    opening = time.monotonic() - started
+    duration = time.monotonic() - started
     for _ in range(6):
         process = FORK.Process(target=train_forever, args=(uri, os.open(os.devnull, os.O_WRONLY)))
         process.start()
-        time.sleep(moments.uniform(0.0, opening))
+        time.sleep(moments.uniform(0.0, duration))
         process.kill()
         process.join()
-    begun = [journal.head() for journal in journals(tmp_path / "mlflow_spool")]
+    heads = [journal.head() for journal in journals(tmp_path / "mlflow_spool")]
     assert main(["sync", str(tmp_path / "mlflow_spool")]) == 0
     keys = [run.data.tags["segbundles.key"] for run in runs(uri)]
     assert len(keys) == len(set(keys))
-    assert {head["key"] for head in begun if head is not None} <= set(keys)
+    assert {head["key"] for head in heads if head is not None} <= set(keys)
     assert {run.info.status for run in runs(uri)} == {"KILLED"}
 
 
-def test_a_run_goes_on_under_its_own_id(uri):
+def test_a_continued_run_keeps_its_id(uri):
     with pytest.raises(KeyboardInterrupt), Tracking("e", uri=uri) as tracking:  # noqa: PT012
         first = tracking.start()
         raise KeyboardInterrupt
@@ -93,18 +93,18 @@ def test_folds_started_at_once_have_one_parent_with_mean_and_spread(uri):
         fold(uri, None, 4, fails=True)
     parent = client.get_run(parent.info.run_id)
     assert parent.info.status == "FAILED"
-    assert parent.data.metrics == metrics, "a fold that failed has no say"
+    assert parent.data.metrics == metrics, "a failed fold does not change the metrics"
     fold(uri, None, 4)
     parent = client.get_run(parent.info.run_id)
-    assert parent.info.status == "FINISHED", "what failed has been done again"
+    assert parent.info.status == "FINISHED", "the failed fold was repeated"
     assert parent.data.metrics["folds"] == 5
 
 
-@pytest.mark.parametrize("gone", ["deleted", "unknown"])
-def test_a_run_that_is_gone_is_replaced_by_a_new_one(uri, gone, caplog):
+@pytest.mark.parametrize("reason", ["deleted", "unknown"])
+def test_a_missing_run_is_replaced_by_a_new_one(uri, reason, caplog):
     with Tracking("e", uri=uri) as tracking:
         first = tracking.start()
-    if gone == "deleted":
+    if reason == "deleted":
         MlflowClient(uri).delete_run(first)
     else:
         first = "0" * 32
@@ -115,4 +115,4 @@ def test_a_run_that_is_gone_is_replaced_by_a_new_one(uri, gone, caplog):
         tracking.flush()
     assert second != first
     assert MlflowClient(uri).get_run(second).info.status == "FINISHED"
-    assert f"MLflow run {first} cannot go on" in caplog.text
+    assert f"MLflow run {first} cannot be continued" in caplog.text

@@ -1,4 +1,4 @@
-"""Experiments and runs of a server: found, opened once, closed when their process is gone."""
+"""Finding experiments and runs, and closing runs whose process has ended."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ def test_a_killed_run_is_closed_by_the_next_start_of_its_work_and_no_other(uri, 
         tracking.start(tags={"segbundles.work": "other work"})
     client = MlflowClient(uri)
     assert client.get_run(first[0]).info.status == "RUNNING"
-    assert set(map(int, first[1:])) <= set(steps(uri, first[0])), "its values are delivered all the same"
+    assert set(map(int, first[1:])) <= set(steps(uri, first[0])), "its values are delivered nevertheless"
     with Tracking("e", uri=uri) as tracking:
         tracking.start(tags={"segbundles.work": "w"})
     closed = client.get_run(first[0])
@@ -30,12 +30,12 @@ def test_a_killed_run_is_closed_by_the_next_start_of_its_work_and_no_other(uri, 
     assert "the process ended" in closed.data.tags["error"]
     assert [r.info.status for r in runs(uri)] == ["FINISHED", "FINISHED", "KILLED"]
     killed(0.1, train_forever, uri)
-    assert main(["sync", str(tmp_path / "mlflow_spool")]) == 0, "so does sync, for every work"
+    assert main(["sync", str(tmp_path / "mlflow_spool")]) == 0, "sync closes the runs of every work"
     assert {r.info.status for r in runs(uri)} == {"FINISHED", "KILLED"}
     assert not (tmp_path / "mlflow_spool").exists()
 
 
-def test_a_killed_run_whose_journal_lies_elsewhere_is_closed_by_its_tags(uri, tmp_path, monkeypatch):
+def test_a_killed_run_whose_journal_is_elsewhere_is_closed_by_its_tags(uri, tmp_path, monkeypatch):
     monkeypatch.setenv("SEGBUNDLES_SPOOL", str(tmp_path / "elsewhere"))
     (first, *_) = killed(0.1, train_forever, uri)
     monkeypatch.delenv("SEGBUNDLES_SPOOL")
@@ -44,19 +44,22 @@ def test_a_killed_run_whose_journal_lies_elsewhere_is_closed_by_its_tags(uri, tm
     assert MlflowClient(uri).get_run(first).info.status == "KILLED"
 
 
-def test_a_living_run_is_left_alone_and_never_joined(uri, tmp_path, capsys, caplog):
+def test_a_run_of_a_running_process_is_neither_closed_nor_continued(uri, tmp_path, capsys, caplog):
     reading, writing = os.pipe()
     process = FORK.Process(target=train_forever, args=(uri, writing))
     process.start()
     with os.fdopen(reading) as stream:
-        living = stream.readline().strip()
+        other_id = stream.readline().strip()
         assert main(["sync", str(tmp_path / "mlflow_spool")]) == 0
         assert "1 running" in capsys.readouterr().out
         with Tracking("e", uri=uri) as tracking:
-            mine = tracking.start(continue_run=living, tags={"segbundles.work": "w"})
-        assert mine != living
-        assert f"MLflow run {living} cannot go on, a new one begins: process {process.pid}" in caplog.text
-        assert MlflowClient(uri).get_run(living).info.status == "RUNNING"
+            own_id = tracking.start(continue_run=other_id, tags={"segbundles.work": "w"})
+        assert own_id != other_id
+        assert (
+            f"MLflow run {other_id} cannot be continued, so a new run is created: process {process.pid}"
+            in caplog.text
+        )
+        assert MlflowClient(uri).get_run(other_id).info.status == "RUNNING"
         process.kill()
     process.join()
 
@@ -77,7 +80,7 @@ def test_the_experiment_opens_in_the_view_for_model_training(uri):
     assert client.get_experiment_by_name("chosen").tags["mlflow.experimentKind"] == "genai_development"
 
 
-def test_a_deleted_experiment_is_one_clear_sentence(uri):
+def test_a_deleted_experiment_is_reported(uri):
     client = MlflowClient(uri)
     client.delete_experiment(client.create_experiment("e"))
     with pytest.raises(TrackingError, match="'e' was deleted; restore it or choose another --experiment"):

@@ -12,7 +12,7 @@ def test_sync_without_anything_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("SEGBUNDLES_SPOOL", raising=False)
     assert main(["sync"]) == 0
-    assert "nothing waits" in capsys.readouterr().out
+    assert "no records to send" in capsys.readouterr().out
     with pytest.raises(SystemExit) as caught:
         main(["sync", "no such folder"])
     assert caught.value.code == 2

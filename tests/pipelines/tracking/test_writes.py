@@ -1,4 +1,4 @@
-"""Writes that can be done again without a second trace."""
+"""Writes to MLflow that can be repeated without effect."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from PIL import Image
 from pipelines.tracking.run import Tracking
 
 
-def test_a_run_that_goes_on_has_no_step_twice(uri):
-    """A training killed after its last checkpoint does some iterations again, perhaps with other values."""
+def test_a_continued_run_has_no_step_twice(uri):
+    """A training killed after its last checkpoint repeats some iterations, possibly with other values."""
     with pytest.raises(KeyboardInterrupt), Tracking("e", uri=uri) as tracking:  # noqa: PT012
         first = tracking.start()
         for step in range(1, 8):
@@ -34,7 +34,7 @@ def test_a_run_that_goes_on_has_no_step_twice(uri):
     assert [m.step for m in client.get_metric_history(first, "new")] == list(range(5, 11))
 
 
-def test_pictures_and_tables_are_where_mlflow_looks_for_them(uri, tmp_path):
+def test_pictures_and_tables_have_the_paths_that_mlflow_expects(uri, tmp_path):
     pictures = {step: np.full((30, 50, 3), 40 * step, np.uint8) for step in (1, 2, 3)}
     with Tracking("e", uri=uri) as tracking:
         run_id = tracking.start()
@@ -54,12 +54,12 @@ def test_pictures_and_tables_are_where_mlflow_looks_for_them(uri, tmp_path):
         tracking.table("dice.json", {"case": ["c"], "dice": [0.25], "n": [3]})
     client = MlflowClient(uri)
     names = [Path(item.path).name for item in client.list_artifacts(run_id, "images")]
-    # As MLflow's own log_image names them: key, step, time, and a part that makes it unique.
+    # The names of MLflow's log_image: key, step, time and a unique id.
     pattern = re.compile(
         r"case~one_ _\+step\+(\d)\+timestamp\+\d{13}\+[0-9a-f-]{36}(\.png|\+compressed\.webp)"
     )
-    found = sorted(pattern.fullmatch(name).groups() for name in names)
-    assert found == [(str(step), end) for step in (1, 2, 3) for end in ("+compressed.webp", ".png")]
+    parts = sorted(pattern.fullmatch(name).groups() for name in names)
+    assert parts == [(str(step), end) for step in (1, 2, 3) for end in ("+compressed.webp", ".png")]
     for name in names:
         step = int(pattern.fullmatch(name).group(1))
         stored = np.asarray(

@@ -59,7 +59,7 @@ def test_killed_before_the_first_checkpoint_it_goes_on_in_the_same_run(place):
     *killed, (code, said) = start(*((dies, "") for dies in BEFORE_A_CHECKPOINT.values()), ("", ""))
     assert [code for code, _ in killed] == [KILLED] * len(BEFORE_A_CHECKPOINT)
     assert code == 0, said
-    assert "cannot go on" not in said
+    assert "cannot be continued" not in said
     assert "resuming after" not in said, "there was no checkpoint"
     (found,) = runs(client)
     assert found.info.status == "FINISHED"
