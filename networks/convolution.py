@@ -17,7 +17,7 @@ __all__ = ["Conv2d", "Conv3d", "make_conv"]
 # this product of the channels and all spatial sizes but the last; below it, it multiplies matrices of copied columns.
 SMALL_MAP = 20480
 
-# Fewer multiplications than this do not pay for the copies (``python -m benchmarks.small_maps``).
+# Below this many multiplications the copies cost more time than oneDNN saves (``python -m benchmarks.small_maps``).
 WORTHWHILE = 2**22
 
 
@@ -146,17 +146,18 @@ class _PaddedWeightGradient(torch.autograd.Function):
 
 
 def _rows(conv: Any, x: torch.Tensor, axis: int) -> int:
-    """Size of the result along an axis of `x`."""
+    """Output size of the convolution along an axis of `x`."""
     kernel, stride, padding = _along(conv, axis)
     return (x.shape[axis] + 2 * padding - kernel) // stride + 1
 
 
 def _along(conv: Any, axis: int) -> tuple[int, int, int]:
+    """Kernel size, stride and padding along an axis of the map."""
     return conv.kernel_size[axis - 2], conv.stride[axis - 2], int(conv.padding[axis - 2])
 
 
 def _as_halves(conv: Any, x: torch.Tensor, axis: int) -> torch.Tensor:
-    """The convolution of one sample whose result has an even size along `axis`, as a batch of two."""
+    """Convolve one sample, whose output size along `axis` must be even, as a batch of its two halves."""
     kernel, stride, around = _along(conv, axis)
     padding = [0 if other == axis else int(conv.padding[other - 2]) for other in range(2, 5)]
     step = _rows(conv, x, axis) // 2 * stride
@@ -178,7 +179,7 @@ def make_conv(
     groups: int = 1,
     bias: bool = False,
 ) -> nn.Module:
-    """A convolution that keeps the size at stride 1 (odd kernels)."""
+    """A 2D or 3D convolution, padded so that an odd kernel keeps the size at stride 1."""
     kind: Any = {2: Conv2d, 3: Conv3d}[spatial_dims]
     return kind(
         in_channels,

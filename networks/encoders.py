@@ -266,7 +266,7 @@ def load_encoder_weights(
     - The first kernel is summed to a grey kernel if the encoder takes other channels than the file's, and spread
       evenly over them: a grey image in every channel gives the features of the same image in RGB.
     - A 2D kernel becomes the centre slice, along the last axis, of a 3D kernel of zeros. A volume that is
-      constant along that axis so has the 2D network's features in every slice.
+      constant along that axis therefore has the 2D network's features in every slice.
 
     Args:
         encoder: the encoder to fill, in place.
@@ -304,7 +304,7 @@ def load_encoder_weights(
     fraction = sum(n for name, n in weights_here.items() if name in matched) / sum(weights_here.values())
     report = MatchReport(
         matched=tuple(matched),
-        # The count of batches is missing in old files and not used here.
+        # Old files lack `num_batches_tracked`, and no norm here uses it.
         missing=tuple(n for n in target if n not in state and not n.endswith("num_batches_tracked")),
         mismatched=tuple(mismatched),
         unused=tuple(n for n in state if n not in target),
@@ -351,7 +351,7 @@ def _strip_prefix(
 
 
 def _fit(value: torch.Tensor, shape: torch.Size) -> tuple[torch.Tensor | None, str]:
-    """``value`` made to fit ``shape`` by spreading input channels and inflating; None if that cannot be."""
+    """``value`` made to fit ``shape`` by spreading input channels and inflating to 3D; None if it cannot fit."""
     how = []
     is_kernel = value.ndim >= 4 and len(shape) >= 4
     if is_kernel and value.shape[0] == shape[0] and value.shape[1] != shape[1] and value.shape[1] == 3:

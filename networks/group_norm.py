@@ -20,11 +20,11 @@ ROW = 256
 CPU_PIECE, PIECE = 2**18, 2**24
 
 # torch's CPU kernels are slow backward where a group has fewer channels than this; and maps of fewer values than this
-# do not pay for the single steps that the norm is made of here (``python -m benchmarks.group_norm``).
+# are slower here, where the norm takes several operations, than in torch (``python -m benchmarks.group_norm``).
 WIDE = {torch.bfloat16: 16, torch.float32: 8}
 LARGE = 2**17
 
-# Below so many channels torch's CPU kernel for channels-last maps is slower than reordering there and back.
+# With fewer channels than this, torch's CPU kernel for channels-last maps is slower than reordering there and back.
 NARROW = 16
 
 
@@ -157,7 +157,7 @@ def _by_torch(
 def _by_sums(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The norm by sums over the map as it lies, for devices whose kernel would reorder it."""
+    """The norm by sums over the map in its memory order, for devices whose kernel would reorder it."""
     batch, channels = x.shape[:2]
     each = channels // groups
     rows = _rows(x)
@@ -190,7 +190,7 @@ def _map(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _pieces(rows: torch.Tensor) -> list[slice]:
-    """Rows to be worked on at a time, of all samples."""
+    """Slices of rows, each small enough to be computed on at once for all samples of the batch."""
     batch, count, width = rows.shape
     step = max(1, (CPU_PIECE if rows.device.type == "cpu" else PIECE) // (batch * width))
     return [slice(start, start + step) for start in range(0, count, step)]
@@ -224,7 +224,7 @@ def _through_relu(
 
 
 def _wide(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Values per channel ``(B, C)`` at the width of the rows."""
+    """Values per channel ``(B, C)``, repeated to ``(B, 1, k C)`` to match the rows."""
     return values.repeat(1, rows.shape[2] // values.shape[1])[:, None]
 
 

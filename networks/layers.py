@@ -128,12 +128,13 @@ class NormAct(nn.Module):
 
 
 def outer_act(act: str | tuple | None) -> nn.Module:
-    """What comes after a `NormAct`: an activation with parameters, which the layers of a block share; else nothing."""
+    """The activation after a `NormAct` if it has parameters, which the layers of a block share; else the identity."""
     activation = make_act(act)
     return activation if _learns(activation) else nn.Identity()
 
 
 def _learns(module: nn.Module) -> bool:
+    """Whether a module has parameters to train."""
     return any(True for _ in module.parameters())
 
 
@@ -210,15 +211,15 @@ def head_count(deep_supervision: bool | int, available: int) -> int:
 
 
 def check_dims(spatial_dims: int) -> None:
-    """Raises NetworkError unless ``spatial_dims`` is 2 or 3."""
+    """Raise NetworkError unless ``spatial_dims`` is 2 or 3."""
     if spatial_dims not in (2, 3):
         raise NetworkError(f"spatial_dims is 2 or 3; got {spatial_dims}.")
 
 
 class Recomputed(nn.Module):
-    """A module that keeps its activations for the backward pass or, with `checkpointing`, computes them once more.
+    """A module that keeps its activations for the backward pass or, with `checkpointing`, recomputes them there.
 
-    The map is in `compute`; arXiv 1604.06174.
+    Subclasses define the forward pass in `compute` (gradient checkpointing: Chen et al., arXiv 1604.06174).
     """
 
     checkpointing: bool

@@ -35,8 +35,8 @@ __all__ = ["PyramidPooling", "Refinement", "UPerDecoder", "UPerNet"]
 def adaptive_average(x: torch.Tensor, size: int) -> torch.Tensor:
     """Adaptive average pooling of ``(B, C, *spatial)`` to ``size`` bins along each spatial axis.
 
-    Equal to ``torch.nn.functional.adaptive_avg_pool``, as a masked sum along one axis after the other, which every
-    exporter takes at every shape. Bin i of n voxels covers ``[floor(i n / size), ceil((i + 1) n / size))``.
+    Equal to ``torch.nn.functional.adaptive_avg_pool``, but computed as masked sums over one axis after another, which
+    every exporter supports at every shape. Bin i of n voxels covers ``[floor(i n / size), ceil((i + 1) n / size))``.
     """
     bins = torch.arange(size, device=x.device).unsqueeze(0)
     for _ in range(x.dim() - 2):
@@ -162,7 +162,7 @@ class UPerDecoder(nn.Module):
 
 
 class Refinement(nn.Module):
-    """Two small steps from the fused map to full resolution, with shallow features of the image.
+    """Upsample the fused map to full resolution in two steps, adding shallow features of the image.
 
     A logit map at stride 4 cannot represent structures smaller than its voxels. Each step interpolates to the next finer
     resolution, adds image features of that resolution and applies one 3x3 convolution; few channels, as the
@@ -205,7 +205,7 @@ class Refinement(nn.Module):
         return self.merge_full(full + resize(self.reduce_full(half), full))
 
 
-# State dicts, and so checkpoints of every version, have other names for two parts of `UPerNet`.
+# State dicts keep older names for two submodules of `UPerNet`, so that checkpoints of every version load.
 IN_FILES = {"decoder.": "head.", "heads.": "classifiers."}
 
 
@@ -214,7 +214,7 @@ def _as_in_files(module: nn.Module, state_dict: dict[str, Any], prefix: str, met
 
 
 def _rename(state_dict: dict[str, Any], prefixes: Mapping[str, str]) -> None:
-    """Replace the beginnings of names, their order kept."""
+    """Replace prefixes of tensor names in place; the order of the tensors stays."""
     for name in list(state_dict):
         tensor = state_dict.pop(name)
         before = next((p for p in prefixes if name.startswith(p)), "")

@@ -127,7 +127,7 @@ def test_a_small_map_of_one_sample_is_computed_by_onednn(layout, size):
     conv = make_conv(3, 32, 32).to(memory_format=layout)
     x = torch.randn(1, 32, *size).contiguous(memory_format=layout)
     assert "aten::mkldnn_convolution" in kernels_of(conv, x)
-    # Where this no longer holds, torch needs no help any more.
+    # If this fails, torch has become fast by itself and the workaround can go.
     assert "aten::slow_conv3d_forward" in kernels_of(plain(conv).float(), x)
 
 

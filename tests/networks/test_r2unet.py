@@ -173,7 +173,7 @@ def test_training_and_evaluation_mode_agree_after_training(norm, recurrence, res
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_a_batch_norm_shared_by_the_steps_would_not_agree(residual):
-    """The control of the test above: it does tell a network whose statistics mix the steps."""
+    """Control of the test above: it detects a network whose norm statistics mix the steps."""
     torch.manual_seed(0)
     network = R2UNet(2, 1, 2, (8, 16), STEPS, norm="batch", residual=residual, layer_scale=None)
     for layer in network.modules():

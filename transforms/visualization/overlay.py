@@ -1,4 +1,4 @@
-"""A picture of prediction against reference: three planes, the contours of both, names and Dice."""
+"""Draw the contours of prediction and reference over three planes, with a legend of class names and Dice."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ __all__ = ["draw_overlay", "overlay_place", "reference_colour"]
 DASH = 5
 """Length in pixels of a dash of the reference's contour, and of the gap after it."""
 BODY, BESIDE = -500.0, 10.0
-"""HU above which a voxel is patient (or table); margin of air in millimetres."""
+"""HU above which a voxel counts as patient (or table), and the margin kept around them in millimetres."""
 MOST = 24
-"""Classes in the legend."""
+"""Most lines in the legend; the last one counts the classes left out."""
 
 
 def reference_colour(value: int) -> tuple[int, int, int]:
@@ -72,8 +72,9 @@ def draw_overlay(
     """Draw contours of prediction (solid) and reference (dashed, lighter) over three orthogonal planes.
 
     Args:
-        image: (C, X, Y, Z) or (C, X, Y), HU for CT; the first channel is shown, of a picture in colour all
-            three. On another grid than the labels it is interpolated linearly at their voxels, those of the three planes only.
+        image: (C, X, Y, Z) or (C, X, Y), HU for CT; the first channel is shown, or
+            all three of a colour picture. If its grid differs from that of the labels, it is interpolated linearly at
+            the labels' voxels on the three planes.
         prediction: (1, ...) classes.
         reference: (1, ...) classes on the same grid; None where there is none.
         names: class id to name; the legend lists the foreground classes that the planes show.
@@ -158,7 +159,7 @@ def _of_channel(
 def _framed(
     shown: list[Plane], *layers: list[np.ndarray]
 ) -> tuple[list[Plane], list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """The planes cut to the body and all labels: half of many a CT is air beside the patient."""
+    """Crop each plane to the body and all labels: often half of a CT is air beside the patient."""
     values, guesses, truths = layers
     for index, plane in enumerate(shown):
         if not plane.letters:

@@ -149,6 +149,7 @@ def planes(shape: tuple[int, ...], affine: np.ndarray, place: tuple[int, ...] | 
 
 
 def middle(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Index of the middle voxel of a grid."""
     return tuple(n // 2 for n in shape)
 
 
@@ -172,7 +173,7 @@ def largest_place(classes: np.ndarray, affine: np.ndarray) -> tuple[int, ...] | 
     box = bounding_boxes(oriented)[value]
     mask = oriented[box] == value
     areas = [np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    # Of several planes of the largest area the middle one: the first is often the structure's blurred end.
+    # If several planes share the largest area, take the middle one: the first is often the structure's blurred end.
     widest = [np.flatnonzero(area == area.max()) for area in areas]
     return tuple(part.start + int(at[len(at) // 2]) for part, at in zip(box, widest, strict=True))
 
@@ -183,7 +184,7 @@ def shown_channels(image: torch.Tensor, ct: bool) -> int:
 
 
 def spread_window(values: Iterable[np.ndarray]) -> tuple[float, float]:
-    """From the 1st to the 99th percentile, for images without units."""
+    """The window (lower, upper) from the 1st to the 99th percentile, for images without units."""
     lower, upper = (float(v) for v in np.percentile(np.concatenate([v.reshape(-1) for v in values]), (1, 99)))
     return lower, upper if upper > lower else lower + 1
 
@@ -219,7 +220,7 @@ def enlarged(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def contour(label: np.ndarray) -> np.ndarray:
-    """Pixels with a neighbour of another class, the two on either side of each border."""
+    """Mask of the pixels next to one of another class: one pixel on either side of each border."""
     edge = np.zeros(label.shape, bool)
     for axis in (0, 1):
         differs = np.diff(label.astype(np.int32), axis=axis) != 0

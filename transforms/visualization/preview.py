@@ -1,4 +1,4 @@
-"""A picture of a segmentation that a person can look at: three slices, coloured, with names and volumes."""
+"""Draw a segmentation as coloured overlay on three planes, with a legend of class names and volumes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def panels(image: MetaTensor, label: MetaTensor, ct: bool = True) -> list[Panel]
     """The three planes through the largest structure, or the picture itself in 2D.
 
     Args:
-        image: (C, X, Y, Z) or (C, X, Y); the first channel is shown, of a picture in colour all three.
+        image: (C, X, Y, Z) or (C, X, Y); the first channel is shown, or all three of a colour picture.
         label: (1, ...) classes on the same grid.
         ct: the values are HU.
 

@@ -55,7 +55,7 @@ def test_contours_lie_where_the_structures_end():
 
 
 def test_the_reference_is_seen_where_both_agree():
-    """Solid and dashed take turns: each has about half of a common contour."""
+    """Where both contours agree, solid and dashed alternate: each colours about half of the pixels."""
     image, label = (stored(array, *STRAIGHT) for array in body())
     pixels = axial(draw_overlay(image, label, label, NAMES))
     solid, dashed = (len(colour_at(pixels, f(1))) for f in (colour_of, reference_colour))
