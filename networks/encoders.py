@@ -215,6 +215,7 @@ class ResNetEncoder(nn.Module):
                 nn.init.normal_(module.weight, std=std)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps ``(B, channels[i], *spatial / reduction[i])`` of an image, from fine to coarse."""
         x = self.act(self.bn1(self.conv1(x)))
         c2 = self.layer1(self.maxpool(x))
         c3 = self.layer2(c2)

@@ -86,7 +86,11 @@ def make_act(act: str | tuple | None) -> nn.Module:
 
 
 def make_dropout(dropout: float, spatial_dims: int) -> nn.Module:
-    """Dropout of whole channels, as neighbouring voxels of one map carry the same information."""
+    """Dropout of whole channels, as neighbouring voxels of one map carry the same information.
+
+    Raises:
+        NetworkError: `dropout` is not a probability below 1.
+    """
     if not 0.0 <= dropout < 1.0:
         raise NetworkError(f"dropout is a probability in [0, 1); got {dropout}.")
     return Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout > 0 else nn.Identity()

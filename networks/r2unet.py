@@ -211,7 +211,11 @@ class R2UNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits ``(B, out_channels, *spatial)``, or all heads stacked on axis 1 when training with them."""
+        """Logits ``(B, out_channels, *spatial)``, or all heads stacked on axis 1 when training with them.
+
+        Raises:
+            NetworkError: a spatial size is not a multiple of `size_divisor`.
+        """
         self.check_size(x)
         skips = [self.stem(x)]
         for stage in self.encoder:

@@ -144,6 +144,7 @@ class UPerDecoder(nn.Module):
         self.fuse = ConvNormAct(spatial_dims, channels * len(in_channels), channels, norm=norm, act=act)
 
     def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The fused map and the maps of the pyramid, from fine to coarse, see above."""
         top = self.pooling(features[-1])
         pyramid: list[torch.Tensor] = []
         for i, lateral in enumerate(self.laterals):
