@@ -23,6 +23,9 @@ number (power laws of learning: Hestness et al., arXiv 1712.00409)."""
 LEARNING_PATCHES = 500
 LEARNING_VOXELS = {2: 256**2, 3: 64**3}
 
+SCATTERED_POWER = 0.75
+"""Of the voxels of a patch where all classes are scattered, else a half: see `learning_loss`."""
+
 CONTEXT_LOSS = 1.0
 """Points for every time that a patch has half the volume of what a structure is recognised by."""
 SURROUNDINGS = 1.5
@@ -86,10 +89,10 @@ def is_everywhere(image: Typical) -> bool:
 def learning_loss(image: Typical, voxels: int, patches: float) -> float:
     """Of a training that sees so many patches of so many voxels.
 
-    A patch of eight times the voxels teaches more, but not eight times as much, for it shows the same structure once
-    more from near. Of structures that are everywhere it shows eight times as many.
+    A patch of eight times the voxels teaches more, but not eight times as much, for voxels side by side are alike, and
+    fewer patches are fewer steps. Of structures that are everywhere it shows more of them.
     """
-    power = 1.0 if is_everywhere(image) else 0.5
+    power = SCATTERED_POWER if is_everywhere(image) else 0.5
     seen = patches / LEARNING_PATCHES * (voxels / LEARNING_VOXELS[image.dims]) ** power
     return LEARNING_LOSS / math.sqrt(max(seen, 1e-6))
 
