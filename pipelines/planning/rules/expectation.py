@@ -23,8 +23,12 @@ number (power laws of learning: Hestness et al., arXiv 1712.00409)."""
 LEARNING_PATCHES = 500
 LEARNING_VOXELS = {2: 256**2, 3: 64**3}
 
-SCATTERED_POWER = 0.75
-"""Of the voxels of a patch where all classes are scattered, else a half: see `learning_loss`."""
+SCATTERED_LOSS = 12.0
+"""The same where all classes are scattered: thin parts are learned late."""
+VOXELS_POWER, SCATTERED_POWER = 0.5, 0.9
+"""With which the voxels of a patch count, and where all classes are scattered: see `learning_loss`."""
+FEW_STEPS = 300
+"""Steps after which a training still loses a point by their number alone, however much a step sees."""
 
 CONTEXT_LOSS = 1.0
 """Points for every time that a patch has half the volume of what a structure is recognised by."""
@@ -34,6 +38,9 @@ LEAST_SHARE = 0.25
 """Of the image's voxels that a patch shows: below, nnU-Net plans a coarser spacing (`lowres_creation_threshold`)."""
 SCATTERED = 3.0
 """Times its size across: a class whose box is longer is a tree or many spots, recognised by the texture around each."""
+TEXTURE = 15.0
+"""Times its size across: of a scattered class what a part is recognised by. Retinal vessels with 64 x 64 pixels around
+ended at a Dice of 0.77, with 256 x 256 they had that after two fifths of the time."""
 
 WIDTH_LOSS = 3.0
 """Points of a network of 8 channels, compared with a very wide one."""
@@ -78,23 +85,29 @@ def context_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int])
 
 
 def _extent(structure: Structure, axis: int) -> float:
+    if _is_scattered(structure):
+        return min(structure.extent[axis], TEXTURE * structure.size)
     return SURROUNDINGS * min(structure.extent[axis], SCATTERED * structure.size)
+
+
+def _is_scattered(structure: Structure) -> bool:
+    return min(structure.extent) > SCATTERED * structure.size
 
 
 def is_everywhere(image: Typical) -> bool:
     """Whether all classes are trees or many spots, all over the image."""
-    return bool(image.structures) and all(min(s.extent) > SCATTERED * s.size for s in image.structures)
+    return bool(image.structures) and all(_is_scattered(s) for s in image.structures)
 
 
-def learning_loss(image: Typical, voxels: int, patches: float) -> float:
-    """Of a training that sees so many patches of so many voxels.
+def learning_loss(image: Typical, voxels: int, patches: float, batch: int = 1) -> float:
+    """Of a training that sees so many patches of so many voxels, `batch` at a step.
 
     A patch of eight times the voxels teaches more, but not eight times as much, for voxels side by side are alike, and
     fewer patches are fewer steps. Of structures that are everywhere it shows more of them.
     """
-    power = SCATTERED_POWER if is_everywhere(image) else 0.5
+    loss, power = (SCATTERED_LOSS, SCATTERED_POWER) if is_everywhere(image) else (LEARNING_LOSS, VOXELS_POWER)
     seen = patches / LEARNING_PATCHES * (voxels / LEARNING_VOXELS[image.dims]) ** power
-    return LEARNING_LOSS / math.sqrt(max(seen, 1e-6))
+    return loss / math.sqrt(max(seen, 1e-6)) + FEW_STEPS * batch / max(patches, 1.0)
 
 
 def width_loss(width: int, classes: int) -> float:

@@ -271,7 +271,7 @@ def choice_of(options: Options, meter: Meter, setting: Setting, seconds: float) 
         loss = OVERTIME_LOSS * max(0.0, math.log2(taken / seconds))
     image = options.image
     loss += options.lost(setting.spacing, setting.patch)
-    loss += learning_loss(image, setting.voxels, steps * setting.batch)
+    loss += learning_loss(image, setting.voxels, steps * setting.batch, setting.batch)
     if setting.width is not None:
         loss += width_loss(setting.width, image.classes)
     return Choice(setting, steps, taken, cost.seconds, validation, loss)

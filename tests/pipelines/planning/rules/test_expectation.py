@@ -28,7 +28,7 @@ def test_scattered_structures_need_no_patch_of_the_whole_image() -> None:
     spots = uniform((1000, 1000), (1.0, 1.0), [(900, 900)])
     for one in spots["cases"]:
         one["classes"]["1"]["components"] = 1000
-    small = (128, 128)
+    small = (320, 320)
     assert expectation.context_loss(typical(spots, cropped=False), (1.0, 1.0), small) == 0
     assert expectation.context_loss(typical(DATASETS["microscopy"], cropped=False), (1.0, 1.0), small) > 0
     beside = uniform((1000, 1000), (1.0, 1.0), [(900, 900), (300, 300)])
@@ -39,9 +39,19 @@ def test_scattered_structures_need_no_patch_of_the_whole_image() -> None:
 
 def test_learning_halves_its_loss_with_four_times_the_patches() -> None:
     image = typical(uniform((200, 200, 200), ONE, [(60, 60, 60)]), cropped=False)
-    assert expectation.learning_loss(image, 64**3, 500) == expectation.LEARNING_LOSS
-    assert expectation.learning_loss(image, 64**3, 2000) == expectation.LEARNING_LOSS / 2
-    assert expectation.learning_loss(image, 128**3, 500) == pytest.approx(expectation.LEARNING_LOSS / 8**0.25)
+
+    def loss(size: int, patches: int) -> float:
+        return expectation.learning_loss(image, size**3, patches) - expectation.FEW_STEPS / patches
+
+    assert loss(64, 500) == pytest.approx(expectation.LEARNING_LOSS)
+    assert loss(64, 2000) == pytest.approx(expectation.LEARNING_LOSS / 2)
+    assert loss(128, 500) == pytest.approx(expectation.LEARNING_LOSS / 8**0.25)
+
+
+def test_as_many_patches_are_worth_less_in_fewer_steps() -> None:
+    image = typical(uniform((200, 200, 200), ONE, [(60, 60, 60)]), cropped=False)
+    single, many = (expectation.learning_loss(image, 64**3, 600, batch) for batch in (1, 4))
+    assert many - single == pytest.approx(3 * expectation.FEW_STEPS / 600)
 
 
 def test_of_scattered_structures_a_larger_patch_shows_more() -> None:
