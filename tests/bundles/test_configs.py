@@ -52,6 +52,7 @@ def test_any_part_of_the_augmentation_can_be_overridden(bundle: Path) -> None:
         {
             **size,
             "flip_axes": [1],
+            "augmentation": "strong",
             f"{place}#rotation": 20,
             f"{place}#probability#noise": 0.5,
             f"{place}#gamma": None,

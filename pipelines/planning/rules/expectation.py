@@ -80,7 +80,7 @@ def context_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int])
         size = image.size[axis]
         wanted = max(length * size, *(_extent(s, axis) for s in image.structures), 0.0)
         shown = patch[axis] * spacing[axis]
-        loss += max(0.0, math.log2(min(wanted, size) / shown))
+        loss += math.log2(max(1.0, min(wanted, size) / shown))
     return CONTEXT_LOSS * loss
 
 
@@ -91,7 +91,7 @@ def _extent(structure: Structure, axis: int) -> float:
 
 
 def _is_scattered(structure: Structure) -> bool:
-    return min(structure.extent) > SCATTERED * structure.size
+    return min(structure.extent) > SCATTERED * structure.size > 0
 
 
 def is_everywhere(image: Typical) -> bool:

@@ -41,7 +41,7 @@ def test_defaults_have_the_ids_and_the_spelling_of_the_config():
     found = defaults(flat)
     assert found["train.transform.rotation"] == "15"
     assert found["train.transform.low_resolution"] == "[0.35, 1.0]"
-    assert found["train.transform.probability.scale"] == "0.7"
+    assert found["train.transform.strength"] == "strong"
     assert found["train.transform.image_key"] == "image"
     assert found["train.transform.spacing"] == "null"
     assert "train.transform.patch_size" not in found

@@ -147,6 +147,7 @@ def bundle(tmp_path_factory):
             "crop_above": None,
             "foreground": 0.33,
             "flip_axes": [],
+            "augmentation": "strong",
             "batch_size": 1,
             "patches_per_epoch": 4,
         }
