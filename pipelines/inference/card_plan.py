@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from pipelines.inference.card_values import CardError, mapping, number, shown, text
+from pipelines.inference.card_values import CardError, entries, mapping, number, shown, text
 
 __all__ = ["CardPlan", "PlannedSetting", "checked_card_plan"]
 
@@ -39,9 +39,7 @@ def checked_card_plan(content: Any) -> CardPlan:
         CardError: a value is missing, of the wrong type, or out of bounds.
     """
     found = mapping(content, "plan")
-    settings = mapping(found.get("settings"), "plan#settings")
-    if len(settings) > _SETTINGS:
-        raise CardError(f"plan#settings has {len(settings)} entries; at most {_SETTINGS} are allowed")
+    settings = entries(found.get("settings"), "plan#settings", _SETTINGS)
     minutes = found.get("minutes")
     return {
         "minutes": None if minutes is None else number(minutes, "plan#minutes", 0, _MOST),

@@ -26,6 +26,18 @@ def mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
+def entries(value: Any, where: str, most: int) -> Mapping[str, Any]:
+    """A JSON object of a limited number of entries.
+
+    Raises:
+        CardError: it is none, or has more.
+    """
+    found = mapping(value, where)
+    if len(found) > most:
+        raise CardError(f"{where} has {len(found)} entries; {most} are the most")
+    return found
+
+
 def number(value: Any, where: str, low: float, high: float) -> Any:
     """A number within bounds.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from pipelines.inference.card_values import CardError, mapping, number, shown, text, whole
+from pipelines.inference.card_values import CardError, entries, mapping, number, shown, text, whole
 
 __all__ = [
     "PERCENTS",
@@ -90,8 +89,8 @@ def checked_training_data(content: Any) -> TrainingData:
     if axes < 2 or len(_items(found.get("extent"), f"{where}#extent", 3)) != axes:
         raise CardError(f"{where} has to give spacing and extent along the same two or three axes")
     channels = _items(found.get("channels"), f"{where}#channels", _CHANNELS)
-    orientations = _entries(found.get("orientations"), f"{where}#orientations", _ORIENTATIONS)
-    volumes = _entries(found.get("volumes"), f"{where}#volumes", _CLASSES)
+    orientations = entries(found.get("orientations"), f"{where}#orientations", _ORIENTATIONS)
+    volumes = entries(found.get("volumes"), f"{where}#volumes", _CLASSES)
     return {
         "cases": whole(found.get("cases"), f"{where}#cases", 1, _CASES),
         "spacing": [_range(each, f"{where}#spacing", *_MILLIMETRES) for each in found["spacing"]],
@@ -142,10 +141,3 @@ def _items(content: Any, where: str, most: int) -> list[Any]:
     if not isinstance(content, list) or not 1 <= len(content) <= most:
         raise CardError(f"{where} is {shown(content)}, no list of 1 to {most} items")
     return content
-
-
-def _entries(content: Any, where: str, most: int) -> Mapping[str, Any]:
-    found = mapping(content, where)
-    if len(found) > most:
-        raise CardError(f"{where} has {len(found)} entries; {most} are the most")
-    return found

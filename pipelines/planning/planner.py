@@ -163,7 +163,10 @@ def _of_choice(
         )
         if "spacing" not in given
         else PlannedValue(list(setting.spacing), "given"),
-        "patch_size": PlannedValue(list(setting.patch), explanations.patch(options, meter, choice)),
+        "patch_size": PlannedValue(
+            list(setting.patch),
+            explanations.patch(options, meter, choice, spacing.is_without_unit(fingerprint)),
+        ),
         "features": PlannedValue(
             None if setting.features is None else list(setting.features),
             explanations.features(options, meter, choice),

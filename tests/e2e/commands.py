@@ -68,13 +68,26 @@ class Workplace:
         self.environment.pop("RANK", None)
 
     def training(self, bundle: str, *overlays: str, **overrides: Any) -> list[str]:
-        """The words of a training command; overlays are files of the bundle, or paths from the repository's root."""
+        """The words of a training command that leaves nothing to a plan, see `planned_training`."""
+        return self.planned_training(
+            bundle, *overlays, **{**EVERYWHERE, **UNPLANNED, **UNPLANNED_NETWORK[bundle], **overrides}
+        )
+
+    def planned_training(self, bundle: str, *overlays: str, **given: Any) -> list[str]:
+        """The words of a training command that plans what is not given.
+
+        Args:
+            bundle: its name.
+            overlays: files of the bundle, or paths from the repository's root.
+            given: values of the config.
+        """
         files = [name if "/" in name else f"bundles/{bundle}/{name}" for name in ("train.json", *overlays)]
         config = files[0] if len(files) == 1 else str(files)
         words = ["-m", "monai.bundle", "run", "training", "--config_file", config]
         places = {"bundle_root": self.root, "store_dir": self.folder / "store"}
-        given = {**places, **EVERYWHERE, **UNPLANNED, **UNPLANNED_NETWORK[bundle], **overrides}
-        return words + [word for key, value in given.items() for word in (f"--{key}", str(value))]
+        return words + [
+            word for key, value in {**places, **given}.items() for word in (f"--{key}", str(value))
+        ]
 
     @contextlib.contextmanager
     def started(

@@ -22,22 +22,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 def training(place: Workplace, *overlays: str, **given: object) -> list[str]:
     """The training command with nothing but the dataset and what is given."""
-    files = ["bundles/r2unet/train.json", *overlays]
-    words = [
-        "-m",
-        "monai.bundle",
-        "run",
-        "training",
-        "--config_file",
-        files[0] if len(files) == 1 else str(files),
-    ]
-    values = {
-        "bundle_root": place.root,
-        "store_dir": place.folder / "store",
-        "dataset_dir": place.folder / "data",
-    }
-    values |= {**EVERYWHERE, "num_workers": 0, **given}
-    return words + [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    values = {"dataset_dir": place.folder / "data", **EVERYWHERE, "num_workers": 0, **given}
+    return place.planned_training("r2unet", *overlays, **values)
 
 
 @pytest.fixture(scope="module")

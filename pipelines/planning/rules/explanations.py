@@ -12,15 +12,20 @@ from pipelines.planning.rules.search import MEMORY_SHARE, Choice, Meter, Options
 from pipelines.planning.rules.typical import count, times
 
 
-def patch(options: Options, meter: Meter, choice: Choice) -> str:
-    """Why the patch is as large as it is."""
+def patch(options: Options, meter: Meter, choice: Choice, without_unit: bool = False) -> str:
+    """Why the patch is as large as it is.
+
+    Args:
+        options, meter, choice: of the search.
+        without_unit: see `pipelines.planning.rules.spacing.is_without_unit`.
+    """
     setting = choice.setting
     grid = options.image.on_grid(setting.spacing)
     if all(p >= n for p, n in zip(setting.patch, grid, strict=True)):
         return f"the whole typical image of {times(grid)} voxels, in sizes that a network can halve"
     share = math.prod(min(1.0, p / n) for p, n in zip(setting.patch, grid, strict=True))
     words = f"{share:.0%} of the typical image of {times(grid)} voxels"
-    if len(options.image.shape) == 3 or set(setting.spacing) != {1.0}:
+    if not without_unit:
         shown = times([round(p * s, 1) for p, s in zip(setting.patch, setting.spacing, strict=False)])
         words = f"{shown} mm, {words}"
     larger = [p for p in options.patches(setting.spacing) if math.prod(p) > setting.voxels]

@@ -132,23 +132,15 @@ def _structures(fingerprint: Fingerprint) -> Iterable[Structure]:
 
 
 def _across(case: CaseFingerprint, record: ClassFingerprint) -> float:
-    """Millimetres across an average connected part.
+    """Millimetres across an average connected part of a class that the case has.
 
     At most the side of a cube of its volume, and what volume and surface give for a ball: a tree of thin branches has
     much volume and no less surface, so that it is not taken for one thick part.
     """
-    volume = record["voxels"] / max(1, record["components"])
-    axes = 0
-    for n, s in zip(case["shape"], case["spacing"], strict=True):
-        if n > 1:
-            volume *= s
-            axes += 1
-    sides = [e for e, n in zip(record["extent"], case["shape"], strict=True) if n > 1]
-    if not sides:
+    axes = [axis for axis, n in enumerate(case["shape"]) if n > 1]
+    if not axes:
         return 0.0
-    ball = (
-        2 * axes * volume * max(1, record["components"]) / record["surface"]
-        if record["surface"]
-        else math.inf
-    )
-    return min(volume ** (1 / axes), ball, *sides)
+    volume = record["voxels"] * math.prod(case["spacing"][axis] for axis in axes)
+    cube = (volume / record["components"]) ** (1 / len(axes))
+    ball = 2 * len(axes) * volume / record["surface"]
+    return min(cube, ball, *(record["extent"][axis] for axis in axes))
