@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from pipelines.inference.card_preprocessing import CHANNELS
 from pipelines.inference.card_values import CardError, entries, mapping, number, shown, text
 
-__all__ = ["CardPlan", "PlannedSetting", "checked_card_plan"]
+__all__ = ["LONGEST_REASON", "CardPlan", "PlannedSetting", "checked_card_plan"]
 
-_SETTINGS, _ITEMS = 64, 64
+LONGEST_REASON = 4096
+"""Letters of a reason in a model's description."""
+
+_SETTINGS, _ITEMS = 64, CHANNELS
 _MOST = 1e9
-_LETTERS, _SENTENCES = 256, 4096
+_LETTERS = 256
 
 
 class PlannedSetting(TypedDict):
@@ -59,7 +63,7 @@ def _setting(content: Any, where: str) -> PlannedSetting:
         "value": [_scalar(item, where) for item in value]
         if isinstance(value, list)
         else _scalar(value, where),
-        "reason": text(found.get("reason"), f"{where}#reason", _SENTENCES),
+        "reason": text(found.get("reason"), f"{where}#reason", LONGEST_REASON),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.inference.card_plan import CardPlan
+from pipelines.inference.card_plan import LONGEST_REASON, CardPlan
 from pipelines.inference.training_data import PERCENTS, ChannelData, Quantiles, TrainingData
 from pipelines.planning.intensity_statistics import pooled_quantiles
 from pipelines.planning.plan_file import from_overlay
@@ -27,9 +27,14 @@ def card_plan(overlay: Mapping[str, Any]) -> CardPlan:
     return {
         "minutes": plan.minutes,
         "settings": {
-            name: {"value": planned.value, "reason": planned.reason} for name, planned in plan.values.items()
+            name: {"value": planned.value, "reason": _short(planned.reason)}
+            for name, planned in plan.values.items()
         },
     }
+
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[: LONGEST_REASON - 3]}..."
 
 
 def training_data(found: Fingerprint, ct_channels: Collection[int]) -> TrainingData:

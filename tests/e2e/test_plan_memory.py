@@ -35,6 +35,7 @@ def volumes(
     classes: int,
     modality: str,
     cases: int = 2,
+    channels: int = 1,
 ) -> None:
     random = np.random.default_rng(5)
     listed = []
@@ -44,11 +45,14 @@ def volumes(
             0, 10, shape
         )
         image[tuple(slice(n // 8, -n // 8) for n in shape)] += 500
+        if channels > 1:
+            image = np.stack([image + echo for echo in range(channels)], -1)
         for folder, array in (("images", image.astype(np.int16)), ("labels", label)):
             (root / folder).mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(array, np.diag([*spacing, 1.0])), root / folder / f"c{index}.nii.gz")
         listed.append({"image": f"images/c{index}.nii.gz", "label": f"labels/c{index}.nii.gz"})
-    describe(root, classes, listed, modality={"0": modality})
+    named = {"0": modality} if channels == 1 else {str(n): f"{modality} {n}" for n in range(channels)}
+    describe(root, classes, listed, modality=named)
 
 
 def pictures(root: Path, shape: tuple[int, ...], channels: int, cases: int = 2) -> None:
@@ -85,6 +89,7 @@ DATASETS: dict[str, Callable[[Path], None]] = {
     "large CT": lambda root: volumes(root, (256, 256, 160), (1.0, 1.0, 1.0), 3, "CT"),
     "tiny volumes": lambda root: volumes(root, (35, 50, 35), (1.0, 1.0, 1.0), 2, "MRI"),
     "105 classes": lambda root: volumes(root, (128, 128, 128), (1.5, 1.5, 1.5), 105, "CT"),
+    "100 channels": lambda root: volumes(root, (48, 48, 40), (2.0, 2.0, 2.0), 1, "MRI", channels=100),
     "one case": lambda root: volumes(root, (160, 160, 100), (1.0, 1.0, 2.0), 1, "MRI", cases=1),
 }
 

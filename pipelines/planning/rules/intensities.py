@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from pipelines.planning.records import QUANTILES, CaseFingerprint, Fingerprint, PlannedValue
-from pipelines.planning.rules.typical import count
+from pipelines.planning.rules.typical import count, few_of
 from pipelines.planning.summary import pooled
 from transforms.normalization import NORMALIZATIONS
 
@@ -52,22 +52,31 @@ def normalization(fingerprint: Fingerprint) -> tuple[PlannedValue, list[str]]:
         A word of `WORDS` per channel, by the channel's name or else by its values.
     """
     channels = len(fingerprint["cases"][0]["channels"])
-    names = fingerprint["channel_names"] + [""] * channels
-    words, reasons, notices = [], [], []
+    names = [name.strip() for name in fingerprint["channel_names"]] + [""] * channels
+    words, notices = [], []
+    alike: dict[str, list[str]] = {}
     for channel in range(channels):
         word, why, notice = _of_channel(fingerprint, channel, names[channel])
         words.append(word)
-        reasons.append(f"channel {channel}: {why}" if channels > 1 else why)
+        alike.setdefault(why, []).append(f"{channel} ({names[channel]})" if names[channel] else f"{channel}")
         notices += [notice] if notice else []
-    if len({why.partition(": ")[2] for why in reasons}) == 1 and channels > 1:
-        reasons = [f"all {channels} channels: {reasons[0].partition(': ')[2]}"]
+    reasons = [f"{_together(those, channels)}{why}" for why, those in alike.items()]
     return PlannedValue(words, "; ".join(reasons)), notices
+
+
+def _together(those: list[str], channels: int) -> str:
+    """What a reason is about: channels of which only the first are named, as there may be a thousand."""
+    if len(those) == channels > 1:
+        return f"all {channels} channels: "
+    if channels == 1 and those == ["0"]:
+        return ""
+    return f"{'channel' if len(those) == 1 else 'channels'} {few_of(those)}: "
 
 
 def _of_channel(fingerprint: Fingerprint, channel: int, name: str) -> tuple[str, str, str]:
     """The word, its reason, and a notice or nothing."""
     cases = fingerprint["cases"]
-    word = WORDS.get(name.strip().lower())
+    word = WORDS.get(name.lower())
     strange = [c["case"] for c in cases if not c["channels"][channel]["hounsfield"]]
     few = len(strange) <= (1 - MOST_CASES) * len(cases)
     who = f"{strange[0]} and {len(strange) - 1} more" if len(strange) > 1 else "".join(strange[:1])
@@ -86,16 +95,19 @@ def _of_channel(fingerprint: Fingerprint, channel: int, name: str) -> tuple[str,
         if strange:
             notice = f"{who}: no Hounsfield units, unlike the other cases; convert or leave out"
         if word:
-            return "CT", f"dataset.json calls it {name}", notice
+            return "CT", "dataset.json calls it CT", notice
         return "CT", f"the values are Hounsfield units ({_air_words(cases, channel)})", notice
     if word:
-        return word, f"dataset.json calls it {name}", ""
-    called = f"{name} has" if name else "the values have"
-    return "zscore", f"{called} no unit, so that each image has its own mean and deviation taken off", ""
+        return word, f"dataset.json calls it {word}", ""
+    return (
+        "zscore",
+        "the values have no unit, so that each image has its own mean and deviation taken off",
+        "",
+    )
 
 
 def _looks_like_ct(cases: list[CaseFingerprint], channel: int, name: str, few: bool) -> bool:
-    if not few or name.strip().lower().startswith(MAGNETIC):
+    if not few or name.lower().startswith(MAGNETIC):
         return False
     records = [case["channels"][channel] for case in cases]
     air = np.median([record["air"] for record in records]) >= AIR

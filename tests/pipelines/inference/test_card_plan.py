@@ -1,5 +1,6 @@
 """The plan in a model's description, perhaps a stranger's: kept as it is, or refused by its name."""
 
+import dataclasses
 import json
 
 import pytest
@@ -31,6 +32,15 @@ def test_a_plan_is_kept_with_its_reasons():
     assert list(kept["settings"]) == list(PLAN.values)
 
 
+def test_a_plan_of_many_channels_and_long_reasons_is_kept():
+    words = ["zscore"] * 1024
+    plan = dataclasses.replace(PLAN, values={"normalization": PlannedValue(words, "why " * 2000)})
+    kept = checked_card_plan(card_plan(json.loads(json.dumps(as_overlay(plan)))))
+    assert kept["settings"]["normalization"]["value"] == words
+    assert kept["settings"]["normalization"]["reason"].startswith("why why ")
+    assert kept["settings"]["normalization"]["reason"].endswith("...")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -44,7 +54,7 @@ def test_a_plan_is_kept_with_its_reasons():
             "not a plain value",
         ),
         ({"settings": {"epochs": {"value": [[1]], "reason": "why"}}}, "not a plain value"),
-        ({"settings": {"epochs": {"value": [1] * 65, "reason": "why"}}}, "has 65 items"),
+        ({"settings": {"epochs": {"value": [1] * 1025, "reason": "why"}}}, "has 1025 items"),
         ({"settings": {"epochs": {"value": float("nan"), "reason": "why"}}}, "must be a number"),
         ({"minutes": -1}, "plan#minutes is -1"),
     ],

@@ -35,6 +35,23 @@ def test_without_names_the_values_decide() -> None:
     assert intensities.normalization(of(CT, MR))[0].value == ["CT", "zscore"]
 
 
+def test_the_reason_of_a_hundred_channels_stays_short_enough_to_be_read() -> None:
+    names = ["CT", "noNorm", *(f"echo {n}" for n in range(98))]
+    (words, reason), _ = intensities.normalization(of(CT, *[MR] * 99, names=tuple(names)))
+    assert words == ["CT", "noNorm", *["zscore"] * 98]
+    assert "channel 0 (CT): dataset.json calls it CT; channel 1 (noNorm): " in reason
+    assert (
+        "channels 2 (echo 0), 3 (echo 1), 4 (echo 2), 5 (echo 3) and 94 more: the values have no unit"
+        in reason
+    )
+    assert len(reason) < 400
+
+
+def test_channels_that_are_all_alike_are_told_at_once() -> None:
+    reason = intensities.normalization(of(MR, MR, names=("T1", "T2")))[0].reason
+    assert reason.startswith("all 2 channels: the values have no unit")
+
+
 def test_a_crop_of_a_ct_shows_no_air_but_is_one() -> None:
     crop = channel((-100, 300), (-150, 1200), hounsfield=True)
     assert intensities.normalization(of(crop))[0].value == ["CT"]
