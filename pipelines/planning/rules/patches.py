@@ -19,9 +19,6 @@ WIDTHS = (8, 16, 24, 32)
 MOST_FEATURES = {2: 512, 3: 320}
 """Channels of a level at most (nnU-Net's `UNet_max_features_2d` and `_3d`)."""
 
-WHOLE = {2: 256**2, 3: 64**3}
-"""Voxels up to which a patch is the whole image: there is nothing to gain from a smaller one."""
-
 SMALLEST_PATCH = {2: 32**2, 3: 16**3}
 """Voxels of the smallest patch that is tried, where images are not smaller themselves."""
 
@@ -65,16 +62,15 @@ def rounded_up(voxels: float, levels: int) -> int:
 
 
 def patch_sizes(image: Typical, spacing: Sequence[float], levels: int = MOST_LEVELS) -> list[tuple[int, ...]]:
-    """Patches to choose from at a spacing, the whole image first; nothing else where that is small.
+    """Patches to choose from at a spacing, the whole image first.
 
-    A patch is as long in millimetres along every axis, and nowhere longer than the image: a structure needs as much of
+    Smaller ones are worth a trial however small the image is: they are more steps in the same time, and the places that
+    they are cut at differ, which keeps a network from learning its cases by heart. A patch is as long in millimetres along every axis, and nowhere longer than the image: a structure needs as much of
     its surroundings whichever way it lies.
     """
     grid = image.on_grid(spacing)
     whole = tuple(rounded_up(n, levels) for n in grid)
     found = [whole]
-    if math.prod(whole) <= WHOLE[image.dims]:
-        return found
     length = max(n * s for n, s in zip(whole, spacing, strict=False))
     while math.prod(found[-1]) > SMALLEST_PATCH[image.dims]:
         length *= 2 ** (-1 / 4)

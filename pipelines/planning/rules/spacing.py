@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from pipelines.planning.records import Fingerprint, PlannedValue
-from pipelines.planning.rules.patches import WHOLE
 from pipelines.planning.rules.typical import Typical, count, medians, times
 
 ANISOTROPIC = 3.0
@@ -23,6 +22,9 @@ STEPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 VOXELS_ACROSS = 4.0
 """That the smallest typical structure keeps: with fewer its outline is lost (an interpolated outline is off by about
 a quarter of a voxel on each side)."""
+
+SMALL = {2: 256**2, 3: 64**3}
+"""Voxels of an image up to which it stays as it is: a network learns enough of it in any time."""
 
 
 def full_spacing(fingerprint: Fingerprint) -> PlannedValue:
@@ -60,14 +62,14 @@ def full_spacing(fingerprint: Fingerprint) -> PlannedValue:
 def coarser(full: list[float], image: Typical, without_unit: bool) -> list[list[float]]:
     """Spacings to choose from, the dataset's own first, each with more cubic and fewer voxels than the one before.
 
-    Small images stay as they are.
+    Small images (`SMALL`) stay as they are.
 
     Args:
         full: of `full_spacing`.
         image: typical image and structures.
         without_unit: whether it is a picture, whose spacing of 1 means pixels; it has no other.
     """
-    if without_unit or math.prod(image.on_grid(full)) <= WHOLE[image.dims]:
+    if without_unit or math.prod(image.on_grid(full)) <= SMALL[image.dims]:
         return [full]
     seen = full[: image.dims]
     smallest = min((s.size for s in image.structures), default=0.0)

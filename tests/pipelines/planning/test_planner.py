@@ -168,12 +168,17 @@ def test_less_memory_has_smaller_patches_and_says_so() -> None:
     assert "would not keep the memory of 1 GB" in small.values["patch_size"].reason
 
 
-def test_tiny_volumes_have_patches_that_hold_them_whole() -> None:
+def test_tiny_volumes_keep_their_voxels_and_are_seen_in_parts() -> None:
     plan = planned(DATASETS["tiny"]).values
-    assert plan["patch_size"].value == [40, 56, 40]
+    assert plan["patch_size"].value == [32, 32, 32]
     assert plan["spacing"].value == [1.0, 1.0, 1.0]
-    assert plan["foreground"].value == 0.0
+    assert plan["foreground"].value > 0
     assert len(plan["features"].value) == 4
+
+
+def test_the_whole_tiny_volume_as_a_given_patch_needs_no_share_of_foreground() -> None:
+    plan = planned(DATASETS["tiny"], patch_size=[40, 56, 40]).values
+    assert plan["foreground"].value == 0.0
 
 
 def test_structures_of_three_voxels_keep_the_full_resolution_however_short_the_time() -> None:

@@ -50,6 +50,8 @@ def test_a_config_that_trains_nothing(config):
 
 
 def test_steps_are_those_of_the_trainer(config, monkeypatch):
+    # Otherwise the trainer first tries several numbers of threads, with steps of their own.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     seen = []
 
     step = SegTrainer._step

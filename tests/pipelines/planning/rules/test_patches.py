@@ -40,9 +40,16 @@ def test_rounding_goes_to_the_nearest_and_up_where_asked() -> None:
     assert patches.rounded(30, 5) == 32
 
 
-def test_a_small_image_has_one_patch_that_holds_it() -> None:
+def test_a_small_image_has_a_patch_that_holds_it_and_smaller_ones() -> None:
     image = typical(DATASETS["tiny"], cropped=False)
-    assert patches.patch_sizes(image, (1.0, 1.0, 1.0)) == [(40, 56, 40)]
+    found = patches.patch_sizes(image, (1.0, 1.0, 1.0))
+    assert found[0] == (40, 56, 40)
+    assert (32, 32, 32) in found
+
+
+def test_an_image_of_a_few_voxels_has_one_patch() -> None:
+    image = typical(uniform((14, 12, 10), (1.0, 1.0, 1.0), [(5, 5, 5)]), cropped=False)
+    assert patches.patch_sizes(image, (1.0, 1.0, 1.0)) == [(14, 12, 10)]
 
 
 def test_patches_are_as_long_along_every_axis_in_millimetres_and_no_longer_than_the_image() -> None:
