@@ -92,8 +92,8 @@ def _ours(given: argparse.Namespace, folder: Path, bundle: str, minutes: float, 
     ]
     words += ["--bundle", str(ROOT / "bundles" / bundle), "--model", str(folder / "models" / "model.pt")]
     _run([sys.executable, *words, "--output", str(folder / "masks")], folder / "predict.log")
-    plan = json.loads((folder / "models" / "model.json").read_text())["plan"]["settings"]
-    log = (folder / "training.log").read_text()
+    plan = json.loads((folder / "models" / "model.json").read_text(encoding="utf-8"))["plan"]["settings"]
+    log = (folder / "training.log").read_text(encoding="utf-8")
     return {
         "minutes": (ended - begun) / 60,
         "minutes_of_prediction": (time.perf_counter() - ended) / 60,
@@ -116,7 +116,7 @@ def _nnunet(given: argparse.Namespace, folder: Path, minutes: float, seed: int) 
     _run([given.nnunet, *words], folder / "training.log")
     for name in ("preprocessed", "results"):
         shutil.rmtree(folder / name)
-    return json.loads((folder / "report.json").read_text())
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
 def _monai(
@@ -125,7 +125,7 @@ def _monai(
     words = ["-m", "benchmarks.accuracy.monai_peer", str(given.dataset.resolve()), "--network", network]
     words += ["--minutes", f"{minutes:g}", "--out", str(folder), "--seed", str(seed)]
     _run([sys.executable, *words], folder / "training.log")
-    return json.loads((folder / "report.json").read_text())
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
 def _judge(given: argparse.Namespace, folder: Path, report: dict[str, Any]) -> None:
@@ -140,19 +140,21 @@ def _judge(given: argparse.Namespace, folder: Path, report: dict[str, Any]) -> N
         (references / f"{case.id}{ending}").symlink_to(case.label.resolve())
     words = ["-m", "pipelines", "evaluate", str(folder / "masks"), str(references), "--json"]
     words += ["--labels", str(given.dataset.resolve() / "dataset.json")]
-    shown = subprocess.run([sys.executable, *words], cwd=ROOT, check=True, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8"
+    )
     result = {**report, "cases": json.loads(shown.stdout)["cases"]}
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    (folder / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 def _tell(folder: Path) -> None:
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     dice = [value for case in result["cases"] for value in case["dice"].values() if value is not None]
     print(f"{folder.name:30} {result['minutes']:6.1f} min  Dice {sum(dice) / len(dice):.4f}", flush=True)
 
 
 def _run(words: list[str], log: Path, **environment: str) -> None:
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
             words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment}
         )

@@ -66,7 +66,9 @@ def main() -> None:
     )
     report = _train(given, dataset, cached, patch, begun)
     _predict(given, dataset, report.pop("network"), mt.Compose(_loading(spacing, window, label=False)), patch)
-    (given.out / "report.json").write_text(json.dumps(report | {"patch_size": patch}, indent=2))
+    (given.out / "report.json").write_text(
+        json.dumps(report | {"patch_size": patch}, indent=2), encoding="utf-8"
+    )
 
 
 def _items(cases: Any) -> list[dict[str, str]]:

@@ -59,7 +59,7 @@ def main() -> None:
     prepared = time.perf_counter()
     report = _train(given, begun)
     report["minutes_of_preparing"] = (prepared - begun) / 60
-    (given.out / "report.json").write_text(json.dumps(report, indent=2))
+    (given.out / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
     print(json.dumps(report))
 
 
@@ -82,9 +82,9 @@ def _train(given: argparse.Namespace, begun: float) -> dict[str, Any]:
     folder = given.out / "preprocessed" / given.raw.name
 
     def trainer() -> Any:
-        plans = json.loads((folder / "nnUNetPlans.json").read_text())
+        plans = json.loads((folder / "nnUNetPlans.json").read_text(encoding="utf-8"))
         plans["continue_training"] = False
-        described = json.loads((folder / "dataset.json").read_text())
+        described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         return nnUNetTrainer(plans, given.configuration, 0, described, torch.device("cpu"))
 
     step, validation_step = _seconds(trainer())

@@ -26,9 +26,9 @@ def write_pictures(dataset: Dataset, folder: Path) -> None:
         "numTraining": len(dataset.training) + len(dataset.validation),
         "file_ending": ".png",
     }
-    (folder / "dataset.json").write_text(json.dumps(description, indent=2))
+    (folder / "dataset.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
     split = {"train": [case.id for case in dataset.training], "val": [case.id for case in dataset.validation]}
-    (folder / "splits_final.json").write_text(json.dumps([split]))
+    (folder / "splits_final.json").write_text(json.dumps([split]), encoding="utf-8")
 
 
 def _write(case: Case, folder: Path) -> None:

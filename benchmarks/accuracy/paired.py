@@ -30,7 +30,7 @@ def results(folders: Sequence[Path]) -> dict[tuple[str, float], list[dict[str, A
     found: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
     for folder in folders:
         for path in sorted(folder.glob("*/result.json")):
-            result = json.loads(path.read_text())
+            result = json.loads(path.read_text(encoding="utf-8"))
             found[result["side"], result["given_minutes"]].append(result)
     return found
 
