@@ -6,9 +6,10 @@
 `DATASET` is a labelled folder with a validation list. Each side runs alone, one after another, as its user would run it:
 ours by `python -m monai.bundle run training --minutes M` with nothing else given, nnU-Net by its own planning,
 preprocessing and trainer (`nnunet_peer`), MONAI's networks by its usual recipes (`monai_peer`). Each number of minutes
-is a training of its own with a schedule that ends then. The segmentations of the validation cases are written to files by each side and measured by
-`python -m pipelines evaluate`, so that both are judged by the same figures on the files' own voxel grids. A result that is
-in `DIR` already is kept: remove its folder to repeat it. `benchmarks.accuracy.paired` prints the table.
+is a training of its own with a schedule that ends then. The segmentations of the validation cases are written to files
+by each side and measured by `python -m pipelines evaluate`, so that all are judged by the same figures on the files' own
+voxel grids. A result that is in `DIR` already is kept: remove its folder to repeat it. `benchmarks.accuracy.paired`
+prints the table.
 """
 
 from __future__ import annotations

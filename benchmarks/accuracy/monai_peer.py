@@ -53,8 +53,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(False)
     dataset = load_dataset(given.dataset)
     first = mt.LoadImage(image_only=True, ensure_channel_first=True)(dataset.training[0].image)
-    flat = first.ndim == 3
-    if flat:
+    if first.ndim == 3:
         raise SystemExit(f"{given.dataset} holds pictures; these recipes are for volumes")
     spacing = [float(mm) for mm in first.pixdim[:3]]
     size = list(first.shape[1:])
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def _items(cases: Any) -> list[dict[str, str]]:
-    return [{"image": str(case.image), "label": str(case.label), "id": case.id} for case in cases]
+    return [{"image": str(case.image), "label": str(case.label)} for case in cases]
 
 
 def _loading(spacing: list[float], window: tuple[float, float] | None, label: bool = True) -> list[Any]:

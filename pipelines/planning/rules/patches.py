@@ -65,8 +65,9 @@ def patch_sizes(image: Typical, spacing: Sequence[float], levels: int = MOST_LEV
     """Patches to choose from at a spacing, the whole image first.
 
     Smaller ones are worth a trial however small the image is: they are more steps in the same time, and the places that
-    they are cut at differ, which keeps a network from learning its cases by heart. A patch is as long in millimetres along every axis, and nowhere longer than the image: a structure needs as much of
-    its surroundings whichever way it lies.
+    they are cut at differ, which keeps a network from learning its cases by heart. A patch is as long in millimetres
+    along every axis, and nowhere longer than the image: a structure needs as much of its surroundings whichever way it
+    lies.
     """
     grid = image.on_grid(spacing)
     whole = tuple(rounded_up(n, levels) for n in grid)
