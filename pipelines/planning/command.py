@@ -26,7 +26,7 @@ def plan_dataset(bundle: Path, dataset: Path, given: Mapping[str, Any], output: 
         bundle: config of the training.
         dataset: folder of the dataset.
         given: values of the config's ids that win.
-        output: where the plan is written, as a config.
+        output: where the plan is written, as a config; the settings among what was given are in it.
         page: where the page is written.
 
     Raises:
@@ -52,7 +52,9 @@ def plan_dataset(bundle: Path, dataset: Path, given: Mapping[str, Any], output: 
     plan, found = plan_for(config, wish, data, Path(config.resolved("store_dir")))
     for line in lines(plan):
         print(line)
-    write_plan(output, overlay_of(config, wish, data, plan))
+    # What was given belongs to it: without, a training with this overlay would plan that knob in its own way.
+    kept = {name: value for name, value in wish.given.items() if name in given}
+    write_plan(output, overlay_of(config, wish, data, plan) | kept)
     write_plan_page(page, plan, found)
     print(f"{output} is the plan as a config, {page} shows it with the dataset")
     return plan

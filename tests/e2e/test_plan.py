@@ -10,7 +10,8 @@ from tests.conftest import make_dataset
 from tests.e2e.commands import EVERYWHERE, INTERRUPTIBLE, Workplace
 
 # What a person may give beside the dataset; all else is planned.
-GIVEN = {"patch_size": "[32,32,32]", "epochs": 2, "patches_per_epoch": 2}
+SHORT = {"epochs": 2, "patches_per_epoch": 2}
+GIVEN = {"patch_size": "[32,32,32]", **SHORT}
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def test_the_page_shows_plan_and_dataset(planned: Path) -> None:
 
 def test_a_training_takes_the_plan_as_an_overlay(place: Workplace, planned: Path) -> None:
     plan = json.loads(planned.read_text(encoding="utf-8"))
-    assert "patch_size" not in plan
-    result = place.run(training(place, str(planned), **GIVEN, bundle_root=place.folder / "overlay"))
+    assert plan["patch_size"] == [32, 32, 32], "what was given to the command is part of its plan"
+    result = place.run(training(place, str(planned), **SHORT, bundle_root=place.folder / "overlay"))
     assert "measuring" not in result.stdout + result.stderr
     (run,) = [r for r in place.runs("r2unet") if "overlay" in r.data.params["bundle_root"]]
-    for name in ("spacing", "window", "flip_axes", "learning_rate", "features"):
+    for name in ("spacing", "window", "patch_size", "flip_axes", "learning_rate", "features"):
         assert json.loads(run.data.params[name]) == plan[name], name
     assert run.data.params["epochs"] == "2"
     kept = json.loads((place.folder / "overlay" / "models" / "plan.json").read_text(encoding="utf-8"))
