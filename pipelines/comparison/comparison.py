@@ -11,6 +11,7 @@ from pipelines.comparison.run_finder import RunError
 from pipelines.comparison.run_results import RunResults
 from pipelines.metrics.names import METRICS
 from pipelines.metrics.statistics import SMALLEST_TEST, Paired, holm, paired
+from transforms.utils.sentences import few_of
 
 ALL = "all classes"
 
@@ -142,8 +143,8 @@ def compare(runs: Sequence[RunResults], metric: str = "dice", seed: int = 0) -> 
         ("class", classes, [run.classes for run in runs]),
     ):
         if not kept:
-            listed = "; ".join(f"{run} has {_some(o)}" for run, o in zip(runs, own, strict=True))
-            raise RunError(f"the runs share no {what}: {listed}")
+            differing = "; ".join(f"{run} has {few_of(o, 8)}" for run, o in zip(runs, own, strict=True))
+            raise RunError(f"the runs share no {what}: {differing}")
     values = np.stack(
         [
             table[np.ix_([run.cases.index(c) for c in cases], [run.classes.index(c) for c in classes])]
@@ -204,7 +205,9 @@ def _notices(
             extra = [name for name in names if name not in kept]
             if extra:
                 noun = what if len(extra) == 1 else plural
-                found.append(f"left out: {len(extra)} {noun} of {run} that not every run has: {_some(extra)}")
+                found.append(
+                    f"left out: {len(extra)} {noun} of {run} that not every run has: {few_of(extra, 8)}"
+                )
     for key, what in (("data.digest", "data (data.digest)"), ("data.name", "datasets (data.name)")):
         tags = [run.tags.get(key) for run in runs]
         if len(set(tags)) > 1:
@@ -238,8 +241,3 @@ def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
     """The names that all lists contain, in the order of the first."""
     common = set(lists[0]).intersection(*lists[1:])
     return [name for name in lists[0] if name in common]
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -42,6 +42,7 @@ from transforms.io.masks import is_mask_folder
 from transforms.io.readers import image_array, label_array, read_header
 from transforms.label_values import check_label_values, counts_of
 from transforms.utils.files import replacing, require_folder
+from transforms.utils.sentences import few_of
 
 _MOST_AT_ONCE, _MOST_NAMES = 4, 12
 
@@ -312,11 +313,6 @@ def _foreground(cases: Sequence[CaseCheck], labels: Mapping[int, str]) -> list[s
     return missing_foreground(present, labels)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
-
-
 def table(found: DatasetCheck) -> str:
     """One line per case with its findings below it, and a last line with the number of cases."""
     rows = [("case", "list", "size", "spacing (mm)", "axes", "image", "label", "classes")]
@@ -333,7 +329,7 @@ def table(found: DatasetCheck) -> str:
                 case.orientation,
                 image,
                 case.label_kind,
-                _some([name for name in case.classes if name != "background"]),
+                few_of([name for name in case.classes if name != "background"], _MOST_NAMES),
             )
         )
         below.append([*(f"refused: {p}" for p in case.problems), *(f"notice: {n}" for n in case.notices)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from pipelines.data.cases import Dataset
 from transforms.normalization import normalization_word
+from transforms.utils.sentences import few_of
 
 _SHOWN = 10
 
@@ -40,20 +41,15 @@ def missing_foreground(present: Mapping[str, Iterable[int]], labels: Mapping[int
     empty = [case for case, classes in present.items() if not set(classes)]
     if empty:
         found.append(
-            f"{len(empty)} of {len(present)} training cases have no foreground: {_some(empty)}; the network learns only"
+            f"{len(empty)} of {len(present)} training cases have no foreground: {few_of(empty, _SHOWN)}; the network learns only"
             " background from them. Check whether their label maps are correct."
         )
     seen = {value for classes in present.values() for value in classes}
     unseen = [name for value, name in sorted(labels.items()) if value != 0 and value not in seen]
     if unseen and present:
         found.append(
-            f"no training case has the class{'es' if len(unseen) > 1 else ''} {_some(unseen)}, so the network"
+            f"no training case has the class{'es' if len(unseen) > 1 else ''} {few_of(unseen, _SHOWN)}, so the network"
             f" cannot learn {'them' if len(unseen) > 1 else 'it'}. Remove the class from the labels, or add cases that"
             " have it."
         )
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -19,6 +19,7 @@ from transforms.io.grids import grid_difference, turn_between
 from transforms.io.header import PICTURE_SUFFIXES, Header, image_suffix, pair_header
 from transforms.io.masks import check_masks, is_mask_folder
 from transforms.io.readers import is_dicom_label, label_array, read_header
+from transforms.utils.sentences import few_of
 
 
 def check_headers(dataset: Dataset) -> None:
@@ -61,9 +62,8 @@ def check_ids(items: list[Item], problems: list[str]) -> None:
         by_id.setdefault(case.id.casefold(), []).append(case)
     for same in by_id.values():
         if len(same) > 1:
-            more = f" and {len(same) - 2} more" if len(same) > 2 else ""
             problems.append(
-                f"case {same[0].id!r}: {same[0].image}, {same[1].image}{more} have the same case id (upper and lower"
+                f"case {same[0].id!r}: {few_of((s.image for s in same), 2)} have the same case id (upper and lower"
                 ' case count as equal); rename them or add "case": "name" to each item.'
             )
     where: dict[str, str] = {}

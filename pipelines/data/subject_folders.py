@@ -19,6 +19,7 @@ from pipelines.data.dataset_json import Item, Source, parse_labels
 from pipelines.data.label_names import LabelNames
 from transforms.errors import ImageError
 from transforms.io.masks import mask_files
+from transforms.utils.sentences import few_of
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def _labels(
     labels = parsed.labels
     unknown = [name for value, name in labels.items() if value and name not in masks]
     if unknown and masks:
-        shown = ", ".join(sorted(masks)[:20]) + (f" and {len(masks) - 20} more" if len(masks) > 20 else "")
+        shown = few_of(sorted(masks), 20)
         problems += [
             f"no subject has a mask {name}.nii.gz for the class {name!r}; there are {shown}."
             for name in unknown

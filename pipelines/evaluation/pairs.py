@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from pipelines.utils.json_files import JsonError, read_json
 from transforms.dicom.labels import dicom_label_names
 from transforms.io.header import PICTURE_SUFFIXES, SUFFIXES, image_suffix, names_image
 from transforms.io.readers import is_dicom_label, read_label
+from transforms.utils.sentences import few_of
 
 LABEL_FILES = ("labels.json", "dataset.json")
 # What `python -m pipelines predict` writes beside a label map.
@@ -70,7 +71,7 @@ def find_pairs(
     both = [name for name in wanted if name in predicted]
     if not both:
         raise InputError(
-            f"no file of {sides[0]} ({_some(predicted)}) has the same name as one of {sides[1]} ({_some(wanted)}); give"
+            f"no file of {sides[0]} ({few_of(predicted, 3)}) has the same name as one of {sides[1]} ({few_of(wanted, 3)}); give"
             " the prediction and the reference of a case the same name"
         )
     pictures = _images(images, both)
@@ -237,8 +238,3 @@ def _images(images: str | os.PathLike | None, names: Sequence[str]) -> dict[str,
         by_name.setdefault(name[:-5] if name.endswith("_0000") else name, item)
         by_name[name] = item
     return by_name
-
-
-def _some(found: Mapping[str, Path]) -> str:
-    names = list(found)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -16,6 +16,7 @@ from pipelines.inference.trained_model import BEST, CheckpointError, load_tensor
 from pipelines.utils.modules import unwrapped
 from transforms.errors import SettingError
 from transforms.utils.files import sha256_of
+from transforms.utils.sentences import few_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +68,11 @@ class Report:
         parts = [f"{len(self.loaded)} tensors loaded as they are"]
         for what, names in (("adapted", self.adapted), ("taken in part", self.partly)):
             if names:
-                parts.append(f"{what}: {_listed([f'{name} ({how})' for name, how in names.items()])}")
+                parts.append(f"{what}: {few_of([f'{name} ({how})' for name, how in names.items()], _SHOWN)}")
         if self.new:
-            parts.append(f"new, from a random start: {_listed(self.new)}")
+            parts.append(f"new, from a random start: {few_of(self.new, _SHOWN)}")
         if self.left:
-            parts.append(f"not used: {_listed(self.left)}")
+            parts.append(f"not used: {few_of(self.left, _SHOWN)}")
         return "; ".join(parts)
 
 
@@ -317,7 +318,7 @@ def _freeze(network: torch.nn.Module, beginning: str, loaded: set[str]) -> None:
     random = [name for name, parameter in chosen.items() if names.get(id(parameter)) not in loaded]
     if random:
         raise SettingError(
-            f"freeze names {beginning!r}, of which {_listed(random)} begin at random and have to learn"
+            f"freeze names {beginning!r}, of which {few_of(random, _SHOWN)} begin at random and have to learn"
         )
     for parameter in chosen.values():
         parameter.requires_grad_(False)
@@ -326,8 +327,3 @@ def _freeze(network: torch.nn.Module, beginning: str, loaded: set[str]) -> None:
 def _names_in_files(network: torch.nn.Module) -> dict[int, str]:
     """Name in the state dict by the identity of a parameter: a network may give the two different names."""
     return {id(tensor): name for name, tensor in network.state_dict(keep_vars=True).items()}
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

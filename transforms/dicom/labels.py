@@ -21,6 +21,7 @@ from transforms.dicom.seg import read_seg, seg_names
 from transforms.dicom.segment_names import match_names
 from transforms.errors import ImageError
 from transforms.utils.image_paths import bounded, check_path
+from transforms.utils.sentences import few_of
 from transforms.utils.walk import files_below
 
 __all__ = ["check_dicom_label", "dicom_label_names", "find_dicom_label", "read_dicom_label"]
@@ -52,10 +53,9 @@ def find_dicom_label(path: str | Path) -> Path:
                 f"{path}: no DICOM SEG or RTSTRUCT in this folder; give the file or folder of the label map."
             )
         if len(found) > 1:
-            listed = ", ".join(f"{file.relative_to(path)} ({_kind(file)})" for file in found[:10])
-            more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+            files = few_of((f"{file.relative_to(path)} ({_kind(file)})" for file in found), 10)
             raise ImageError(
-                f"{path}: {len(found)} DICOM label maps in this folder ({listed}{more}); name the file to use."
+                f"{path}: {len(found)} DICOM label maps in this folder ({files}); name the file to use."
             )
         return found[0]
     if not _kind(path):

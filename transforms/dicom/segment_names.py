@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transforms.errors import ImageError
+from transforms.utils.sentences import few_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -71,7 +72,7 @@ def match_names(
     wanted = ", ".join(name for index, name in labels.items() if index > 0)
     if not matched:
         raise ImageError(
-            f"{path}: none of its {what}s has the name of a class; it holds {_listed(found.values())}, and dataset.json"
+            f"{path}: none of its {what}s has the name of a class; it holds {few_of(map(repr, found.values()), _SHOWN) or 'nothing'}, and dataset.json"
             f" names {wanted}: give the classes the names of the {what}s."
         )
     by_class: dict[int, list[int]] = {}
@@ -94,13 +95,7 @@ def match_names(
             "%s: %s(s) %s not named in dataset.json and left out%s.",
             path,
             what,
-            _listed(ignored),
+            few_of(map(repr, ignored), _SHOWN),
             f"; no {what} is named {', '.join(absent)}" if absent else "",
         )
     return matched
-
-
-def _listed(names: object) -> str:
-    listed = [repr(str(name)) for name in names]  # type: ignore[attr-defined]
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return (", ".join(listed[:_SHOWN]) or "nothing") + more

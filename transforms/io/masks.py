@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from transforms.io.grids import grid_difference
 from transforms.io.header import Header, check_spacing, image_suffix
 from transforms.io.nifti import nifti_headers, read_nifti
 from transforms.utils.image_paths import check_path
+from transforms.utils.sentences import few_of
 
 __all__ = ["check_masks", "is_mask_folder", "mask_files", "read_masks"]
 
@@ -145,8 +146,8 @@ def _files_of_classes(folder: Path, labels: Mapping[int, str] | None, quiet: boo
     found = {value: files[name] for value, name in wanted.items() if name in files}
     if not found:
         raise ImageError(
-            f"{folder}: no mask of any class of the dataset ({_some(wanted.values())}); the masks here are"
-            f" {_some(files)}."
+            f"{folder}: no mask of any class of the dataset ({few_of(wanted.values(), _SHOWN)}); the masks here are"
+            f" {few_of(files, _SHOWN)}."
         )
     missing = [name for value, name in wanted.items() if value not in found]
     if missing and not quiet:
@@ -155,7 +156,7 @@ def _files_of_classes(folder: Path, labels: Mapping[int, str] | None, quiet: boo
             folder,
             len(missing),
             len(wanted),
-            _some(f"{name}.nii.gz" for name in missing),
+            few_of((f"{name}.nii.gz" for name in missing), _SHOWN),
         )
     return found
 
@@ -220,9 +221,3 @@ def _judge_overlaps(
         labels[two],
         100 * shares[one, two],
     )
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more

@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.data.cases import DatasetError
 from pipelines.data.dataset_json import Item
 from pipelines.utils.json_files import JsonError, read_json
+from transforms.utils.sentences import few_of
 
 SPLITS_FINAL = "splits_final.json"
 
@@ -33,13 +34,13 @@ def with_splits(items: Sequence[Item], path: Path, problems: list[str]) -> list[
         strange = sorted((train | val) - labelled)
         if strange:
             problems.append(
-                f"{path}: fold {number} names {_some(strange)}, which the training list does not have."
+                f"{path}: fold {number} names {few_of(strange, 5)}, which the training list does not have."
             )
         if train != labelled - val:
             wrong = sorted((train & val) | (labelled - train - val))
             if wrong:
                 problems.append(
-                    f"{path}: fold {number} has {_some(wrong)} in both of its lists or in none; one is right."
+                    f"{path}: fold {number} has {few_of(wrong, 5)} in both of its lists or in none; one is right."
                 )
         for case in sorted(val & labelled):
             if held_out.setdefault(case, number) != number:
@@ -107,7 +108,3 @@ def _read(path: Path) -> list[tuple[set[str], set[str]]]:
             ],
         )
     return [(set(split["train"]), set(split["val"])) for split in content]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

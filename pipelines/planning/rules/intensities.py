@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from pipelines.planning.records import QUANTILES, CaseFingerprint, Fingerprint, PlannedValue
-from pipelines.planning.rules.typical import count, few_of
+from pipelines.planning.rules.typical import count
 from pipelines.planning.summary import pooled
 from transforms.normalization import NORMALIZATIONS
+from transforms.utils.sentences import few_of
 
 WORDS = {word.lower(): word for word in NORMALIZATIONS}
 """Names of channels that say how to normalise, in lower case (nnU-Net v2, `channel_name_to_normalization_mapping`)."""
@@ -70,7 +71,7 @@ def _together(those: list[str], channels: int) -> str:
         return f"all {channels} channels: "
     if channels == 1 and those == ["0"]:
         return ""
-    return f"{'channel' if len(those) == 1 else 'channels'} {few_of(those)}: "
+    return f"{'channel' if len(those) == 1 else 'channels'} {few_of(those, 4, last=' and ')}: "
 
 
 def _of_channel(fingerprint: Fingerprint, channel: int, name: str) -> tuple[str, str, str]:
@@ -79,7 +80,7 @@ def _of_channel(fingerprint: Fingerprint, channel: int, name: str) -> tuple[str,
     word = WORDS.get(name.lower())
     strange = [c["case"] for c in cases if not c["channels"][channel]["hounsfield"]]
     few = len(strange) <= (1 - MOST_CASES) * len(cases)
-    who = f"{strange[0]} and {len(strange) - 1} more" if len(strange) > 1 else "".join(strange[:1])
+    who = few_of(strange, 1)
     notice = ""
     if word == "CT" and not few:
         notice = (

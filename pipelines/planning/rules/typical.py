@@ -118,18 +118,6 @@ def count(number: float, what: str) -> str:
     return f"{number:,.0f} {what}" if round(number) == 1 else f"{number:,.0f} {what}s"
 
 
-def few_of(names: Sequence[str], most: int = 4) -> str:
-    """Names in a sentence, which stays short however many there are.
-
-    Examples:
-        >>> few_of(["0 (T1)", "2"]), few_of([str(n) for n in range(100)])
-        ('0 (T1) and 2', '0, 1, 2, 3 and 96 more')
-    """
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most:,} more"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
 def _structures(fingerprint: Fingerprint) -> Iterable[Structure]:
     for label, name in fingerprint["labels"].items():
         found = [
