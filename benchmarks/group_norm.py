@@ -1,8 +1,8 @@
 """Group norm and ReLU of this project against torch's on channels-last maps. Run as ``python -m benchmarks.group_norm``.
 
 Both in one process and in turn, forward and backward together, on the maps of a network's levels in 3D and in 2D (a batch
-of 8), with its numbers of groups, under autocast; the median over the rounds. The peer is `torch.nn.GroupNorm` and
-`torch.nn.ReLU(inplace=True)`.
+of 8), with the groups of the networks' default, or with ``--groups instance`` one for each channel, under autocast; the
+median over the rounds. The peer is `torch.nn.GroupNorm` and `torch.nn.ReLU(inplace=True)`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
+    parser.add_argument("--groups", choices=["default", "instance"], default="default")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -61,7 +62,7 @@ def main() -> None:
             .contiguous(memory_format=LAYOUTS[len(shape)])
             for _ in range(2)
         )
-        groups = group_count(shape[1], 8)
+        groups = shape[1] if arguments.groups == "instance" else group_count(shape[1], 8)
         ours, peer = (kind(groups, shape[1]).to(arguments.device) for kind in (GroupNorm, nn.GroupNorm))
         relu = nn.ReLU(inplace=True)
 
@@ -75,7 +76,7 @@ def main() -> None:
         rounds = range(arguments.rounds + 1)  # the first warms up
         times = [(step(mine, x, gradient), step(theirs, x, gradient)) for _ in rounds][1:]
         a, b = (statistics.median(column) for column in zip(*times, strict=True))
-        name = "x".join(map(str, shape))
+        name = "x".join(map(str, shape)) + ("_instance" if arguments.groups == "instance" else "")
         print(
             f"RESULT group_norm_relu_ms_{arguments.precision}_{name} ours={a:.2f} peer={b:.2f} ratio={a / b:.3f}"
         )

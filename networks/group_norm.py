@@ -36,11 +36,18 @@ class GroupNorm(nn.GroupNorm):
     keeps it in float32 (``python -m benchmarks.group_norm``).
     Here a map keeps its type and its memory layout; means, variances and all sums are in float32. Every other map
     goes to torch's own.
+
+    With a group for each channel it is instance norm (Ulyanov et al., arXiv 1607.08022), which has no value for a map of
+    a single voxel.
+
+    Raises:
+        ValueError: each group is a single value.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Two nested conditions, because TorchScript skips a branch only if this is its sole condition.
-        if not torch.jit.is_scripting():  # noqa: SIM102
+        if not torch.jit.is_scripting():
+            _check_spread(self, x)
             if fuses(self, x):
                 return _FusedGroupNorm.apply(
                     x, None, self.weight, self.bias, self.num_groups, self.eps, False
@@ -62,6 +69,17 @@ def fuses(norm: nn.Module, x: torch.Tensor) -> bool:
         and not x.is_contiguous()
         and x.is_contiguous(memory_format=LAYOUTS[x.dim()])
     )
+
+
+def _check_spread(norm: nn.GroupNorm, x: torch.Tensor) -> None:
+    """Refuse maps of which a group is a single value: it has no deviation, and torch would give zeros."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    if x.numel() == len(x) * norm.num_groups:
+        raise ValueError(
+            f"a map of shape {tuple(x.shape)} has one value for each of its {norm.num_groups} groups, which has no deviation"
+            " to be divided by; give the network a larger image, or fewer groups"
+        )
 
 
 def _pays_on_cpu(norm: nn.GroupNorm, x: torch.Tensor) -> bool:
