@@ -42,6 +42,11 @@ TEXTURE = 15.0
 """Times its size across: of a scattered class what a part is recognised by. Retinal vessels with 64 x 64 pixels around
 ended at a Dice of 0.77, with 256 x 256 they had that after two fifths of the time."""
 
+SAME_VIEW_LOSS = 0.5
+"""Points of patches that hold the whole image: each case is always the same patch, which a network soon knows by heart. Of
+hippocampi a training of 3,800 whole images had a Dice of 0.900 on its training cases and of 0.8685 on the others, and
+0.8733 by as much time of parts."""
+
 WIDTH_LOSS = 3.0
 """Points of a network of 8 channels, compared with a very wide one."""
 WIDTH_POWER = 0.66
@@ -58,7 +63,12 @@ def grid_loss(image: Typical, full: Sequence[float], spacing: Sequence[float], p
         spacing: of the setting.
         patch: its voxels per axis.
     """
-    return spacing_loss(image, full, spacing) + context_loss(image, spacing, patch)
+    losses = (
+        spacing_loss(image, full, spacing),
+        context_loss(image, spacing, patch),
+        same_view_loss(image, spacing, patch),
+    )
+    return sum(losses)
 
 
 def spacing_loss(image: Typical, full: Sequence[float], spacing: Sequence[float]) -> float:
@@ -82,6 +92,12 @@ def context_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int])
         shown = patch[axis] * spacing[axis]
         loss += math.log2(max(1.0, min(wanted, size) / shown))
     return CONTEXT_LOSS * loss
+
+
+def same_view_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int]) -> float:
+    """Of patches that are never cut elsewhere, as they hold the whole image."""
+    grid = image.on_grid(spacing)
+    return SAME_VIEW_LOSS if all(p >= n for p, n in zip(patch, grid, strict=True)) else 0.0
 
 
 def _extent(structure: Structure, axis: int) -> float:

@@ -24,6 +24,16 @@ def test_a_patch_that_shows_the_structures_with_their_surroundings_loses_nothing
     assert losses[-1] > 0
 
 
+def test_a_patch_of_the_whole_image_is_always_the_same_one() -> None:
+    image = typical(uniform((35, 50, 36), ONE, [(20, 20, 20)]), cropped=False)
+    whole, nearly = (expectation.same_view_loss(image, ONE, size) for size in ((40, 56, 40), (40, 48, 40)))
+    assert whole == expectation.SAME_VIEW_LOSS
+    assert nearly == 0
+    halved = expectation.same_view_loss(image, (2.0, 2.0, 2.0), (20, 28, 20))
+    assert halved == whole
+    assert expectation.grid_loss(image, ONE, ONE, (40, 56, 40)) == whole
+
+
 def test_scattered_structures_need_no_patch_of_the_whole_image() -> None:
     spots = uniform((1000, 1000), (1.0, 1.0), [(900, 900)])
     for one in spots["cases"]:
