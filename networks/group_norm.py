@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from .errors import NetworkError
+
 __all__ = ["GroupNorm", "norm_act"]
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -41,7 +43,7 @@ class GroupNorm(nn.GroupNorm):
     a single voxel.
 
     Raises:
-        ValueError: each group is a single value.
+        NetworkError: each group is a single value.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +78,7 @@ def _check_spread(norm: nn.GroupNorm, x: torch.Tensor) -> None:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     if x.numel() == len(x) * norm.num_groups:
-        raise ValueError(
+        raise NetworkError(
             f"a map of shape {tuple(x.shape)} has one value for each of its {norm.num_groups} groups, which has no deviation"
             " to be divided by; give the network a larger image, or fewer groups"
         )

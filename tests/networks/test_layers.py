@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from networks import R2UNet
+from networks.errors import NetworkError
 from networks.group_norm import GroupNorm
 from networks.layers import group_count, make_norm
 
@@ -29,7 +30,7 @@ def test_instance_norm_is_that_of_torch(spatial):
 
 
 def test_instance_norm_refuses_a_map_of_one_voxel():
-    with pytest.raises(ValueError, match=r"\(2, 6, 1, 1\) has one value for each of its 6 groups"):
+    with pytest.raises(NetworkError, match=r"\(2, 6, 1, 1\) has one value for each of its 6 groups"):
         make_norm("instance", 2, 6)(torch.zeros(2, 6, 1, 1))
 
 
