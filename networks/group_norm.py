@@ -77,7 +77,7 @@ def _check_spread(norm: nn.GroupNorm, x: torch.Tensor) -> None:
     """Refuse maps of which a group is a single value: it has no deviation, and torch would give zeros."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
-    if x.numel() == len(x) * norm.num_groups:
+    if x.shape[1:].numel() == norm.num_groups:
         raise NetworkError(
             f"a map of shape {tuple(x.shape)} has one value for each of its {norm.num_groups} groups, which has no deviation"
             " to be divided by; give the network a larger image, or fewer groups"

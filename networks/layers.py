@@ -72,9 +72,10 @@ def make_norm(norm: str | tuple | None, spatial_dims: int, channels: int) -> nn.
         return GroupNorm(num_groups=1, num_channels=channels)
     elif name in (Norm.INSTANCE, Norm.INSTANCE_NVFUSER):
         args.setdefault("affine", True)
+        if name == Norm.INSTANCE and args["affine"] and args.keys() <= {"affine", "eps"}:
+            del args["affine"]
+            return GroupNorm(num_groups=channels, num_channels=channels, **args)
         args["num_features"] = channels
-        if name == Norm.INSTANCE and args["affine"] and not set(args) - {"affine", "eps", "num_features"}:
-            return GroupNorm(num_groups=channels, num_channels=channels, eps=args.get("eps", 1e-5))
     elif name == Norm.LOCALRESPONSE:
         args.setdefault("size", 5)
     else:

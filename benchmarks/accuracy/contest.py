@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -26,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.nnunet_pictures import write_pictures
+from benchmarks.accuracy.running import ROOT, run
 from pipelines.data.dataset_folder import load_dataset
+from transforms.io.header import PICTURE_SUFFIXES
 
 OURS = ("r2unet", "upernet")
 MONAI = ("segresnet", "dynunet")
-PICTURES = (".png", ".jpg", ".jpeg")
-ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
@@ -76,7 +75,7 @@ def _ours(given: argparse.Namespace, folder: Path, bundle: str, minutes: float, 
     ]
     words += ["--store_dir", str(folder / "store"), "--seed", str(seed)]
     begun = time.perf_counter()
-    _run(
+    run(
         [sys.executable, *words],
         folder / "training.log",
         MLFLOW_TRACKING_URI=f"sqlite:///{given.out.resolve()}/mlflow.db",
@@ -92,7 +91,7 @@ def _ours(given: argparse.Namespace, folder: Path, bundle: str, minutes: float, 
         "validation",
     ]
     words += ["--bundle", str(ROOT / "bundles" / bundle), "--model", str(folder / "models" / "model.pt")]
-    _run([sys.executable, *words, "--output", str(folder / "masks")], folder / "predict.log")
+    run([sys.executable, *words, "--output", str(folder / "masks")], folder / "predict.log")
     plan = json.loads((folder / "models" / "model.json").read_text(encoding="utf-8"))["plan"]["settings"]
     log = (folder / "training.log").read_text(encoding="utf-8")
     return {
@@ -106,15 +105,15 @@ def _ours(given: argparse.Namespace, folder: Path, bundle: str, minutes: float, 
 def _nnunet(given: argparse.Namespace, folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     raw = given.out.resolve() / "nnunet_raw" / "Dataset001_Contest"
     dataset = load_dataset(given.dataset)
-    flat = dataset.training[0].image.suffix in PICTURES
+    flat = dataset.training[0].image.suffix in PICTURE_SUFFIXES
     if flat:
         write_pictures(dataset, raw)
     else:
         words = ["-m", "pipelines", "convert", str(given.dataset.resolve()), str(raw), "--to", "nnunet"]
-        _run([sys.executable, *words], folder / "convert.log")
+        run([sys.executable, *words], folder / "convert.log")
     words = [str(Path(__file__).with_name("nnunet_peer.py")), "--raw", str(raw), "--minutes", f"{minutes:g}"]
     words += ["--configuration", "2d" if flat else "3d_fullres", "--out", str(folder), "--seed", str(seed)]
-    _run([given.nnunet, *words], folder / "training.log")
+    run([given.nnunet, *words], folder / "training.log")
     for name in ("preprocessed", "results"):
         shutil.rmtree(folder / name)
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -125,7 +124,7 @@ def _monai(
 ) -> dict[str, Any]:
     words = ["-m", "benchmarks.accuracy.monai_peer", str(given.dataset.resolve()), "--network", network]
     words += ["--minutes", f"{minutes:g}", "--out", str(folder), "--seed", str(seed)]
-    _run([sys.executable, *words], folder / "training.log")
+    run([sys.executable, *words], folder / "training.log")
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
@@ -152,15 +151,6 @@ def _tell(folder: Path) -> None:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     dice = [value for case in result["cases"] for value in case["dice"].values() if value is not None]
     print(f"{folder.name:30} {result['minutes']:6.1f} min  Dice {sum(dice) / len(dice):.4f}", flush=True)
-
-
-def _run(words: list[str], log: Path, **environment: str) -> None:
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
-            words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-        )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed with {done.returncode}; {log} says why")
 
 
 if __name__ == "__main__":

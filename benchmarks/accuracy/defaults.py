@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.running import ROOT, run
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.inference.model_card import read_card
-
-ROOT = Path(__file__).parents[2]
-PICTURES = (".png", ".jpg", ".jpeg")
+from pipelines.metrics.summary import summarise
+from transforms.io.header import PICTURE_SUFFIXES
 
 
 def main() -> None:
@@ -55,7 +53,7 @@ def main() -> None:
 def _former(dataset: Path) -> dict[str, Any]:
     """The former defaults, as an overlay."""
     demo = json.loads((ROOT / "bundles" / "r2unet" / "demo.json").read_text(encoding="utf-8"))
-    if load_dataset(dataset).training[0].image.suffix not in PICTURES:
+    if load_dataset(dataset).training[0].image.suffix not in PICTURE_SUFFIXES:
         return demo
     flat = {"spacing": [1.0, 1.0], "patch_size": demo["patch_size"][:2], "window": None, "crop_above": None}
     return demo | flat
@@ -70,17 +68,9 @@ def _trained(given: argparse.Namespace, name: str, seed: int, overlays: list[Pat
         words = ["-m", "monai.bundle", "run", "training", "--config_file", str(configs), "--seed", str(seed)]
         words += ["--dataset_dir", str(given.dataset.resolve()), "--bundle_root", str(folder), *more]
         words += ["--store_dir", str(given.out.resolve() / f"store_{name.split('_')[0]}"), "--resume", "new"]
-        tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{given.out.resolve()}/mlflow.db"}
+        tracking = f"sqlite:///{given.out.resolve()}/mlflow.db"
         begun = time.perf_counter()
-        with (folder / "training.log").open("w", encoding="utf-8") as log:
-            subprocess.run(
-                [sys.executable, *words],
-                cwd=ROOT,
-                check=True,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **tracking},
-            )
+        run([sys.executable, *words], folder / "training.log", MLFLOW_TRACKING_URI=tracking)
         minutes = (time.perf_counter() - begun) / 60
         (folder / "report.json").write_text(json.dumps({"minutes": minutes}), encoding="utf-8")
     dice = _dice(folder)
@@ -93,14 +83,8 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _dice(folder: Path) -> float:
-    """Mean over the classes of their means over the validation cases."""
     validation = read_card(folder / "models" / "model.json")["validation"]
-    by_class: dict[str, list[float]] = {}
-    for case in validation:
-        for name, dice in case["dice"].items():
-            if dice is not None:
-                by_class.setdefault(name, []).append(dice)
-    return statistics.mean(statistics.mean(values) for values in by_class.values())
+    return summarise(validation, list(validation[0]["dice"]))["mean_dice"]
 
 
 if __name__ == "__main__":

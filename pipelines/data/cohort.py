@@ -41,8 +41,8 @@ def missing_foreground(present: Mapping[str, Iterable[int]], labels: Mapping[int
     empty = [case for case, classes in present.items() if not set(classes)]
     if empty:
         found.append(
-            f"{len(empty)} of {len(present)} training cases have no foreground: {few_of(empty, _SHOWN)}; the network learns only"
-            " background from them. Check whether their label maps are correct."
+            f"{len(empty)} of {len(present)} training cases have no foreground: {few_of(empty, _SHOWN)}; the network learns"
+            " only background from them. Check whether their label maps are correct."
         )
     seen = {value for classes in present.values() for value in classes}
     unseen = [name for value, name in sorted(labels.items()) if value != 0 and value not in seen]

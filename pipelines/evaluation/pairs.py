@@ -71,8 +71,8 @@ def find_pairs(
     both = [name for name in wanted if name in predicted]
     if not both:
         raise InputError(
-            f"no file of {sides[0]} ({few_of(predicted, 3)}) has the same name as one of {sides[1]} ({few_of(wanted, 3)}); give"
-            " the prediction and the reference of a case the same name"
+            f"no file of {sides[0]} ({few_of(predicted, 3)}) has the same name as one of {sides[1]}"
+            f" ({few_of(wanted, 3)}); give the prediction and the reference of a case the same name"
         )
     pictures = _images(images, both)
     return Pairs(

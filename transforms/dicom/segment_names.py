@@ -71,8 +71,9 @@ def match_names(
     }
     wanted = ", ".join(name for index, name in labels.items() if index > 0)
     if not matched:
+        held = few_of(map(repr, found.values()), _SHOWN) or "nothing"
         raise ImageError(
-            f"{path}: none of its {what}s has the name of a class; it holds {few_of(map(repr, found.values()), _SHOWN) or 'nothing'}, and dataset.json"
+            f"{path}: none of its {what}s has the name of a class; it holds {held}, and dataset.json"
             f" names {wanted}: give the classes the names of the {what}s."
         )
     by_class: dict[int, list[int]] = {}

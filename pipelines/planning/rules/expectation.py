@@ -63,12 +63,8 @@ def grid_loss(image: Typical, full: Sequence[float], spacing: Sequence[float], p
         spacing: of the setting.
         patch: its voxels per axis.
     """
-    losses = (
-        spacing_loss(image, full, spacing),
-        context_loss(image, spacing, patch),
-        same_view_loss(image, spacing, patch),
-    )
-    return sum(losses)
+    shown = context_loss(image, spacing, patch) + same_view_loss(image, spacing, patch)
+    return spacing_loss(image, full, spacing) + shown
 
 
 def spacing_loss(image: Typical, full: Sequence[float], spacing: Sequence[float]) -> float:
