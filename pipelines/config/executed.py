@@ -35,11 +35,14 @@ class ExecutedConfig:
         return without_passwords(_without_comments(config))
 
     def resolved(self, key: str) -> Any:
-        """The value of an id with its references and expressions evaluated, components left as dicts."""
+        """The value of an id with its references and expressions evaluated, components left as dicts.
+
+        A tuple, as the command line may give one, becomes a list; MONAI evaluates nothing in it and has no ids for its items.
+        """
         value = self.parser.get(key)
         if isinstance(value, Mapping):
             return {name: self.resolved(f"{key}::{name}") for name in value}
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, list):
             return [self.resolved(f"{key}::{index}") for index in range(len(value))]
         if isinstance(value, str) and (value.startswith(("$", "@"))):
             value = self.parser.get_parsed_content(key)

@@ -69,6 +69,13 @@ def test_the_config_can_be_read_from_inside():
     assert all(isinstance(value, str) for value in flat.values())
 
 
+def test_a_tuple_is_a_list_of_its_values():
+    """The command line gives one for `--network_def#norm "('group', {'num_groups': 8})"`, and MONAI has no ids in it."""
+    config = ExecutedConfig(parsed(patch_size=(8, 16, 4), network_def__norm=("group", {"num_groups": 8})))
+    assert config.resolved("patch_size") == config.knobs()["patch_size"] == [8, 16, 4]
+    assert config.resolved("network_def")["norm"] == ["group", {"num_groups": 8}]
+
+
 def test_comments_are_no_part_of_the_config():
     plain = ExecutedConfig(parsed(train__extra={"_target_": "dict", "size": 1}))
     said = ExecutedConfig(
