@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 
 from networks import R2UNet
@@ -18,6 +19,7 @@ from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
 from transforms.preprocess import Preprocess
 
 
+@pytest.mark.slow
 def test_the_standard_bundle_works_alone(lungs_like: Path, tmp_path: Path) -> None:
     place = Workplace(tmp_path)
     place.run(place.training("upernet", dataset_dir=lungs_like, **(SMALL | {"epochs": 1})))

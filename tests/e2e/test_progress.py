@@ -54,6 +54,7 @@ def test_a_training_without_a_terminal_says_lines(place: Workplace) -> None:
     assert "%|" not in said
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_what_is_quick(place: Workplace) -> None:
     data = write_dataset(place.folder / "data", training=2)
     words = place.training("r2unet", dataset_dir=data, **TINY)

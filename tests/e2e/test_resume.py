@@ -237,7 +237,8 @@ def sentence(result, *parts):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits are POSIX's")
-@pytest.mark.parametrize("how", ["limit", pytest.param("disk", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["limit", "disk"])
 def test_full_disks_are_said_in_a_sentence_and_cost_no_file(tmp_path, how):
     if how == "disk" and shutil.which("unshare") is None:
         pytest.skip("there is no unshare")

@@ -215,6 +215,7 @@ def test_a_failed_training_says_so(lungs_like: Path, tmp_path: Path) -> None:
     assert "NonFiniteLossError" in run.data.tags["error"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(lungs_like: Path, tmp_path: Path) -> None:
     """torchrun with two gloo processes: the same losses as one process with the same global batch.
 

@@ -12,7 +12,7 @@ from tests.pipelines.small import write_dataset
 from tests.test_portability import WITHOUT_POSIX
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_training_ends_well(tmp_path: Path, workers: int) -> None:
     data, place = write_dataset(tmp_path / "data", training=4, validation=2), Workplace(tmp_path)
     place.environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(WITHOUT_POSIX)])
