@@ -9,7 +9,7 @@
 All contestants get the same patches, already in memory; each uses its own trainer:
 
 - ours: pipelines.SegTrainer in the precision and memory format that "auto" takes on this machine (`--precision` for
-  another one), with SegLoss and fused AdamW, as the bundles have it;
+  another one), with SegLoss and the optimiser that the bundle has, Muon or fused AdamW;
 - plain: the common reimplementation of R2U-Net in float32, eager (benchmarks/plain_r2unet.py), same widths and t;
 - monai: UNet, BasicUNet and SegResNet, and our network too, under SupervisedTrainer with amp (which MONAI has
   on CUDA only: on a CPU these train in float32);
@@ -50,6 +50,7 @@ from networks.group_norm import LAYOUTS
 from pipelines.inference.memory_format import lies_channels_last, place
 from pipelines.inference.precision import AUTO, PRECISIONS, autocast, resolve_precision
 from pipelines.training.losses import SegLoss
+from pipelines.training.muon import Muon
 from pipelines.training.trainer import SegTrainer
 from pipelines.utils.resident_memory import forget_peak, resident
 
@@ -108,7 +109,8 @@ def ours(
         device, batch = torch.device(args.device), batch_of(args)
         precision = resolve_precision(args.precision, device)
         network = place(build(args), device, "auto", precision)
-        optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
+        kind = Muon if isinstance(network, R2UNet) else torch.optim.AdamW
+        optimizer = kind(network.parameters(), 1e-4, fused=True)
 
         def trainer(loader: Iterable[Batch]) -> SegTrainer:
             return SegTrainer(

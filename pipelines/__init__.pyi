@@ -33,6 +33,7 @@ from .training.handlers import Progress as Progress
 from .training.handlers import Validation as Validation
 from .training.initial_weights import InitialWeights as InitialWeights
 from .training.losses import SegLoss as SegLoss
+from .training.muon import Muon as Muon
 from .training.optimization import averaged as averaged
 from .training.optimization import evaluated_network as evaluated_network
 from .training.optimization import lr_schedule as lr_schedule

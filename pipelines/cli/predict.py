@@ -73,14 +73,15 @@ def add_parser(commands: Any) -> None:
         "--overlap",
         type=_fraction,
         metavar="FRACTION",
-        help="overlap of neighbouring windows as a fraction of their size, 0 to 0.9",
+        help="overlap of neighbouring windows as a fraction of their size, 0 to 0.9; by default that of the training's "
+        "validations",
     )
     parser.add_argument(
         "--mirror",
         metavar="AXES",
         type=_axes,
-        help="average the predictions of inputs mirrored along these axes (0,1,2 are R, A, S); "
-        "leave out 0 if left and right are different classes",
+        help="average the predictions of inputs mirrored along these axes (0,1,2 are R, A, S; none for none); by "
+        "default those of the training's validations. Leave out 0 if left and right are different classes",
     )
     parser.add_argument(
         "--keep-largest",
@@ -179,10 +180,12 @@ def _volume(text: str) -> float:
 
 
 def _axes(text: str) -> list[int]:
+    if text == "none":
+        return []
     axes = [int(part) for part in text.split(",")]
     if not set(axes) <= {0, 1, 2} or len(set(axes)) != len(axes):
         raise argparse.ArgumentTypeError(
-            f"{text} is not a list of axes; give one or more of 0,1,2, each once"
+            f"{text} is not a list of axes; give one or more of 0,1,2, each once, or none"
         )
     return axes
 

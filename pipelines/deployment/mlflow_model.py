@@ -55,7 +55,7 @@ _REQUIREMENTS = (
     "torch",
     "tqdm",
 )
-_DEFAULTS: dict[str, Any] = {"precision": AUTO, "overlap": 0.5, "channels_last": AUTO}
+_DEFAULTS: dict[str, Any] = {"precision": AUTO, "overlap": None, "channels_last": AUTO, "mirror_axes": None}
 
 
 class ModelInputError(UserError, ValueError):
@@ -119,6 +119,7 @@ class Predictor:
             given = json.loads(config.read_text(encoding="utf-8"))
             settings |= {key: given[key] for key in settings if key in given}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        overlap, mirrored = settings["overlap"], settings["mirror_axes"]
         self.trained = trained
         self.evaluator = SegEvaluator(
             device=device,
@@ -127,7 +128,11 @@ class Predictor:
             preprocess=trained.preprocess,
             class_names=trained.class_names,
             regions=trained.regions,
-            inferer=SlidingWindow(trained.patch_size, overlap=float(settings["overlap"])),
+            inferer=SlidingWindow(
+                trained.patch_size,
+                overlap=trained.overlap if overlap is None else overlap,
+                mirror_axes=trained.mirror_axes if mirrored is None else mirrored,
+            ),
             precision=str(settings["precision"]),
         )
 

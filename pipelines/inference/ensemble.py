@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from pipelines.inference.ensemble_file import ensemble_file, read_ensemble, require_members
@@ -66,8 +67,11 @@ class TrainedEnsemble(TrainedModel):
         self.patch_size = first.patch_size
         self.network = Ensemble([member.network for member in members]).eval()
         digests = [str(member.card["sha256"]) for member in members]
+        shared = set.intersection(*(set(member.mirror_axes) for member in members))
         self.card = {
             **first.card,
+            "overlap": max((member.overlap for member in members), key=np.max),
+            "mirror_axes": sorted(shared),
             "members": digests,
             "sha256": hashlib.sha256("".join(digests).encode()).hexdigest(),
         }

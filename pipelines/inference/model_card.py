@@ -37,6 +37,7 @@ LARGEST_FILE = 64 << 20
 CLASSES = 65_536
 REGIONS = 1024
 PATCH_VOXELS = 64, 1 << 27
+MOST_OVERLAP = 0.9
 LOGITS = 1 << 32
 """Limit of classes times voxels of a patch."""
 _AXIS = 1 << 14
@@ -56,6 +57,8 @@ class Card(TypedDict):
         network: definition of the network, `_target_` and arguments, as in a MONAI bundle.
         labels: names of the classes by class id (as text).
         regions: name to the class ids that make it up, if the training was for regions.
+        overlap: of neighbouring windows in the validations, as a fraction of their size, or one for each axis.
+        mirror_axes: axes along which windows were mirrored too in the validations.
         patch_size: size of the sliding window in voxels.
         run_id, experiment: MLflow run and experiment of the training.
         validation: Dice and confidence of the cases of the validation by which the weights were selected.
@@ -69,6 +72,8 @@ class Card(TypedDict):
     preprocessing: PreprocessParameters
     patch_size: list[int]
     regions: NotRequired[dict[str, list[int]]]
+    overlap: NotRequired[float | list[float]]
+    mirror_axes: NotRequired[list[int]]
     run_id: NotRequired[str | None]
     experiment: NotRequired[str | None]
     epoch: NotRequired[int]
@@ -134,6 +139,10 @@ def checked(content: Mapping[str, object]) -> ModelCard:
     }
     if content.get("regions"):
         found["regions"] = _regions(content["regions"], len(found["labels"]))
+    if content.get("overlap") is not None:
+        found["overlap"] = _overlap(content["overlap"], len(found["patch_size"]))
+    if content.get("mirror_axes"):
+        found["mirror_axes"] = _mirror_axes(content["mirror_axes"], len(found["patch_size"]))
     voxels = math.prod(found["patch_size"])
     if voxels * len(found["labels"]) > LOGITS:
         raise CardError(f"patch_size {found['patch_size']} is too large for {len(found['labels'])} classes")
@@ -317,6 +326,23 @@ def _patch_size(content: Any) -> list[int]:
             f"patch_size {size} is {math.prod(size)} voxels; {PATCH_VOXELS[0]} to {PATCH_VOXELS[1]} are allowed"
         )
     return size
+
+
+def _overlap(content: Any, dims: int) -> float | list[float]:
+    if not isinstance(content, list):
+        return number(content, "overlap", 0, MOST_OVERLAP)
+    if len(content) != dims:
+        raise CardError(f"overlap is {shown(content)}, not one fraction for each of {dims} axes")
+    return [number(value, "overlap", 0, MOST_OVERLAP) for value in content]
+
+
+def _mirror_axes(content: Any, dims: int) -> list[int]:
+    if not isinstance(content, list) or not 0 < len(content) <= dims:
+        raise CardError(f"mirror_axes is {shown(content)}, no list of some of {dims} axes")
+    axes = [whole(value, "mirror_axes", 0, dims - 1) for value in content]
+    if len(set(axes)) < len(axes):
+        raise CardError("mirror_axes names an axis twice")
+    return axes
 
 
 def _validation(content: Any) -> list[CaseMetrics]:

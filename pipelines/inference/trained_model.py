@@ -47,6 +47,8 @@ class TrainedModel:
         labels: names of the classes by class id, background included.
         regions: name to the class ids that make it up; empty if it was trained for classes alone.
         patch_size: window size for sliding-window inference in voxels.
+        overlap: of neighbouring windows as a fraction of their size, as in the validations of the training.
+        mirror_axes: axes along which windows are mirrored too, as in these validations.
         card: the content of `model.json`.
         postprocessing: arguments of `pipelines.Postprocess` that a cross-validation chose; empty without one.
 
@@ -98,6 +100,14 @@ class TrainedModel:
     def confidence_factors(self) -> dict[str, float]:
         """What the confidence of each class is multiplied by, see `pipelines.metrics.confidence.factors`."""
         return factors(self.card.get("validation", []), self.class_names)
+
+    @property
+    def overlap(self) -> float | list[float]:
+        return self.card.get("overlap", 0.5)
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        return tuple(self.card.get("mirror_axes", ()))
 
     @property
     def structures(self) -> dict[str, tuple[int, ...]]:

@@ -10,10 +10,12 @@ PLANNED = {
     "batch_size": "patches per step",
     "foreground": "share of the patches that hold a class for sure",
     "flip_axes": "axes along which patches are flipped",
+    "overlap": "of neighbouring windows, where cases are validated and predicted",
+    "mirror_axes": "axes along which inputs are mirrored too, where cases are validated and predicted",
     "augmentation": "how often patches are rotated and scaled: strong or moderate",
     "epochs": "how many",
     "patches_per_epoch": "how many",
-    "learning_rate": "of AdamW",
+    "learning_rate": "of the optimiser",
     "warmup_steps": "steps in which the learning rate rises",
     "val_interval": "epochs between validations",
 }

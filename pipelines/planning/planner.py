@@ -10,8 +10,22 @@ from typing import Any
 from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PlanError
 from pipelines.planning.records import Fingerprint, Plan, PlannedValue
-from pipelines.planning.rules import explanations, intensities, patches, sampling, schedule, spacing
-from pipelines.planning.rules.constraints import given_patch, given_spacing, given_steps, given_words
+from pipelines.planning.rules import (
+    explanations,
+    intensities,
+    patches,
+    prediction,
+    sampling,
+    schedule,
+    spacing,
+)
+from pipelines.planning.rules.constraints import (
+    given_axes,
+    given_patch,
+    given_spacing,
+    given_steps,
+    given_words,
+)
 from pipelines.planning.rules.expectation import grid_loss
 from pipelines.planning.rules.search import Choice, Measure, Meter, Options, search
 from pipelines.planning.rules.typical import Typical, typical
@@ -135,6 +149,9 @@ def _options(
     def sizes(grid: tuple[float, ...]) -> list[tuple[int, ...]]:
         return [patch] if patch is not None else patches.patch_sizes(image, grid, levels)
 
+    flips = given_axes(given, "flip_axes", image.dims)
+    if flips is None:
+        flips = tuple(sampling.flip_axes(fingerprint, image.dims).value)
     return Options(
         image=image,
         lost=functools.cache(functools.partial(grid_loss, image, full.value)),
@@ -145,6 +162,9 @@ def _options(
         patches_in_all=given_steps(given),
         validation_cases=int(defaults.get("validation_cases", math.ceil(VALIDATION_CASES * image.cases))),
         memory=memory,
+        flips=flips,
+        overlap=None if "overlap" in knobs else given.get("overlap", prediction.USUAL),
+        mirrors=None if "mirror_axes" in knobs else given_axes(given, "mirror_axes", image.dims) or (),
     )
 
 
@@ -174,6 +194,8 @@ def _of_choice(
         "batch_size": PlannedValue(setting.batch, explanations.batch(options, choice)),
         "foreground": sampling.foreground(image, setting.patch, setting.spacing),
         "flip_axes": sampling.flip_axes(fingerprint, image.dims),
+        "overlap": prediction.overlap(choice.passes),
+        "mirror_axes": prediction.mirror_axes(choice.passes, options.flips, image.dims),
         "augmentation": sampling.augmentation(fingerprint),
     }
 

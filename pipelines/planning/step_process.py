@@ -55,6 +55,8 @@ NEUTRAL: dict[str, Any] = {
     "crop_above": None,
     "foreground": 0.0,
     "flip_axes": [],
+    "overlap": 0.5,
+    "mirror_axes": [],
     "augmentation": "strong",
     "epochs": 1,
     "patches_per_epoch": 1_000_000,

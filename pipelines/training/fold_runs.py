@@ -67,7 +67,7 @@ class Crossvalidation:
 
     def evaluation(self, fold: int) -> list[str]:
         """The command that evaluates a fold on its own validation cases and keeps the label maps."""
-        shared = ("device", "precision", "channels_last", "overlap")
+        shared = ("device", "precision", "channels_last", "overlap", "mirror_axes")
         given = {name: value for name, value in self.overrides.items() if name in shared}
         given |= {"split": "validation", "save_predictions": "$True", "track": "$False"}
         return self._command("run", "evaluate.json", fold, given)

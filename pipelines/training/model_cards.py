@@ -14,6 +14,7 @@ from pipelines.data.patch_dataset import PatchDataset
 from pipelines.distributed.collectives import from_first
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.model_card import Card, CardError, checked
+from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.inference.trained_model import CARD, CheckpointError
 from pipelines.inference.training_data import TrainingData
 from pipelines.metrics.result_files import without_nan
@@ -74,6 +75,11 @@ class ModelCards:
         }
         if self.data.regions:
             card["regions"] = {name: list(values) for name, values in self.data.regions.items()}
+        if self.evaluator is not None and isinstance(self.evaluator.inferer, SlidingWindow):
+            window = self.evaluator.inferer
+            dense = window.overlap
+            card["overlap"] = list(dense) if isinstance(dense, tuple) else dense
+            card["mirror_axes"] = list(window.mirror_axes)
         if self.evaluator is not None and self.evaluator.state.cases:
             card["validation"] = [
                 without_nan({key: case[key] for key in ("case", "dice", "confidence") if key in case})

@@ -14,7 +14,7 @@ from transforms.augmentation.patch_augmentation import PatchAugmentation
 
 BUNDLES = ["r2unet", "upernet"]
 # What makes a bundle: its network, what that wants of a plan, and its name. Everything else is shared wiring.
-OWN = {"bundle_root", "experiment", "network_def", "planning", "features"}
+OWN = {"bundle_root", "experiment", "network_def", "planning", "features", "optimizer"}
 FILES = ["train.json", "demo.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
 
 

@@ -33,6 +33,8 @@ UNPLANNED = {
     "patch_size": "[112,96,28]",
     "foreground": 0.33,
     "flip_axes": "[]",
+    "overlap": 0.5,
+    "mirror_axes": "[]",
     "augmentation": "strong",
     "epochs": 15,
     "patches_per_epoch": 32,

@@ -88,3 +88,18 @@ def given_words(fingerprint: Fingerprint, given: Mapping[str, Any], planned: lis
             f"normalization has {len(words)} words, but the images have {channels} channels: give one each"
         )
     return [WORDS[word.lower()] for word in words]
+
+
+def given_axes(given: Mapping[str, Any], name: str, dims: int) -> tuple[int, ...] | None:
+    """Axes that somebody gave; None where nobody did.
+
+    Raises:
+        PlanError: one is no axis of a patch.
+    """
+    if name not in given:
+        return None
+    axes = given[name] if isinstance(given[name], (list, tuple)) else [given[name]]
+    if not all(axis in range(dims) for axis in axes) or len(set(axes)) < len(axes):
+        known = ", ".join(str(axis) for axis in range(dims))
+        raise PlanError(f"{name} {given[name]} has to be a list of the axes {known}, each at most once")
+    return tuple(int(axis) for axis in axes)

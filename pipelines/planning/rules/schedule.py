@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipelines.planning.records import PlannedValue
@@ -28,9 +27,6 @@ VALIDATION_SHARE = 0.12
 """Of the training's time, that validations take at most, but for the last one."""
 
 MOST_VALIDATIONS = 20
-OVERLAP = 0.5
-"""Of the windows of validation, as in both bundles."""
-
 WINDOW_SHARE = 1 / 3
 """Of the seconds of training on a patch, that a window takes where it was not timed: forward without backward."""
 
@@ -84,14 +80,6 @@ class Length(NamedTuple):
 def preparing_seconds(image: Typical, validation_cases: int, cores: int) -> float:
     """Seconds until the first step: starting, and every case preprocessed once."""
     return START_SECONDS + (image.cases + validation_cases) * image.voxels / (PREPARED_PER_SECOND * cores)
-
-
-def windows(grid: Sequence[int], patch: Sequence[int]) -> int:
-    """Windows of the sliding window over an image of so many voxels."""
-    return math.prod(
-        1 if n <= p else math.ceil((n - p) / max(1.0, p * (1 - OVERLAP))) + 1
-        for n, p in zip(grid, patch, strict=True)
-    )
 
 
 def minutes_for(cases: int) -> float:

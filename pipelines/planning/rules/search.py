@@ -10,12 +10,13 @@ from pipelines.planning.extrapolation import StepLine
 from pipelines.planning.records import StepCost
 from pipelines.planning.rules.expectation import learning_loss, width_loss
 from pipelines.planning.rules.patches import batch_of
+from pipelines.planning.rules.prediction import LONGEST, Passes, passes
 from pipelines.planning.rules.schedule import (
     MOST_VALIDATIONS,
+    VALIDATION_SHARE,
     WINDOW_SHARE,
     steps_within,
     validating,
-    windows,
 )
 from pipelines.planning.rules.typical import Typical
 
@@ -90,6 +91,8 @@ class Options(NamedTuple):
         patches_in_all: of the whole training, where epochs and their length were given.
         validation_cases: how many.
         memory: bytes.
+        flips: axes along which patches are flipped.
+        overlap, mirrors: of the passes of a prediction, that somebody gave.
     """
 
     image: Typical
@@ -101,6 +104,9 @@ class Options(NamedTuple):
     patches_in_all: int | None
     validation_cases: int
     memory: int
+    flips: tuple[int, ...] = ()
+    overlap: float | None = None
+    mirrors: tuple[int, ...] | None = None
 
 
 class Choice(NamedTuple):
@@ -113,6 +119,7 @@ class Choice(NamedTuple):
         step: seconds.
         validation: seconds of one.
         loss: points of Dice.
+        passes: of the prediction of a case.
     """
 
     setting: Setting
@@ -121,6 +128,7 @@ class Choice(NamedTuple):
     step: float
     validation: float
     loss: float
+    passes: Passes = Passes(0.5, (), 0.0, 0.0)
 
 
 class Meter:
@@ -259,7 +267,10 @@ def choice_of(options: Options, meter: Meter, setting: Setting, seconds: float) 
         return None
     window = cost.window_seconds or WINDOW_SHARE * cost.seconds / setting.batch
     grid = options.image.on_grid(setting.spacing)
-    validation = options.validation_cases * windows(grid, setting.patch) * window
+    # At least one validation is to take no more than its share.
+    longest = min(LONGEST, VALIDATION_SHARE * seconds / max(options.validation_cases, 1))
+    found = passes(grid, setting.patch, window, options.flips, longest, options.overlap, options.mirrors)
+    validation = options.validation_cases * found.seconds
     given = options.patches_in_all
     loss = 0.0
     if given is None:
@@ -274,4 +285,4 @@ def choice_of(options: Options, meter: Meter, setting: Setting, seconds: float) 
     loss += learning_loss(image, setting.voxels, steps * setting.batch, setting.batch)
     if setting.width is not None:
         loss += width_loss(setting.width, image.classes)
-    return Choice(setting, steps, taken, cost.seconds, validation, loss)
+    return Choice(setting, steps, taken, cost.seconds, validation, loss, found)

@@ -18,12 +18,13 @@ def network(seed, definition):
     return R2UNet(**definition).eval()
 
 
-def saved(folder, seed, spacing=None, patch_size=(16, 16, 16), definition=DEFINITION):
+def saved(folder, seed, spacing=None, patch_size=(16, 16, 16), definition=DEFINITION, **more):
     card = {
         "labels": {"0": "background", "1": "lung"},
         "patch_size": list(patch_size),
         "preprocessing": Preprocess(spacing=spacing).parameters(),
         "network": {"_target_": "networks.R2UNet", **definition},
+        **more,
     }
     return Checkpoints(folder).save_model(network(seed, definition).state_dict(), card)
 
@@ -43,6 +44,24 @@ def test_logits_are_averaged(tmp_path):
     assert model.card["members"] == [member.card["sha256"] for member in members]
     assert model.card["sha256"] not in model.card["members"]
     assert trained_model([paths[1], paths[0]]).card["sha256"] != trained_model(paths[:2]).card["sha256"]
+
+
+def test_its_windows_lie_as_densely_as_the_densest_of_a_member(tmp_path):
+    paths = [
+        saved(tmp_path / str(n), n, overlap=overlap) for n, overlap in enumerate((0.25, [0.5, 0.75, 0.5]))
+    ]
+    assert [trained_model(path).overlap for path in paths] == [0.25, [0.5, 0.75, 0.5]]
+    assert trained_model(paths).overlap == [0.5, 0.75, 0.5]
+    assert trained_model(saved(tmp_path / "none", 3)).overlap == 0.5
+
+
+def test_it_mirrors_along_the_axes_that_all_members_know(tmp_path):
+    axes = ([0, 1], [1, 2], [2, 1])
+    paths = [saved(tmp_path / str(n), n, mirror_axes=known) for n, known in enumerate(axes)]
+    assert [trained_model(path).mirror_axes for path in paths] == [(0, 1), (1, 2), (2, 1)]
+    assert trained_model(paths).mirror_axes == (1,)
+    assert trained_model(paths[1:]).mirror_axes == (1, 2)
+    assert trained_model([*paths, saved(tmp_path / "none", 3)]).mirror_axes == ()
 
 
 def test_one_path_is_one_model(tmp_path):

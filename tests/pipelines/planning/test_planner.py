@@ -72,6 +72,8 @@ def require_valid(plan: Plan, machine: Machine, knobs: tuple[str, ...] = R2UNET)
     assert 1 <= value["val_interval"] <= value["epochs"]
     assert 0 <= value["foreground"] <= 1
     assert set(value["flip_axes"]) <= set(range(len(patch)))
+    assert set(value["mirror_axes"]) <= set(value["flip_axes"])
+    assert value["overlap"] in (0.5, 0.75)
     assert 0 < value["learning_rate"] <= RATE["learning_rate"]
     window = value["window"]
     assert window is None or (-1024 <= window[0] < window[1] <= 3071 and window[1] - window[0] >= 150)

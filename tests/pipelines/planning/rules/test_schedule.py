@@ -5,12 +5,6 @@ from pipelines.planning.rules.typical import typical
 from tests.pipelines.planning.generated import DATASETS
 
 
-def test_windows_are_those_of_half_overlap() -> None:
-    assert schedule.windows((64, 64), (64, 128)) == 1
-    assert schedule.windows((96, 64), (64, 64)) == 2
-    assert schedule.windows((100, 100, 64), (64, 64, 64)) == 9
-
-
 def test_preparing_grows_with_the_files_and_shrinks_with_cores() -> None:
     image = typical(DATASETS["huge CT"], cropped=True)
     one, two = (schedule.preparing_seconds(image, 5, cores) - schedule.START_SECONDS for cores in (1, 2))

@@ -69,6 +69,17 @@ def test_the_choice_was_measured_and_keeps_the_memory() -> None:
         assert machine.cost(choice.setting.knobs()).memory <= memory
 
 
+def test_all_passes_are_time_of_validations() -> None:
+    for longest in (0.0, 1.0, 1e9):
+        for given in ({}, {"overlap": 0.75, "mirrors": (1,)}):
+            wanted = options(GB, flips=(0, 1), **given)
+            choice = search(wanted, Meter(Machine(GB)), longest * wanted.validation_cases / 0.12 + 100.0)
+            assert choice is not None
+            assert choice.validation == pytest.approx(wanted.validation_cases * choice.passes.seconds)
+            if given:
+                assert choice.passes[:2] == (0.75, (1,))
+
+
 def test_a_machine_that_needs_more_than_it_seems_from_small_steps_is_believed() -> None:
     """Memory grows with the square of the voxels, so that what is expected is always too little."""
 
