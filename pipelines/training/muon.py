@@ -29,11 +29,14 @@ class Muon(torch.optim.AdamW):
     learning rates and weight decay it is used [2]_.
 
     Biases, normalisation and 1x1 convolutions, which the heads are, keep AdamW, and so does a convolution with fewer than
-    eight input or output channels: the first one, and depthwise ones.
+    eight input or output channels: the first one, and depthwise ones. So do convolutions with more than `largest`
+    output channels, whose arithmetic grows with channels times weights and on a processor would take longer than the
+    rest of a step.
 
     Args:
         params, lr, betas, eps, weight_decay, fused: as in `torch.optim.AdamW`; the rate and the decay are those of both.
         momentum: decay of Muon's moving average of the gradient; the step looks ahead by Nesterov's rule.
+        largest: rows of the largest matrix, the shorter side being the rows.
 
     References:
         .. [1] K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
@@ -52,12 +55,13 @@ class Muon(torch.optim.AdamW):
         params: Any,
         lr: float = 1e-3,
         momentum: float = 0.95,
+        largest: int = 128,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         fused: bool | None = None,
     ) -> None:
-        self.momentum = momentum
+        self.momentum, self.largest = momentum, largest
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
         # With fused AdamW a gradient scaler would leave it to `step` to skip gradients that overflowed.
         self._step_supports_amp_scaling = False
@@ -75,7 +79,7 @@ class Muon(torch.optim.AdamW):
                 loss = closure()
         gradients: dict[torch.Tensor, torch.Tensor] = {}
         for group in self.param_groups:
-            matrices = [p for p in group["params"] if p.grad is not None and is_matrix(p)]
+            matrices = [p for p in group["params"] if p.grad is not None and is_matrix(p, self.largest)]
             self._step_matrices(matrices, group["lr"], group["weight_decay"])
             gradients |= {p: p.grad for p in matrices}
         # AdamW leaves out what has no gradient.
@@ -108,12 +112,13 @@ class Muon(torch.optim.AdamW):
         return gradient.lerp(average, self.momentum)
 
 
-def is_matrix(parameter: torch.Tensor) -> bool:
-    """Whether a parameter is the weights of a convolution that Muon takes for a matrix."""
+def is_matrix(parameter: torch.Tensor, largest: int) -> bool:
+    """Whether a parameter is the weights of a convolution that Muon takes for a matrix of at most so many rows."""
     return (
         parameter.ndim > 3
         and min(parameter.shape[:2]) >= LEAST_CHANNELS
         and math.prod(parameter.shape[2:]) > 1
+        and min(parameter.shape[0], math.prod(parameter.shape[1:])) <= largest
     )
 
 

@@ -35,10 +35,13 @@ def steps(model, optimizer, count, first=0):
 
 
 def test_only_kernels_between_many_channels_are_matrices():
-    names = [name for name, p in network().named_parameters() if is_matrix(p)]
+    names = [name for name, p in network().named_parameters() if is_matrix(p, 128)]
     assert names == ["2.weight", "3.weight"]
-    assert not is_matrix(torch.nn.Conv2d(16, 16, 3, groups=16).weight)  # depthwise
-    assert not is_matrix(torch.nn.Linear(16, 16).weight)
+    assert not is_matrix(torch.nn.Conv2d(16, 16, 3, groups=16).weight, 128)  # depthwise
+    assert not is_matrix(torch.nn.Linear(16, 16).weight, 128)
+    assert is_matrix(torch.nn.Conv2d(64, 128, 3).weight, 128)
+    assert not is_matrix(torch.nn.Conv2d(64, 129, 3).weight, 128)
+    assert is_matrix(torch.nn.Conv2d(8, 129, 3).weight, 128)  # 72 rows
 
 
 @pytest.mark.parametrize("kernel", [(16, 8, 3, 3, 3), (32, 8, 3, 3), (64, 8, 2, 2)])
@@ -66,7 +69,7 @@ def test_other_parameters_move_as_with_adamw():
     found = steps(model, Muon(model.parameters(), **options), 3)
     expected = steps(other, torch.optim.AdamW(other.parameters(), **options), 3)
     for ours, theirs in zip(found, expected, strict=True):
-        assert torch.equal(ours, theirs) != is_matrix(ours)
+        assert torch.equal(ours, theirs) != is_matrix(ours, 128)
 
 
 @settings(max_examples=30, deadline=None)
