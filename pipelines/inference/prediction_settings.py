@@ -11,8 +11,10 @@ from pipelines.config.executed import ExecutedConfig
 from pipelines.config.knobs import Knob, knobs_of
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.postprocess import Postprocess, parameters
+from pipelines.inference.sliding_window import SlidingWindow
 
 _NO_SETTINGS = knobs_of(Knob.PREDICTING)
+_OF_WINDOWS = ("overlap", "mirror_axes")
 
 
 def settings_of(
@@ -32,8 +34,13 @@ def settings_of(
         "postprocessing": parameters(postprocess),
     }
     if config is not None:
-        knobs = {key: value for key, value in config.knobs().items() if key not in _NO_SETTINGS}
-        written = {key: value for key, value in config.raw.items() if key not in _NO_SETTINGS}
+        window = evaluator.inferer
+        # A config leaves them to the model (null); what was done is the same where they are given as that.
+        done = {name: getattr(window, name) for name in _OF_WINDOWS if isinstance(window, SlidingWindow)}
+        knobs, written = (
+            {key: done.get(key, value) for key, value in values.items() if key not in _NO_SETTINGS}
+            for values in (config.knobs(), config.raw)
+        )
         text = json.dumps(_canonical(written), sort_keys=True, default=str)
         settings = {**knobs, **settings, "config": hashlib.sha256(text.encode()).hexdigest()}
     return json.loads(json.dumps(_canonical(settings), default=str))

@@ -145,6 +145,35 @@ def test_ensemble_and_mirroring(command, model, tmp_path):
     assert found["settings"]["mirror_axes"] == [1, 2]
 
 
+def test_windows_are_those_of_the_models_validations(command, tmp_path):
+    if "mirror_axes" not in (REPOSITORY / BUNDLE / "inference.json").read_text():
+        pytest.skip("this config knows no mirroring")
+    images, (case,) = cohort(tmp_path, 1)
+    model = write_model(tmp_path / "mirrored", mirror_axes=[1, 2], overlap=0.75)
+    for words, axes, overlap in (
+        ([], [1, 2], 0.75),
+        (["--mirror", "none", "--overlap", "0.25"], [], 0.25),
+        (["--mirror", "0"], [0], 0.75),
+    ):
+        out = tmp_path / f"out{overlap}{len(axes)}"
+        assert command(images, out, *words, model=model) == 0
+        assert is_right(out, case)
+        found = report(out, "ct00")
+        assert (found["settings"]["mirror_axes"], found["settings"]["overlap"]) == (axes, overlap)
+        assert ("pass_agreement" in found) is bool(axes)
+
+
+def test_windows_given_as_the_models_are_no_other_setting(command, tmp_path):
+    if "mirror_axes" not in (REPOSITORY / BUNDLE / "inference.json").read_text():
+        pytest.skip("this config knows no mirroring")
+    images, _ = cohort(tmp_path, 1)
+    model = write_model(tmp_path / "mirrored", mirror_axes=[1], overlap=0.75)
+    assert command(images, tmp_path / "out", model=model) == 0
+    before = (tmp_path / "out" / "ct00.json").stat().st_mtime_ns
+    assert command(images, tmp_path / "out", "--mirror", "1", "--overlap", "0.75", model=model) == 0
+    assert (tmp_path / "out" / "ct00.json").stat().st_mtime_ns == before
+
+
 def test_a_dataset_is_evaluated(command, tmp_path, capsys):
     write_dataset(tmp_path / "data", training=2, validation=1)
     out = tmp_path / "out"

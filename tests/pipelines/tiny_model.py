@@ -36,7 +36,7 @@ class Halting(Oracle):
         return super().forward(x)
 
 
-def write_model(folder, classes=3, name="model.pt", shift=0.0):
+def write_model(folder, classes=3, name="model.pt", shift=0.0, **more):
     """`model.pt` and `model.json` of an Oracle, as a training leaves them; returns the path of the weights."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +50,7 @@ def write_model(folder, classes=3, name="model.pt", shift=0.0):
         "preprocessing": Preprocess().parameters(),
         "network": {"_target_": "tests.pipelines.tiny_model.Halting", "classes": classes},
         "sha256": sha256_of(path),
+        **more,
     }
     path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
     return path
