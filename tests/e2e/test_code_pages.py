@@ -32,7 +32,8 @@ def write_cohort(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", [pytest.param("cp1252", marks=pytest.mark.slow), "C"])
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ENVIRONMENTS)
 def test_every_command_ends_well(tmp_path: Path, page: str) -> None:
     data, place = write_cohort(tmp_path / "data"), Workplace(tmp_path)
     given = ENVIRONMENTS[page]
