@@ -21,6 +21,7 @@ from pipelines.planning.rules import (
 )
 from pipelines.planning.rules.constraints import (
     given_axes,
+    given_overlap,
     given_patch,
     given_spacing,
     given_steps,
@@ -76,7 +77,10 @@ def make_plan(
     image = typical(fingerprint, crop is not None, flat=len(given.get("patch_size") or ()) == 2)
     if image.dims < len(image.shape) and image.shape[-1] > 1:
         notices.append("patch_size has two numbers, so that a 2D network sees one axial slice at a time")
-    options = _options(fingerprint, given, memory, knobs, defaults, full, image)
+    planned["flip_axes"] = sampling.flip_axes(fingerprint, image.dims)
+    options = _options(fingerprint, given, memory, knobs, defaults, full, image)._replace(
+        flips=_flips(given, planned["flip_axes"], image.dims)
+    )
     cores = available_cores()
     fixed = schedule.preparing_seconds(image, options.validation_cases, cores)
     seconds = schedule.training_seconds(minutes, fixed)
@@ -149,9 +153,6 @@ def _options(
     def sizes(grid: tuple[float, ...]) -> list[tuple[int, ...]]:
         return [patch] if patch is not None else patches.patch_sizes(image, grid, levels)
 
-    flips = given_axes(given, "flip_axes", image.dims)
-    if flips is None:
-        flips = tuple(sampling.flip_axes(fingerprint, image.dims).value)
     return Options(
         image=image,
         lost=functools.cache(functools.partial(grid_loss, image, full.value)),
@@ -162,10 +163,17 @@ def _options(
         patches_in_all=given_steps(given),
         validation_cases=int(defaults.get("validation_cases", math.ceil(VALIDATION_CASES * image.cases))),
         memory=memory,
-        flips=flips,
-        overlap=None if "overlap" in knobs else given.get("overlap", prediction.USUAL),
-        mirrors=None if "mirror_axes" in knobs else given_axes(given, "mirror_axes", image.dims) or (),
+        overlap=given_overlap(given, image.dims) if "overlap" in {*knobs, *given} else prediction.USUAL,
+        mirrors=given_axes(given, "mirror_axes", image.dims) if "mirror_axes" in {*knobs, *given} else (),
     )
+
+
+def _flips(given: Mapping[str, Any], planned: PlannedValue, dims: int) -> tuple[int, ...]:
+    """Axes along which the training flips patches; given as None it flips along all."""
+    if "flip_axes" in given and given["flip_axes"] is None:
+        return tuple(range(dims))
+    found = given_axes(given, "flip_axes", dims)
+    return tuple(planned.value) if found is None else found
 
 
 def _of_choice(
@@ -193,7 +201,6 @@ def _of_choice(
         ),
         "batch_size": PlannedValue(setting.batch, explanations.batch(options, choice)),
         "foreground": sampling.foreground(image, setting.patch, setting.spacing),
-        "flip_axes": sampling.flip_axes(fingerprint, image.dims),
         "overlap": prediction.overlap(choice.passes),
         "mirror_axes": prediction.mirror_axes(choice.passes, options.flips, image.dims),
         "augmentation": sampling.augmentation(fingerprint),

@@ -103,3 +103,22 @@ def given_axes(given: Mapping[str, Any], name: str, dims: int) -> tuple[int, ...
         known = ", ".join(str(axis) for axis in range(dims))
         raise PlanError(f"{name} {given[name]} has to be a list of the axes {known}, each at most once")
     return tuple(int(axis) for axis in axes)
+
+
+def given_overlap(given: Mapping[str, Any], dims: int) -> float | tuple[float, ...] | None:
+    """The overlap of windows that somebody gave, a fraction or one for each axis; None where nobody did.
+
+    Raises:
+        PlanError: it is neither.
+    """
+    if "overlap" not in given:
+        return None
+    value = given["overlap"]
+    several = isinstance(value, (list, tuple))
+    parts = value if several else [value]
+    numbers = all(isinstance(part, (int, float)) and 0 <= part < 1 for part in parts)
+    if not numbers or (several and len(parts) != dims):
+        raise PlanError(
+            f"overlap {value} has to be a fraction of the window, 0 or more and below 1, or a list of {dims}"
+        )
+    return tuple(parts) if several else value

@@ -20,23 +20,24 @@ class Passes(NamedTuple):
     """What a prediction of a typical case consists of.
 
     Attributes:
-        overlap: of neighbouring windows.
+        overlap: of neighbouring windows, or one for each axis.
         mirrors: axes along which each window is mirrored too.
         seconds: of a case.
         fewest: seconds of a case with half overlap and nothing mirrored.
     """
 
-    overlap: float
+    overlap: float | Sequence[float]
     mirrors: tuple[int, ...]
     seconds: float
     fewest: float
 
 
-def windows(grid: Sequence[int], patch: Sequence[int], overlap: float = USUAL) -> int:
-    """Windows of the sliding window over an image of so many voxels."""
+def windows(grid: Sequence[int], patch: Sequence[int], overlap: float | Sequence[float] = USUAL) -> int:
+    """Windows of the sliding window over an image of so many voxels; `overlap` may be one for each axis."""
+    overlaps = overlap if isinstance(overlap, Sequence) else [overlap] * len(patch)
     return math.prod(
-        1 if n <= p else math.ceil((n - p) / max(1.0, p * (1 - overlap))) + 1
-        for n, p in zip(grid, patch, strict=True)
+        1 if n <= p else math.ceil((n - p) / max(1.0, p * (1 - o))) + 1
+        for n, p, o in zip(grid, patch, overlaps, strict=True)
     )
 
 
@@ -46,7 +47,7 @@ def passes(
     window: float,
     flips: Sequence[int],
     longest: float = LONGEST,
-    overlap: float | None = None,
+    overlap: float | Sequence[float] | None = None,
     mirrors: Sequence[int] | None = None,
 ) -> Passes:
     """As many passes as are quick: the mean of several outputs errs less than one.

@@ -105,7 +105,7 @@ class Options(NamedTuple):
     validation_cases: int
     memory: int
     flips: tuple[int, ...] = ()
-    overlap: float | None = None
+    overlap: float | Sequence[float] | None = None
     mirrors: tuple[int, ...] | None = None
 
 
@@ -128,7 +128,7 @@ class Choice(NamedTuple):
     step: float
     validation: float
     loss: float
-    passes: Passes = Passes(0.5, (), 0.0, 0.0)
+    passes: Passes
 
 
 class Meter:

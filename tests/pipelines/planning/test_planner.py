@@ -235,6 +235,14 @@ def test_slices_of_volumes_may_be_asked_for() -> None:
     assert set(plan.values["flip_axes"].value) <= {0, 1}
 
 
+def test_passes_of_predictions_are_planned_around_what_is_given() -> None:
+    tiny = DATASETS["tiny"]
+    assert planned(tiny, flip_axes=None).values["mirror_axes"].value == [0, 1, 2]
+    assert planned(tiny, flip_axes=[]).values["mirror_axes"].value == []
+    assert "overlap" not in planned(tiny, overlap=[0.5, 0.5, 0.75]).values
+    assert "mirror_axes" not in planned(tiny, mirror_axes=[2]).values
+
+
 def test_little_time_is_told() -> None:
     plan = planned(DATASETS["3 voxels"], 1.0, Machine(8 * GB, speed=1e5))
     assert any("hardly" in notice for notice in plan.notices)

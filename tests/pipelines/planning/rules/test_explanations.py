@@ -1,12 +1,13 @@
 from pipelines.planning.records import StepCost
 from pipelines.planning.rules import explanations
+from pipelines.planning.rules.prediction import Passes
 from pipelines.planning.rules.schedule import length_of
 from pipelines.planning.rules.search import Choice, Meter, Setting
 from tests.pipelines.planning.generated import Machine
 from tests.pipelines.planning.rules.test_search import GB, ONE, options
 
 SETTING = Setting(ONE, (64, 64, 64), (8, 16, 32), 1)
-CHOICE = Choice(SETTING, 1000, 600.0, 0.5, 20.0, 3.0)
+CHOICE = Choice(SETTING, 1000, 600.0, 0.5, 20.0, 3.0, Passes(0.5, (), 1.0, 1.0))
 
 
 def measured(memory: int) -> Meter:

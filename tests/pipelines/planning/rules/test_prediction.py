@@ -55,6 +55,11 @@ def test_what_is_given_stays() -> None:
     assert (found.overlap, found.mirrors) == (0.25, ())
 
 
+def test_each_axis_may_have_an_overlap_of_its_own() -> None:
+    assert windows(GRID, PATCH, (0.5, 0.75)) == 2 * 3
+    assert passes(GRID, PATCH, 1.0, (), overlap=(0.75, 0.5)).seconds == pytest.approx(6.0)
+
+
 def test_less_time_fewer_passes() -> None:
     found = [passes(GRID, PATCH, 0.05, (0, 1), longest) for longest in (10.0, 1.0, 0.5, 0.1)]
     assert [len(f.mirrors) for f in found] == [2, 2, 1, 0]
