@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import wall_seconds
 from networks.group_norm import LAYOUTS
 
 Shape = tuple[Any, ...]
@@ -47,17 +47,8 @@ class Convolutions(TorchDispatchMode):
 
 def timed(run: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Median wall seconds of `run`, after one call that is not counted."""
-    times = []
-    for number in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    times = [wall_seconds(run, device) for _ in range(repeats + 1)]
+    return statistics.median(times[1:])
 
 
 def one_convolution(

@@ -46,6 +46,17 @@ def gflops(build: Callable[[], nn.Module], shape: Sequence[int]) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def wall_seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def seconds(run: Callable[[], object], repeats: int, device: str) -> float:
     """Median time of ``run``: wall time on an accelerator, on a CPU the processor time of this process.
 

@@ -7,44 +7,37 @@ in turn in one process; the median over the rounds.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from networks import R2UNet, UPerNet, strides_for
+from benchmarks.measure import wall_seconds
 from networks.group_norm import LAYOUTS
 from pipelines.inference.memory_format import place
 from pipelines.inference.precision import AUTO, autocast, resolve_precision
+from pipelines.planning.step_process import prepared
 from pipelines.training.losses import SegLoss
 from pipelines.training.muon import Muon
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "r2unet, 16 channels": lambda: R2UNet(3, 1, 3, features=(16, 32, 64, 128), norm="instance"),
-    "r2unet, 32 channels": lambda: R2UNet(3, 1, 3, features=(32, 64, 128, 256, 320), norm="instance"),
-    "upernet, resnet18": lambda: UPerNet(
-        3,
-        1,
-        3,
-        encoder="resnet18",
-        norm="instance",
-        refine=True,
-        fpn_channels=32,
-        strides=strides_for((32, 32, 32), (1.0, 1.0, 1.0), 5),
-    ),
+BUNDLES = Path(__file__).parents[1] / "bundles"
+FEATURES = {
+    "r2unet, 16 channels": ("r2unet", [16, 32, 64, 128]),
+    "r2unet, 32 channels": ("r2unet", [32, 64, 128, 256, 320]),
+    "upernet, resnet18": ("upernet", []),
 }
+"""Bundle and channels per level."""
 
 
-def milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
+def network_of(bundle: str, features: list[int]) -> nn.Module:
+    """The network of a bundle, as its train.json defines it."""
+    config = json.loads((BUNDLES / bundle / "train.json").read_text(encoding="utf-8"))
+    knobs = {"spacing": [1.0] * 3, "patch_size": [32] * 3, "batch_size": 2, "features": features}
+    used = {name: value for name, value in knobs.items() if name in config}
+    return prepared(config, used, channels=1, classes=3).get_parsed_content("network_def")
 
 
 def main() -> None:
@@ -60,9 +53,9 @@ def main() -> None:
     print(
         f"{'network':20}  weights  forward, backward (ms)  AdamW (ms)  Muon (ms)  a whole step, Muon to AdamW"
     )
-    for name, build in NETWORKS.items():
+    for name, (bundle, features) in FEATURES.items():
         torch.manual_seed(0)
-        network = place(build(), device, AUTO, precision)
+        network = place(network_of(bundle, features), device, AUTO, precision)
         image = torch.randn(2, 1, 32, 32, 32, device=device).contiguous(memory_format=LAYOUTS[5])
         label = torch.randint(3, (2, 1, 32, 32, 32), device=device)
 
@@ -78,7 +71,7 @@ def main() -> None:
         times: dict[str, list[float]] = {key: [] for key in runs}
         for number in range(arguments.rounds + 1):
             for key, run in runs.items():
-                spent = milliseconds(run, device)
+                spent = 1e3 * wall_seconds(run, device)
                 if number:
                     times[key].append(spent)
         found = {key: statistics.median(values) for key, values in times.items()}
