@@ -81,6 +81,7 @@ class PreparedCase(TypedDict):
         path: of the image, where it is of a file; of several the first.
         original: the image as it was read, where it is asked for.
         ignore: value of voxels in the label that nobody has annotated, where the dataset has one.
+        inside: bool (1, *file shape), the voxels that metrics count, such as a field of view; absent where all do.
     """
 
     image: torch.Tensor
@@ -91,6 +92,7 @@ class PreparedCase(TypedDict):
     path: NotRequired[str]
     original: NotRequired[Original]
     ignore: NotRequired[int]
+    inside: NotRequired[torch.Tensor]
 
 
 class PreprocessParameters(TypedDict):

@@ -80,6 +80,7 @@ class CaseItem(Reading):
         image: path; a list of paths if the channels lie in several files.
         label: path; absent if the case has none.
         problem: why the image cannot be read, if that is known before reading it.
+        mask: path of the mask of the pixels that an evaluation counts, if the case has one.
         ignore: value of voxels in the label that nobody has annotated, if the dataset has one.
         segments: value to the name of its segment in a DICOM label, if this is not the name of the class.
     """
@@ -88,6 +89,7 @@ class CaseItem(Reading):
     image: str | list[str]
     label: NotRequired[str]
     problem: NotRequired[str]
+    mask: NotRequired[str]
     ignore: NotRequired[int]
     segments: NotRequired[dict[int, str]]
 
@@ -112,6 +114,7 @@ class Case:
         series: which series of a DICOM folder, see `transforms.io.readers.read_image`.
         allow: irregularities of a DICOM series that are accepted, see
             `transforms.io.readers.read_image`.
+        mask: file with the pixels that an evaluation counts, such as the field of view of a photograph.
     """
 
     id: str
@@ -120,6 +123,7 @@ class Case:
     group: str
     series: str | None = None
     allow: tuple[str, ...] = ()
+    mask: Path | None = None
 
     @property
     def image(self) -> Path:
@@ -235,6 +239,8 @@ class Dataset:
                 "case": case.id,
                 **case.reading,
             }
+            if case.mask is not None:
+                item["mask"] = str(case.mask)
             if case.label is not None:
                 item["label"] = str(case.label)
                 if self.ignore is not None:
@@ -258,7 +264,8 @@ class Dataset:
 
 def _digest_line(root: Path, split: str, case: Case) -> str:
     fields: list[Any] = [split, case.id, case.group, *([case.reading] if case.reading else [])]
-    for path in (*case.images, case.label):
+    # A dataset without masks keeps the digest that it had before there were any.
+    for path in (*case.images, case.label, *([] if case.mask is None else [case.mask])):
         if path is None:
             fields.append(None)
             continue

@@ -191,8 +191,12 @@ def _listed_item(
     if not isinstance(allow, list) or not all(isinstance(word, str) and word for word in allow):
         problems.append(f'{what}: "allow" is {allow!r}; it must be a list of words.')
         return None
+    mask = entry.get("mask")
+    if mask is not None and (not isinstance(mask, str) or not mask):
+        problems.append(f'{what}: "mask" is {mask!r}; it must be the path of one file.')
+        return None
     patient = str(group) if group is not None else identity
-    case = Case(identity, images, label, patient, series, tuple(allow))
+    case = Case(identity, images, label, patient, series, tuple(allow), None if mask is None else root / mask)
     return Item(case, split, fold, group is not None)
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from pipelines.config.errors import problem
 from pipelines.data.cases import CaseItem, UnreadableCase, first_image, reading, segment_names
+from pipelines.data.field_of_view import FieldsOfView
 from pipelines.data.patch_store import PatchStore
 from pipelines.utils.ranks import rank
 from transforms.io.header import Header
@@ -35,6 +36,7 @@ class VolumeDataset(Dataset):
         labels: class ids and names of the dataset. Other values are an error, see `PatchStore`; the segments of
             DICOM labels get their class ids by these names.
         num_workers: number of processes for building the store.
+        field_of_view: where pixels count, see `pipelines.data.field_of_view.FieldsOfView`; None where all do.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class VolumeDataset(Dataset):
         root: str | os.PathLike[str] | None = None,
         labels: Mapping[int, str] | None = None,
         num_workers: int | None = None,
+        field_of_view: str | os.PathLike[str] | None = None,
     ) -> None:
         self.data = list(data)
         self.preprocess = preprocess
         self.labels = labels
         self.problems_as_items = False
         self.keep_originals = False
+        self.fields = None if field_of_view is None else FieldsOfView(field_of_view)
         self.store: PatchStore | None = None
         if root is not None and self.data:
             self.store = PatchStore(root, preprocess, self.data, labels, num_workers).build()
@@ -71,7 +75,7 @@ class VolumeDataset(Dataset):
     def _item(self, index: int) -> PreparedCase:
         item = self.data[index]
         original: Original | None = None
-        if self.store is None or self.keep_originals:
+        if self.store is None or self.keep_originals or self.fields is not None:
             original = self.preprocess.read(item["image"], **reading(item))
         if self.store is not None:
             case = self.store.case(index)
@@ -84,6 +88,10 @@ class VolumeDataset(Dataset):
             assert original is not None
             prepared = self.preprocess.volume(original.image, first_image(item))
             codes, geometry, intensity = prepared.codes, prepared.geometry.to_dict(), prepared.intensity
+        inside = None
+        if self.fields is not None:
+            assert original is not None
+            inside = self.fields.of(item, original.image)
         if not self.keep_originals:
             original = None  # frees its voxels before the normalised ones are computed
         result: PreparedCase = {
@@ -93,6 +101,8 @@ class VolumeDataset(Dataset):
             "case": item["case"],
             "path": first_image(item),
         }
+        if inside is not None:
+            result["inside"] = inside
         if original is not None:
             result["original"] = original
         if item.get("label"):

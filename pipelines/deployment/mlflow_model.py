@@ -48,6 +48,7 @@ _REQUIREMENTS = (
     "pytorch-ignite",
     "PyYAML",
     "scikit-image",
+    "scikit-learn",
     "scipy",
     "SimpleITK",
     "threadpoolctl",

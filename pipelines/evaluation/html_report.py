@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.evaluation.confidence_plots import agreements
 from pipelines.metrics.names import METRICS
+from pipelines.metrics.pixels import POOLED
 from pipelines.metrics.result_files import Results
 from pipelines.metrics.summary import (
     ABSENT,
@@ -43,6 +44,7 @@ def write_report(
     title: str,
     facts: Mapping[str, str] | None = None,
     pictures: Mapping[str, Path] | None = None,
+    curves: Path | None = None,
 ) -> None:
     """Write the page: summary, box plots per class, the worst cases with pictures, and a table of all.
 
@@ -51,6 +53,7 @@ def write_report(
         title: title of the page.
         facts: what was evaluated and how, shown under the title.
         pictures: case to a PNG file; the page holds those of the `PICTURES` worst cases.
+        curves: PNG of the ROC and precision-recall curves.
     """
     summary = results["summary"]
     metrics = [m for m in dict.fromkeys((*_FIRST, *METRICS)) if m in summary["mean"]]
@@ -68,6 +71,12 @@ def write_report(
         classes=_classes(summary, metrics),
         plots={name: plot for name, plot in plots.items() if plot is not None},
         confidence=agreements(results),
+        pooled_titles=list(POOLED.values()),
+        pooled=[
+            {"name": name, "numbers": [_number("dice", row[key]) for key in POOLED]}  # type: ignore[literal-required]
+            for name, row in results.get("pooled", {}).items()
+        ],
+        curves="" if curves is None else base64.b64encode(curves.read_bytes()).decode(),
         with_pictures=bool(pictures),
         worst=_worst(results, pictures or {}),
         lines=_lines(results, metrics),

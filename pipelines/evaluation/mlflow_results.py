@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from pipelines.evaluation.figures import axes_of
 from pipelines.metrics.result_files import Measured, Results
 from pipelines.metrics.summary import CaseMetrics, value_of
 from pipelines.tracking.run import Tracking
@@ -77,7 +76,7 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None
     totals = counts.sum(1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     size = min(24.0, max(4.5, 2.2 + 0.42 * len(names)))
-    figure, axes = _axes(size + 1.0, size)
+    figure, axes = axes_of(size + 1.0, size)
     shown = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
@@ -105,7 +104,7 @@ def draw_dice(path: Path, cases: Sequence[CaseMetrics], names: Sequence[str]) ->
     for name in names:
         found = np.array([value_of(case, "dice", name) for case in cases], float)
         values.append(found[~np.isnan(found)])
-    figure, axes = _axes(8.0, min(30.0, max(2.5, 1.2 + 0.32 * len(names))))
+    figure, axes = axes_of(8.0, min(30.0, max(2.5, 1.2 + 0.32 * len(names))))
     places = np.arange(1, len(names) + 1)
     axes.boxplot(values, positions=places, orientation="horizontal", widths=0.6, showfliers=False)
     for place, found in zip(places, values, strict=True):
@@ -118,10 +117,3 @@ def draw_dice(path: Path, cases: Sequence[CaseMetrics], names: Sequence[str]) ->
     axes.set_xlabel(f"Dice, {len(cases)} cases (in brackets: cases with a value)")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, format="png")
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
-    # Without pyplot, which looks for a window system and keeps figures in memory.
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()

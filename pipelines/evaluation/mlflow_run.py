@@ -14,8 +14,9 @@ import numpy as np
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import Dataset
 from pipelines.evaluation.mlflow_results import FOLDER, case_table, log_results
-from pipelines.evaluation.results import METRICS_CSV, REPORT, SUMMARY_CSV
+from pipelines.evaluation.results import CURVES, METRICS_CSV, REPORT, SUMMARY_CSV
 from pipelines.inference.trained_model import TrainedModel
+from pipelines.metrics.pixels import PooledScores, pooled_figures
 from pipelines.metrics.result_files import results
 from pipelines.metrics.summary import CaseMetrics, Summary, figures
 from pipelines.tracking.client import connect, first_line
@@ -143,20 +144,22 @@ class EvaluationRun:
         summary: Summary,
         pictures: Mapping[str, Path],
         confusion: np.ndarray | None = None,
+        pooled: Mapping[str, PooledScores] | None = None,
     ) -> None:
         """Log the metrics, tables, report and pictures of a finished evaluation.
 
         Args:
             folder: the folder with the results.
             confusion: int64 (classes, classes) voxels of all cases, row = reference, background first.
+            pooled: the metrics over the pixels of all cases, where they were measured.
         """
         if self.tracking.run_id is None:
             return
-        self.tracking.metrics(figures(summary), 0)
-        found = results(cases, list(self.model.structures), summary, self.split)
+        self.tracking.metrics(figures(summary) | pooled_figures(pooled or {}), 0)
+        found = results(cases, list(self.model.structures), summary, self.split, pooled)
         drawn = {case: path.read_bytes() for case, path in pictures.items()}
         with self.tracking.losing(FOLDER):
             log_results(self.tracking, found, drawn, confusion, self.model.class_names)
         self.tracking.table("results/table.json", case_table(found))
-        for name in (METRICS_CSV, SUMMARY_CSV, REPORT):
+        for name in (METRICS_CSV, SUMMARY_CSV, REPORT, *([] if pooled is None else [CURVES])):
             self.tracking.artifact(folder / name, FOLDER)

@@ -17,6 +17,7 @@ from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, wr
 from pipelines.evaluation.validation import validate
 from pipelines.inference.evaluator import SegEvaluator, annotated
 from pipelines.inference.trained_model import TrainedModel
+from pipelines.metrics.pixels import PooledScores, pooled_scores, pooled_table
 from pipelines.metrics.summary import CaseMetrics, Summary, table
 from pipelines.utils.ranks import rank
 from transforms.errors import FAILED, UserError
@@ -131,6 +132,7 @@ class Evaluation:
             if not cases:
                 raise EvaluationError(failure_list)
             pictures = self.pictures.worst(cases)
+            pooled = self._pooled()
             page = write_results(
                 self.output_dir,
                 cases,
@@ -140,15 +142,23 @@ class Evaluation:
                 title=f"{self.data.name}: {self.split}",
                 facts=self._facts() | {f"failed, {case}": why for case, why in failures.items()},
                 pictures=pictures,
+                pooled=pooled,
+                histograms=self.evaluator.state.histograms,
             )
             confusion = self.evaluator.state.confusion.numpy()
-            self.mlflow.end(self.output_dir, cases, summary, pictures, confusion)
-            print(
-                f"\n{table(summary)}\n\nper case and class: {self.output_dir / METRICS_CSV}\npage: {page}\n"
-            )
+            self.mlflow.end(self.output_dir, cases, summary, pictures, confusion, pooled)
+            pixels = [] if pooled is None else ["", "pixels of all cases together:", pooled_table(pooled)]
+            places = ["", f"per case and class: {self.output_dir / METRICS_CSV}", f"page: {page}", ""]
+            print("\n".join(["", table(summary), *pixels, *places]))
             if failures:
                 raise EvaluationError(failure_list)
         return summary
+
+    def _pooled(self) -> dict[str, PooledScores] | None:
+        state = self.evaluator.state
+        if state.histograms is None:
+            return None
+        return pooled_scores(state.confusion, state.histograms, self.model.class_names, self.model.regions)
 
     def _facts(self) -> dict[str, str]:
         card = self.model.card
@@ -156,6 +166,13 @@ class Evaluation:
             "dataset": f"{self.data.name}, {self.split}",
             "model": f"sha256 {card['sha256'][:12]}, epoch {card.get('epoch')}, MLflow run {card.get('run_id')}",
         }
+        cases = self.evaluator.state.cases
+        fields = [case["field_of_view"] for case in cases if "field_of_view" in case]
+        if fields:
+            facts["field of view"] = (
+                f"{len(fields)} of {len(cases)} cases have one, {sum(fields) / len(fields):.0%} of their pixels on average;"
+                " only what is inside is measured"
+            )
         tolerance = self.evaluator.surface_tolerance
         if tolerance is not None:
             facts["tolerance of the surface Dice"] = (

@@ -14,7 +14,9 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from pipelines.data.cases import CaseItem, reading
+from pipelines.evaluation.curve_figure import draw_curves
 from pipelines.evaluation.html_report import badness, write_report
+from pipelines.metrics.pixels import PooledScores
 from pipelines.metrics.result_files import results, write_csv, write_json, write_summary_csv
 from pipelines.metrics.summary import CaseMetrics, Summary
 from transforms.errors import ImageError
@@ -28,7 +30,7 @@ from transforms.visualization.overlay import draw_overlay
 logger = logging.getLogger(__name__)
 
 METRICS_CSV, SUMMARY_CSV, METRICS_JSON, REPORT = "metrics.csv", "summary.csv", "metrics.json", "report.html"
-PICTURES = "pictures"
+PICTURES, CURVES = "pictures", "curves.png"
 
 
 class CasePictures:
@@ -123,19 +125,30 @@ def write_results(
     title: str,
     facts: Mapping[str, str] | None = None,
     pictures: Mapping[str, Path] | None = None,
+    pooled: Mapping[str, PooledScores] | None = None,
+    histograms: torch.Tensor | None = None,
 ) -> Path:
     """Write metrics.csv, summary.csv, metrics.json and report.html; returns the path of the report.
+
+    Where pixels were measured there is curves.png too, and otherwise none of an earlier evaluation.
 
     Args:
         cases, class_names, summary: see `pipelines.metrics.overlap`.
         split: name of the evaluated split.
+        pooled, histograms: where pixels were measured, see `pipelines.metrics.pixels`.
         title, facts, pictures: content of the report, see `pipelines.evaluation.html_report.write_report`.
     """
     folder = Path(folder)
     write_csv(folder / METRICS_CSV, cases, class_names)
     write_summary_csv(folder / SUMMARY_CSV, summary)
-    write_json(folder / METRICS_JSON, cases, class_names, summary, split)
-    write_report(folder / REPORT, results(cases, class_names, summary, split), title, facts, pictures)
+    write_json(folder / METRICS_JSON, cases, class_names, summary, split, pooled)
+    curves = folder / CURVES
+    if pooled is None or histograms is None:
+        curves.unlink(missing_ok=True)
+    else:
+        draw_curves(curves, histograms, pooled)
+    found = results(cases, class_names, summary, split, pooled)
+    write_report(folder / REPORT, found, title, facts, pictures, None if pooled is None else curves)
     return folder / REPORT
 
 

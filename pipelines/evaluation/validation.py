@@ -39,10 +39,13 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
     cases: list[CaseMetrics] = evaluator.state.cases
     if is_distributed():
         with Steps(None, "waiting for the cases of the other processes"):
-            gathered = of_all_ranks((cases, evaluator.state.confusion, evaluator.state.failures))
-        cases = [case for part, _, _ in gathered for case in part]
-        evaluator.state.confusion = sum(confusion for _, confusion, _ in gathered)
-        evaluator.state.failures = {case: why for _, _, part in gathered for case, why in part.items()}
+            state = evaluator.state
+            gathered = of_all_ranks((cases, state.confusion, state.failures, state.histograms))
+        cases = [case for part, *_ in gathered for case in part]
+        evaluator.state.confusion = sum(confusion for _, confusion, _, _ in gathered)
+        evaluator.state.failures = {case: why for _, _, part, _ in gathered for case, why in part.items()}
+        counted = [histograms for *_, histograms in gathered if histograms is not None]
+        evaluator.state.histograms = sum(counted) if counted else None
     # Sorted by id, because distributing the cases over ranks loses their order in the dataset.
     evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
     summary = summarise(cases, list(evaluator.structures), intervals)

@@ -19,9 +19,10 @@ from pipelines.data.cases import UnreadableCase
 from pipelines.inference.confidence import CaseConfidence, Confidence
 from pipelines.inference.ensemble import Ensemble
 from pipelines.inference.pass_agreement import PassAgreement
-from pipelines.inference.precision import autocast, resolve_precision
+from pipelines.inference.precision import AUTO, autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
+from pipelines.metrics.pixels import PixelScores, pixel_histograms, pixel_scores
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from transforms.errors import SettingError
 from transforms.label_values import structures_of
@@ -81,6 +82,9 @@ class SegEvaluator(SupervisedEvaluator):
             validations during a training.
         on_score: called with (item, MetaTensor label map, record) after each case that has a label.
         confidence: also say how sure the network is of each class, see `pipelines.inference.confidence`.
+        curves: also measure pixels, see `pipelines.metrics.pixels`: "auto" does where the file is a 2D picture. The
+            probabilities of all classes on the grid of the file are then in memory. `state.histograms` holds the
+            pixels of all cases, int64 (structures, 2, bins), or None.
         confidence_factors: what that is multiplied by, of a trained model its `confidence_factors`.
 
     Raises:
@@ -103,6 +107,7 @@ class SegEvaluator(SupervisedEvaluator):
         confidence_factors: Mapping[str, float] | None = None,
         val_handlers: Sequence | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
+        curves: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -127,14 +132,18 @@ class SegEvaluator(SupervisedEvaluator):
         self.on_score = on_score
         self.confidence = confidence
         self.confidence_factors = confidence_factors
+        if curves not in (True, False, AUTO):
+            raise SettingError(f"curves is {curves!r}; give true, false or 'auto'")
+        self.curves = curves
         self.go_on = False
         self.reset()
 
     def reset(self) -> None:
-        """Clear `state.cases`, `state.confusion` and `state.failures`."""
+        """Clear `state.cases`, `state.confusion`, `state.histograms` and `state.failures`."""
         classes = len(self.class_names) + 1
         self.state.cases = []
         self.state.failures = {}
+        self.state.histograms = None
         self.state.confusion = torch.zeros(classes, classes, dtype=torch.int64)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
@@ -180,8 +189,8 @@ class SegEvaluator(SupervisedEvaluator):
         require_same_grid(f"the label of case {item['case']}", item["label"], geometry)
 
     def _compared(self, labels: MetaTensor, item: PreparedCase) -> tuple[torch.Tensor, Scores]:
-        reference, ignore = item["label"], item.get("ignore")
-        prediction, truth = (x.as_tensor().cpu()[0] for x in (labels, reference))
+        reference = item["label"]
+        prediction, (truth, ignore) = labels.as_tensor().cpu()[0], self._counted(item)
         confusion = confusion_matrix(prediction, truth, len(self.class_names) + 1, ignore)
         affine = reference.affine.cpu().numpy()
         ml = voxel_ml(affine, truth.ndim)
@@ -191,6 +200,22 @@ class SegEvaluator(SupervisedEvaluator):
         pair, tolerance = (prediction.numpy(), truth.numpy()), self.surface_tolerance
         surfaces = surface_metrics(*pair, self.class_names, affine, tolerance, self.regions, ignore)
         return confusion, {**overlap, **surfaces}
+
+    def _counted(self, item: PreparedCase) -> tuple[torch.Tensor, int | None]:
+        """The reference (*file shape), and the value of its voxels that do not count; None where all do."""
+        truth, ignore = item["label"].as_tensor().cpu()[0], item.get("ignore")
+        if "inside" not in item:
+            return truth, ignore
+        ignore = len(self.class_names) + 1 if ignore is None else ignore
+        # Not uint8, which may not hold one value more than there are classes.
+        return torch.where(item["inside"].cpu()[0], truth.to(torch.int32), ignore), ignore
+
+    def _pixels(self, item: PreparedCase, probabilities: MetaTensor, confusion: torch.Tensor) -> PixelScores:
+        """The metrics of a case's pixels, which are also added to those of all cases."""
+        truth, ignore = self._counted(item)
+        found = pixel_histograms(probabilities.as_tensor(), truth, self.class_names, self.regions, ignore)
+        self.state.histograms = found if self.state.histograms is None else self.state.histograms + found
+        return pixel_scores(confusion, found, self.class_names, self.regions)
 
     def _restored(self, item: PreparedCase, probabilities: bool, confidence: bool) -> Segmentation:
         geometry = Geometry.from_dict(item["geometry"])
@@ -253,7 +278,11 @@ class SegEvaluator(SupervisedEvaluator):
             return {}
 
     def _evaluate(self, engine: SegEvaluator, batchdata: PreparedCase) -> dict:
-        labels, _, confidence = self.segment(batchdata)
+        # A label (1, X, Y) is that of a picture.
+        measured = "label" in batchdata and (
+            batchdata["label"].ndim == 3 if self.curves == AUTO else self.curves
+        )
+        labels, probabilities, confidence = self.segment(batchdata, bool(measured))
         if self.on_prediction is not None:
             self.on_prediction(batchdata, labels)
         output: dict[str, Any] = {Keys.IMAGE: batchdata["image"], Keys.PRED: labels}
@@ -261,7 +290,11 @@ class SegEvaluator(SupervisedEvaluator):
         if "label" in batchdata:
             self._require_same_grid(batchdata)
             confusion, scores = self._compared(labels, batchdata)
+            if probabilities is not None:
+                scores |= self._pixels(batchdata, probabilities, confusion)
             record: CaseMetrics = {"case": batchdata["case"], **scores}
+            if "inside" in batchdata:
+                record["field_of_view"] = float(batchdata["inside"].double().mean())
             if confidence is not None:
                 record |= confidence.estimates()
             if self.on_score is not None:

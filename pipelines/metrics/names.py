@@ -1,7 +1,7 @@
 """The metrics: their titles, and how they are shown and compared.
 
 To add a metric, add a line to `METRICS` and a function that computes it (`pipelines.metrics.overlap`,
-`pipelines.metrics.surfaces`). Tables, pages, files and comparisons take everything else from `METRICS`.
+`pipelines.metrics.surfaces`, `pipelines.metrics.pixels`). Tables, pages, files and comparisons take everything else from `METRICS`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,14 @@ METRICS = {
     "hd95_mm": Metric("HD95", "mm", higher_is_better=False),
     "msd_mm": Metric("mean surface distance", "mm", higher_is_better=False),
     "nsd": Metric("surface Dice (NSD)"),
+    "specificity": Metric("specificity"),
+    "accuracy": Metric("accuracy"),
+    "auc": Metric("AUC"),
 }
 """Key of the metric to its properties, in the order of the columns of CSV files."""
+
+PIXEL_METRICS = ("specificity", "accuracy", "auc")
+"""Those that are measured of photographs only, see `pipelines.metrics.pixels`."""
 
 ESTIMATES = ("confidence", "surface_entropy", "pass_agreement")
 """Estimates of the quality of a result by the network itself, see `pipelines.inference.confidence`; not used to compare

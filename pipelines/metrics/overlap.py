@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 
@@ -98,6 +98,40 @@ def case_dice(prediction: torch.Tensor, reference: torch.Tensor, num_classes: in
     return 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))
 
 
+class StructureCounts(NamedTuple):
+    """The voxels of every structure, float64 (structures,).
+
+    Attributes:
+        names: of the structures.
+        hit: predicted where it is.
+        reference: where it is.
+        predicted: where it is predicted.
+        total: all voxels that count, a number.
+    """
+
+    names: list[str]
+    hit: torch.Tensor
+    reference: torch.Tensor
+    predicted: torch.Tensor
+    total: float
+
+
+def structure_counts(
+    confusion: torch.Tensor, class_names: Sequence[str], regions: Mapping[str, Sequence[int]] | None = None
+) -> StructureCounts:
+    """The voxels of every foreground class, or of every region, from a confusion matrix; see `overlap_metrics`."""
+    structures = structures_of(dict(enumerate(class_names, start=1)), regions)
+    counts = confusion.double().cpu()
+    members = torch.zeros(len(structures), len(counts), dtype=counts.dtype)
+    for row, values in enumerate(structures.values()):
+        members[row, list(values)] = 1
+    # Whole numbers below 2**53: exact in any order.
+    hit = ((members @ counts) * members).sum(1)
+    return StructureCounts(
+        list(structures), hit, members @ counts.sum(1), members @ counts.sum(0), float(counts.sum())
+    )
+
+
 def overlap_metrics(
     confusion: torch.Tensor,
     class_names: Sequence[str],
@@ -131,14 +165,7 @@ def overlap_metrics(
     def in_voxels(values: torch.Tensor) -> dict[str, int]:
         return dict(zip(structures, (int(n) for n in values), strict=True))
 
-    structures = structures_of(dict(enumerate(class_names, start=1)), regions)
-    counts = confusion.double().cpu()
-    members = torch.zeros(len(structures), len(counts), dtype=counts.dtype)
-    for row, values in enumerate(structures.values()):
-        members[row, list(values)] = 1
-    # Whole numbers below 2**53: exact in any order.
-    hit = ((members @ counts) * members).sum(1)
-    reference, predicted = members @ counts.sum(1), members @ counts.sum(0)
+    structures, hit, reference, predicted, _ = structure_counts(confusion, class_names, regions)
     error = (predicted - reference) * (math.nan if voxel_ml is None else voxel_ml)
     return {
         "dice": of_classes(2 * hit / (reference + predicted)),

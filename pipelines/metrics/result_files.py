@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from pipelines.metrics.names import ESTIMATES, METRICS
 from pipelines.metrics.overlap import FORMAT
+from pipelines.metrics.pixels import PooledScores
 from pipelines.metrics.summary import CaseMetrics, Summary, outcome, statistics_of, summarise, value_of
 from transforms.utils.files import replacing
 
@@ -23,8 +24,15 @@ class Measured(TypedDict):
     cases: list[CaseMetrics]
 
 
-class Results(Measured):
-    """The results of a set of cases as plain JSON, which has None for NaN."""
+class _Pooled(TypedDict, total=False):
+    pooled: Mapping[str, PooledScores]
+
+
+class Results(Measured, _Pooled):
+    """The results of a set of cases as plain JSON, which has None for NaN.
+
+    `pooled` is there where pixels were measured: the metrics over those of all cases, by the names of the structures.
+    """
 
     format: int
     split: str
@@ -118,6 +126,7 @@ def results(
     class_names: Sequence[str],
     summary: Summary | None = None,
     split: str = "validation",
+    pooled: Mapping[str, PooledScores] | None = None,
 ) -> Results:
     """The results of a set of cases as plain JSON.
 
@@ -133,6 +142,8 @@ def results(
         "cases": list(cases),
         "summary": summarise(cases, class_names) if summary is None else summary,
     }
+    if pooled is not None:
+        content["pooled"] = pooled
     return without_nan(content)
 
 
@@ -142,10 +153,11 @@ def write_json(
     class_names: Sequence[str],
     summary: Summary | None = None,
     split: str = "validation",
+    pooled: Mapping[str, PooledScores] | None = None,
 ) -> None:
     """Write `results`."""
     with replacing(path) as temporary:
-        content = results(cases, class_names, summary, split)
+        content = results(cases, class_names, summary, split, pooled)
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from pipelines.metrics.confidence import Agreement, Estimates, agreement, mean_a
 from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.names import METRICS
 from pipelines.metrics.overlap import OverlapScores
+from pipelines.metrics.pixels import PixelScores
 from pipelines.metrics.statistics import class_mean, interval
 from pipelines.metrics.surfaces import SurfaceScores
 
@@ -19,14 +20,20 @@ if TYPE_CHECKING:
     from typing import NotRequired
 
 
-class Scores(OverlapScores, SurfaceScores, Estimates, total=False):
+class Scores(OverlapScores, SurfaceScores, PixelScores, Estimates, total=False):
     """The metrics that were computed for one case, and the network's own estimates."""
 
 
 class CaseMetrics(Scores):
-    """The metrics of one case, with its id."""
+    """The metrics of one case, with its id.
+
+    Attributes:
+        case: the id.
+        field_of_view: share of the voxels that were counted, where only those inside a field of view were.
+    """
 
     case: str
+    field_of_view: NotRequired[float]
 
 
 class Statistics(TypedDict):

@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
 
 from tests.e2e.commands import SMALL, Workplace
 
@@ -101,6 +103,28 @@ def test_photographs_in_colour(shared_data: Path, tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)[100:400]
     assert np.median(pixels[..., 0] - pixels[..., 2]) > 30, "a fundus is red"
     image = Path(items["validation"][0]["image"])
-    place.bundle("r2unet", "inference.json", input=image, output=tmp_path / "out", preview="$True")
+    more = {"preview": "$True", "probabilities": "$True"}
+    place.bundle("r2unet", "inference.json", input=image, output=tmp_path / "out", **more)
+    require_pixels_measured(
+        place, tmp_path / "out" / f"{image.stem}_probabilities.nii.gz", items["validation"][0]
+    )
     found = Image.open(tmp_path / "out" / f"{image.stem}.png")
     assert found.size == Image.open(image).size
+
+
+def require_pixels_measured(place: Workplace, probabilities: Path, item: dict[str, str]) -> None:
+    """The pooled AUC is scikit-learn's of the predicted probabilities inside the field of view of the photograph."""
+    folder = place.root / "evaluation"
+    (pooled,) = json.loads((folder / "metrics.json").read_text())["pooled"].values()
+    brightest = np.asarray(Image.open(item["image"])).max(-1).T
+    inside = ndimage.binary_fill_holes(brightest > 12)
+    vessels = np.asarray(Image.open(item["label"])).T > 0
+    wanted = roc_auc_score(vessels[inside], np.asarray(nib.load(probabilities).dataobj)[..., 0, 1][inside])
+    # The edge of a field is a matter of taste, and is far from vessels.
+    assert pooled["auc"] == pytest.approx(wanted, abs=2e-3)
+    assert 0.5 < pooled["auc"] < 1
+    run = place.runs("r2unet", "evaluation")[-1]
+    (figure,) = (value for name, value in run.data.metrics.items() if name.startswith("pooled_auc_"))
+    assert figure == pytest.approx(pooled["auc"])
+    assert Image.open(folder / "curves.png").width > 500
+    assert "ROC and precision-recall curves" in (folder / "report.html").read_text(encoding="utf-8")

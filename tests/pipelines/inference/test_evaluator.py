@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
+from PIL import Image
+from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
+from pipelines.data.loaders import volume_loader
 from pipelines.data.volume_dataset import VolumeDataset
-from pipelines.inference.evaluator import annotated
+from pipelines.inference.evaluator import SegEvaluator, annotated
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.metrics.names import METRICS
+from pipelines.metrics.curves import area_under_roc
+from pipelines.metrics.names import METRICS, PIXEL_METRICS
 from tests.pipelines.evaluators import evaluator
 from tests.pipelines.small import OBLIQUE, write_ct
 from transforms.io.readers import ImageError, read_label
@@ -63,7 +67,7 @@ def test_surfaces_are_measured_where_a_tolerance_is_given(tmp_path):
     )
     engine.run()
     (record,) = engine.state.cases
-    assert set(METRICS) < set(record)
+    assert METRICS.keys() - PIXEL_METRICS < set(record)
     assert 0 < record["hd95_mm"]["liver"] < 3
     assert record["nsd"]["liver"] > 0.9
     assert seen == [("a", (1, *read_label(data[0]["label"]).shape[1:]), record)]
@@ -231,3 +235,85 @@ def test_regions_are_measured_and_voxels_that_nobody_annotated_left_out(tmp_path
     assert set(annotated({"label": marked, "ignore": 4}).unique().tolist()) == set(
         marked.unique().tolist()
     ) - {4}
+
+
+def pictures(folder):
+    """Two pictures of a bright square, the second with a mask of its left half, on whose other half nothing counts."""
+    items = []
+    for index in range(2):
+        label = np.zeros((24, 20), np.uint8)
+        label[4 + index : 14, 5:12] = 1
+        for name, array in (
+            ("image", np.where(label, 180, 60)),
+            ("label", label),
+            ("mask", np.arange(24)[:, None] < 12),
+        ):
+            path = folder / f"{name}_{index}.png"
+            Image.fromarray(np.broadcast_to(array, label.shape).astype(np.uint8).T).save(path)
+        items.append(
+            {"case": str(index), **{k: str(folder / f"{k}_{index}.png") for k in ("image", "label")}}
+        )
+    return [items[0], items[1] | {"mask": str(folder / "mask_1.png")}]
+
+
+class Unsure(torch.nn.Module):
+    """Knows the square but for what a convolution blurs, and is wrong in the right half."""
+
+    def forward(self, x):
+        value = torch.nn.functional.avg_pool2d(x[:, :1], 5, stride=1, padding=2)
+        ramp = torch.linspace(-2, 2, x.shape[2]).reshape(1, 1, -1, 1)
+        return torch.cat([torch.zeros_like(value), 0.5 * value + ramp], 1)
+
+
+@pytest.mark.parametrize("curves", ["auto", True])
+def test_pixels_of_pictures_are_measured_inside_their_masks(tmp_path, curves):
+    preprocess = Preprocess(spacing=None, window=None)
+    data = VolumeDataset(
+        pictures(tmp_path), preprocess, labels={0: "background", 1: "square"}, field_of_view="auto"
+    )
+    loader = volume_loader(data)
+    engine = SegEvaluator(
+        "cpu",
+        loader,
+        Unsure(),
+        preprocess,
+        ["square"],
+        SlidingWindow((24, 20)),
+        surface_tolerance=1.0,
+        curves=curves,
+    )
+    engine.run()
+    whole, masked = engine.state.cases
+    assert "field_of_view" not in whole
+    assert masked["field_of_view"] == 0.5
+    everything = []
+    for item, record in zip(data, engine.state.cases, strict=True):
+        labels, probabilities = (x.as_tensor().numpy() for x in engine.predict_with_probabilities(item))
+        inside = item.get("inside", torch.ones(1, 24, 20, dtype=torch.bool)).numpy()[0]
+        reference = item["label"].as_tensor().numpy()[0][inside] == 1
+        everything.append((reference, labels[0][inside] == 1, probabilities[1][inside]))
+        assert record["dice"]["square"] == pytest.approx(f1_score(reference, everything[-1][1]))
+        assert record["specificity"]["square"] == pytest.approx(
+            recall_score(~reference, everything[-1][1] == 0)
+        )
+        assert record["auc"]["square"] == pytest.approx(roc_auc_score(reference, everything[-1][2]), abs=1e-4)
+        assert 0.5 < record["auc"]["square"] < 1
+    reference, _, probability = (np.concatenate(column) for column in zip(*everything, strict=True))
+    pooled = area_under_roc(engine.state.histograms[0])
+    assert pooled == pytest.approx(roc_auc_score(reference, probability), abs=1e-4)
+    assert int(engine.state.confusion.sum()) == int(engine.state.histograms.sum()) == 24 * 20 * 3 // 2
+    engine.reset()
+    assert engine.state.histograms is None
+
+
+def test_pixels_of_a_ct_are_measured_where_asked_for(tmp_path):
+    data = [write_ct(tmp_path, "a")]
+    engine = evaluator(data, curves="auto")
+    engine.run()
+    assert "auc" not in engine.state.cases[0]
+    engine = evaluator(data, curves=True)
+    engine.run()
+    assert engine.state.cases[0]["auc"] == pytest.approx({"lung": 1.0, "liver": 1.0})
+    assert engine.state.cases[0]["specificity"] == {"lung": 1.0, "liver": 1.0}
+    with pytest.raises(ValueError, match="curves is 'always'; give true, false or 'auto'"):
+        evaluator(data, curves="always")

@@ -3,14 +3,18 @@
 import numpy as np
 import torch
 
-from pipelines.metrics.names import METRICS
+from pipelines.metrics.names import METRICS, PIXEL_METRICS
 from pipelines.metrics.overlap import overlap_metrics
+from pipelines.metrics.pixels import pixel_histograms, pixel_scores
 from pipelines.metrics.surfaces import surface_metrics
 
 
 def test_the_table_holds_just_what_is_measured():
     labels = torch.tensor([[0, 1], [1, 1]])
-    found = overlap_metrics(torch.tensor([[1, 0], [0, 3]]), ["a"], 1.0)
+    confusion = torch.tensor([[1, 0], [0, 3]])
+    pixels = pixel_scores(confusion, pixel_histograms(torch.rand(2, 2, 2), labels, ["a"]), ["a"])
+    assert tuple(pixels) == PIXEL_METRICS
+    found = overlap_metrics(confusion, ["a"], 1.0) | pixels
     found |= surface_metrics(labels.numpy(), labels.numpy(), ["a"], np.eye(4), 1.0)
     assert found.keys() == {*METRICS, "reference_voxels", "prediction_voxels"}
 

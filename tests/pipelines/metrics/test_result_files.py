@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.metrics.names import METRICS
+from pipelines.metrics.names import METRICS, PIXEL_METRICS
 from pipelines.metrics.overlap import overlap_metrics
 from pipelines.metrics.result_files import (
     guarded,
@@ -20,6 +20,8 @@ from pipelines.metrics.result_files import (
 )
 from pipelines.metrics.summary import MISSED, summarise
 from tests.pipelines.metrics.scored import CASES, NAMES, full_cases
+
+MEASURED = [metric for metric in METRICS if metric not in PIXEL_METRICS]
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+SUM(A1)", "-2+3", "@SUM(A1)", "\t=1", "-case"])
@@ -58,7 +60,7 @@ def test_csv_holds_every_case_and_class(tmp_path):
     write_csv(tmp_path / "metrics.csv", cases, NAMES)
     with (tmp_path / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0])[2 : 2 + len(METRICS)] == list(METRICS)
+    assert list(rows[0])[2 : 2 + len(MEASURED)] == MEASURED
     assert float(rows[1]["hd95_mm"]) == pytest.approx(cases[0]["hd95_mm"]["cyst"], abs=1e-6)
     missed = next(row for row in rows if row["outcome"] == MISSED)
     assert (missed["case"], missed["class"], missed["dice"]) == ("c2", "liver", "0.000000")
@@ -71,7 +73,7 @@ def test_the_summary_as_csv(tmp_path):
     write_summary_csv(tmp_path / "summary.csv", summary)
     with (tmp_path / "summary.csv").open(newline="") as stream:
         rows = {(row["class"], row["metric"]): row for row in csv.DictReader(stream)}
-    assert len(rows) == len(NAMES) * len(METRICS)
+    assert len(rows) == len(NAMES) * len(MEASURED)
     row = rows["liver", "hd95_mm"]
     assert row["n"] == "3"
     assert row["missed"] == "1"
@@ -91,8 +93,8 @@ def test_json_is_what_comparisons_read(tmp_path):
     assert read["summary"]["classes"]["stone"]["dice"]["mean"] is None
     assert read["summary"]["mean_dice"] == pytest.approx(summary["mean_dice"])
     for case in results(full_cases(), NAMES)["cases"]:
-        assert set(METRICS) < set(case)
-        assert all(set(case[metric]) == set(NAMES) for metric in METRICS)
+        assert set(MEASURED) < set(case)
+        assert all(set(case[metric]) == set(NAMES) for metric in MEASURED)
 
 
 def test_cases_read_back_from_json_count_as_those_measured():
