@@ -24,8 +24,9 @@ STEPS = 3
 WORTHWHILE = 0.9
 # The timing is repeated after SLOW_STEPS consecutive steps that each take more than SLOWER times the timed median.
 SLOWER, SLOW_STEPS = 1.5, 5
-# Seconds after which all threads are tried again, as the other program may have ended.
-RETRY = 300.0
+# Seconds after which all threads are tried again, as the other program may have ended: at first, and at most. They are
+# doubled each time that a single step shows that it has not.
+FIRST_RETRY, RETRY = 20.0, 300.0
 
 
 class ThreadTuner:
@@ -34,8 +35,8 @@ class ThreadTuner:
     If other programs use the same cores, a thread that has to wait for a core delays all other threads at the end of
     every operation: a step can take five times as long with two threads as with one. Therefore the first steps are
     timed with all threads, then with half of them, and so on down to one thread, until fewer are no faster. The
-    fastest number is used until steps become much slower; if it is less than all threads, the timing is repeated
-    after five minutes.
+    fastest number is used until steps become much slower; if it is less than all threads, these are tried again after
+    20 seconds, and then less and less often, up to every five minutes.
 
     The number of threads is not changed if there is only one, on a GPU, in deterministic mode (the last bits of sums
     depend on the number of threads), or if the user has set `OMP_NUM_THREADS`.
@@ -54,6 +55,9 @@ class ThreadTuner:
             and not torch.are_deterministic_algorithms_enabled()
             and not any(os.environ.get(name) for name in VARIABLES)
         )
+        self._pause = FIRST_RETRY
+        # The number of threads that was chosen, and the seconds of its step, while more are tried again.
+        self._fewer: tuple[int, float] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -95,6 +99,9 @@ class ThreadTuner:
         count = self._counts[0]
         times = self._times.setdefault(count, [])
         times.append(seconds)
+        if self._fewer is not None and count == self._most and seconds * WORTHWHILE > self._fewer[1]:
+            self._settle(*self._fewer)
+            return
         if len(times) < STEPS:
             return
         medians = {number: statistics.median(values) for number, values in self._times.items()}
@@ -105,10 +112,7 @@ class ThreadTuner:
         best = min(medians, key=lambda number: (medians[number], -number))
         if medians[best] > WORTHWHILE * medians[self._most]:
             best = self._most
-        torch.set_num_threads(best)
-        self._expected, self._slow = medians[best], 0
         if best != self._most:
-            self._until = self._clock() + RETRY
             logger.info(
                 "threads: %d instead of %d, since a step then takes %.2f s instead of %.2f s; another program is using "
                 "the CPU cores of this machine",
@@ -117,10 +121,26 @@ class ThreadTuner:
                 medians[best],
                 medians[self._most],
             )
+        elif self._fewer is not None:
+            logger.info("threads: %d again, since a step then takes %.2f s", best, medians[best])
+        self._settle(best, medians[best])
+
+    def _settle(self, count: int, seconds: float) -> None:
+        """Use a number of threads, whose step takes so many seconds, from now on."""
+        torch.set_num_threads(count)
+        self._expected, self._slow = seconds, 0
+        if count == self._most:
+            self._fewer, self._pause = None, FIRST_RETRY
+            return
+        self._fewer = count, seconds
+        self._until = self._clock() + self._pause
+        self._pause = min(2 * self._pause, RETRY)
 
     def _watch(self, seconds: float) -> None:
         assert self._expected is not None
         self._slow = self._slow + 1 if seconds > SLOWER * self._expected else 0
+        if self._slow == SLOW_STEPS:
+            self._fewer = None
         if self._slow == SLOW_STEPS or self._clock() > self._until:
             self._begin()
             # No warm-up step is needed this time.

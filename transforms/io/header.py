@@ -31,7 +31,7 @@ PAIR_HEADERS, PAIR_VOXELS = (".hdr.gz", ".hdr"), (".img.gz", ".img")
 """NIfTI in two files; the path of the header stands for the image."""
 NIFTI_SUFFIXES = (".nii.gz", ".nii", *PAIR_HEADERS, *PAIR_VOXELS)
 ITK_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
-PICTURE_SUFFIXES = (".png", ".tiff", ".tif", ".jpeg", ".jpg", ".bmp")
+PICTURE_SUFFIXES = (".png", ".tiff", ".tif", ".jpeg", ".jpg", ".bmp", ".gif", ".ppm", ".pgm")
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES, *PICTURE_SUFFIXES, *PAIR_HEADERS)
 """Endings of files that are one image each; the voxel file of a pair is only a part of one."""
 

@@ -1,4 +1,4 @@
-"""2D pictures (PNG, TIFF, JPEG, BMP) to arrays of shape ``(C, X, Y)``.
+"""2D pictures (PNG, TIFF, JPEG, BMP, GIF, PPM, PGM) to arrays of shape ``(C, X, Y)``.
 
 The axes are MONAI's for pictures: X counts columns from the left, Y rows from the top, and the affine is the identity
 except for the pixel spacing. A picture has no anatomical orientation. The spacing is 1 mm unless a TIFF states a
@@ -106,7 +106,7 @@ def _open(path: Path) -> Image.Image:
 def _check_sums(path: Path, image: Image.Image) -> None:
     """Verify the checksums of PNG chunks and deflated TIFF strips, which decoders do not read.
 
-    LZW, PackBits, JPEG and BMP have no checksums, so that only data that cannot be decoded are found. For PackBits data
+    LZW, PackBits, JPEG, BMP, GIF and PPM have no checksums, so that only data that cannot be decoded are found. For PackBits data
     of a wrong length ITK's decoder only prints a warning, so their length is checked here.
     """
     if image.format == "PNG":

@@ -54,7 +54,7 @@ __all__ = [
 
 ImagePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """Where an image lies: a file or folder, or several that hold its channels one after another."""
-READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG or BMP"
+READABLE = "NIfTI (.nii, .nii.gz, .hdr with .img), NRRD, MHA/MHD, DICOM CT (a folder or a file), or a 2D PNG, TIFF, JPEG, BMP, GIF, PPM or PGM"
 _ROUNDING = 1.01e-4
 """Largest distance from a whole number that is rounded: files may scale class ids, such as SPM's uint16 with a slope
 of 2/65535. It is 1% above 1e-4, which float32 cannot represent exactly."""
@@ -87,8 +87,8 @@ def read_image(
     """Read an image.
 
     Args:
-        path: NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D PNG, TIFF, JPEG or
-            BMP. Several are one image whose channels they hold in this order; they must lie on one grid.
+        path: NIfTI, NRRD, MHA/MHD, a folder of DICOM slices or one DICOM file, or a 2D picture (PNG, TIFF,
+            JPEG, BMP, GIF, PPM, PGM). Several are one image whose channels they hold in this order; they must lie on one grid.
         channels: state that the fourth axis of a 4D file holds this many channels (MSD data sets with several
             modalities). Without it, a fourth axis longer than one is taken for time and refused.
         series, allow: DICOM only: which of several volumes to read, and which irregularities to accept; see

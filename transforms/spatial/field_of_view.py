@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
 
 __all__ = ["round_field"]
 
 DARK = 0.1
 """Of the way from the darkness of the corners to the brightest of the picture, above which a pixel shows something."""
 
-SOLID = 0.97
-"""Share of its convex hull that a field covers: an aperture is round, what lies on a dark ground mostly is not."""
+ROUND, OFF = 0.9, 0.02
+"""Share of the edge of a field, but for where the picture ends, that lies on one circle, and by how much of its radius it may
+miss it. A body or a cell on a dark ground is no field of view, and what is predicted outside of it is wrong."""
 
 SMALLEST, LARGEST = 0.3, 0.99
 """Share of the picture that a field covers."""
@@ -24,15 +24,15 @@ _CORNER = 0.02
 def round_field(picture: np.ndarray) -> np.ndarray | None:
     """The field of view of a photograph through a round aperture, as of a fundus camera or an endoscope.
 
-    The pixels that are brighter than the corners, of which the largest piece is taken and its holes are filled. Holes and
-    dark structures inside belong to it.
+    The pixels that are brighter than the corners, of which the largest piece is taken and its holes are filled, if its edge is
+    a circle or a part of one. Holes and dark structures inside belong to it.
 
     Args:
         picture: (C, X, Y), of any scale.
 
     Returns:
-        bool (X, Y); None where there is no such field: the corners are not dark, or what is bright is not nearly convex or
-        covers too little of the picture.
+        bool (X, Y); None where there is no such field: the corners are not dark, or what is bright is not round or covers
+        too little of the picture.
 
     Examples:
         >>> x, y = np.ogrid[:100, :100]
@@ -61,4 +61,22 @@ def round_field(picture: np.ndarray) -> np.ndarray | None:
     field = ndimage.binary_opening(field, iterations=2)
     if not SMALLEST <= field.mean() <= LARGEST:
         return None
-    return field if field.sum() >= SOLID * convex_hull_image(field).sum() else None
+    return field if _is_round(field) else None
+
+
+def _is_round(field: np.ndarray) -> bool:
+    """Whether the edge lies on a circle, of which the borders of the picture may cut off a part."""
+    edge = field & ~ndimage.binary_erosion(field, border_value=1)
+    points = np.argwhere(edge).astype(float)
+    if len(points) < 3:
+        return False
+    # Kasa's fit: |p|^2 = 2 c p + (r^2 - |c|^2) is linear in the centre c. Twice, the second time without what lies off.
+    kept = np.ones(len(points), bool)
+    for _ in range(2):
+        system = np.c_[2 * points[kept], np.ones(kept.sum())]
+        x, y, rest = np.linalg.lstsq(system, (points[kept] ** 2).sum(1), rcond=None)[0]
+        radius = np.sqrt(max(rest + x**2 + y**2, 0.0))
+        kept = np.abs(np.hypot(*(points - (x, y)).T) - radius) <= max(OFF * radius, 1.5)
+        if kept.mean() < ROUND / 2:
+            return False
+    return bool(kept.mean() >= ROUND)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.training import thread_tuning
-from pipelines.training.thread_tuning import RETRY, SLOW_STEPS, STEPS, ThreadTuner
+from pipelines.training.thread_tuning import FIRST_RETRY, RETRY, SLOW_STEPS, STEPS, ThreadTuner
 from pipelines.utils.cores import VARIABLES
 
 
@@ -93,11 +93,29 @@ def test_one_slow_step_is_none(start):
     assert machine.tried.count(1) == before
 
 
-def test_all_threads_come_back_when_the_other_program_has_ended(start):
+def test_all_threads_come_back_when_the_other_program_has_ended(start, caplog):
+    caplog.set_level("INFO", logger="pipelines.training.thread_tuning")
     machine, tuner = start({2: 10.0, 1: 2.0})
     machine.steps(tuner, 20)
     machine.seconds = {2: 1.0, 1: 2.0}
-    machine.steps(tuner, int(RETRY / 2.0) + 3 * STEPS)
+    # It was tried once in vain, after which the pause is twice as long.
+    machine.steps(tuner, int(2 * FIRST_RETRY / 2.0) + 3 * STEPS)
+    assert machine.threads == 2
+    assert caplog.messages[-1] == "threads: 2 again, since a step then takes 1.00 s"
+
+
+def test_a_program_that_stays_costs_a_step_now_and_then(start, caplog):
+    caplog.set_level("INFO", logger="pipelines.training.thread_tuning")
+    machine, tuner = start({2: 20.0, 1: 1.0})
+    machine.steps(tuner, 3 * STEPS)
+    before, began = machine.tried.count(2), machine.now
+    machine.steps(tuner, 2000)
+    # After 20, 40, 80 and 160 seconds, and then every 300.
+    assert machine.tried.count(2) - before == pytest.approx(4 + (machine.now - began - 300) / RETRY, abs=2)
+    assert machine.threads == 1
+    assert len(caplog.messages) == 1, "nothing has changed"
+    machine.seconds = {2: 0.5, 1: 1.0}
+    machine.steps(tuner, int(RETRY) + 3 * STEPS)
     assert machine.threads == 2
 
 

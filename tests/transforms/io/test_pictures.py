@@ -56,6 +56,42 @@ def test_float_tiff_and_its_spacing(tmp_path):
         np.testing.assert_allclose(np.diag(read_header(path).affine)[:2], step / 2, err_msg=unit)
 
 
+def test_colour_pixmaps(tmp_path, colours):
+    """PPM, in which STARE's photographs lie, and which MONAI does not read."""
+    Image.fromarray(colours).save(tmp_path / "a.ppm")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.ppm").numpy(), colours.transpose(2, 1, 0))
+    assert read_header(tmp_path / "a.ppm").channels == 3
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_pixmaps(tmp_path, bits):
+    """PGM, in which labels of STARE lie."""
+    array = np.random.default_rng(0).integers(0, 2**bits, (6, 4)).astype(f"uint{bits}")
+    (tmp_path / "a.pgm").write_bytes(
+        f"P5 4 6 {2**bits - 1}\n".encode() + array.astype(f">u{bits // 8}").tobytes()
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "a.pgm").numpy()[0], array.T)
+    assert read_header(tmp_path / "a.pgm").channels == 1
+
+
+def test_gif(tmp_path, colours):
+    """In which DRIVE's labels and masks lie: indices are the label, and colours the image, of one picture only."""
+    index = np.random.default_rng(1).integers(0, 3, (6, 4)).astype(np.uint8)
+    picture = Image.fromarray(index, mode="P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+    picture.save(tmp_path / "a.gif")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.gif").numpy()[0], index.T)
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif").numpy(), palette[index].transpose(2, 1, 0))
+    mask = np.where(index > 0, 255, 0).astype(np.uint8)
+    Image.fromarray(mask).save(tmp_path / "mask.gif")
+    np.testing.assert_array_equal(read_label(tmp_path / "mask.gif").numpy()[0] > 0, mask.T > 0)
+    frames = [Image.fromarray(colours), Image.fromarray(255 - colours)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match="2 pages in one file"):
+        read_image(tmp_path / "two.gif")
+
+
 def test_labels_in_pictures(tmp_path, colours):
     index = np.random.default_rng(1).integers(0, 4, (6, 4)).astype(np.uint8)
     palette = Image.fromarray(index)
@@ -153,7 +189,7 @@ def test_packbits_of_another_length_are_refused(tmp_path, kind):
 def test_damaged_pictures_raise_nothing_but_image_errors(tmp_path, colours):
     chance = random.Random(2)
     packings = {"deflated.tif": "tiff_adobe_deflate", "packed.tif": "packbits"}
-    for name in ("a.bmp", "a.tif", "a.jpg", "a.png", *packings):
+    for name in ("a.bmp", "a.tif", "a.jpg", "a.png", "a.gif", "a.ppm", *packings):
         options = {"compression": packings[name]} if name in packings else {}
         Image.fromarray(colours).save(tmp_path / name, **options)
         raw = (tmp_path / name).read_bytes()

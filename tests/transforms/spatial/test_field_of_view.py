@@ -14,6 +14,11 @@ def disc(shape, centre, radius):
     return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
 
 
+def ellipse(shape, radii):
+    x, y = np.ogrid[: shape[0], : shape[1]]
+    return ((x - shape[0] / 2) / radii[0]) ** 2 + ((y - shape[1] / 2) / radii[1]) ** 2 < 1
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     size=st.tuples(st.integers(90, 120), st.integers(90, 120)),
@@ -54,6 +59,8 @@ def test_a_field_that_is_cut_off_above_and_below_is_one():
             np.max([disc((90, 90), (x, y), 16) for x in (20, 45, 70) for y in (20, 45, 70)], 0) * 200.0,
             id="bright cells",
         ),
+        pytest.param(ellipse((90, 90), (42, 34)) * 200.0, id="an oval body"),
+        pytest.param(np.pad(np.ones((70, 70)), 10) * 200.0, id="a square"),
         pytest.param(~disc((90, 90), (45, 45), 40) * 200.0, id="a dark disc"),
         pytest.param(
             np.maximum(disc((90, 90), (45, 45), 44), np.arange(90) < 20) * 200.0, id="light in two corners"
