@@ -22,7 +22,7 @@ from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.inference.precision import AUTO, autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
-from pipelines.metrics.pixels import PixelScores, pixel_histograms, pixel_scores
+from pipelines.metrics.pixels import pixel_histograms, pixel_scores
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
 from transforms.errors import SettingError
 from transforms.label_values import structures_of
@@ -206,16 +206,13 @@ class SegEvaluator(SupervisedEvaluator):
         truth, ignore = item["label"].as_tensor().cpu()[0], item.get("ignore")
         if "inside" not in item:
             return truth, ignore
-        ignore = len(self.class_names) + 1 if ignore is None else ignore
-        # Not uint8, which may not hold one value more than there are classes.
+        # A value that no label map has, so that one that is no class is still found out.
+        ignore = -1 if ignore is None else ignore
         return torch.where(item["inside"].cpu()[0], truth.to(torch.int32), ignore), ignore
 
-    def _pixels(self, item: PreparedCase, probabilities: MetaTensor, confusion: torch.Tensor) -> PixelScores:
-        """The metrics of a case's pixels, which are also added to those of all cases."""
+    def _pixels(self, item: PreparedCase, probabilities: MetaTensor) -> torch.Tensor:
         truth, ignore = self._counted(item)
-        found = pixel_histograms(probabilities.as_tensor(), truth, self.class_names, self.regions, ignore)
-        self.state.histograms = found if self.state.histograms is None else self.state.histograms + found
-        return pixel_scores(confusion, found, self.class_names, self.regions)
+        return pixel_histograms(probabilities.as_tensor(), truth, self.class_names, self.regions, ignore)
 
     def _restored(self, item: PreparedCase, probabilities: bool, confidence: bool) -> Segmentation:
         geometry = Geometry.from_dict(item["geometry"])
@@ -290,8 +287,9 @@ class SegEvaluator(SupervisedEvaluator):
         if "label" in batchdata:
             self._require_same_grid(batchdata)
             confusion, scores = self._compared(labels, batchdata)
-            if probabilities is not None:
-                scores |= self._pixels(batchdata, probabilities, confusion)
+            pixels = None if probabilities is None else self._pixels(batchdata, probabilities)
+            if pixels is not None:
+                scores |= pixel_scores(confusion, pixels, self.class_names, self.regions)
             record: CaseMetrics = {"case": batchdata["case"], **scores}
             if "inside" in batchdata:
                 record["field_of_view"] = float(batchdata["inside"].double().mean())
@@ -300,6 +298,9 @@ class SegEvaluator(SupervisedEvaluator):
             if self.on_score is not None:
                 self.on_score(batchdata, labels, record)
             engine.state.confusion += confusion
+            if pixels is not None:
+                known = engine.state.histograms
+                engine.state.histograms = pixels if known is None else known + pixels
             engine.state.cases.append(record)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output

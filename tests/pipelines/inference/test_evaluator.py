@@ -306,6 +306,36 @@ def test_pixels_of_pictures_are_measured_inside_their_masks(tmp_path, curves):
     assert engine.state.histograms is None
 
 
+def test_a_case_that_fails_leaves_no_pixels_and_a_value_that_is_no_class_is_found_out(tmp_path):
+    def refuse(item, labels, record):
+        if item["case"] == "0":
+            raise OSError("no space left for the picture")
+
+    preprocess, items = Preprocess(spacing=None, window=None), pictures(tmp_path)
+    label = np.asarray(Image.open(items[1]["label"])).copy()
+    window = SlidingWindow((24, 20))
+
+    def run(on_score=None):
+        # No names, so that it is the evaluator that looks at the values.
+        loader = volume_loader(VolumeDataset(items, preprocess, field_of_view="auto"))
+        engine = SegEvaluator(
+            "cpu", loader, Unsure(), preprocess, ["square"], window, curves="auto", on_score=on_score
+        )
+        engine.go_on = True
+        engine.run()
+        return engine.state
+
+    state = run(refuse)
+    assert list(state.failures) == ["0"]
+    assert int(state.histograms.sum()) == int(state.confusion.sum()) == 24 * 20 // 2
+    label[10, 3] = 2  # row, column: inside of the mask
+    Image.fromarray(label).save(items[1]["label"])
+    assert "must be in the range 0 to 1" in run().failures["1"]
+    label[10, 3], label[10, 20] = 0, 2  # outside
+    Image.fromarray(label).save(items[1]["label"])
+    assert not run().failures
+
+
 def test_pixels_of_a_ct_are_measured_where_asked_for(tmp_path):
     data = [write_ct(tmp_path, "a")]
     engine = evaluator(data, curves="auto")
