@@ -212,7 +212,8 @@ def _with_channels(image: Path, channels: int | None) -> tuple[Path, ...]:
     return tuple(channel_file(image, index) for index in range(found)) or (image,)
 
 
-def _stem(path: Path) -> str:
+def image_stem(path: Path) -> str:
+    """The name of an image or label without its ending, by which files of one case are matched."""
     suffix = image_suffix(path)
     if not suffix and path.suffix.lower() == ".dcm" and not path.is_dir():
         suffix = path.suffix
@@ -220,8 +221,8 @@ def _stem(path: Path) -> str:
 
 
 def _case_id(image: Path, label: Path | None) -> str:
-    stem = _stem(image)
-    if stem.endswith("_0000") and (label is None or _stem(label) != stem):
+    stem = image_stem(image)
+    if stem.endswith("_0000") and (label is None or image_stem(label) != stem):
         stem = stem[:-5]
     return stem
 
@@ -257,18 +258,18 @@ def from_folders(root: Path, content: dict[str, Any], channels: int | None, prob
             continue
         by_stem: dict[str, Path] = {}
         for label in _entries(root / labels, ending, labels=True) if (root / labels).is_dir() else []:
-            if _stem(label) in by_stem:
+            if image_stem(label) in by_stem:
                 problems.append(
-                    f"{label}: {by_stem[_stem(label)].name} is a label of the same case; keep one."
+                    f"{label}: {by_stem[image_stem(label)].name} is a label of the same case; keep one."
                 )
-            by_stem[_stem(label)] = label
+            by_stem[image_stem(label)] = label
         used: set[str] = set()
         listed = _entries(root / images, ending)
-        parts = Counter(found[0] for image in listed if (found := numbered(_stem(image))))
+        parts = Counter(found[0] for image in listed if (found := numbered(image_stem(image))))
         cases: list[tuple[str, list[tuple[int, Path]]]] = []
         channels_of: dict[str, list[tuple[int, Path]]] = {}
         for image in listed:
-            stem = _stem(image)
+            stem = image_stem(image)
             part = numbered(stem) if stem not in by_stem else None
             # Test images have no labels to tell a channel by: they are named as those of the training are.
             if part and (part[0] in by_stem or (split == "test" and (in_channels or parts[part[0]] == 1))):

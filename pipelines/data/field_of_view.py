@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.data.cases import CaseItem, first_image
+from pipelines.data.dataset_json import image_stem
 from transforms.errors import ImageError, SettingError
 from transforms.io.header import Header, image_suffix
 from transforms.io.readers import read_label
@@ -64,19 +65,17 @@ class FieldsOfView:
 
     def _file(self, item: CaseItem) -> Path:
         assert self.folder is not None
-        names = {item["case"], _stem(Path(first_image(item)))}
+        names = {item["case"], image_stem(Path(first_image(item)))}
         wanted = {name + ending for name in names for ending in _ENDINGS}
-        found = sorted(path for path in self.folder.iterdir() if image_suffix(path) and _stem(path) in wanted)
+        found = sorted(
+            path for path in self.folder.iterdir() if image_suffix(path) and image_stem(path) in wanted
+        )
         if len(found) != 1:
             there = "none" if not found else ", ".join(path.name for path in found)
             raise SettingError(
                 f"the folder {self.folder} must have one mask of case {item['case']}, named as it or with _mask; it has {there}"
             )
         return found[0]
-
-
-def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(image_suffix(path))]
 
 
 def _size(image: MetaTensor) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import torch
 
 from pipelines.metrics.curves import BINS, area_under_roc, average_precision, histogram
 from pipelines.metrics.mlflow_names import metric_names
-from pipelines.metrics.overlap import StructureCounts, structure_counts
+from pipelines.metrics.overlap import overlap_metrics, structure_counts
 from transforms.label_values import structures_of
 
 
@@ -95,11 +95,12 @@ def pixel_scores(
         histograms: (structures, 2, bins), see `pixel_histograms`.
         class_names, regions: as of `pipelines.metrics.overlap.overlap_metrics`.
     """
-    counts = structure_counts(confusion, class_names, regions)
+    names, hit, reference, predicted, total = structure_counts(confusion, class_names, regions)
+    rest = total - reference - predicted + hit
     return {
-        "specificity": dict(zip(counts.names, _specificity(counts), strict=True)),
-        "accuracy": dict(zip(counts.names, _accuracy(counts), strict=True)),
-        "auc": {name: area_under_roc(row) for name, row in zip(counts.names, histograms, strict=True)},
+        "specificity": dict(zip(names, (rest / (total - reference)).tolist(), strict=True)),
+        "accuracy": dict(zip(names, ((hit + rest) / total).tolist(), strict=True)),
+        "auc": {name: area_under_roc(row) for name, row in zip(names, histograms, strict=True)},
     }
 
 
@@ -110,30 +111,13 @@ def pooled_scores(
     regions: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, PooledScores]:
     """The metrics of every structure over the pixels of all cases together; arguments as of `pixel_scores`, summed."""
-    counts = structure_counts(confusion, class_names, regions)
-    columns = {
-        "dice": (2 * counts.hit / (counts.reference + counts.predicted)).tolist(),
-        "sensitivity": (counts.hit / counts.reference).tolist(),
-        "specificity": _specificity(counts),
-        "accuracy": _accuracy(counts),
-        "precision": (counts.hit / counts.predicted).tolist(),
-        "auc": [area_under_roc(row) for row in histograms],
-        "average_precision": [average_precision(row) for row in histograms],
+    found: dict[str, Any] = {
+        **overlap_metrics(confusion, class_names, None, regions),
+        **pixel_scores(confusion, histograms, class_names, regions),
     }
-    return {
-        name: cast(PooledScores, {key: values[row] for key, values in columns.items()})
-        for row, name in enumerate(counts.names)
-    }
-
-
-def _specificity(counts: StructureCounts) -> list[float]:
-    rest = counts.total - counts.reference - counts.predicted + counts.hit
-    return (rest / (counts.total - counts.reference)).tolist()
-
-
-def _accuracy(counts: StructureCounts) -> list[float]:
-    wrong = counts.reference + counts.predicted - 2 * counts.hit
-    return (1 - wrong / counts.total).tolist()
+    names = structures_of(dict(enumerate(class_names, start=1)), regions)
+    found["average_precision"] = dict(zip(names, map(average_precision, histograms), strict=True))
+    return {name: cast(PooledScores, {key: found[key][name] for key in POOLED}) for name in names}
 
 
 def pooled_figures(pooled: Mapping[str, PooledScores]) -> dict[str, float]:
