@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.accuracy.nnunet_pictures import write_pictures
 from benchmarks.accuracy.running import ROOT, run
+from pipelines.data.cases import Dataset
 from pipelines.data.dataset_folder import load_dataset
 from transforms.io.header import PICTURE_SUFFIXES
 
@@ -46,6 +47,7 @@ def main() -> None:
     given = parser.parse_args()
     if "nnunet" in given.sides and not given.nnunet:
         parser.error("--sides nnunet needs --nnunet PYTHON")
+    dataset = load_dataset(given.dataset)
     for seed in given.seeds:
         for minutes in given.minutes:
             for side in given.sides:
@@ -54,12 +56,13 @@ def main() -> None:
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(parents=True)
                     if side == "nnunet":
-                        report = _nnunet(given, folder, minutes, seed)
+                        report = _nnunet(given, dataset, folder, minutes, seed)
                     elif side in MONAI:
                         report = _monai(given, folder, side, minutes, seed)
                     else:
                         report = _ours(given, folder, side, minutes, seed)
-                    _judge(given, folder, report | {"side": side, "seed": seed, "given_minutes": minutes})
+                    report |= {"side": side, "seed": seed, "given_minutes": minutes}
+                    _judge(given, dataset, folder, report)
                 _tell(folder)
 
 
@@ -102,9 +105,10 @@ def _ours(given: argparse.Namespace, folder: Path, bundle: str, minutes: float, 
     }
 
 
-def _nnunet(given: argparse.Namespace, folder: Path, minutes: float, seed: int) -> dict[str, Any]:
+def _nnunet(
+    given: argparse.Namespace, dataset: Dataset, folder: Path, minutes: float, seed: int
+) -> dict[str, Any]:
     raw = given.out.resolve() / "nnunet_raw" / "Dataset001_Contest"
-    dataset = load_dataset(given.dataset)
     flat = dataset.training[0].image.suffix in PICTURE_SUFFIXES
     if flat:
         write_pictures(dataset, raw)
@@ -128,11 +132,11 @@ def _monai(
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def _judge(given: argparse.Namespace, folder: Path, report: dict[str, Any]) -> None:
+def _judge(given: argparse.Namespace, dataset: Dataset, folder: Path, report: dict[str, Any]) -> None:
     """Measure the files of a side against the labels, and keep it with how they came about."""
     references = folder / "references"
     references.mkdir(exist_ok=True)
-    for case in load_dataset(given.dataset).validation:
+    for case in dataset.validation:
         assert case.label is not None
         ending = (
             "".join(case.label.suffixes[-2:]) if case.label.name.endswith(".nii.gz") else case.label.suffix

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import torch
 
 from pipelines.training.trainer import SegTrainer
 from pipelines.utils.modules import unwrapped
+
+logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Any]
 """Result of a `state_dict()` of torch."""
@@ -50,15 +54,23 @@ def restore_trainer(trainer: SegTrainer, state: TrainerState, settings: bool = T
     Args:
         trainer: the trainer.
         state: result of `trainer_state`.
-        settings: False keeps the current learning rate, weight decay and so on instead of the stored ones.
+        settings: False keeps the current learning rate, weight decay and so on instead of the stored ones. If the
+            optimiser is another one, which needs averages that the stored one did not keep, it begins without any, and
+            says so.
 
     Raises:
         RuntimeError, ValueError, KeyError: the state does not fit the network or the optimiser.
     """
     unwrapped(trainer.network).load_state_dict(state["network"])
     present = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    _match_memory_format(trainer.optimizer)
+    if settings or _continues(trainer.optimizer, state["optimizer"]):
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        _match_memory_format(trainer.optimizer)
+    else:
+        logger.warning(
+            "the optimiser is another one than in the checkpoint and begins with averages of its own: the first steps are"
+            " less sure than those before"
+        )
     if not settings:
         for group, values in zip(trainer.optimizer.param_groups, present, strict=True):
             group.update(values)
@@ -70,6 +82,41 @@ def restore_trainer(trainer: SegTrainer, state: TrainerState, settings: bool = T
         trainer.average.load_state_dict(state["average"])
     norm = state.get("grad_norm")
     trainer.grad_norm = norm.to(trainer.state.device) if norm is not None else None
+
+
+def _continues(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> bool:
+    """Whether the averages of a stored optimiser are all that this one needs; its own are then still to be loaded.
+
+    Raises:
+        ValueError: it is of other parameters.
+    """
+    groups = [len(group["params"]) for group in stored["param_groups"]]
+    if groups != [len(group["params"]) for group in optimizer.param_groups]:
+        raise ValueError("the optimiser's groups of parameters are others")
+    kept: Mapping[int, Mapping[str, Any]] = stored["state"]
+    if not kept:
+        return True
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    needed = _first_averages(optimizer, [parameters[number] for number in kept])
+    return all(names <= set(values) for names, values in zip(needed, kept.values(), strict=True))
+
+
+def _first_averages(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]) -> list[set[str]]:
+    """What an optimiser keeps of each parameter, by a step that changes none and is forgotten."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    gradients = [parameter.grad for parameter in parameters]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0 * group["lr"]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    found = [set(optimizer.state.get(parameter, {})) for parameter in parameters]
+    optimizer.state.clear()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return found
 
 
 def _match_memory_format(optimizer: torch.optim.Optimizer) -> None:

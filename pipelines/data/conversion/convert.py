@@ -90,7 +90,7 @@ def convert(
     problems += [
         f"case {item.case.id!r}: {path}: no such file or folder."
         for item in items
-        for path in (*item.case.images, item.case.label)
+        for path in (*item.case.images, item.case.label, item.case.mask)
         if path is not None and not path.exists()
     ]
     made = _to_nnunet if to == "nnunet" else _to_msd
@@ -105,7 +105,7 @@ def _to_msd(
     problems += [
         f"case {item.case.id!r}: {readable(str(path))}: the name is no UTF-8, which no dataset.json can hold; rename it."
         for item in items
-        for path in (*item.case.images, item.case.label)
+        for path in (*item.case.images, item.case.label, item.case.mask)
         if path is not None and readable(str(path)) != str(path)
     ]
     if problems:
@@ -162,6 +162,11 @@ def _to_nnunet(
         notices.append(
             f"{SPLITS_FINAL} belongs into nnUNet_preprocessed/{root.name} before nnU-Net trains, which splits by itself"
             " otherwise"
+        )
+    masks = sum(item.case.mask is not None for item in items)
+    if masks:
+        notices.append(
+            f"nnU-Net's folder has no place for the masks of {masks} cases; evaluate with --field_of_view and their folder"
         )
     if kind == "paths" and counts["test"]:
         notices.append(
@@ -222,6 +227,8 @@ def _entry(root: Path, item: Item) -> dict[str, Any]:
     found: dict[str, Any] = {"case": case.id, "image": images if len(images) > 1 else images[0]}
     if case.label is not None:
         found["label"] = path_from(root, case.label)
+    if case.mask is not None:
+        found["mask"] = path_from(root, case.mask)
     if item.stated_group:
         found["patient"] = case.group
     if item.fold is not None:

@@ -106,6 +106,21 @@ def test_a_dataset_json_of_ours_keeps_what_the_dataset_says(msd, tmp_path):
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["dataset.json"]
 
 
+def test_masks_of_cases_are_kept_where_they_have_a_place(root, tmp_path):
+    entries = [pair(root, name) | {"mask": f"masks/{name}.nii.gz"} for name in ("a", "b")]
+    data = describe(root, modality={"0": "CT"}, labels=LABELS, training=entries[:1], validation=entries[1:])
+    write(root / "masks" / "a.nii.gz")
+    with pytest.raises(UserError, match=r"case 'b': .*b\.nii\.gz: no such file"):
+        convert(data, tmp_path / "ours")
+    write(root / "masks" / "b.nii.gz")
+    convert(data, tmp_path / "ours")
+    copy = load_dataset(tmp_path / "ours")
+    masks = [os.path.realpath(case.mask or "") for case in (*copy.training, *copy.validation)]
+    assert masks == [os.path.realpath(root / "masks" / f"{name}.nii.gz") for name in ("a", "b")]
+    notice = convert(data, tmp_path / "Dataset001_A", to="nnunet").notices[-1]
+    assert "no place for the masks of 2 cases" in notice
+
+
 def test_paths_hold_where_the_destination_is_behind_a_link(msd, tmp_path):
     (tmp_path / "far" / "away").mkdir(parents=True)
     (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
