@@ -115,6 +115,27 @@ def bounding_boxes(labels: np.ndarray) -> dict[int, Box]:
     return dict(sorted(boxes.items()))
 
 
+def box_of(boxes: Sequence[Mapping[int, Box]], values: Sequence[int]) -> Box | None:
+    """The smallest box around some values in several label maps of one grid; None if none holds any.
+
+    Args:
+        boxes: of each label map, from `bounding_boxes`.
+        values: in the box.
+
+    Examples:
+        >>> maps = np.array([[0, 1, 0, 0], [0, 0, 0, 2]])
+        >>> box_of([bounding_boxes(row) for row in maps], [1, 2])
+        (slice(1, 4, None),)
+    """
+    held = [box[value] for box in boxes for value in values if value in box]
+    if not held:
+        return None
+    return tuple(
+        slice(min(part.start for part in parts), max(part.stop for part in parts))
+        for parts in zip(*held, strict=True)
+    )
+
+
 def check_label_values(values: Iterable[int] | np.ndarray, labels: Mapping[int, str], path: str) -> None:
     """Check that a label map holds only values that have a name.
 

@@ -43,6 +43,13 @@ def add_parser(commands: Any) -> None:
         default=2.0,
         help="tolerance of the surface Dice (default: 2)",
     )
+    parser.add_argument(
+        "--centerlines",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help="thin structures, such as vessels, whose centre lines are compared too (clDice)",
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
 
 
@@ -66,6 +73,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         arguments.images,
         arguments.tolerance,
         arguments.json,
+        arguments.centerlines,
     )
     return DONE if whole else FAILED
 

@@ -20,6 +20,7 @@ from pipelines.data.inputs import InputError, is_dataset
 from pipelines.data.label_names import LabelNames
 from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
+from pipelines.metrics.centerlines import centerline_metrics, require_structures
 from pipelines.metrics.overlap import SegmentationError, confusion_matrix, overlap_metrics
 from pipelines.metrics.result_files import results
 from pipelines.metrics.summary import CaseMetrics, summarise
@@ -44,6 +45,7 @@ def evaluate(
     images: str | Path | None = None,
     tolerance: float = 2.0,
     as_json: bool = False,
+    centerlines: Sequence[str] = (),
 ) -> bool:
     """Compare two segmentations, or two folders of them, and print and write the results.
 
@@ -55,6 +57,7 @@ def evaluate(
         images: the images, which define the grid of DICOM segmentations and are drawn in the pictures.
         tolerance: tolerance of the surface Dice in mm.
         as_json: print the results as JSON instead of a table.
+        centerlines: names of the structures whose clDice is measured too.
 
     Returns:
         Whether every reference was compared.
@@ -62,6 +65,7 @@ def evaluate(
     Raises:
         InputError: the paths do not lead to segmentations that can be compared.
         FolderError: `output` cannot be written to.
+        SettingError: `centerlines` names a structure that there is not.
     """
     if output is not None:
         for given in (predictions, references):
@@ -73,6 +77,7 @@ def evaluate(
     folders = [p if Path(p).is_dir() else Path(p).parent for p in (predictions, references)]
     names = _Classes.of(labels_of(pairs.found, labels, folders))
     require_tolerance(tolerance, list(names.structures))
+    require_structures(centerlines, list(names.structures))
     if output is not None:
         require_folder(output, "the results", "choose another --output")
     drawn = CasePictures(
@@ -87,7 +92,7 @@ def evaluate(
     with Steps(len(pairs.found), "case") as steps:
         for pair in pairs.found:
             try:
-                cases.append(compare(pair, names, tolerance, drawn))
+                cases.append(compare(pair, names, tolerance, drawn, centerlines))
             except Exception as error:  # an error of one case must not stop the others
                 failures[pair.case] = problem(error, pair.prediction)
             steps.step()
@@ -175,13 +180,18 @@ class _Classes(NamedTuple):
 
 
 def compare(
-    pair: Pair, names: _Classes, tolerance: float, pictures: CasePictures | None = None
+    pair: Pair,
+    names: _Classes,
+    tolerance: float,
+    pictures: CasePictures | None = None,
+    centerlines: Sequence[str] = (),
 ) -> CaseMetrics:
     """The metrics of one case.
 
     Args:
         names: meaning of the values in the label maps.
         pictures: draws the case if it has an image.
+        centerlines: names of the structures whose clDice is measured too.
 
     Raises:
         SegmentationError: the two grids differ, or a label map has a value without a name.
@@ -203,6 +213,8 @@ def compare(
         **overlap_metrics(confusion, names.names, ml, regions),
         **surface_metrics(classes[0], classes[1], names.names, affine, tolerance, regions, ignored),
     }
+    if centerlines:
+        record |= centerline_metrics(classes[0], classes[1], names.names, centerlines, regions, ignored)
     if pictures is not None and pair.image is not None:
         if ignored is not None:
             classes[1][classes[1] == ignored] = 0

@@ -21,6 +21,7 @@ from pipelines.inference.ensemble import Ensemble
 from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.inference.precision import AUTO, autocast, resolve_precision
 from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.metrics.centerlines import centerline_metrics, require_structures
 from pipelines.metrics.overlap import confusion_matrix, overlap_metrics
 from pipelines.metrics.pixels import pixel_histograms, pixel_scores
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
@@ -80,6 +81,8 @@ class SegEvaluator(SupervisedEvaluator):
         surface_tolerance: tolerance in mm, one number or one per class; adds the surface metrics
             (docs/evaluation.md), which take longer than all others together. None leaves them out, as in
             validations during a training.
+        centerlines: names of the structures whose clDice is measured, see `pipelines.metrics.centerlines`; "auto"
+            measures all where the file is a 2D picture.
         on_score: called with (item, MetaTensor label map, record) after each case that has a label.
         confidence: also say how sure the network is of each class, see `pipelines.inference.confidence`.
         curves: also measure pixels, see `pipelines.metrics.pixels`: "auto" does where the file is a 2D picture. The
@@ -88,7 +91,8 @@ class SegEvaluator(SupervisedEvaluator):
         confidence_factors: what that is multiplied by, of a trained model its `confidence_factors`.
 
     Raises:
-        SettingError: a tolerance is not a positive number, or is not given for every class.
+        SettingError: a tolerance is not a positive number, or is not given for every class; `centerlines` names an
+            unknown structure.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class SegEvaluator(SupervisedEvaluator):
         val_handlers: Sequence | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
         curves: bool | str = False,
+        centerlines: Sequence[str] | str = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -135,6 +140,9 @@ class SegEvaluator(SupervisedEvaluator):
         if curves not in (True, False, AUTO):
             raise SettingError(f"curves is {curves!r}; give true, false or 'auto'")
         self.curves = curves
+        self.centerlines = (
+            AUTO if centerlines == AUTO else require_structures(centerlines, list(self.structures))
+        )
         self.go_on = False
         self.reset()
 
@@ -195,11 +203,21 @@ class SegEvaluator(SupervisedEvaluator):
         affine = reference.affine.cpu().numpy()
         ml = voxel_ml(affine, truth.ndim)
         overlap = overlap_metrics(confusion, self.class_names, ml, self.regions)
-        if self.surface_tolerance is None:
-            return confusion, {**overlap}
-        pair, tolerance = (prediction.numpy(), truth.numpy()), self.surface_tolerance
-        surfaces = surface_metrics(*pair, self.class_names, affine, tolerance, self.regions, ignore)
-        return confusion, {**overlap, **surfaces}
+        pair = (prediction.numpy(), truth.numpy())
+        scores: Scores = {**overlap}
+        if self.surface_tolerance is not None:
+            tolerance = self.surface_tolerance
+            scores |= surface_metrics(*pair, self.class_names, affine, tolerance, self.regions, ignore)
+        thin = self._thin(truth.ndim)
+        if thin:
+            scores |= centerline_metrics(*pair, self.class_names, thin, self.regions, ignore)
+        return confusion, scores
+
+    def _thin(self, dims: int) -> Sequence[str]:
+        """Names of the structures whose centre lines are measured."""
+        if self.centerlines == AUTO:
+            return list(self.structures) if dims == 2 else []
+        return self.centerlines
 
     def _counted(self, item: PreparedCase) -> tuple[torch.Tensor, int | None]:
         """The reference (*file shape), and the value of its voxels that do not count; None where all do."""

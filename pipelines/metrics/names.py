@@ -1,7 +1,7 @@
 """The metrics: their titles, and how they are shown and compared.
 
 To add a metric, add a line to `METRICS` and a function that computes it (`pipelines.metrics.overlap`,
-`pipelines.metrics.surfaces`, `pipelines.metrics.pixels`). Tables, pages, files and comparisons take everything else from `METRICS`.
+`pipelines.metrics.surfaces`, `pipelines.metrics.centerlines`, `pipelines.metrics.pixels`). Tables, pages, files and comparisons take everything else from `METRICS`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,15 @@ METRICS = {
     "hd95_mm": Metric("HD95", "mm", higher_is_better=False),
     "msd_mm": Metric("mean surface distance", "mm", higher_is_better=False),
     "nsd": Metric("surface Dice (NSD)"),
+    "cldice": Metric("clDice"),
     "specificity": Metric("specificity"),
     "accuracy": Metric("accuracy"),
     "auc": Metric("AUC"),
 }
 """Key of the metric to its properties, in the order of the columns of CSV files."""
+
+CENTERLINE_METRICS = ("cldice",)
+"""Those that are measured of thin structures only, see `pipelines.metrics.centerlines`."""
 
 PIXEL_METRICS = ("specificity", "accuracy", "auc")
 """Those that are measured of photographs only, see `pipelines.metrics.pixels`."""

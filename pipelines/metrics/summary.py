@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
+from pipelines.metrics.centerlines import CenterlineScores
 from pipelines.metrics.confidence import Agreement, Estimates, agreement, mean_agreement
 from pipelines.metrics.mlflow_names import metric_names
 from pipelines.metrics.names import METRICS
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from typing import NotRequired
 
 
-class Scores(OverlapScores, SurfaceScores, PixelScores, Estimates, total=False):
+class Scores(OverlapScores, SurfaceScores, CenterlineScores, PixelScores, Estimates, total=False):
     """The metrics that were computed for one case, and the network's own estimates."""
 
 

@@ -28,7 +28,7 @@ from scipy.spatial import cKDTree
 
 from pipelines.metrics.overlap import SegmentationError
 from transforms.errors import SettingError
-from transforms.label_values import bounding_boxes, mask_of, structures_of
+from transforms.label_values import bounding_boxes, box_of, mask_of, structures_of
 
 PERCENTILE = 95.0
 
@@ -231,12 +231,8 @@ def surface_metrics(
     nsd: dict[str, float] = {}
     for name, values in structures_of(dict(enumerate(class_names, start=1)), regions).items():
         limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
-        held = [box[value] for box in boxes for value in values if value in box]
-        if held:
-            box = tuple(
-                slice(min(part.start for part in parts), max(part.stop for part in parts))
-                for parts in zip(*held, strict=True)
-            )
+        box = box_of(boxes, values)
+        if box is not None:
             predicted, expected = (mask_of(labels[box], values) for labels in (prediction, reference))
             distances = surface_distances(predicted, expected, affine)
             hd95[name], mean[name], nsd[name] = distances.hd95, distances.mean, distances.dice(limit)

@@ -123,6 +123,7 @@ def require_pixels_measured(place: Workplace, probabilities: Path, item: dict[st
     # The edge of a field is a matter of taste, and is far from vessels.
     assert pooled["auc"] == pytest.approx(wanted, abs=2e-3)
     assert 0.5 < pooled["auc"] < 1
+    assert "cldice" in json.loads((folder / "metrics.json").read_text())["cases"][0]
     run = place.runs("r2unet", "evaluation")[-1]
     (figure,) = (value for name, value in run.data.metrics.items() if name.startswith("pooled_auc_"))
     assert figure == pytest.approx(pooled["auc"])

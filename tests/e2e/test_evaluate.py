@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.__main__ import main
-from pipelines.metrics.names import METRICS, PIXEL_METRICS
+from pipelines.metrics.names import CENTERLINE_METRICS, METRICS, PIXEL_METRICS
 from tests.e2e.commands import REPOSITORY
 from tests.pipelines import masks
 from tests.pipelines.tiny_model import write_dicom
@@ -63,7 +63,7 @@ def test_two_folders(tmp_path, capsys):
     assert all(
         float(perfect[name]) == (0 if metric.unit else 1)
         for name, metric in METRICS.items()
-        if name not in PIXEL_METRICS
+        if name not in (*CENTERLINE_METRICS, *PIXEL_METRICS)
     )
     assert 0 < float(found["c1", "class_2"]["dice"]) < 1
     read = json.loads((out / "metrics.json").read_text())
@@ -99,7 +99,13 @@ def test_two_files_as_json(tmp_path, capsys):
     (case,) = found["cases"]
     one = case["nsd"]["liver"]
     assert command(*words[:-1], "9") == 0
-    assert one < json.loads(capsys.readouterr().out)["cases"][0]["nsd"]["liver"]
+    wide = json.loads(capsys.readouterr().out)["cases"][0]
+    assert one < wide["nsd"]["liver"]
+    assert "cldice" not in wide
+    assert command(*words, "--centerlines", "spleen") == 0
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert 0 < case["cldice"]["spleen"] < 1
+    assert case["cldice"]["liver"] is None
 
 
 def test_a_broken_case_does_not_stop_the_others(tmp_path, capsys):
@@ -210,7 +216,10 @@ def test_dicom_seg_and_nifti_in_every_combination(tmp_path, capsys):
             assert command(*pair, "--labels", names, "--images", tmp_path / "ct", "--json") == 0
             found = json.loads(capsys.readouterr().out)["cases"][0]
             expected = expected or found
-            for metric in METRICS.keys() - PIXEL_METRICS:  # NIfTI keeps its affine in float32
+            for metric in METRICS.keys() - {
+                *CENTERLINE_METRICS,
+                *PIXEL_METRICS,
+            }:  # NIfTI keeps its affine in float32
                 assert found[metric] == pytest.approx(expected[metric], rel=1e-6), metric
     assert 0 < expected["dice"]["lung"] < 1
     assert command(tmp_path / "p.seg.dcm", tmp_path / "r.nii.gz", "--json") == 0, "on the grid of the NIfTI"
@@ -319,6 +328,8 @@ def test_mistakes_are_one_sentence_and_status_2(tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert command(predictions, references, "-o", predictions) == 2
     assert "choose another --output" in capsys.readouterr().err
+    assert command(predictions, references, "--centerlines", "nerve") == 2
+    assert "centerlines names 'nerve'; choose among class_1, class_2, class_3" in capsys.readouterr().err
     assert command(predictions, references / "c0.nii.gz") == 2
     assert "give two files or two folders" in capsys.readouterr().err
 

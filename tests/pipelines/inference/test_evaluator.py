@@ -14,8 +14,9 @@ from pipelines.data.loaders import volume_loader
 from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.inference.evaluator import SegEvaluator, annotated
 from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.metrics.centerlines import cldice
 from pipelines.metrics.curves import area_under_roc
-from pipelines.metrics.names import METRICS, PIXEL_METRICS
+from pipelines.metrics.names import CENTERLINE_METRICS, METRICS, PIXEL_METRICS
 from tests.pipelines.evaluators import evaluator
 from tests.pipelines.small import OBLIQUE, write_ct
 from transforms.io.readers import ImageError, read_label
@@ -67,7 +68,8 @@ def test_surfaces_are_measured_where_a_tolerance_is_given(tmp_path):
     )
     engine.run()
     (record,) = engine.state.cases
-    assert METRICS.keys() - PIXEL_METRICS < set(record)
+    assert METRICS.keys() - {*CENTERLINE_METRICS, *PIXEL_METRICS} < set(record)
+    assert "cldice" not in record
     assert 0 < record["hd95_mm"]["liver"] < 3
     assert record["nsd"]["liver"] > 0.9
     assert seen == [("a", (1, *read_label(data[0]["label"]).shape[1:]), record)]
@@ -334,6 +336,30 @@ def test_a_case_that_fails_leaves_no_pixels_and_a_value_that_is_no_class_is_foun
     label[10, 3], label[10, 20] = 0, 2  # outside
     Image.fromarray(label).save(items[1]["label"])
     assert not run().failures
+
+
+def test_centre_lines_are_measured_of_what_is_named_and_of_pictures(tmp_path):
+    data = [write_ct(tmp_path, "a", affine=OBLIQUE)]
+    engine = evaluator(data, Preprocess(spacing=1.6), centerlines=["liver"])
+    engine.run()
+    (record,) = engine.state.cases
+    assert 0.5 < record["cldice"]["liver"] <= 1
+    assert math.isnan(record["cldice"]["lung"])
+    with pytest.raises(ValueError, match="centerlines names 'nerve'; choose among lung, liver"):
+        evaluator(data, Preprocess(), centerlines=["nerve"])
+    engine = evaluator(data, Preprocess(spacing=1.6), centerlines="auto")
+    engine.run()
+    assert "cldice" not in engine.state.cases[0]
+    preprocess, window = Preprocess(spacing=None, window=None), SlidingWindow((24, 20))
+    loader = volume_loader(VolumeDataset(pictures(tmp_path), preprocess, field_of_view="auto"))
+    engine = SegEvaluator(
+        "cpu", loader, Unsure(), preprocess, ["square"], window, curves="auto", centerlines="auto"
+    )
+    engine.run()
+    for item, record in zip(loader, engine.state.cases, strict=True):
+        inside = item.get("inside", torch.ones(1, 24, 20, dtype=torch.bool)).numpy()[0]
+        maps = (engine.predict(item), item["label"])
+        assert record["cldice"]["square"] == cldice(*((x.as_tensor().numpy()[0] == 1) & inside for x in maps))
 
 
 def test_pixels_of_a_ct_are_measured_where_asked_for(tmp_path):

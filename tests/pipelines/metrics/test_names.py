@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from pipelines.metrics.names import METRICS, PIXEL_METRICS
+from pipelines.metrics.centerlines import centerline_metrics
+from pipelines.metrics.names import CENTERLINE_METRICS, METRICS, PIXEL_METRICS
 from pipelines.metrics.overlap import overlap_metrics
 from pipelines.metrics.pixels import pixel_histograms, pixel_scores
 from pipelines.metrics.surfaces import surface_metrics
@@ -16,6 +17,9 @@ def test_the_table_holds_just_what_is_measured():
     assert tuple(pixels) == PIXEL_METRICS
     found = overlap_metrics(confusion, ["a"], 1.0) | pixels
     found |= surface_metrics(labels.numpy(), labels.numpy(), ["a"], np.eye(4), 1.0)
+    lines = centerline_metrics(labels.numpy(), labels.numpy(), ["a"], ["a"])
+    assert tuple(lines) == CENTERLINE_METRICS
+    found |= lines
     assert found.keys() == {*METRICS, "reference_voxels", "prediction_voxels"}
 
 
