@@ -3,11 +3,11 @@
     python -m benchmarks.accuracy.defaults DATASET --seeds 0 1 --out DIR
 
 `DATASET` is a labelled folder with a validation list. The former defaults are those of `bundles/r2unet/demo.json`, chosen
-by hand for lung CTs; of pictures, which they refuse, the third axis and the window are left out. A training with them
-comes first and takes what it takes, which is what the planned training is given as `--minutes`. Each begins with a patch
-store of its own, but for later seeds, which find that of the first. The figure is the mean Dice of the validation cases
-and classes, on the files' own voxel grids, of the model that each keeps. A training that is in `DIR` already is kept:
-remove its folder to repeat it.
+by hand for lung CTs, with the cosine schedule that they had then; of pictures, which they refuse, the third axis and the
+window are left out. A training with them comes first and takes what it takes, which is what the planned training is given
+as `--minutes`. Each begins with a patch store of its own, but for later seeds, which find that of the first. The figure is
+the mean Dice of the validation cases and classes, on the files' own voxel grids, of the model that each keeps. A training
+that is in `DIR` already is kept: remove its folder to repeat it.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main() -> None:
 def _former(dataset: Path) -> dict[str, Any]:
     """The former defaults, as an overlay."""
     demo = json.loads((ROOT / "bundles" / "r2unet" / "demo.json").read_text(encoding="utf-8"))
+    demo |= {"schedule": "cosine", "ema": 0.99}
     if load_dataset(dataset).training[0].image.suffix not in PICTURE_SUFFIXES:
         return demo
     flat = {"spacing": [1.0, 1.0], "patch_size": demo["patch_size"][:2], "window": None, "crop_above": None}

@@ -17,6 +17,8 @@ PLANNED = {
     "patches_per_epoch": "how many",
     "learning_rate": "of the optimiser",
     "warmup_steps": "steps in which the learning rate rises",
+    "schedule": "of the learning rate: cosine, wsd, poly or constant",
+    "ema": "decay of the moving average of the weights",
     "val_interval": "epochs between validations",
 }
 """Ids of a config that a plan gives a value to where they are "auto", and what they are, in the order of reading."""

@@ -62,6 +62,8 @@ NEUTRAL: dict[str, Any] = {
     "patches_per_epoch": 1_000_000,
     "learning_rate": 1e-4,
     "warmup_steps": 0,
+    "schedule": "constant",
+    "ema": 0.99,
     "val_interval": 1,
 }
 """Of the ids that a plan gives a value to, those on which the cost of a step does not depend."""

@@ -16,18 +16,23 @@ def lr_schedule(
     total_steps: int,
     warmup_steps: int = 0,
     power: float = 0.9,
+    decay_share: float = 0.2,
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up, then a decrease to zero until optimiser step `total_steps`, or a constant rate.
 
     Args:
         kind: "poly", (1 - t)**power (Liu et al., ParseNet, arXiv 1506.04579, section 4); "cosine",
-            (1 + cos(pi t)) / 2 (Loshchilov and Hutter, SGDR, arXiv 1608.03983, eq. 5); "constant".
+            (1 + cos(pi t)) / 2 (Loshchilov and Hutter, SGDR, arXiv 1608.03983, eq. 5); "wsd" (warm-up, stable, decay),
+            constant until a straight fall to zero at the end (Hu et al., MiniCPM, arXiv 2404.06395, section 4;
+            Hägele et al., arXiv 2405.18392, section 3); "constant".
         total_steps: optimiser steps of the whole training, warm-up included.
         warmup_steps: steps over which the rate rises linearly from 1/warmup_steps of its value; at most
             `total_steps` - 1.
+        power: of "poly".
+        decay_share: of the steps after the warm-up, in which "wsd" falls.
 
     Raises:
-        SettingError: the kind is unknown.
+        SettingError: the kind is unknown, or the share is not between 0 and 1.
 
     Examples:
         >>> optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=1.0)
@@ -35,8 +40,10 @@ def lr_schedule(
         >>> schedule.get_last_lr()
         [0.25]
     """
-    if kind not in ("poly", "cosine", "constant"):
-        raise SettingError(f"the schedule '{kind}' is unknown; choose poly, cosine or constant")
+    if kind not in ("poly", "cosine", "wsd", "constant"):
+        raise SettingError(f"the schedule '{kind}' is unknown; choose poly, cosine, wsd or constant")
+    if not 0 < decay_share <= 1:
+        raise SettingError(f"decay_share is {decay_share}; give a share of the steps, above 0 and at most 1")
     warmup_steps = min(int(warmup_steps), max(0, total_steps - 1))
 
     def factor(step: int) -> float:
@@ -45,6 +52,8 @@ def lr_schedule(
         t = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         if kind == "poly":
             return (1 - t) ** power
+        if kind == "wsd":
+            return min(1.0, (1 - t) / decay_share)
         return (1 + math.cos(math.pi * t)) / 2 if kind == "cosine" else 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -41,6 +41,8 @@ UNPLANNED = {
     "batch_size": 1,
     "learning_rate": 0.004,
     "warmup_steps": 10,
+    "schedule": "wsd",
+    "ema": 0.999,
     "val_interval": 3,
 }
 UNPLANNED_NETWORK = {"r2unet": {"features": "[8,16,32,64,128]"}, "upernet": {}}

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.planning.rules.patches import PATCHES_TO_SHARE
 from pipelines.planning.rules.schedule import LONGEST_EPOCH, VALIDATION_SHARE, Length
-from pipelines.planning.rules.search import MEMORY_SHARE, Choice, Meter, Options
+from pipelines.planning.rules.search import MEMORY_SHARE, STEP_IN_TRAINING, Choice, Meter, Options
 from pipelines.planning.rules.typical import count, times
 
 
@@ -55,7 +55,8 @@ def features(options: Options, meter: Meter, choice: Choice) -> str:
     cost = meter.expected(setting._replace(features=wider[0]))
     if cost is None or cost.memory > MEMORY_SHARE * options.memory:
         return f"{words}; {wider[0][0]} channels would not keep the memory of {options.memory / 2**30:.3g} GB"
-    return f"{words}; with {wider[0][0]} channels a step takes {cost.seconds / choice.step:.2g} times as long"
+    wider_step = STEP_IN_TRAINING * cost.seconds
+    return f"{words}; with {wider[0][0]} channels a step takes {wider_step / choice.step:.2g} times as long"
 
 
 def batch(options: Options, choice: Choice) -> str:

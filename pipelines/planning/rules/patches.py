@@ -111,6 +111,6 @@ def batch_of(patches: float, voxels: int, image: Typical, spacing: Sequence[floa
         spacing: at which it is seen.
     """
     wanted = math.sqrt(max(1.0, patches / PATCHES_TO_SHARE))
-    dataset = image.cases * math.prod(image.on_grid(spacing))
+    dataset = image.dataset_on_grid(spacing)
     most = max(2.0, SHARE_OF_DATASET * dataset / voxels)
     return max(b for b in BATCHES if b == 1 or (b <= most and b <= wanted * math.sqrt(2)))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from pipelines.planning.records import PlannedValue
 from pipelines.planning.rules.typical import Typical, count
 
-START_SECONDS = 20.0
-"""Of loading libraries, opening the dataset, and writing the results."""
+START_SECONDS = 60.0
+"""Of loading libraries, opening the dataset, planning, and writing the results."""
 
 PREPARED_PER_SECOND = 5e6
 """Voxels of files that one core brings into the patch store in a second."""
@@ -46,6 +46,12 @@ STEPS_POWER = 0.25
 WIDTH_POWER = 0.25
 LOWEST_RATE = 0.1
 """Of the bundle's rate."""
+
+
+MANY_VIEWS = 20
+"""Of each voxel in a training, from which on a network begins to learn the labels of its cases by heart."""
+SHORT_AVERAGE, LONG_AVERAGE = 0.99, 0.999
+"""Decays of the average of the weights: over the last hundred steps, and over a ninth of all steps so far (up to a thousand)."""
 
 
 class Cost(NamedTuple):
@@ -154,6 +160,33 @@ def learning_rate(base: float, steps: int, width: int | None) -> PlannedValue:
         rate,
         f"lower than the bundle's {base:g}, which is for {BASE_STEPS} steps, as there are {steps:,}{wide}",
     )
+
+
+def kind(views: float) -> PlannedValue:
+    """How the learning rate goes.
+
+    Args:
+        views: of each voxel of the dataset, in patches of the whole training.
+    """
+    if views < MANY_VIEWS:
+        return PlannedValue(
+            "cosine",
+            f"each voxel is in {views:.2g} patches, fewer than {MANY_VIEWS}: a rate that falls early ends better",
+        )
+    return PlannedValue(
+        "wsd",
+        f"each voxel is in {views:,.0f} patches, and from {MANY_VIEWS} on low rates learn labels by heart: it falls at the end only",
+    )
+
+
+def ema(kind: str) -> PlannedValue:
+    """How long the average of the weights is, for a schedule."""
+    if kind in ("wsd", "constant"):
+        return PlannedValue(
+            LONG_AVERAGE,
+            "over a ninth of the steps so far, which does for a high rate what a falling one does",
+        )
+    return PlannedValue(SHORT_AVERAGE, "over a hundred steps, as the rate falls anyway")
 
 
 def warmup(steps: int) -> PlannedValue:

@@ -38,6 +38,11 @@ WIDER = 1.4
 """Power of the width with which the seconds of a step grow, where a width was not timed: between channels (memory) and
 channels squared (arithmetic)."""
 
+STEP_IN_TRAINING, WINDOW_IN_TRAINING = 1.1, 1.5
+"""How much longer a step and a window take within a training than the quickest that was timed: patches are read and
+augmented, cases put back on their grids and measured, and not every step is the quickest. Measured on two cores, by whole
+trainings: 1.07 and 1.13, 1.3 and 2 (docs/planning.md)."""
+
 CALM_GAIN = 0.05
 """Points of Dice of sharing out many patches between more steps and larger steps, see `patches.batch_of`."""
 
@@ -265,7 +270,8 @@ def choice_of(options: Options, meter: Meter, setting: Setting, seconds: float) 
         return None
     if cost.memory > options.memory * (1.0 if setting in meter.measured else MEMORY_SHARE):
         return None
-    window = cost.window_seconds or WINDOW_SHARE * cost.seconds / setting.batch
+    step = STEP_IN_TRAINING * cost.seconds
+    window = WINDOW_IN_TRAINING * (cost.window_seconds or WINDOW_SHARE * cost.seconds / setting.batch)
     grid = options.image.on_grid(setting.spacing)
     # At least one validation is to take no more than its share.
     longest = min(LONGEST, VALIDATION_SHARE * seconds / max(options.validation_cases, 1))
@@ -274,15 +280,15 @@ def choice_of(options: Options, meter: Meter, setting: Setting, seconds: float) 
     given = options.patches_in_all
     loss = 0.0
     if given is None:
-        steps = min(MOST_STEPS, steps_within(seconds, cost.seconds, validation))
-        taken = steps * cost.seconds + validating(seconds, validation)
+        steps = min(MOST_STEPS, steps_within(seconds, step, validation))
+        taken = steps * step + validating(seconds, validation)
     else:
         steps = max(1, given // setting.batch)
-        taken = steps * cost.seconds + min(MOST_VALIDATIONS, 5) * validation
+        taken = steps * step + min(MOST_VALIDATIONS, 5) * validation
         loss = OVERTIME_LOSS * max(0.0, math.log2(taken / seconds))
     image = options.image
     loss += options.lost(setting.spacing, setting.patch)
     loss += learning_loss(image, setting.voxels, steps * setting.batch, setting.batch)
     if setting.width is not None:
         loss += width_loss(setting.width, image.classes)
-    return Choice(setting, steps, taken, cost.seconds, validation, loss, found)
+    return Choice(setting, steps, taken, step, validation, loss, found)

@@ -62,6 +62,10 @@ class Typical(NamedTuple):
             max(1, round(s / v)) for s, v in zip(self.size[: self.dims], spacing[: self.dims], strict=True)
         )
 
+    def dataset_on_grid(self, spacing: Sequence[float]) -> int:
+        """Voxels of all images at a spacing; where patches are flat, of all slices."""
+        return self.cases * math.prod(self.on_grid(spacing)) * math.prod(self.shape[self.dims :])
+
 
 def typical(fingerprint: Fingerprint, cropped: bool, flat: bool = False) -> Typical:
     """The typical image of a dataset.

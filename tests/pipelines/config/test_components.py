@@ -20,7 +20,10 @@ def test_components_are_found_by_their_place_or_by_monais_name():
     [
         # what a constructor hands on by **kwargs counts
         ("pipelines.SegTrainer", {"max_grad_norm", "max_epochs", "loss_function"}),
-        ("pipelines.lr_schedule", {"optimizer", "kind", "total_steps", "warmup_steps", "power"}),
+        (
+            "pipelines.lr_schedule",
+            {"optimizer", "kind", "total_steps", "warmup_steps", "power", "decay_share"},
+        ),
         # built-in types say nothing of what they take
         ("dict", None),
     ],

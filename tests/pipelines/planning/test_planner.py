@@ -75,6 +75,7 @@ def require_valid(plan: Plan, machine: Machine, knobs: tuple[str, ...] = R2UNET)
     assert set(value["mirror_axes"]) <= set(value["flip_axes"])
     assert value["overlap"] in (0.5, 0.75)
     assert 0 < value["learning_rate"] <= RATE["learning_rate"]
+    assert (value["schedule"], value["ema"]) in (("cosine", 0.99), ("wsd", 0.999))
     window = value["window"]
     assert window is None or (-1024 <= window[0] < window[1] <= 3071 and window[1] - window[0] >= 150)
     assert plan.cost == machine.cost(value)
@@ -222,6 +223,18 @@ def test_what_is_given_wins_and_the_rest_is_planned_around_it() -> None:
     assert 10 < long.minutes <= 20
 
 
+def test_the_rate_falls_late_where_the_training_sees_every_voxel_often() -> None:
+    tiny = DATASETS["tiny"]
+    short, long = (
+        planned(tiny, 20.0, epochs=n, patches_per_epoch=10, batch_size=1).values for n in (1, 10_000)
+    )
+    assert (short["schedule"].value, short["ema"].value) == ("cosine", 0.99)
+    assert (long["schedule"].value, long["ema"].value) == ("wsd", 0.999)
+    given = planned(tiny, 20.0, epochs=1, patches_per_epoch=10, schedule="constant")
+    assert "schedule" not in given.values
+    assert given.values["ema"].value == 0.999
+
+
 def test_a_given_length_is_kept_and_told_where_it_takes_longer_than_the_time() -> None:
     plan = planned(DATASETS["3 voxels"], 2.0, epochs=50, patches_per_epoch=100, batch_size=2)
     assert plan.minutes is not None
@@ -237,7 +250,11 @@ def test_slices_of_volumes_may_be_asked_for() -> None:
 
 def test_passes_of_predictions_are_planned_around_what_is_given() -> None:
     tiny = DATASETS["tiny"]
-    assert planned(tiny, flip_axes=None).values["mirror_axes"].value == [0, 1, 2]
+    assert planned(tiny, machine=Machine(8 * GB, speed=3e6), flip_axes=None).values["mirror_axes"].value == [
+        0,
+        1,
+        2,
+    ]
     assert planned(tiny, flip_axes=[]).values["mirror_axes"].value == []
     assert "overlap" not in planned(tiny, overlap=[0.5, 0.5, 0.75]).values
     assert "mirror_axes" not in planned(tiny, mirror_axes=[2]).values

@@ -34,6 +34,14 @@ def test_cosine_after_a_linear_warm_up():
     assert found[12] == pytest.approx(0, abs=1e-9)
 
 
+def test_wsd_is_constant_and_falls_straight_at_the_end():
+    found = rates(13, kind="wsd", total_steps=12, warmup_steps=2, decay_share=0.4)
+    assert found[:9] == pytest.approx([0.05] + [0.1] * 8)
+    assert found[8:] == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
+    with pytest.raises(ValueError, match="decay_share is 0; give a share"):
+        rates(1, kind="wsd", total_steps=3, decay_share=0)
+
+
 def test_constant_stays_and_steps_beyond_the_end_stay_at_zero():
     assert rates(5, kind="constant", total_steps=3) == pytest.approx([0.1] * 5)
     assert rates(6, kind="poly", total_steps=3)[3:] == [0.0, 0.0, 0.0]
@@ -47,7 +55,7 @@ def test_a_training_shorter_than_its_warm_up_still_learns(total):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="'linear' is unknown; choose poly, cosine or constant"):
+    with pytest.raises(ValueError, match="'linear' is unknown; choose poly, cosine, wsd or constant"):
         rates(1, kind="linear", total_steps=3)
 
 

@@ -63,5 +63,15 @@ def test_warmup_is_a_small_part() -> None:
     assert [schedule.warmup(n).value for n in (1, 1000, 10**6)] == [1, 30, 500]
 
 
+def test_a_rate_falls_late_where_every_voxel_is_seen_often() -> None:
+    few, many = schedule.kind(13.4), schedule.kind(1234.5)
+    assert few.value == "cosine"
+    assert "in 13 patches, fewer than 20" in few.reason
+    assert many.value == "wsd"
+    assert "in 1,234 patches" in many.reason
+    ema = {kind: schedule.ema(kind).value for kind in ("cosine", "poly", "wsd", "constant")}
+    assert ema == {"cosine": 0.99, "poly": 0.99, "wsd": 0.999, "constant": 0.999}
+
+
 def test_more_cases_are_worth_a_longer_training() -> None:
     assert [schedule.minutes_for(cases) for cases in (1, 16, 160, 1000)] == [5, 20, 63, 158]

@@ -38,7 +38,11 @@ def test_volumes_of_one_slice_are_flat_and_volumes_may_be_taken_so() -> None:
     slices = dataset([case("c", (64, 64, 1), (1, 1, 5), {"1": structure((9, 9, 5), (1, 1, 5))})])
     assert typical(slices, cropped=False).dims == 2
     volume = dataset([case("c", (64, 64, 9), (1, 1, 5), {})])
-    assert typical(volume, cropped=False, flat=True).dims == 2
+    flat = typical(volume, cropped=False, flat=True)
+    assert flat.dims == 2
+    assert flat.dataset_on_grid((2, 1)) == 32 * 64 * 9
+    assert typical(volume, cropped=False).dataset_on_grid((2, 1, 5)) == 32 * 64 * 9
+    assert typical(slices, cropped=False).dataset_on_grid((1, 1)) == 64 * 64
 
 
 def test_words() -> None:
