@@ -10,6 +10,7 @@ import torch
 
 from pipelines.training.trainer import SegTrainer
 from pipelines.utils.modules import unwrapped
+from transforms.errors import SettingError
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +89,11 @@ def _continues(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> b
     """Whether the averages of a stored optimiser are all that this one needs; its own are then still to be loaded.
 
     Raises:
-        ValueError: it is of other parameters.
+        SettingError: it is of other parameters.
     """
     groups = [len(group["params"]) for group in stored["param_groups"]]
     if groups != [len(group["params"]) for group in optimizer.param_groups]:
-        raise ValueError("the optimiser's groups of parameters are others")
+        raise SettingError("the optimiser's groups of parameters are others")
     kept: Mapping[int, Mapping[str, Any]] = stored["state"]
     if not kept:
         return True
