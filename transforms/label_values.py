@@ -12,10 +12,12 @@ from transforms.errors import ImageError
 
 __all__ = [
     "bounding_boxes",
+    "box_of",
     "check_label_values",
     "counts_of",
     "mask_of",
     "stored_labels",
+    "structure_masks",
     "structures_of",
     "value_counts",
 ]
@@ -134,6 +136,33 @@ def box_of(boxes: Sequence[Mapping[int, Box]], values: Sequence[int]) -> Box | N
         slice(min(part.start for part in parts), max(part.stop for part in parts))
         for parts in zip(*held, strict=True)
     )
+
+
+def structure_masks(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    structures: Mapping[str, Sequence[int]],
+    ignore: int | None = None,
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray] | None]]:
+    """Each structure's masks in two label maps of one grid, cut to a box around both; None where neither map has it.
+
+    Args:
+        prediction, reference: classes, of one shape.
+        structures: name to the values that make it up, from `structures_of`.
+        ignore: value of the reference's voxels that count as background in both maps.
+    """
+    maps = [prediction, reference]
+    if ignore is not None:
+        left_out = reference == ignore
+        maps = [np.where(left_out, 0, labels) for labels in maps]
+    boxes = [bounding_boxes(labels) for labels in maps]
+    for name, values in structures.items():
+        box = box_of(boxes, values)
+        if box is None:
+            yield name, None
+        else:
+            predicted, expected = (mask_of(labels[box], values) for labels in maps)
+            yield name, (predicted, expected)
 
 
 def check_label_values(values: Iterable[int] | np.ndarray, labels: Mapping[int, str], path: str) -> None:

@@ -131,6 +131,11 @@ class Case:
         return self.images[0]
 
     @property
+    def files(self) -> list[Path]:
+        """Every file or folder that the case names."""
+        return [path for path in (*self.images, self.label, self.mask) if path is not None]
+
+    @property
     def reading(self) -> Reading:
         """Options for reading the image; only those that are set."""
         found: Reading = {}

@@ -18,7 +18,7 @@ from typing import TypedDict
 import numpy as np
 
 from transforms.errors import SettingError
-from transforms.label_values import bounding_boxes, box_of, mask_of, structures_of
+from transforms.label_values import structure_masks, structures_of
 
 
 class CenterlineScores(TypedDict, total=False):
@@ -53,17 +53,12 @@ def centerline_metrics(
         >>> centerline_metrics(reference, reference, ["vessel"], ["vessel"])
         {'cldice': {'vessel': 1.0}}
     """
-    if ignore is not None:
-        left_out = reference == ignore
-        prediction, reference = (np.where(left_out, 0, labels) for labels in (prediction, reference))
-    boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
-    found: dict[str, float | None] = {}
-    for name, values in structures_of(dict(enumerate(class_names, start=1)), regions).items():
-        box = box_of(boxes, values)
-        if name not in wanted or box is None:
-            found[name] = math.nan
-        else:
-            found[name] = cldice(*(mask_of(labels[box], values) for labels in (prediction, reference)))
+    structures = structures_of(dict(enumerate(class_names, start=1)), regions)
+    thin = {name: values for name, values in structures.items() if name in wanted}
+    found: dict[str, float | None] = dict.fromkeys(structures, math.nan)
+    for name, masks in structure_masks(prediction, reference, thin, ignore):
+        if masks is not None:
+            found[name] = cldice(*masks)
     return {"cldice": found}
 
 

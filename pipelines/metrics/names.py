@@ -1,7 +1,7 @@
 """The metrics: their titles, and how they are shown and compared.
 
-To add a metric, add a line to `METRICS` and a function that computes it (`pipelines.metrics.overlap`,
-`pipelines.metrics.surfaces`, `pipelines.metrics.centerlines`, `pipelines.metrics.pixels`). Tables, pages, files and comparisons take everything else from `METRICS`.
+To add a metric, add a line to `METRICS` and a function that computes it (`pipelines.metrics.overlap`, `surfaces`, `centerlines` or
+`pixels`). Tables, pages, files and comparisons take everything else from `METRICS`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ CENTERLINE_METRICS = ("cldice",)
 
 PIXEL_METRICS = ("specificity", "accuracy", "auc")
 """Those that are measured of photographs only, see `pipelines.metrics.pixels`."""
+
+OCCASIONAL_METRICS = (*CENTERLINE_METRICS, *PIXEL_METRICS)
+"""Those that an evaluation may be without."""
 
 ESTIMATES = ("confidence", "surface_entropy", "pass_agreement")
 """Estimates of the quality of a result by the network itself, see `pipelines.inference.confidence`; not used to compare

@@ -28,7 +28,7 @@ from scipy.spatial import cKDTree
 
 from pipelines.metrics.overlap import SegmentationError
 from transforms.errors import SettingError
-from transforms.label_values import bounding_boxes, box_of, mask_of, structures_of
+from transforms.label_values import structure_masks, structures_of
 
 PERCENTILE = 95.0
 
@@ -222,19 +222,14 @@ def surface_metrics(
         >>> surface_metrics(reference, reference, ["lesion"], np.eye(4), tolerance=1.0)
         {'hd95_mm': {'lesion': 0.0}, 'msd_mm': {'lesion': 0.0}, 'nsd': {'lesion': 1.0}}
     """
-    if ignore is not None:
-        left_out = reference == ignore
-        prediction, reference = (np.where(left_out, 0, labels) for labels in (prediction, reference))
-    boxes = [bounding_boxes(labels) for labels in (prediction, reference)]
+    structures = structures_of(dict(enumerate(class_names, start=1)), regions)
     hd95: dict[str, float] = {}
     mean: dict[str, float] = {}
     nsd: dict[str, float] = {}
-    for name, values in structures_of(dict(enumerate(class_names, start=1)), regions).items():
+    for name, masks in structure_masks(prediction, reference, structures, ignore):
         limit = tolerance[name] if isinstance(tolerance, Mapping) else tolerance
-        box = box_of(boxes, values)
-        if box is not None:
-            predicted, expected = (mask_of(labels[box], values) for labels in (prediction, reference))
-            distances = surface_distances(predicted, expected, affine)
+        if masks is not None:
+            distances = surface_distances(*masks, affine)
             hd95[name], mean[name], nsd[name] = distances.hd95, distances.mean, distances.dice(limit)
         else:
             hd95[name] = mean[name] = nsd[name] = math.nan

@@ -28,7 +28,7 @@ from pipelines.planning.rules.constraints import (
     given_words,
 )
 from pipelines.planning.rules.expectation import grid_loss
-from pipelines.planning.rules.search import Choice, Measure, Meter, Options, Setting, search
+from pipelines.planning.rules.search import Choice, Measure, Meter, Options, search
 from pipelines.planning.rules.typical import Typical, typical
 from pipelines.utils.cores import available_cores
 
@@ -233,20 +233,13 @@ def _length(
     base = float(defaults.get("learning_rate", schedule.BASE_RATE))
     planned["learning_rate"] = schedule.learning_rate(base, length.steps, choice.setting.width)
     planned["warmup_steps"] = schedule.warmup(length.steps)
-    planned["schedule"] = schedule.kind(_views(length.steps, options.image, choice.setting))
+    share = options.image.share_of(choice.setting.patch, choice.setting.spacing)
+    planned["schedule"] = schedule.kind(length.steps * batch * share / options.image.images)
     planned["ema"] = schedule.ema(given.get("schedule", planned["schedule"].value))
     planned["val_interval"] = PlannedValue(
         length.val_interval, explanations.val_interval(length, options.validation_cases, choice)
     )
     return length
-
-
-def _views(steps: int, image: Typical, setting: Setting) -> float:
-    """In how many patches of a training each voxel of the dataset is, in the mean."""
-    grid = image.on_grid(setting.spacing)
-    # What a patch has beyond the image is padding.
-    voxels = math.prod(min(p, n) for p, n in zip(setting.patch, grid, strict=True))
-    return steps * setting.batch * voxels / image.dataset_on_grid(setting.spacing)
 
 
 def _notices(

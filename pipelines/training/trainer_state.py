@@ -10,7 +10,6 @@ import torch
 
 from pipelines.training.trainer import SegTrainer
 from pipelines.utils.modules import unwrapped
-from transforms.errors import SettingError
 
 logger = logging.getLogger(__name__)
 
@@ -86,16 +85,10 @@ def restore_trainer(trainer: SegTrainer, state: TrainerState, settings: bool = T
 
 
 def _continues(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> bool:
-    """Whether the averages of a stored optimiser are all that this one needs; its own are then still to be loaded.
-
-    Raises:
-        SettingError: it is of other parameters.
-    """
+    """Whether a stored optimiser kept all averages that this one needs, or is of other parameters, which torch refuses."""
     groups = [len(group["params"]) for group in stored["param_groups"]]
-    if groups != [len(group["params"]) for group in optimizer.param_groups]:
-        raise SettingError("the optimiser's groups of parameters are others")
     kept: Mapping[int, Mapping[str, Any]] = stored["state"]
-    if not kept:
+    if not kept or groups != [len(group["params"]) for group in optimizer.param_groups]:
         return True
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     needed = _first_averages(optimizer, [parameters[number] for number in kept])

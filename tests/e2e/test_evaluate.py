@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.__main__ import main
-from pipelines.metrics.names import CENTERLINE_METRICS, METRICS, PIXEL_METRICS
+from pipelines.metrics.names import METRICS, OCCASIONAL_METRICS
 from tests.e2e.commands import REPOSITORY
 from tests.pipelines import masks
 from tests.pipelines.tiny_model import write_dicom
@@ -63,7 +63,7 @@ def test_two_folders(tmp_path, capsys):
     assert all(
         float(perfect[name]) == (0 if metric.unit else 1)
         for name, metric in METRICS.items()
-        if name not in (*CENTERLINE_METRICS, *PIXEL_METRICS)
+        if name not in OCCASIONAL_METRICS
     )
     assert 0 < float(found["c1", "class_2"]["dice"]) < 1
     read = json.loads((out / "metrics.json").read_text())
@@ -216,10 +216,7 @@ def test_dicom_seg_and_nifti_in_every_combination(tmp_path, capsys):
             assert command(*pair, "--labels", names, "--images", tmp_path / "ct", "--json") == 0
             found = json.loads(capsys.readouterr().out)["cases"][0]
             expected = expected or found
-            for metric in METRICS.keys() - {
-                *CENTERLINE_METRICS,
-                *PIXEL_METRICS,
-            }:  # NIfTI keeps its affine in float32
+            for metric in METRICS.keys() - OCCASIONAL_METRICS:  # NIfTI keeps its affine in float32
                 assert found[metric] == pytest.approx(expected[metric], rel=1e-6), metric
     assert 0 < expected["dice"]["lung"] < 1
     assert command(tmp_path / "p.seg.dcm", tmp_path / "r.nii.gz", "--json") == 0, "on the grid of the NIfTI"

@@ -9,7 +9,13 @@ from scipy import ndimage
 
 from transforms import label_values as values
 from transforms.errors import ImageError
-from transforms.label_values import bounding_boxes, check_label_values, stored_labels, value_counts
+from transforms.label_values import (
+    bounding_boxes,
+    check_label_values,
+    stored_labels,
+    structure_masks,
+    value_counts,
+)
 
 maps = hnp.arrays(np.uint16, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6), elements=st.integers(0, 9))
 
@@ -54,3 +60,20 @@ def test_what_is_no_class_id_is_not_written(numbers):
         ImageError, match=r"a\.nii\.gz: label values lie between .* whole numbers from 0 to 65535"
     ):
         stored_labels("a.nii.gz", np.array(numbers))
+
+
+@given(data=st.data())
+def test_masks_of_structures_are_those_of_the_whole_maps_cut_to_one_box(data):
+    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=3, max_side=6))
+    two = [data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 4))) for _ in range(2)]
+    structures = {"one": [1], "several": [2, 3]}
+    ignore = data.draw(st.sampled_from([None, 4]))
+    counted = np.ones(shape, bool) if ignore is None else two[1] != ignore
+    for name, masks in structure_masks(*two, structures, ignore):
+        whole = [np.isin(labels, structures[name]) & counted for labels in two]
+        if masks is None:
+            assert not np.any(whole)
+        else:
+            box = ndimage.find_objects(np.any(whole, 0).astype(int))[0]
+            for found, expected in zip(masks, whole, strict=True):
+                np.testing.assert_array_equal(found, expected[box])

@@ -25,7 +25,7 @@ from transforms.dicom.source_images import (
     software_version,
 )
 from transforms.errors import SettingError
-from transforms.label_values import Box, bounding_boxes, mask_of
+from transforms.label_values import Box, bounding_boxes, box_of, mask_of
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -141,13 +141,9 @@ def _outlines(
     frames: np.ndarray, boxes: Mapping[int, Box], values: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield slice and polygon of what some classes make up, in voxel indices (x, y), looking only where they are."""
-    held = [boxes[value] for value in values if value in boxes]
-    if not held:
+    box = box_of([boxes], values)
+    if box is None:
         return
-    box = tuple(
-        slice(min(part.start for part in parts), max(part.stop for part in parts))
-        for parts in zip(*held, strict=True)
-    )
     part = mask_of(frames[box], values)
     for index, mask in enumerate(part, box[0].start):
         for polygon in outlines(mask.T):

@@ -90,8 +90,8 @@ def convert(
     problems += [
         f"case {item.case.id!r}: {path}: no such file or folder."
         for item in items
-        for path in (*item.case.images, item.case.label, item.case.mask)
-        if path is not None and not path.exists()
+        for path in item.case.files
+        if not path.exists()
     ]
     made = _to_nnunet if to == "nnunet" else _to_msd
     return made(where, root, dataset, items, write_labels, problems)
@@ -105,8 +105,8 @@ def _to_msd(
     problems += [
         f"case {item.case.id!r}: {readable(str(path))}: the name is no UTF-8, which no dataset.json can hold; rename it."
         for item in items
-        for path in (*item.case.images, item.case.label, item.case.mask)
-        if path is not None and readable(str(path)) != str(path)
+        for path in item.case.files
+        if readable(str(path)) != str(path)
     ]
     if problems:
         raise DatasetError(where, problems)

@@ -23,7 +23,7 @@ def patch(options: Options, meter: Meter, choice: Choice, without_unit: bool = F
     grid = options.image.on_grid(setting.spacing)
     if all(p >= n for p, n in zip(setting.patch, grid, strict=True)):
         return f"the whole typical image of {times(grid)} voxels, in sizes that a network can halve"
-    share = math.prod(min(1.0, p / n) for p, n in zip(setting.patch, grid, strict=True))
+    share = options.image.share_of(setting.patch, setting.spacing)
     words = f"{share:.0%} of the typical image of {times(grid)} voxels"
     if not without_unit:
         shown = times([round(p * s, 1) for p, s in zip(setting.patch, setting.spacing, strict=False)])

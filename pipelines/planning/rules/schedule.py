@@ -47,7 +47,6 @@ WIDTH_POWER = 0.25
 LOWEST_RATE = 0.1
 """Of the bundle's rate."""
 
-
 MANY_VIEWS = 20
 """Of each voxel in a training, from which on a network begins to learn the labels of its cases by heart."""
 SHORT_AVERAGE, LONG_AVERAGE = 0.99, 0.999
@@ -166,7 +165,7 @@ def kind(views: float) -> PlannedValue:
     """How the learning rate goes.
 
     Args:
-        views: of each voxel of the dataset, in patches of the whole training.
+        views: in how many patches of the whole training each voxel of the dataset is, in the mean.
     """
     if views < MANY_VIEWS:
         return PlannedValue(

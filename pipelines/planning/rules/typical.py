@@ -62,9 +62,18 @@ class Typical(NamedTuple):
             max(1, round(s / v)) for s, v in zip(self.size[: self.dims], spacing[: self.dims], strict=True)
         )
 
+    @property
+    def images(self) -> int:
+        """How many there are to take patches of: the cases, or where patches are flat their slices."""
+        return self.cases * math.prod(self.shape[self.dims :])
+
     def dataset_on_grid(self, spacing: Sequence[float]) -> int:
-        """Voxels of all images at a spacing; where patches are flat, of all slices."""
-        return self.cases * math.prod(self.on_grid(spacing)) * math.prod(self.shape[self.dims :])
+        """Voxels of all images at a spacing."""
+        return self.images * math.prod(self.on_grid(spacing))
+
+    def share_of(self, patch: Sequence[int], spacing: Sequence[float]) -> float:
+        """The part of an image at a spacing that a patch holds; what it has beyond the image is padding."""
+        return math.prod(min(1.0, p / n) for p, n in zip(patch, self.on_grid(spacing), strict=True))
 
 
 def typical(fingerprint: Fingerprint, cropped: bool, flat: bool = False) -> Typical:

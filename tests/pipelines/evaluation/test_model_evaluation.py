@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.evaluation.model_evaluation import EvaluationError, labelled
-from pipelines.metrics.names import CENTERLINE_METRICS, METRICS, PIXEL_METRICS
+from pipelines.metrics.names import METRICS, OCCASIONAL_METRICS
 from tests.pipelines.evaluation.evaluated import evaluation, train
 from tests.pipelines.tiny_model import write_model
 from transforms.utils.files import FolderError
@@ -40,8 +40,7 @@ def test_files_and_run_of_an_evaluation(data, uri, tmp_path, capsys):
     assert run.data.tags["data.split"] == "validation"
     assert run.data.metrics["mean_dice"] == pytest.approx(summary["mean_dice"])
     assert run.data.metrics["hd95_mm_liver"] == pytest.approx(summary["classes"]["liver"]["hd95_mm"]["mean"])
-    usual = METRICS.keys() - {*CENTERLINE_METRICS, *PIXEL_METRICS}
-    assert {f"mean_{metric}" for metric in usual} <= set(run.data.metrics)
+    assert {f"mean_{metric}" for metric in METRICS.keys() - OCCASIONAL_METRICS} <= set(run.data.metrics)
     assert run.data.metrics["false_positives"] == 1
     error = written["summary"]["confidence"]["classes"]["liver"]["mean_absolute_error"]
     assert run.data.metrics["confidence_error_liver"] == pytest.approx(error)

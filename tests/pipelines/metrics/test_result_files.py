@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.metrics.names import CENTERLINE_METRICS, METRICS, PIXEL_METRICS
+from pipelines.metrics.names import METRICS, OCCASIONAL_METRICS
 from pipelines.metrics.overlap import overlap_metrics
 from pipelines.metrics.result_files import (
     guarded,
@@ -21,7 +21,7 @@ from pipelines.metrics.result_files import (
 from pipelines.metrics.summary import MISSED, summarise
 from tests.pipelines.metrics.scored import CASES, NAMES, full_cases
 
-MEASURED = [metric for metric in METRICS if metric not in (*CENTERLINE_METRICS, *PIXEL_METRICS)]
+MEASURED = [metric for metric in METRICS if metric not in OCCASIONAL_METRICS]
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+SUM(A1)", "-2+3", "@SUM(A1)", "\t=1", "-case"])
