@@ -81,8 +81,8 @@ class SegEvaluator(SupervisedEvaluator):
         surface_tolerance: tolerance in mm, one number or one per class; adds the surface metrics
             (docs/evaluation.md), which take longer than all others together. None leaves them out, as in
             validations during a training.
-        centerlines: names of the structures whose clDice is measured, see `pipelines.metrics.centerlines`; "auto"
-            measures all where the file is a 2D picture.
+        centerlines: names of the structures whose clDice is measured, see `pipelines.metrics.centerlines`, or one
+            name; "auto" measures all where the file is a 2D picture.
         on_score: called with (item, MetaTensor label map, record) after each case that has a label.
         confidence: also say how sure the network is of each class, see `pipelines.inference.confidence`.
         curves: also measure pixels, see `pipelines.metrics.pixels`: "auto" does where the file is a 2D picture. The
@@ -112,7 +112,7 @@ class SegEvaluator(SupervisedEvaluator):
         val_handlers: Sequence | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
         curves: bool | str = False,
-        centerlines: Sequence[str] | str = (),
+        centerlines: Sequence[str] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(

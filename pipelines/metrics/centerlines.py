@@ -74,8 +74,8 @@ def cldice(prediction: np.ndarray, reference: np.ndarray) -> float:
     return 2 * precision * sensitivity / (precision + sensitivity) if precision + sensitivity else 0.0
 
 
-def require_structures(wanted: Sequence[str], structures: Sequence[str]) -> list[str]:
-    """Check the names of structures whose centre lines are measured, and return them.
+def require_structures(wanted: Sequence[str] | str | None, structures: Sequence[str]) -> list[str]:
+    """Check the names of structures whose centre lines are measured, and return them; one name, or None for none, too.
 
     Raises:
         SettingError: one is none of the model's.
@@ -84,7 +84,8 @@ def require_structures(wanted: Sequence[str], structures: Sequence[str]) -> list
         >>> require_structures(["vessel"], ["vessel", "lesion"])
         ['vessel']
     """
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted or ())
     unknown = [name for name in wanted if name not in structures]
     if unknown:
         raise SettingError(f"centerlines names '{unknown[0]}'; choose among {', '.join(structures)}")
-    return list(wanted)
+    return wanted

@@ -79,6 +79,13 @@ def test_only_what_is_wanted_is_measured_and_what_is_ignored_is_background():
     assert centerline_metrics(prediction, prediction, names, ["vessel"], regions)["cldice"] == {"vessel": 1.0}
 
 
+def test_one_name_and_none_are_understood():
+    assert require_structures("vein", ["artery", "vein"]) == ["vein"]
+    assert require_structures(None, ["artery", "vein"]) == []
+    with pytest.raises(SettingError, match="centerlines names 'nerve'"):
+        require_structures("nerve", ["artery", "vein"])
+
+
 def test_an_unknown_structure_is_named():
     with pytest.raises(SettingError, match="centerlines names 'nerve'; choose among artery, vein"):
         require_structures(["artery", "nerve"], ["artery", "vein"])
