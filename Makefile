@@ -10,10 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 train: $(VENV)/.runtime  ## Train a bundle on the demo CT (BUNDLE=r2unet or upernet)
 	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file "['bundles/$(BUNDLE)/train.json','bundles/$(BUNDLE)/demo.json']"
 
-# Two test processes of one thread each: threads of several processes on few cores only wait for each other.
+# Two test processes, of one thread each by tests/conftest.py.
 # In the order of the folders, so that the long tests of e2e do not come last, where one process waits for the other. The
 # slowest are said, as the suite is to stay under 20 minutes.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 10
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 10
 
 test: $(VENV)/.development  ## Every test of less than a minute
 	$(PYTEST) -m "not slow"

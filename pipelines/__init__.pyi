@@ -1,3 +1,4 @@
+from .config.bundle_root import bundle_root as bundle_root
 from .config.executed import executed_config as executed_config
 from .config.preflight import preflight as preflight
 from .data.dataset_folder import load_dataset as load_dataset

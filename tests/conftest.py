@@ -16,6 +16,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Networks of the tests; what they start has them from the environment too.
 os.environ["SEGBUNDLES_NETWORKS"] = "tests.pipelines.small.Tiny,tests.pipelines.tiny_model.Halting"
 
+# Threads of several test processes on few cores only wait for each other, and a trainer that is free to choose their
+# number may choose another one the second time: then two trainings are not equal bit by bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A slow machine finds no errors that a fast one does not: no example has a time limit. Fixtures that examples share
 # hold what they only read, or folders in which every example writes anew.
 settings.register_profile(

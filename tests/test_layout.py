@@ -58,7 +58,7 @@ DOORS["pipelines.data"] = [
 DOORS["pipelines.inference"] = [*DOORS["pipelines.data"], "pipelines.metrics", "pipelines.data"]
 DOORS["pipelines.planning"] = [*DOORS["pipelines.inference"], "pipelines.inference"]
 DOORS["pipelines.evaluation"] = [*DOORS["pipelines.inference"], "pipelines.tracking", "pipelines.inference"]
-DOORS["pipelines.deployment"] = ["transforms", "pipelines.utils", "pipelines.inference"]
+DOORS["pipelines.deployment"] = ["transforms", "pipelines.utils", "pipelines.config", "pipelines.inference"]
 DOORS["pipelines.training"] = [
     *DOORS["pipelines.evaluation"],
     "pipelines.planning",

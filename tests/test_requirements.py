@@ -11,19 +11,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipelines.deployment.mlflow_model import _REQUIREMENTS
+from pipelines.deployment.requirements import required_names
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("networks", "transforms", "pipelines")
-# The command line and the GPU's figures, neither of which MLflow asks a model for.
-NOT_FOR_A_SERVED_MODEL = {"fire", "nvidia-ml-py"}
 
 
 def required() -> set[str]:
-    setup = configparser.ConfigParser()
-    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
-    lines = setup["options"]["install_requires"].split("\n")
-    return {canonicalize_name(Requirement(line).name) for line in lines if line}
+    return {canonicalize_name(name) for name in required_names()}
 
 
 def pinned() -> dict[str, str]:
@@ -40,16 +35,20 @@ def test_everything_required_is_pinned() -> None:
     assert required() <= set(pinned())
 
 
-def test_a_served_model_requires_what_the_code_beside_it_does() -> None:
-    assert {canonicalize_name(name) for name in _REQUIREMENTS} == required() - NOT_FOR_A_SERVED_MODEL
+def test_setup_installs_the_one_list() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    told = setup["options"]["install_requires"]
+    assert told == "file: pipelines/deployment/requirements.txt"
+    lines = (REPOSITORY / told.removeprefix("file: ")).read_text(encoding="utf-8").split()
+    assert [Requirement(line).name for line in lines] == required_names()
 
 
 @pytest.mark.parametrize("bundle", ["r2unet", "upernet"])
 def test_a_bundle_tells_the_versions_that_the_tests_ran_with(bundle: str) -> None:
     metadata = json.loads((REPOSITORY / "bundles" / bundle / "metadata.json").read_text(encoding="utf-8"))
-    told = metadata["required_packages_version"]
-    assert {"jinja2", "lazy-loader"} <= {canonicalize_name(name) for name in told}
-    assert {name: pinned()[canonicalize_name(name)] for name in told} == told
+    for name, package in (("monai", "monai"), ("pytorch", "torch"), ("numpy", "numpy")):
+        assert metadata[f"{name}_version"] == pinned()[package]
 
 
 def test_a_built_package_holds_every_file(tmp_path: Path) -> None:

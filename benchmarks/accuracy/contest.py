@@ -28,6 +28,7 @@ from benchmarks.accuracy.nnunet_pictures import write_pictures
 from benchmarks.accuracy.running import ROOT, run
 from pipelines.data.cases import Dataset
 from pipelines.data.dataset_folder import load_dataset
+from pipelines.utils.cores import available_cores
 from transforms.io.header import PICTURE_SUFFIXES
 
 OURS = ("r2unet", "upernet")
@@ -117,6 +118,7 @@ def _nnunet(
         run([sys.executable, *words], folder / "convert.log")
     words = [str(Path(__file__).with_name("nnunet_peer.py")), "--raw", str(raw), "--minutes", f"{minutes:g}"]
     words += ["--configuration", "2d" if flat else "3d_fullres", "--out", str(folder), "--seed", str(seed)]
+    words += ["--threads", str(available_cores())]
     run([given.nnunet, *words], folder / "training.log")
     for name in ("preprocessed", "results"):
         shutil.rmtree(folder / name)

@@ -2,7 +2,7 @@
 
 Runs in an environment that has nnunetv2, and imports nothing of this project:
 
-    python benchmarks/accuracy/nnunet_peer.py --raw DIR/Dataset001_Name --minutes 15 --out DIR
+    python benchmarks/accuracy/nnunet_peer.py --raw DIR/Dataset001_Name --minutes 15 --threads 2 --out DIR
 
 The minutes count from the start of its planning to the end of its training, as this project's do. nnU-Net has no
 training by time: after planning and preprocessing some of its own steps are timed, and the number of epochs and of
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--configuration", default="3d_fullres")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, required=True)
     given = parser.parse_args()
     begun = time.perf_counter()
     for name in ("preprocessed", "results"):

@@ -5,8 +5,9 @@
 `DATASET` is a labelled folder with a validation list. The bundle's plan for these minutes is made once; every variant of
 `recipe.json` changes what it says there and keeps the rest, the number of steps included, so that a variant whose steps
 take longer trains longer: the table has the minutes beside the Dice. With `_equal_size` the channels are chosen so that
-the network has as many weights as the plan's, for the comparison of the paper (arXiv 1802.06955, section IV). Every
-training is a run in `DIR/mlflow.db`; one that is in `DIR` already is kept, and so is the plan.
+the network has as many weights as the plan's, for the comparison of the paper (arXiv 1802.06955, section IV). With
+`_equal_time` the length of the training and what hangs on it (LENGTH below) are planned anew for the same minutes, for
+networks of other kinds; `_targets` names the networks that are not this project's, for models to open. Every training is a run in `DIR/mlflow.db`; one that is in `DIR` already is kept, and so is the plan.
 
 The figure is the mean Dice of the validation cases, on the files' own grids, of the model that a training keeps. The
 difference from "default" is that of the cases' means over classes and seeds, with its 95% interval (BCa bootstrap over
@@ -33,6 +34,7 @@ from pipelines.planning.step_process import prepared
 
 BASE = "default"
 VARIANTS = Path(__file__).with_suffix(".json")
+LENGTH = ("epochs", "patches_per_epoch", "learning_rate", "warmup_steps", "schedule", "ema", "val_interval")
 _CLASSES = 3
 """Of a network whose weights are counted: the few of its last layer do not matter."""
 
@@ -54,8 +56,9 @@ def main() -> None:
     plan = _plan(given, out)
     found = {}
     for name in dict.fromkeys([BASE, *given.variants]):
-        overlay = _overlay(given.bundle, plan, variants[name])
-        found[name] = [_trained(given, out, name, overlay, seed) for seed in given.seeds]
+        variant = variants[name]
+        overlay = _overlay(given, plan, variant)
+        found[name] = [_trained(given, out, name, variant, overlay, seed) for seed in given.seeds]
     _tell(found, variants)
 
 
@@ -68,15 +71,18 @@ def _plan(given: argparse.Namespace, out: Path) -> Path:
     return path
 
 
-def _overlay(bundle: str, plan: Path, variant: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant as a config that is given after that of the bundle and the plan."""
+def _overlay(given: argparse.Namespace, plan: Path, variant: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan and a variant as a config that is given after that of the bundle."""
     planned = json.loads(plan.read_text(encoding="utf-8"))
-    overlay = {key: value for key, value in variant.items() if not key.startswith("_")}
+    if variant.get("_equal_time"):
+        planned = {key: value for key, value in planned.items() if key not in LENGTH and key[0] != "_"}
+        planned["minutes"] = given.minutes
+    changes = {key: value for key, value in variant.items() if not key.startswith("_")}
     if "_rate" in variant:
-        overlay["learning_rate"] = variant["_rate"] * planned["learning_rate"]
+        changes["learning_rate"] = variant["_rate"] * planned["learning_rate"]
     if variant.get("_equal_size"):
-        overlay["features"] = _features_of_equal_size(bundle, planned, overlay)
-    return overlay
+        changes["features"] = _features_of_equal_size(given.bundle, planned, changes)
+    return planned | changes
 
 
 def _features_of_equal_size(bundle: str, planned: Mapping[str, Any], overlay: Mapping[str, Any]) -> list[int]:
@@ -102,7 +108,12 @@ def _weights(bundle: str, planned: Mapping[str, Any], overlay: Mapping[str, Any]
 
 
 def _trained(
-    given: argparse.Namespace, out: Path, name: str, overlay: Mapping[str, Any], seed: int
+    given: argparse.Namespace,
+    out: Path,
+    name: str,
+    variant: Mapping[str, Any],
+    overlay: Mapping[str, Any],
+    seed: int,
 ) -> dict[str, Any]:
     """Train, unless that was done; minutes, weights and cases."""
     folder = out / f"{name}_seed{seed}"
@@ -112,7 +123,7 @@ def _trained(
     folder.mkdir(exist_ok=True)
     changes = folder / "variant.json"
     changes.write_text(json.dumps(overlay, indent=1), encoding="utf-8")
-    configs = [f"bundles/{given.bundle}/train.json", (out / "plan.json").as_posix(), changes.as_posix()]
+    configs = [f"bundles/{given.bundle}/train.json", changes.as_posix()]
     words = ["-m", "monai.bundle", "run", "training", "--config_file", str(configs), "--seed", str(seed)]
     words += ["--dataset_dir", str(given.dataset.resolve()), "--bundle_root", str(folder), "--resume", "new"]
     words += [
@@ -128,6 +139,7 @@ def _trained(
         [sys.executable, *words],
         folder / "training.log",
         MLFLOW_TRACKING_URI=f"sqlite:///{out / 'mlflow.db'}",
+        SEGBUNDLES_NETWORKS=",".join(variant.get("_targets", [])),
     )
     minutes = (time.perf_counter() - begun) / 60
     card = read_card(folder / "models" / "model.json")

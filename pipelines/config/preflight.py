@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from pipelines.config.components import EVALUATED, find_component, keywords
 from pipelines.config.errors import ConfigError, one_sentence
-from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, referenced
-from pipelines.config.knobs import AUTO, Knob, knobs_of
+from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, parts, referenced
+from pipelines.config.knobs import AUTO, KNOBS, Knob, knobs_of
 from pipelines.config.monai_tracking import follow_experiment, one_run
+from pipelines.utils.call_stack import running_command
 from pipelines.utils.cores import use_cores
 from pipelines.utils.importing import keep_what_is_there
 from pipelines.utils.terminal import take_every_character
@@ -41,12 +44,21 @@ def preflight() -> None:
     findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]
     if findings:
         raise ConfigError("the config cannot run: " + "; ".join(findings))
+    if "bundle_root" in config.raw:
+        # Kept by the parser: whoever asks it for something later may not be a workflow, which knows where its file is.
+        config.resolved("bundle_root")
 
 
 def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
     known = {*knobs_of(Knob.ENTRY), *referenced(raw)}
     known |= {name for name in knobs_of(Knob.NETWORK) if raw.get(name) == AUTO}
-    for key in raw:
+    known |= KNOBS.keys() & _given_apart(raw)
+    if {"training", "evaluating"} <= raw.keys():
+        # MONAI's tools load [train.json, evaluate.json], where knobs of the training have no use any more.
+        command = running_command()
+        known |= set(raw if command is None else ConfigParser.load_config_files(command["config_file"]))
+    # An id that is null asks for nothing: inference.json has "input" for those who do not give "dataset_dir".
+    for key in (name for name, value in raw.items() if value is not None):
         if key not in known and key == "registry_uri":
             yield f"nothing uses '{key}'; set MLFLOW_REGISTRY_URI"
         elif key not in known:
@@ -57,6 +69,20 @@ def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:
                 else f"; known are {', '.join(sorted(knob_names(raw)))}"
             )
             yield f"nothing uses '{key}'{hint}"
+
+
+def _given_apart(raw: Mapping[str, Any]) -> set[str]:
+    """Arguments of components that have a value of their own, as `--train#dataloader#num_workers 2` gives them one.
+
+    An id of that name may then be left without use.
+    """
+    return {
+        name
+        for part in parts(raw)
+        if isinstance(part, Mapping) and "_target_" in part
+        for name, value in part.items()
+        if not (isinstance(value, str) and value.startswith(EVALUATED))
+    }
 
 
 def _wrong_words(config: ExecutedConfig) -> Iterator[str]:

@@ -10,7 +10,6 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipelines.deployment.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
+from pipelines.deployment.requirements import pinned_requirements
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.memory_format import place
 from pipelines.inference.precision import AUTO
@@ -30,32 +30,6 @@ from transforms.preprocess import Prepared, PreparedCase
 
 logger = logging.getLogger(__name__)
 
-# Packages that the code in the folder imports; MLflow installs them where it serves the model.
-_REQUIREMENTS = (
-    "blosc2",
-    "highdicom",
-    "Jinja2",
-    "lazy-loader",
-    "matplotlib",
-    "mlflow",
-    "monai",
-    "nibabel",
-    "numpy",
-    "pillow",
-    "psutil",
-    "pydicom",
-    "python-gdcm",
-    "pytorch-ignite",
-    "PyYAML",
-    "scikit-image",
-    "scikit-learn",
-    "scipy",
-    "SimpleITK",
-    "threadpoolctl",
-    "tifffile",
-    "torch",
-    "tqdm",
-)
 _DEFAULTS: dict[str, Any] = {"precision": AUTO, "overlap": None, "channels_last": AUTO, "mirror_axes": None}
 
 
@@ -88,14 +62,7 @@ def write_model(
         root.mkdir(parents=True)
         copy_code(root)
         copy_model(models, root)
-    lines = []
-    for name in _REQUIREMENTS:
-        try:
-            # Local versions such as 2.11.0+cpu are not in the default package index.
-            lines.append(f"{name}=={metadata.version(name).partition('+')[0]}")
-        except metadata.PackageNotFoundError:  # installed by conda under another name
-            lines.append(name)
-    (root / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
     (root / "python_env.yaml").write_text(json.dumps(environment) + "\n", encoding="utf-8")
     model = Model()

@@ -17,14 +17,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.inference.trained_model import BEST, CARD, TrainedModel
+from pipelines.config.components import EVALUATED
+from pipelines.config.executed import knob_names
+from pipelines.config.knobs import Knob, knobs_of
+from pipelines.deployment.requirements import installed_versions, pinned_requirements
+from pipelines.inference.model_card import CardError, read_content
+from pipelines.inference.trained_model import BEST, CARD, SETTINGS, TrainedModel
 from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import UserError
 from transforms.utils.files import put_in_place, require_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json", "logging.conf")
+CONFIGS = (
+    "train.json",
+    "evaluate.json",
+    "inference.json",
+    "multi_gpu_train.json",
+    "metadata.json",
+    "logging.conf",
+)
+# Packages that the Bundle Specification gives an entry of their own.
+_OWN_VERSIONS = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}
+_ROOT = "$pipelines.bundle_root()"
 CODE = ("networks", "transforms", "pipelines")
 
 
@@ -89,26 +104,27 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
     (root / "docs").mkdir()
     for name in CONFIGS:
         text = (source / name).read_text(encoding="utf-8")
-        # Commands of a standard bundle run from the root of the bundle.
-        (root / "configs" / name).write_text(
-            hidden(text)
-            .replace(f"bundles/{source.name}/", "configs/")
-            .replace(f'"bundles/{source.name}"', '"."'),
-            encoding="utf-8",
-        )
-    if executed is not None:
-        config = {**executed, "bundle_root": "."}
-        (root / "configs" / "train.json").write_text(
-            json.dumps(config, indent=4, default=str) + "\n", encoding="utf-8"
-        )
+        text = hidden(text).replace(f'"bundles/{source.name}"', json.dumps(_ROOT))
+        (root / "configs" / name).write_text(_from_the_root(text, source), encoding="utf-8")
+    _settle(root / "configs" / "train.json", models, trained, executed)
     _describe(root / "configs" / "metadata.json", trained)
-    for name, place in (("README.md", root / "docs"), ("LICENSE", root)):
-        found = files[name]
-        assert found is not None
-        shutil.copy(found, place / name)
+    (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
+    readme, license_ = files["README.md"], files["LICENSE"]
+    assert readme is not None
+    assert license_ is not None
+    text = _from_the_root(readme.read_text(encoding="utf-8"), source)
+    (root / "docs" / "README.md").write_text(text, encoding="utf-8")
+    shutil.copy(license_, root / "LICENSE")
     copy_code(root)
     copy_model(models, root)
     return root
+
+
+def _from_the_root(text: str, source: Path) -> str:
+    """The text with the paths that its commands have where they run in the root of a standard bundle."""
+    return text.replace(f"bundles/{source.name}/models/", "models/").replace(
+        f"bundles/{source.name}/", "configs/"
+    )
 
 
 def trusted_by(executed: Mapping[str, Any] | None) -> list[str]:
@@ -142,9 +158,51 @@ def copy_model(models: Path, root: Path) -> None:
         shutil.copy(models / name, root / "models" / name)
 
 
+def _settle(path: Path, models: Path, trained: TrainedModel, executed: Mapping[str, Any] | None) -> None:
+    """Write the training as it was: with the settings that it had, and with the network of the model.
+
+    MONAI's tools build the network of `train.json` for the weights beside it, without the dataset that it came from.
+    """
+    own = json.loads(path.read_text(encoding="utf-8"))
+    config = dict(executed) if executed is not None else own | _settings(models, trained, own)
+    # Folders of the machine that trained say nothing elsewhere.
+    config |= {name: own[name] for name in ("dataset_dir", "store_dir", "run_name") if name in own}
+    config |= {"bundle_root": _ROOT, "network_def": trained.card["network"]}
+    for name in knobs_of(Knob.NETWORK):
+        config.pop(name, None)
+    path.write_text(json.dumps(config, indent=4, default=str) + "\n", encoding="utf-8")
+
+
+def _settings(models: Path, trained: TrainedModel, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings beside a model, where they are of this very model.
+
+    Models come from strangers and are data: only values are taken, for ids that the bundle has, and nothing that MONAI
+    evaluates.
+    """
+    try:
+        note = read_content(models / SETTINGS)
+    except (OSError, CardError):
+        return {}
+    found = note.get("settings") if note.get("sha256") == trained.card["sha256"] else None
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if name in knob_names(own) and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return not isinstance(value, dict) and not (isinstance(value, str) and value.startswith(EVALUATED))
+
+
 def _describe(path: Path, trained: TrainedModel) -> None:
-    """Write the channels, the classes and the validation Dice of the packaged model to `metadata.json`."""
+    """Write what the model needs, its channels, classes and validation Dice to `metadata.json`."""
     metadata = json.loads(path.read_text(encoding="utf-8"))
+    versions = {name: version for name, version in installed_versions().items() if version}
+    metadata |= {
+        f"{key}_version": versions.pop(name) for name, key in _OWN_VERSIONS.items() if name in versions
+    }
+    metadata["required_packages_version"] = versions
     classes = {str(value): name for value, name in sorted(trained.labels.items())}
     image = metadata["network_data_format"]["inputs"]["image"]
     count, ct = trained.preprocess.channels, trained.preprocess.ct_channels

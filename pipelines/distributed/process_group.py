@@ -10,6 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.distributed.failures import Watch
+from pipelines.utils.call_stack import beside_running_config
 from pipelines.utils.ranks import local_rank
 from transforms.errors import UserError
 
@@ -49,9 +50,12 @@ def start_distributed() -> None:
     """
     global _control
     if "RANK" not in os.environ:
+        configs = ",".join(
+            f"'{beside_running_config(name)}'" for name in ("train.json", "multi_gpu_train.json")
+        )
         raise DistributedError(
-            "multi_gpu.json needs torchrun, for example: torchrun --standalone --nproc_per_node=2 -m monai.bundle "
-            "run training --config_file \"['bundles/r2unet/train.json','bundles/r2unet/multi_gpu.json']\""
+            "multi_gpu_train.json needs torchrun, for example: torchrun --standalone --nproc_per_node=2 -m monai.bundle "
+            f'run training --config_file "[{configs}]"'
         )
     device = rank_device()
     if device.type == "cuda":

@@ -9,16 +9,14 @@ from ignite.engine import Events
 
 from pipelines.distributed.collectives import of_all_ranks
 from pipelines.distributed.process_group import is_distributed, share_buffers
-from pipelines.metrics.mlflow_names import metric_names
-from pipelines.metrics.summary import CaseMetrics, Summary, statistics_of, summarise
+from pipelines.metrics.summary import CaseMetrics, Summary, summarise, validation_metrics
 from pipelines.utils.progress import Steps
 
 
 def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str = "") -> Summary:
     """Run a `SegEvaluator` on this rank's cases and combine the results of all ranks.
 
-    `state.metrics` then holds "val_mean_dice", the mean over the classes or regions, and "val_dice_<class>", see
-    `pipelines.metrics.mlflow_names`; the value of a class that no case has is NaN.
+    `state.metrics` then holds the `pipelines.metrics.summary.validation_metrics` of all ranks' cases.
 
     Args:
         intervals: also compute confidence intervals.
@@ -49,11 +47,7 @@ def validate(evaluator: Any, epoch: int = 1, intervals: bool = False, label: str
     # Sorted by id, because distributing the cases over ranks loses their order in the dataset.
     evaluator.state.cases = cases = sorted(cases, key=lambda case: case["case"])
     summary = summarise(cases, list(evaluator.structures), intervals)
-    keys = metric_names(list(evaluator.structures))
-    evaluator.state.metrics = {"val_mean_dice": summary["mean_dice"]} | {
-        f"val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
-        for name, row in summary["classes"].items()
-    }
+    evaluator.state.metrics = validation_metrics(summary)
     return summary
 
 

@@ -155,8 +155,17 @@ class SegEvaluator(SupervisedEvaluator):
         self.state.confusion = torch.zeros(classes, classes, dtype=torch.int64)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Run over all cases of the loader.
+
+        `state.metrics` then holds the `pipelines.metrics.summary.validation_metrics` of this process's cases, which is
+        what MONAI's clients ask an evaluator for.
+        """
+        from pipelines.metrics.summary import summarise, validation_metrics
+
         self.reset()
         super().run(global_epoch)
+        if self.state.cases:
+            self.state.metrics = validation_metrics(summarise(self.state.cases, list(self.structures)))
 
     def predict(self, item: PreparedCase) -> MetaTensor:
         """Label map (1, *file shape) of one case on the grid of its file.

@@ -14,12 +14,13 @@ import torch
 
 from pipelines.inference.model_card import CardError, ModelCard, build_network, checked, read_content
 from pipelines.metrics.confidence import factors
+from pipelines.utils.call_stack import beside_running_config
 from transforms.errors import UserError
 from transforms.label_values import structures_of
 from transforms.preprocess import Preprocess
 from transforms.utils.files import sha256_of
 
-BEST, CARD = "model.pt", "model.json"
+BEST, CARD, SETTINGS = "model.pt", "model.json", "settings.json"
 
 
 class CheckpointError(UserError, ValueError):
@@ -66,7 +67,7 @@ class TrainedModel:
             if not file.is_file():
                 raise CheckpointError(
                     f"there is no trained model at {path} ({file.name} is missing); train one first, for example "
-                    "with: python -m monai.bundle run training --config_file bundles/r2unet/train.json"
+                    f"with: python -m monai.bundle run training --config_file {beside_running_config('train.json')}"
                 )
         try:
             self.card: ModelCard = checked(_card_of(path, beside))

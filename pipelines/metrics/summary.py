@@ -182,6 +182,23 @@ def summarise(cases: Sequence[CaseMetrics], class_names: Sequence[str], interval
     }
 
 
+def validation_metrics(summary: Summary) -> dict[str, float]:
+    """The Dice of a validation under the names that `state.metrics` and MLflow's curves have.
+
+    "val_mean_dice" is the mean over the classes or regions, "val_dice_<class>" that of a class, see
+    `pipelines.metrics.mlflow_names`; the value of a class that no case has is NaN.
+
+    Examples:
+        >>> validation_metrics(summarise([{"case": "a", "dice": {"liver": 0.9}}], ["liver"]))
+        {'val_mean_dice': 0.9, 'val_dice_liver': 0.9}
+    """
+    keys = metric_names(list(summary["classes"]))
+    return {"val_mean_dice": summary["mean_dice"]} | {
+        f"val_dice_{keys[name]}": statistics_of(row, "dice")["mean"]
+        for name, row in summary["classes"].items()
+    }
+
+
 def figures(summary: Summary, prefix: str = "") -> dict[str, float]:
     """The summary as MLflow metrics: mean_<metric> over the classes and <metric>_<class>, without NaN values.
 

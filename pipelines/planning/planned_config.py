@@ -27,7 +27,7 @@ from pipelines.planning.planner import make_plan
 from pipelines.planning.records import Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
 
-_KEPT = ("imports", "initialize")
+_KEPT = ("imports", "initialize", "bundle_root")
 MEASURED_SHARE = 0.05
 SHORTEST, LONGEST = 180.0, 600.0
 """Seconds. A machine that does nothing else needs a fraction of them."""

@@ -36,7 +36,7 @@ from pipelines.tracking.records import Delivered, Head, Record
 from pipelines.tracking.refused import FILE as REFUSED
 from pipelines.tracking.refused import Refused
 from pipelines.utils.locks import Lock
-from transforms.utils.files import replacing, try_folder
+from transforms.utils.files import link_or_copy, replacing, try_folder
 
 logger = logging.getLogger(__name__)
 
@@ -203,10 +203,7 @@ class Journal:
 
     def _keep(self, source: Path, target: Path) -> None:
         if source.stat().st_size >= LINKED:
-            try:
-                os.link(source, target)
-            except OSError:  # on another file system, or links are not supported
-                shutil.copyfile(source, target)
+            link_or_copy(source, target)
         else:
             shutil.copyfile(source, target)
 

@@ -18,6 +18,7 @@ from pipelines.inference.model_card import Card, CardError, read_content
 from pipelines.inference.trained_model import (
     BEST,
     CARD,
+    SETTINGS,
     CheckpointError,
     _next,
     _require_uncompressed,
@@ -30,7 +31,15 @@ from pipelines.training.starts import Starts
 from pipelines.training.trainer_state import TrainerState
 from pipelines.utils.locks import Lock, NoLocksError
 from transforms.errors import UserError
-from transforms.utils.files import put_in_place, remove_leftovers, replacing, sha256_of, sync_folder, way_out
+from transforms.utils.files import (
+    link_or_copy,
+    put_in_place,
+    remove_leftovers,
+    replacing,
+    sha256_of,
+    sync_folder,
+    way_out,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +120,7 @@ class Checkpoints:
     - `earlier.pt`: the checkpoint before `last.pt`, used if `last.pt` cannot be read;
     - `model.pt`: the weights with the best validation Dice, a plain state dict as MONAI's tools expect;
     - `model.json`: the description needed to use those weights: network, labels, preprocessing, patch size, run;
+    - `settings.json`: the settings of the training that `model.pt` is of, with the sha256 of these weights;
     - `plan.json`: the planned settings that the training began with.
 
     Every file is written atomically and holds only tensors and plain types. A process may be killed between any two
@@ -118,13 +128,15 @@ class Checkpoints:
 
     Args:
         folder: folder of the files.
+        settings: of the training, see `ExecutedConfig.knobs`; None keeps none beside its models.
 
     Attributes:
         starts: the note that one start leaves for the next.
     """
 
-    def __init__(self, folder: str | os.PathLike) -> None:
+    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
+        self.settings = settings
         self._lock = Lock(self.folder / ".lock")
         self.starts = Starts(self._lock)
         self._unreadable = False
@@ -192,8 +204,12 @@ class Checkpoints:
         return None
 
     def set_aside(self) -> Path | None:
-        """Move the files of an earlier training to `previous/<number>`, so that nothing is overwritten."""
-        if self._present() in ([], [self.folder / PLAN_FILE]):
+        """Put the files of an earlier training into `previous/<number>`, so that nothing is overwritten.
+
+        Its model is put there as well, but also stays until the new training has one of its own: whoever predicts with
+        the model of this folder always finds one.
+        """
+        if not self._to_move() and not self._to_keep():
             return None
         parent = self.folder / "previous"
         numbers = [p.name.removesuffix(_MOVING) for p in parent.glob("*")]
@@ -204,17 +220,35 @@ class Checkpoints:
     def _move_to(self, moving: Path) -> Path:
         """Move the files into `moving`, then rename it; a folder named *.moving is therefore not complete."""
         moving.mkdir(parents=True, exist_ok=True)
-        for path in self._present():
-            put_in_place(path, moving / path.name)
+        for path in self._to_keep():
+            link_or_copy(path, moving / path.name)
+        for path in (*self._to_move(), self.folder / PLAN_FILE):
+            if path.exists():
+                put_in_place(path, moving / path.name)
         target = moving.with_name(moving.name.removesuffix(_MOVING))
         put_in_place(moving, target)
         sync_folder(target.parent)
         return target
 
-    def _present(self) -> list[Path]:
+    def _to_move(self) -> list[Path]:
         # The checkpoint is moved first: without it no training is resumed, and the next start moves the other files.
-        names = (LAST, EARLIER, "unreadable.pt", BEST, CARD, PLAN_FILE)
-        return [self.folder / name for name in names if (self.folder / name).exists()]
+        return [p for name in (LAST, EARLIER, "unreadable.pt") if (p := self.folder / name).exists()]
+
+    def _to_keep(self) -> list[Path]:
+        """The model in the folder, unless it was set aside before."""
+        if self._is_set_aside():
+            return []
+        return [path for name in (BEST, CARD, SETTINGS) if (path := self.folder / name).exists()]
+
+    def _is_set_aside(self) -> bool:
+        """Whether the model in the folder is that of an earlier training."""
+        here = self.folder / CARD
+        if not here.is_file():
+            return False
+        text = here.read_bytes()
+        return any(
+            card.read_bytes() == text for card in (self.folder / "previous").glob(f"[0-9]*[0-9]/{CARD}")
+        )
 
     def keep_plan(self, plan: Mapping[str, Any]) -> None:
         """Write the plan that a training begins with, so that every later start of it has the same.
@@ -256,7 +290,8 @@ class Checkpoints:
             with self._writing():
                 with replacing(_next(path)) as temporary:
                     _write_tensors(dict(weights), temporary)
-                text = json.dumps({**card, "sha256": sha256_of(_next(path))}, indent=2) + "\n"
+                digest = sha256_of(_next(path))
+                text = json.dumps({**card, "sha256": digest}, indent=2) + "\n"
                 with replacing(_next(beside)) as temporary:
                     temporary.write_text(text, encoding="utf-8")
         except CheckpointNotWrittenError:
@@ -266,12 +301,18 @@ class Checkpoints:
             put_in_place(_next(path), path)
             put_in_place(_next(beside), beside)
             sync_folder(self.folder)
+            if self.settings is not None:
+                note = {"sha256": digest, "settings": self.settings}
+                with replacing(self.folder / SETTINGS) as temporary:
+                    temporary.write_text(json.dumps(note, indent=2, default=str) + "\n", encoding="utf-8")
         return path
 
     def has_model(self) -> bool:
-        """Whether `model.pt` and `model.json` exist and belong together."""
+        """Whether this training has a model: `model.pt` and `model.json` exist, belong together and are not set aside."""
         try:
-            return sha256_of(self.folder / BEST) == read_content(self.folder / CARD).get("sha256")
+            return not self._is_set_aside() and sha256_of(self.folder / BEST) == read_content(
+                self.folder / CARD
+            ).get("sha256")
         except (OSError, CardError):
             return False
 

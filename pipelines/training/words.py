@@ -50,10 +50,11 @@ def finished(folder: Path) -> str:
 def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str]:
     root = str(knobs.get("bundle_root", folder.parent))
     files = invocation()["config_files"]
-    # With --bundle_root the models are in another folder than the configs.
+    # With --bundle_root the models are in another folder than the configs, or than the one above a package's configs.
     configs = Path(files[0]).parent if files else Path(root)
     run = "python -m monai.bundle run --config_file"
-    given = "" if configs == Path(root) else f" --bundle_root {quoted(root)}"
+    at_home = Path(root) == (configs.parent if configs.name == "configs" else configs)
+    given = "" if at_home else f" --bundle_root {quoted(root)}"
     dataset = str(knobs.get("dataset_dir"))
     data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
     ui = "mlflow ui"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import ensure_tuple
 
 
 def running_parser() -> ConfigParser | None:
@@ -37,6 +39,25 @@ def running_command() -> dict[str, Any] | None:
                 given.get("args_file"), config_file=given["config_file"], **given["override"]
             )
     return None
+
+
+def running_config_folder() -> Path | None:
+    """The folder of the config that is being evaluated, the first one if there are several; None if no file is known.
+
+    A `ConfigWorkflow` knows it, and so do MONAI's commands that export or verify a network.
+    """
+    for frame in _callers():
+        owner, given = frame.f_locals.get("self"), frame.f_locals.get("config_file_")
+        if isinstance(owner, ConfigWorkflow):
+            return Path(owner.config_root_path)
+        if given is not None and frame.f_globals.get("__name__") == "monai.bundle.scripts":
+            return Path(ensure_tuple(given)[0]).parent
+    return None
+
+
+def beside_running_config(name: str) -> str:
+    """The path of a config beside the one that is being evaluated, for a command that a message advises."""
+    return (running_config_folder() or Path("bundles/r2unet")).joinpath(name).as_posix()
 
 
 def _callers() -> Iterator[FrameType]:

@@ -15,7 +15,14 @@ from transforms.augmentation.patch_augmentation import PatchAugmentation
 BUNDLES = ["r2unet", "upernet"]
 # What makes a bundle: its network, what that wants of a plan, and its name. Everything else is shared wiring.
 OWN = {"bundle_root", "experiment", "network_def", "planning", "features", "optimizer"}
-FILES = ["train.json", "demo.json", "evaluate.json", "inference.json", "multi_gpu.json", "metadata.json"]
+FILES = [
+    "train.json",
+    "demo.json",
+    "evaluate.json",
+    "inference.json",
+    "multi_gpu_train.json",
+    "metadata.json",
+]
 
 
 @pytest.fixture(params=BUNDLES)
@@ -28,7 +35,7 @@ def test_a_bundle_has_every_file(bundle: Path) -> None:
         assert (bundle / name).is_file(), name
 
 
-@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", "multi_gpu.json"])
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", "multi_gpu_train.json"])
 def test_bundles_differ_only_in_what_is_their_own(repository: Path, name: str) -> None:
     first, second = (json.loads((repository / "bundles" / b / name).read_text()) for b in BUNDLES)
     assert first.keys() ^ second.keys() <= OWN
@@ -47,7 +54,7 @@ def test_the_demos_overlay_leaves_nothing_to_a_plan(bundle: Path) -> None:
 def test_any_part_of_the_augmentation_can_be_overridden(bundle: Path) -> None:
     parser = ConfigParser()
     parser.read_config(str(bundle / "train.json"))
-    place = "train#dataset#transform"
+    place = "train#preprocessing"
     size = {"patch_size": [32, 32, 16], "spacing": [1.0, 1.0, 2.0]}
     parser.update(
         {

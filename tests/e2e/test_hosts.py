@@ -50,7 +50,7 @@ class Hosts:
                 given = SMALL | {"dataset_dir": data} | overrides | (second if second and number else {})
                 command = ["-m", "torch.distributed.run", f"--nnodes={len(self.places)}"]
                 command += [f"--nproc_per_node={processes}", *words]
-                command += place.training("r2unet", "multi_gpu.json", INTERRUPTIBLE, **given)
+                command += place.training("r2unet", "multi_gpu_train.json", INTERRUPTIBLE, **given)
                 log = stack.enter_context((place.folder / "log").open("a"))
                 options = {"stdout": log, "stderr": subprocess.STDOUT}
                 found.append(stack.enter_context(place.started(command, stop or {}, **options)))
@@ -153,7 +153,7 @@ def test_one_process_goes_on_where_two_stopped(tmp_path: Path) -> None:
     place, data = Workplace(tmp_path), make_dataset(tmp_path / "data", training=2, validation=1, size=32)
     settings = SMALL | {"dataset_dir": data, "epochs": 1, "patches_per_epoch": 10}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words = [*torchrun, *place.training("r2unet", "multi_gpu.json", INTERRUPTIBLE, **settings)]
+    words = [*torchrun, *place.training("r2unet", "multi_gpu_train.json", INTERRUPTIBLE, **settings)]
     last, reached = place.root / "models" / LAST, tmp_path / "reached"
     with place.started(words, {"SMALL_STOP_AT": "3", "SMALL_STOP_BY": str(reached)}) as process:
         wait_for(lambda: all(Path(f"{reached}{rank}").is_file() for rank in range(2)), process)

@@ -182,7 +182,7 @@ def test_two_processes_stop_and_go_on_together(tmp_path):
     straight, stopped = Workplace(tmp_path / "a"), Workplace(tmp_path / "b")
     commands = []
     for place in (straight, stopped):
-        words = place.training("r2unet", "multi_gpu.json", INTERRUPTIBLE, **settings)
+        words = place.training("r2unet", "multi_gpu_train.json", INTERRUPTIBLE, **settings)
         commands.append(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words])
     straight.run(commands[0])
     code, errors = interrupted(stopped, commands[1], signal.SIGTERM, at=5, world=2)

@@ -229,7 +229,7 @@ def test_two_processes_train_like_one(lungs_like: Path, tmp_path: Path) -> None:
         settings["augment_on"] = "device" if world > 1 else "workers"
         # Sums in another order differ by rounding, which Adam's first steps at a high rate make large.
         settings["learning_rate"] = 0.0004
-        words = place.training("r2unet", *(["multi_gpu.json"] if world > 1 else []), **settings)
+        words = place.training("r2unet", *(["multi_gpu_train.json"] if world > 1 else []), **settings)
         if world > 1:
             words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", *words]
         place.run(words)

@@ -72,6 +72,21 @@ def _rename_linked(path: Path, target: Path, link: Path) -> None:
         link.unlink(missing_ok=True)
 
 
+def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Give a file a second name, or copy it on file systems that have no hard links, or to another one.
+
+    Raises:
+        OSError: the disk is full, or the like; then there is no file `target`.
+    """
+    target = Path(target)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
 def remove_leftovers(path: str | os.PathLike) -> None:
     """Remove temporary files of `replacing(path)` that killed processes left; no process may be writing the file."""
     path = Path(path)

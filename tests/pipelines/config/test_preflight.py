@@ -35,6 +35,25 @@ def test_a_good_config_passes(monkeypatch):
     )
 
 
+def test_an_id_may_lose_its_use_to_a_value_that_a_component_is_given(monkeypatch):
+    """But an argument's name is not an id: whoever gives it at the top has not changed the component."""
+    check(monkeypatch, num_workers=0, train__x={"_target_": "pipelines.patch_loader", "num_workers": 2})
+    component = {"_target_": "pipelines.SegTrainer", "max_grad_norm": 1.0, "max_epochs": "@epochs"}
+    for name in ("max_grad_norm", "max_epochs"):
+        assert f"nothing uses '{name}'" in findings(monkeypatch, **{name: 5, "train__x": component})
+
+
+def test_an_id_without_a_value_needs_no_use(monkeypatch):
+    check(monkeypatch, input=None)
+    assert "nothing uses 'input'" in findings(monkeypatch, input="scan.nii.gz")
+
+
+def test_an_evaluation_on_top_of_a_training_leaves_knobs_without_use(monkeypatch):
+    """As MONAI's tools load [train.json, evaluate.json]."""
+    check(monkeypatch, patience=3, evaluating=["$1"], training=["$1"])
+    assert "nothing uses 'patience'" in findings(monkeypatch, patience=3)
+
+
 def test_another_network_need_not_use_what_the_bundles_own_one_does(monkeypatch):
     """But what somebody gives has to be used."""
     check(monkeypatch, features="auto")

@@ -14,7 +14,7 @@ from pipelines.training.checkpoints import LAST, load_state
 from tests.pipelines import small
 from tests.pipelines.worlds import REPOSITORY, logs, require_success, worlds
 
-OVERLAY = REPOSITORY / "bundles" / "r2unet" / "multi_gpu.json"
+OVERLAY = REPOSITORY / "bundles" / "r2unet" / "multi_gpu_train.json"
 
 
 def job(folder, data, world, trouble=None, counting=False, uri=None, **overrides):

@@ -251,7 +251,7 @@ def test_a_pair_is_whole_wherever_the_process_ends(tmp_path, monkeypatch, step):
         assert expected == (2.0, 2)
 
 
-@pytest.mark.parametrize("moved", range(6))
+@pytest.mark.parametrize("moved", range(4))
 def test_files_are_set_aside_together(tmp_path, monkeypatch, moved):
     names = [LAST, EARLIER, BEST, CARD]
     for name in names:
@@ -270,9 +270,34 @@ def test_files_are_set_aside_together(tmp_path, monkeypatch, moved):
         Checkpoints(tmp_path).set_aside()
     monkeypatch.undo()
     Checkpoints(tmp_path).repair()
-    assert [path.name for path in tmp_path.iterdir()] == ["previous"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, BEST, "previous"]
     assert [path.name for path in (tmp_path / "previous").iterdir()] == ["001"]
     assert sorted(path.name for path in (tmp_path / "previous" / "001").iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_earlier_model_stays_until_there_is_a_new_one(tmp_path, monkeypatch, links):
+    """A program that predicts with the model of a folder always finds one, whole and with its description."""
+    if not links:
+
+        def refuse(*arguments):
+            raise OSError(errno.EPERM, "no hard links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_model(weights(1), {"epoch": 1})
+    assert checkpoints.set_aside() == tmp_path / "previous" / "001"
+    assert not checkpoints.has_model()
+    assert pair(tmp_path) == pair(tmp_path / "previous" / "001") == (1.0, 1)
+    # A start that was killed before its first model leaves nothing but its checkpoint.
+    checkpoints.save({"network": {}, "epoch": 1})
+    assert checkpoints.set_aside() == tmp_path / "previous" / "002"
+    assert [path.name for path in (tmp_path / "previous" / "002").iterdir()] == [LAST]
+    assert not checkpoints.has_model()
+    assert checkpoints.set_aside() is None
+    checkpoints.save_model(weights(2), {"epoch": 2})
+    assert checkpoints.has_model()
+    assert (pair(tmp_path), pair(tmp_path / "previous" / "001")) == ((2.0, 2), (1.0, 1))
 
 
 def test_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):

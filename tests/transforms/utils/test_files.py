@@ -11,6 +11,7 @@ import pytest
 from tests.file_systems import refuse_folder_sync
 from transforms.utils import files as module
 from transforms.utils.files import (
+    link_or_copy,
     new_folder,
     put_in_place,
     remove_leftovers,
@@ -45,6 +46,23 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path, error):
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_outlives_a_new_file_of_the_first(tmp_path, monkeypatch, links):
+    def refuse(*arguments):
+        raise OSError("no hard links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("old")
+    second.write_text("in the way")
+    link_or_copy(first, second)
+    assert first.samefile(second) == links
+    with replacing(first) as temporary:
+        temporary.write_text("new")
+    assert (first.read_text(), second.read_text()) == ("new", "old")
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -1,0 +1,148 @@
+"""MONAI's own tools on a packaged bundle, from a directory that is neither its root nor the repository."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.deployment.packaging import assemble
+from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
+
+Tool = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def packaged(lungs_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a training of seconds, as other people get it: without the data."""
+    folder = tmp_path_factory.mktemp("packaged")
+    place = Workplace(folder / "trained")
+    short = {
+        "epochs": 1,
+        "patches_per_epoch": 2,
+        "features": "[4,8]",
+        "pictures": 0,
+        "dataset_dir": lungs_like,
+    }
+    place.run(place.training("r2unet", **(SMALL | short)))
+    return assemble(REPOSITORY / "bundles" / "r2unet", folder / "r2unet", place.root / "models")
+
+
+@pytest.fixture
+def tool(packaged: Path, lungs_like: Path, tmp_path: Path) -> Tool:
+    """Runs Python in a process of its own and an empty directory; returns what it gave to `answer`."""
+
+    def run(code: str) -> Any:
+        begin = f"""
+            import json, sys
+            from pathlib import Path
+            root, data = Path({str(packaged)!r}), {str(lungs_like)!r}
+            sys.path.insert(0, str(root))
+            answer = lambda value: Path({str(tmp_path / "answer.json")!r}).write_text(json.dumps(value))
+        """
+        words = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(begin) + textwrap.dedent(code)]
+        uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": uri}
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        done = subprocess.run(words, cwd=elsewhere, env=environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def test_load_gives_the_trained_network_and_makes_nothing(tool: Tool, tmp_path: Path) -> None:
+    """`load` runs `initialize` of the config, which neither plans nor looks for the data of a training."""
+    same = tool("""
+        import torch
+        from monai.bundle import load
+        weights = torch.load(root / "models" / "model.pt", weights_only=True)
+        same = {}
+        for kind in ("train", "inference"):
+            network = load("r2unet", bundle_dir=root.parent, workflow_type=kind, source="monaihosting", device="cpu")
+            found = network.state_dict()
+            same[kind] = found.keys() == weights.keys() and all(torch.equal(found[n], weights[n]) for n in weights)
+        answer(same)
+    """)
+    assert same == {"train": True, "inference": True}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_the_properties_of_the_specification_are_there_and_can_be_overridden(tool: Tool) -> None:
+    wrong, roots, loader = tool("""
+        from monai.bundle import ConfigWorkflow
+        given = {"dataset_dir": data, "precision": "fp32"}
+        loader = {"train#dataloader#num_workers": 1, "train#dataloader#batch_size": 2}
+        kinds = (("train", "train", loader), ("inference", "inference", {}), ("evaluation", "evaluate", {}))
+        wrong, roots = {}, set()
+        for kind, config, more in kinds:
+            workflow = ConfigWorkflow(str(root / "configs" / f"{config}.json"), workflow_type=kind, **given, **more)
+            workflow.initialize()
+            wrong[config] = workflow.check_properties()
+            roots.add(workflow.bundle_root == str(root))
+            if more:
+                loader = workflow.parser.get_parsed_content("train#dataloader")
+        answer((wrong, list(roots), (loader.num_workers, loader.batch_size)))
+    """)
+    assert wrong == {"train": [], "inference": [], "evaluate": []}
+    assert roots == [True]
+    assert loader == [1, 2]
+
+
+def test_a_federated_client_trains_and_evaluates_with_its_defaults(tool: Tool) -> None:
+    """MONAI's client for NVFlare: its evaluator comes from [train.json, evaluate.json]."""
+    steps, measured, cases = tool("""
+        import numpy as np
+        from monai.fl.client.monai_algo import MonaiAlgo
+        from monai.fl.utils.constants import ExtraItems
+        from monai.fl.utils.exchange_object import ExchangeObject
+        from monai.networks.utils import get_state_dict
+        given = {"dataset_dir": data, "precision": "fp32"}
+        client = MonaiAlgo(bundle_root=str(root), train_kwargs=dict(given), eval_kwargs=dict(given))
+        client.initialize({ExtraItems.CLIENT_NAME: "site"})
+        weights = {name: value.cpu().numpy() for name, value in get_state_dict(client.trainer.network).items()}
+        steps = []
+        for _ in range(2):
+            client.train(ExchangeObject(weights=weights), {})
+            difference = client.get_weights().weights
+            steps.append(client.trainer.state.iteration)
+            weights = {name: weights[name] + np.asarray(difference[name]) for name in weights}
+        measured = client.evaluate(ExchangeObject(weights=weights), {}).metrics
+        answer((steps, sorted(measured), len(client.evaluator.state.cases)))
+        client.finalize()
+    """)
+    assert steps == [2, 4]
+    assert measured == ["val_dice_left_lung", "val_dice_right_lung", "val_mean_dice"]
+    assert cases == 2
+
+
+def test_a_network_is_exported_from_anywhere(tool: Tool) -> None:
+    shape = tool("""
+        import torch
+        from monai.bundle import ckpt_export
+        ckpt_export("network_def", filepath="model.ts", config_file=str(root / "configs" / "inference.json"),
+                    bundle_root=str(root))
+        answer(torch.jit.load("model.ts")(torch.zeros(1, 1, 32, 32, 32)).shape)
+    """)
+    assert shape == [1, 3, 32, 32, 32]
+
+
+def test_a_package_names_its_own_paths_and_none_of_the_machine(packaged: Path) -> None:
+    for path in (
+        *packaged.glob("configs/*"),
+        packaged / "docs" / "README.md",
+        packaged / "models" / "model.json",
+    ):
+        text = path.read_text(encoding="utf-8")
+        assert "bundles/r2unet" not in text, path
+        assert str(packaged.parent) not in text, path
+    config = json.loads((packaged / "configs" / "train.json").read_text(encoding="utf-8"))
+    assert "auto" not in {config[name] for name in ("epochs", "learning_rate", "schedule", "augmentation")}
+    assert config["dataset_dir"] == "data/demo"
+    assert EVERYWHERE.items() <= config.items()
