@@ -58,7 +58,13 @@ DOORS["pipelines.data"] = [
 DOORS["pipelines.inference"] = [*DOORS["pipelines.data"], "pipelines.metrics", "pipelines.data"]
 DOORS["pipelines.planning"] = [*DOORS["pipelines.inference"], "pipelines.inference"]
 DOORS["pipelines.evaluation"] = [*DOORS["pipelines.inference"], "pipelines.tracking", "pipelines.inference"]
-DOORS["pipelines.deployment"] = ["transforms", "pipelines.utils", "pipelines.config", "pipelines.inference"]
+DOORS["pipelines.deployment"] = [
+    "transforms",
+    "pipelines.utils",
+    "pipelines.config",
+    "pipelines.metrics",
+    "pipelines.inference",
+]
 DOORS["pipelines.training"] = [
     *DOORS["pipelines.evaluation"],
     "pipelines.planning",
@@ -87,6 +93,7 @@ TESTED_IN = {
     "pipelines.cli.predict": "e2e/test_predict.py",
     "pipelines.cli.sync": "pipelines/tracking/test_sync.py",
     "pipelines.deployment.packaging": "e2e/test_packaging.py",
+    "transforms.visualization.planes": "transforms/visualization/test_overlay.py",
     "pipelines.distributed.failures": "pipelines/distributed/test_process_group.py",
     "pipelines.evaluation.folder_evaluation": "e2e/test_evaluate.py",
     "pipelines.inference.card_values": "pipelines/inference/test_model_card.py",

@@ -48,9 +48,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--format",
         nargs="+",
-        choices=("nii.gz", "seg", "rtstruct"),
+        choices=("nii.gz", "seg.nrrd", "seg", "rtstruct"),
         default=None,
-        help="files to write: NIfTI (default), DICOM SEG, DICOM RTSTRUCT",
+        help="files to write: NIfTI (default), a segmentation of 3D Slicer, DICOM SEG, DICOM RTSTRUCT",
     )
     parser.add_argument(
         "--probabilities", action="store_true", help="also write the probability map of every class"

@@ -15,6 +15,10 @@ def bundle_root() -> str:
     MONAI's tools load a bundle from any working directory and tell its config no path. Where a program has read the
     config by itself and evaluates it without `ConfigWorkflow`, no file is known: then it is the working directory, as in
     the Model Zoo's bundles, and the program gives `bundle_root`.
+
+    Examples:
+        >>> bundle_root()
+        '.'
     """
     folder = running_config_folder()
     if folder is None:

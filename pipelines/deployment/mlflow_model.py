@@ -6,35 +6,42 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import logging
 import platform
+import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from pipelines.deployment.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
+from pipelines.deployment.requests import Answer, ModelInputError, answer, image_file, rows_of
 from pipelines.deployment.requirements import pinned_requirements
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.memory_format import place
 from pipelines.inference.precision import AUTO
 from pipelines.inference.sliding_window import SlidingWindow
-from pipelines.inference.trained_model import BEST, TrainedModel
+from pipelines.inference.trained_model import BEST, CARD, TrainedModel
 from pipelines.utils.cores import use_cores
-from transforms.errors import UserError
 from transforms.preprocess import Prepared, PreparedCase
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
 
 logger = logging.getLogger(__name__)
 
+PARAMETERS = ("precision", "overlap")
+"""Of a request, as `python -m pipelines predict` takes them."""
+EXAMPLE = "input_example.json"
 _DEFAULTS: dict[str, Any] = {"precision": AUTO, "overlap": None, "channels_last": AUTO, "mirror_axes": None}
-
-
-class ModelInputError(UserError, ValueError):
-    """The input of `Predictor.predict` is not an image."""
 
 
 def write_model(
@@ -65,10 +72,47 @@ def write_model(
     (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
     (root / "python_env.yaml").write_text(json.dumps(environment) + "\n", encoding="utf-8")
-    model = Model()
+    model = Model(signature=_signature(), saved_input_example_info=_example(root))
     add_to_model(model, loader_module=__name__, code=".", python_env="python_env.yaml")
     model.save(str(root / "MLmodel"))
     return root
+
+
+def _signature() -> ModelSignature:
+    """What a request may say and what is answered.
+
+    There is no schema of the input: MLflow would refuse arrays and paths that are not in a table.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType, Map
+
+    answers: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "labels"),
+        ColSpec(DataType.string, "format"),
+        ColSpec(Map(DataType.string), "names"),
+        ColSpec(AnyType(), "volumes"),
+    ]
+    params = [ParamSpec("precision", DataType.string, AUTO), ParamSpec("overlap", DataType.double, None)]
+    return ModelSignature(outputs=Schema(answers), params=ParamSchema(params))
+
+
+def _example(root: Path) -> dict[str, Any]:
+    """Write a request that any machine can make, an empty image in base64, and say where it is."""
+    card = json.loads((root / "models" / CARD).read_text(encoding="utf-8"))
+    image = nib.Nifti1Image(np.zeros((8,) * max(3, len(card["patch_size"])), np.int16), np.eye(4))
+    text = base64.b64encode(gzip.compress(image.to_bytes(), mtime=0)).decode("ascii")
+    channels = int(card["preprocessing"].get("channels", 1))
+    columns = ["image", *(f"channel_{index}" for index in range(1, channels))]
+    table = {"columns": columns, "data": [[text] * channels]}
+    (root / EXAMPLE).write_text(json.dumps(table), encoding="utf-8")
+    (root / f"serving_{EXAMPLE}").write_text(json.dumps({"dataframe_split": table}), encoding="utf-8")
+    return {
+        "artifact_path": EXAMPLE,
+        "serving_input_path": f"serving_{EXAMPLE}",
+        "type": "dataframe",
+        "pandas_orient": "split",
+    }
 
 
 class Predictor:
@@ -80,28 +124,42 @@ class Predictor:
 
     def __init__(self, root: Path) -> None:
         use_cores()
-        trained = TrainedModel(root / "models" / BEST)
-        settings = dict(_DEFAULTS)
+        self.trained = TrainedModel(root / "models" / BEST)
+        self.settings = dict(_DEFAULTS)
         config = root / "configs" / "inference.json"
         if config.is_file():
             given = json.loads(config.read_text(encoding="utf-8"))
-            settings |= {key: given[key] for key in settings if key in given}
+            self.settings |= {key: given[key] for key in self.settings if key in given}
+        self._evaluators: dict[tuple[Any, ...], SegEvaluator] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def _evaluator(self, params: Mapping[str, Any] | None) -> SegEvaluator:
+        """The evaluator for the settings of a request; it is kept for the next one."""
+        settings = self.settings | {k: v for k, v in (params or {}).items() if v is not None and v != AUTO}
+        unknown = sorted(settings.keys() - _DEFAULTS.keys())
+        if unknown:
+            raise ModelInputError(f"there is no parameter '{unknown[0]}'; known are {', '.join(PARAMETERS)}")
+        key = tuple(map(str, settings.values()))
+        if key not in self._evaluators:
+            self._evaluators[key] = self._made(**settings)
+        return self._evaluators[key]
+
+    def _made(self, precision: str, overlap: Any, channels_last: Any, mirror_axes: Any) -> SegEvaluator:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        overlap, mirrored = settings["overlap"], settings["mirror_axes"]
-        self.trained = trained
-        self.evaluator = SegEvaluator(
+        trained = self.trained
+        return SegEvaluator(
             device=device,
             val_data_loader=[],
-            network=place(trained.network, device, settings["channels_last"], settings["precision"]),
+            network=place(trained.network, device, channels_last, precision),
             preprocess=trained.preprocess,
             class_names=trained.class_names,
             regions=trained.regions,
             inferer=SlidingWindow(
                 trained.patch_size,
                 overlap=trained.overlap if overlap is None else overlap,
-                mirror_axes=trained.mirror_axes if mirrored is None else mirrored,
+                mirror_axes=trained.mirror_axes if mirror_axes is None else mirror_axes,
             ),
-            precision=str(settings["precision"]),
+            precision=str(precision),
         )
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
@@ -111,19 +169,34 @@ class Predictor:
             data: path of an image file or of a folder of DICOM slices; or an array (X, Y, Z) of HU, or (C, X, Y, Z);
                 or {"image": array, "affine": 4x4 voxel to RAS+ millimetres}; or {"image": [path, path]}, the files
                 of its channels; or a list of these. An array without an affine is taken to have voxels of 1 mm
-                along R, A and S.
-            params: not used.
+                along R, A and S. Requests to a server come as a DataFrame or an array of texts: paths on its machine,
+                or NIfTI files in base64.
+            params: "precision" and "overlap", as `python -m pipelines predict` takes them.
 
         Returns:
-            label map, uint8 or uint16 (X, Y, Z), on the grid of the input; a list of them for a list of inputs.
+            label map, uint8 or uint16 (X, Y, Z), on the grid of the input; a list of them for a list of inputs; for a
+            table of texts a list of `pipelines.deployment.requests.Answer`.
 
         Raises:
-            ModelInputError: `data` is none of these.
+            ModelInputError: `data` is none of these, or there is no such parameter.
             ImageError: the image cannot be read, or its geometry is ambiguous.
         """
+        rows = rows_of(data)
+        if rows is not None:
+            return [self._answer(row, params) for row in rows]
         if isinstance(data, Sequence) and not isinstance(data, str):
-            return [self.predict(each) for each in data]
+            return [self.predict(each, params) for each in data]
         prepared, name = self._prepared(data)
+        return self._segmented(prepared, name, params).as_tensor().cpu().numpy()[0]
+
+    def _answer(self, texts: Sequence[str], params: Mapping[str, Any] | None) -> Answer:
+        with tempfile.TemporaryDirectory() as folder:
+            files = [image_file(text, folder, number) for number, text in enumerate(texts)]
+            prepared = self.trained.preprocess.image(files)
+            labels = self._segmented(prepared, files[0].name, params)
+            return answer(labels, files[0], self.trained.labels, self.trained.regions)
+
+    def _segmented(self, prepared: Prepared, name: str, params: Mapping[str, Any] | None) -> MetaTensor:
         preprocess = self.trained.preprocess
         item: PreparedCase = {
             "image": preprocess.normalise(prepared.codes, prepared.intensity)[None],
@@ -131,7 +204,9 @@ class Predictor:
             "padding": preprocess.padding_value(prepared.intensity),
             "case": name,
         }
-        return self.evaluator.predict(item).as_tensor().cpu().numpy()[0]
+        # A server answers its clients from several threads; an evaluator holds one case.
+        with self._one_at_a_time:
+            return self._evaluator(params).predict(item)
 
     def _prepared(self, data: Any) -> tuple[Prepared, str]:
         if isinstance(data, (str, Path)):

@@ -1,4 +1,4 @@
-"""Writes the files of one predicted case: label map, DICOM objects, probability map and picture."""
+"""Writes the files of one predicted case: label map, segmentations of viewers and DICOM, probability map and picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from transforms.errors import ImageError
 from transforms.io.header import PICTURE_SUFFIXES, image_suffix
 from transforms.io.writers import forms_like, write_label
 
-FORMATS = {"nii.gz": ".nii.gz", "seg": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+FORMATS = {
+    "nii.gz": ".nii.gz",
+    "seg.nrrd": ".seg.nrrd",
+    "seg": ".seg.dcm",
+    "rtstruct": ".rtstruct.dcm",
+}
+DICOM = ("seg", "rtstruct")
+"""Formats that refer to the DICOM series of the image."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,12 @@ class OutputPlan:
 
     def refusal(self, case: CaseItem) -> str:
         """Why a case cannot be written in the requested formats; "" if it can."""
-        wanted = [name for name in self.formats if name != "nii.gz"]
+        wanted = [name for name in self.formats if name in DICOM]
+        if "seg.nrrd" in self.formats and image_suffix(first_image(case)) in PICTURE_SUFFIXES:
+            return (
+                f"{first_image(case)} is a picture, which has no place in space as a 'seg.nrrd' file needs; leave out the "
+                "format 'seg.nrrd'"
+            )
         if wanted and not is_dicom(first_image(case)):
             return (
                 f"{first_image(case)} is not DICOM, so there is no series that a '{wanted[0]}' file could refer to; "
@@ -135,6 +147,12 @@ def write_files(
         target = folder / outputs.names(case)[outputs.formats.index("nii.gz")]
         write_label(target, labels, like=first_image(case))
 
+    def slicer() -> None:
+        from transforms.io.seg_nrrd import write_seg_nrrd
+
+        target = folder / f"{case['case']}{FORMATS['seg.nrrd']}"
+        write_seg_nrrd(target, labels, outputs.labels, outputs.regions)
+
     def dicom(name: str, write: Callable[..., Any]) -> None:
         if name in left_out:
             raise ImageError(left_out[name])
@@ -157,6 +175,7 @@ def write_files(
         draw_preview(target, image, labels, outputs.labels, volumes, title=case["case"], ct=outputs.ct)
 
     steps: list[Callable[[], None]] = [label_map] if "nii.gz" in outputs.formats else []
+    steps += [slicer] if "seg.nrrd" in outputs.formats else []
     steps += [partial(dicom, name, write) for name, write in _dicom_writers(outputs).items()]
     steps += [maps] if outputs.probabilities else []
     steps += [picture] if outputs.preview else []

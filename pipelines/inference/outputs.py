@@ -30,12 +30,13 @@ from pipelines.metrics.summary import CaseMetrics, Summary, summarise
 from pipelines.metrics.volumes import write_volumes
 from transforms.dicom.series import Series
 from transforms.errors import UserError
+from transforms.io.label_tables import LABEL_TABLES, write_label_tables
 from transforms.label_values import structures_of
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
 
 UNFINISHED = ".unfinished"
 """Folder in the output folder in which files are written before they are moved to their final place."""
-_SUMMARIES = ("labels.json", "volumes.csv", "metrics.csv", "metrics.json", "index.html")
+_SUMMARIES = (*LABEL_TABLES, "labels.json", "volumes.csv", "metrics.csv", "metrics.json", "index.html")
 
 
 class OutputError(UserError, OSError):
@@ -48,7 +49,7 @@ class Outputs(OutputPlan):
     Args:
         folder: output folder.
         labels: names of the classes by class id, background included.
-        formats: any of "nii.gz" (a PNG for a 2D picture), "seg" (DICOM SEG), "rtstruct".
+        formats: any of "nii.gz" (a PNG for a 2D picture), "seg.nrrd" (3D Slicer), "seg" (DICOM SEG), "rtstruct".
         probabilities: also write the probabilities of all classes.
         preview: also write a picture of each case, and an `index.html` with all of them.
         ct: whether the images are in HU.
@@ -110,8 +111,7 @@ class Outputs(OutputPlan):
                 raise InputError(
                     f"the result would replace the image {images[replaced]}; choose another --output"
                 )
-        wanted = [name for name in self.formats if name != "nii.gz"]
-        if wanted and cases and all(self.refusal(case) for case in cases):
+        if cases and all(self.refusal(case) for case in cases):
             raise InputError(self.refusal(cases[0]))
         if not overwrite and self.folder.is_dir():
             self._require_own_files(cases, reports)
@@ -216,6 +216,8 @@ class Outputs(OutputPlan):
                 if older:
                     whole["notices"] = [*whole.get("notices", ()), f"of an earlier run: {', '.join(older)}"]
             write_json_file(part / "labels.json", self._label_file())
+            if "nii.gz" in self.formats:
+                write_label_tables(part, self.labels)
             return write_report(part, whole)
 
     def write_report(self, report: CaseReport) -> CaseReport:

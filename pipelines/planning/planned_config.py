@@ -136,6 +136,11 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
     resolver.resolved_content |= done
 
 
+def settings_of(config: ExecutedConfig) -> dict[str, Any]:
+    """The knobs of a training, also planned ones that hold words, such as a normalisation for each channel."""
+    return config.knobs() | {name: config.resolved(name) for name in PLANNED if name in config.raw}
+
+
 def overlay_of(config: ExecutedConfig, wish: Wish, data: Dataset, plan: Plan) -> dict[str, Any]:
     """The plan as a file holds it, see `pipelines.planning.plan_file`."""
     return as_overlay(plan, wish.digest(data, config.raw.get("network_def")))

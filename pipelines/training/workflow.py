@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -21,8 +20,8 @@ from pipelines.evaluation.validation import validation_dice
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.trained_model import BEST
 from pipelines.metrics.summary import Summary
-from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import executed_plan
+from pipelines.planning.planned_config import settings_of
 from pipelines.tracking.run import Tracking
 from pipelines.training.checkpoints import LAST, Checkpoints, RankState, TrainingState, require_whole
 from pipelines.training.early_stopping import EarlyStopping, StoppingError
@@ -107,7 +106,7 @@ class Training:
         self.preprocess = preprocess
         self.tracking = tracking
         self.config = config
-        self.checkpoints = Checkpoints(folder, _settings(config))
+        self.checkpoints = Checkpoints(folder, settings_of(config))
         self.work = training_identity(config.flat(), data.digest())
         self.mode = resume_mode(resume)
         self.record = Record(tracking, config, data, evaluator, log_interval, pictures)
@@ -397,9 +396,3 @@ class Training:
         return results(
             self.checkpoints.folder, list(self.data.structures), self.config.knobs(), self.tracking.uri
         )
-
-
-def _settings(config: ExecutedConfig) -> dict[str, Any]:
-    """The knobs, also planned ones that hold words, such as a normalisation for each channel."""
-    planned = {name: config.resolved(name) for name in PLANNED if name in config.raw}
-    return config.knobs() | planned

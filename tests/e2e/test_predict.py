@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
+import slicerio
+from PIL import Image
 
 from pipelines.__main__ import main
 from pipelines.inference.outputs import UNFINISHED
@@ -17,6 +20,7 @@ from tests.e2e.commands import REPOSITORY, Workplace
 from tests.pipelines.small import write_ct, write_dataset
 from tests.pipelines.tiny_model import HALT, read, write_dicom, write_model
 from tests.waiting import wait_for
+from transforms.io.label_tables import LABEL_TABLES
 from transforms.io.readers import read_label
 
 BUNDLE = "bundles/r2unet"
@@ -120,8 +124,27 @@ def test_dicom_in_and_everything_out(command, tmp_path):
     }
     assert found["volumes"]["lung"]["ml"] == pytest.approx((label == 1).sum() * 0.8 * 0.9 * 2.5 / 1000)
     assert sorted(path.name for path in out.iterdir()) == [
-        *("index.html", "labels.json", "patient.json", "patient.nii.gz", "patient_preview.png", "volumes.csv")
+        *("index.html", "labels.ctbl", "labels.json", "labels_itksnap.txt"),
+        *("patient.json", "patient.nii.gz", "patient_preview.png", "volumes.csv"),
     ]
+
+
+def test_a_segmentation_of_slicer_of_any_volume_but_no_picture(command, tmp_path, capsys):
+    write_dicom(tmp_path / "patient")
+    assert command(tmp_path / "patient", tmp_path / "out", "--format", "nii.gz", "seg.nrrd") == 0
+    label = np.asarray(nib.load(tmp_path / "out" / "patient.nii.gz").dataobj)
+    found = slicerio.read_segmentation(str(tmp_path / "out" / "patient.seg.nrrd"))
+    assert slicerio.segment_names(found) == ["lung", "liver"]
+    # The axes of the files may differ: each voxel of one lies where the same voxel of the other does.
+    world = nib.load(tmp_path / "out" / "patient.nii.gz").affine
+    for index in np.argwhere(label)[::97]:
+        place = np.diag([-1, -1, 1, 1]) @ world @ [*index, 1]
+        other = np.linalg.solve(found["ijkToLPS"], place)[:3].round().astype(int)
+        assert found["voxels"][tuple(other)] == label[tuple(index)]
+    assert (found["voxels"] > 0).sum() == (label > 0).sum()
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
+    assert command(tmp_path / "photo.png", tmp_path / "flat", "--format", "seg.nrrd") == 2
+    assert "is a picture, which has no place in space" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["seg", "rtstruct"])
@@ -239,9 +262,8 @@ def whole_results(out):
                 assert (out / name).stat().st_size == size
     for path in out.glob("*.nii.gz"):
         read(path)
-    assert not [
-        path for path in out.iterdir() if path.suffix not in (".gz", ".json", ".csv") and path.is_file()
-    ]
+    files = {path for path in out.iterdir() if path.is_file() and path.name not in LABEL_TABLES}
+    assert not [path for path in files if path.suffix not in (".gz", ".json", ".csv")]
     return done
 
 

@@ -26,6 +26,7 @@ from transforms.dicom.source_images import (
 )
 from transforms.errors import SettingError
 from transforms.label_values import Box, bounding_boxes, box_of, mask_of
+from transforms.utils.colours import colour_of
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -78,10 +79,7 @@ def write_rtstruct(
         ImageError: the label map is not on the grid of the series, or the series or the names cannot be
             referred to.
     """
-    from transforms.dicom.segment_codes import (  # importing it takes half a second
-        display_colour,
-        segment_code,
-    )
+    from transforms.dicom.segment_codes import segment_code  # importing it takes half a second
 
     path = Path(path)
     if geometric_type not in CLOSED:
@@ -129,7 +127,7 @@ def write_rtstruct(
         ]
         for position, contour in enumerate(contours):
             contour.ContourNumber = position + 1
-        item = _item(ROIDisplayColor=list(display_colour(number)), ReferencedROINumber=number)
+        item = _item(ROIDisplayColor=list(colour_of(number)), ReferencedROINumber=number)
         if contours:
             item.ContourSequence = contours
         result.ROIContourSequence.append(item)

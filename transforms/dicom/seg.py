@@ -29,6 +29,7 @@ from transforms.dicom.source_images import (
 )
 from transforms.errors import ImageError, SettingError
 from transforms.label_values import mask_of
+from transforms.utils.colours import colour_of
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -323,7 +324,7 @@ def _description(
 ) -> Any:
     import highdicom
 
-    from transforms.dicom.segment_codes import display_colour, segment_code
+    from transforms.dicom.segment_codes import segment_code
 
     code = segment_code(name, own)
     item = highdicom.seg.SegmentDescription(
@@ -333,7 +334,7 @@ def _description(
         segmented_property_type=code.type,
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
-        display_color=highdicom.color.CIELabColor.from_rgb(*display_colour(index)),
+        display_color=highdicom.color.CIELabColor.from_rgb(*colour_of(index)),
     )
     if code.modifier is not None:
         item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [

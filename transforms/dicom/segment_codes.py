@@ -7,7 +7,6 @@ PS3.16: CID 7192 (anatomical structures), CID 4031 (anatomic regions) and CID 71
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pydicom.sr.coding import Code
 from transforms.dicom.segment_names import plain_name
 from transforms.errors import SettingError
 
-__all__ = ["SegmentCode", "display_colour", "segment_code"]
+__all__ = ["SegmentCode", "segment_code"]
 
 _ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
 _LESION = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -162,9 +161,3 @@ def _dictionaries() -> tuple[dict[str, Code], dict[str, Code]]:
         code = getattr(codes.SCT, keyword)
         anatomy.setdefault(plain_name(code.meaning), code)
     return anatomy, read(codes.cid7159)
-
-
-def display_colour(index: int) -> tuple[int, int, int]:
-    """Return a colour (red, green, blue, 0 to 255) for a class id; neighbours are far apart in hue."""
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.61803398875 % 1, 0.55 + 0.15 * (index % 3), 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -12,11 +12,11 @@ from scipy import ndimage
 
 from transforms.errors import SettingError
 from transforms.label_values import value_counts
+from transforms.utils.colours import colour_of
 from transforms.visualization.planes import (
     COLUMN,
     MARGIN,
     Plane,
-    colour_of,
     composed,
     contour,
     ct_window,

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from transforms.label_values import bounding_boxes, value_counts
+from transforms.utils.colours import colour_of
 
 __all__ = [
     "BACKGROUND",
@@ -26,7 +27,6 @@ __all__ = [
     "MARGIN",
     "SOFT_TISSUE",
     "Plane",
-    "colour_of",
     "composed",
     "contour",
     "ct_window",
@@ -51,30 +51,6 @@ COLUMN = 260
 """Width of a column of the legend in pixels."""
 BACKGROUND, INK = (0, 0, 0), (235, 235, 235)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-# Kelly's colours of maximum contrast (1965), without black, white and grey.
-_COLOURS = (
-    (230, 60, 60),
-    (60, 140, 235),
-    (250, 190, 20),
-    (60, 190, 90),
-    (200, 90, 220),
-    (255, 130, 40),
-    (80, 220, 220),
-    (240, 130, 180),
-    (160, 110, 60),
-    (170, 220, 60),
-    (130, 110, 240),
-    (0, 150, 140),
-    (180, 30, 90),
-    (220, 200, 140),
-    (110, 170, 250),
-    (120, 130, 30),
-)
-
-
-def colour_of(value: int) -> tuple[int, int, int]:
-    """The colour (red, green, blue) of a class, the same in every picture."""
-    return _COLOURS[(value - 1) % len(_COLOURS)]
 
 
 class Plane(NamedTuple):

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from transforms.label_values import value_counts
+from transforms.utils.colours import colour_of
 from transforms.visualization.planes import (
     COLUMN,
     HEIGHT,
@@ -18,7 +19,6 @@ from transforms.visualization.planes import (
     MARGIN,
     SOFT_TISSUE,
     Plane,
-    colour_of,
     composed,
     contour,
     ct_window,
@@ -31,7 +31,7 @@ from transforms.visualization.planes import (
     spread_window,
 )
 
-__all__ = ["HEIGHT", "LUNG", "SOFT_TISSUE", "Panel", "colour_of", "draw_preview", "panels"]
+__all__ = ["HEIGHT", "LUNG", "SOFT_TISSUE", "Panel", "draw_preview", "panels"]
 
 OPACITY = 0.35
 

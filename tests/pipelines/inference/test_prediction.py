@@ -95,7 +95,8 @@ def test_a_broken_case_does_not_stop_the_others(tmp_path, capsys):
     with pytest.raises(PredictionError, match=r"1 of 3 cases failed:\n  b: .*b\.nii\.gz"):
         prediction(find_inputs(images), out).run()
     assert sorted(path.name for path in out.iterdir()) == [
-        *("a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz", "labels.json", "volumes.csv")
+        *("a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz"),
+        *("labels.ctbl", "labels.json", "labels_itksnap.txt", "volumes.csv"),
     ]
     failed = report(out, "b")
     assert set(failed) < set(CaseReport.__annotations__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transforms.dicom.segment_codes import display_colour, segment_code
+from transforms.dicom.segment_codes import segment_code
 
 KNOWN = {  # value of the type, side; from PS3.16 and the SNOMED CT browser
     "liver": ("10200004", None),
@@ -49,9 +49,3 @@ def test_codes_of_the_user_go_first():
     for wrong in (["1", "99X"], "10200004", None, ["1", "99X", ""]):
         with pytest.raises(ValueError, match=r"'liver'.*give"):
             segment_code("liver", {"liver": {"type": wrong}})
-
-
-def test_colours_of_a_hundred_classes_differ():
-    colours = [display_colour(index) for index in range(1, 118)]
-    assert len(set(colours)) == len(colours)
-    assert all(0 <= part <= 255 for colour in colours for part in colour)

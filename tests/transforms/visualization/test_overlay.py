@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from tests.transforms.visualization.test_preview import body, colour_at, stored
+from transforms.utils.colours import colour_of
 from transforms.visualization.overlay import draw_overlay, overlay_place, reference_colour
-from transforms.visualization.planes import HEIGHT, SOFT_TISSUE, colour_of
+from transforms.visualization.planes import HEIGHT, SOFT_TISSUE
 
 NAMES = {0: "background", 1: "right", 2: "front", 3: "top"}
 STRAIGHT = (0, 1, 2), (False, False, False)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from PIL import Image
 
+from transforms.utils.colours import colour_of
 from transforms.visualization.overlay import draw_overlay
-from transforms.visualization.preview import HEIGHT, LUNG, SOFT_TISSUE, colour_of, draw_preview, panels
+from transforms.visualization.preview import HEIGHT, LUNG, SOFT_TISSUE, draw_preview, panels
 
 NAMES = {0: "background", 1: "right", 2: "front", 3: "top"}
 SIZE, SPACING = np.array((30, 40, 20)), np.array((2.0, 1.0, 4.0))
