@@ -35,7 +35,7 @@ format: $(VENV)/.development
 ui: $(VENV)/.runtime  ## MLflow's UI on the runs of this folder
 	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui
 
-bundles: $(VENV)/.development  ## The standard MONAI bundles as zips in dist/
+bundles: $(VENV)/.runtime  ## The standard MONAI bundles as zips in dist/
 	$(BIN)/python -m pipelines.deployment.packaging
 
 map:  ## The map of docs/architecture.md, out of the imports
