@@ -1,9 +1,19 @@
 """File systems that refuse what others do, as far as a process can pretend to have one."""
 
+import errno
 import os
 import stat
 
 import pytest
+
+
+def refuse_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hard link can be made, as on FAT and on many network shares."""
+
+    def link(*arguments: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(os, "link", link)
 
 
 def refuse_folder_sync(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:

@@ -7,7 +7,8 @@
 take longer trains longer: the table has the minutes beside the Dice. With `_equal_size` the channels are chosen so that
 the network has as many weights as the plan's, for the comparison of the paper (arXiv 1802.06955, section IV). With
 `_equal_time` the length of the training and what hangs on it (LENGTH below) are planned anew for the same minutes, for
-networks of other kinds; `_targets` names the networks that are not this project's, for models to open. Every training is a run in `DIR/mlflow.db`; one that is in `DIR` already is kept, and so is the plan.
+networks of other kinds; `_targets` names the networks that are not this project's, for models to open. Every training is
+a run in `DIR/mlflow.db`; one that is in `DIR` already is kept, and so is the plan.
 
 The figure is the mean Dice of the validation cases, on the files' own grids, of the model that a training keeps. The
 difference from "default" is that of the cases' means over classes and seeds, with its 95% interval (BCa bootstrap over

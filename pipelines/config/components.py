@@ -10,10 +10,7 @@ from typing import Any
 
 from monai.bundle.config_item import ComponentLocator
 
-from pipelines.config.executed import as_text, leaves
-
-# First characters of text that MONAI evaluates: expressions, references, macros.
-EVALUATED = ("$", "@", "%")
+from pipelines.config.executed import as_text, is_evaluated, leaves
 
 
 @functools.cache
@@ -58,7 +55,7 @@ def defaults(flat: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, target in flat.items():
         where, _, last = name.rpartition(".")
-        if last != "_target_" or target.startswith(EVALUATED):
+        if last != "_target_" or is_evaluated(target):
             continue
         for keyword, parameter in (keywords(find_component(target)) or {}).items():
             if parameter.default is not parameter.empty:

@@ -15,6 +15,8 @@ from pipelines.config.errors import ConfigError
 from pipelines.utils.call_stack import running_parser
 from pipelines.utils.passwords import without_passwords
 
+# First characters of text that MONAI evaluates: expressions, references, macros.
+_EVALUATED = ("$", "@", "%")
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 
 
@@ -90,9 +92,12 @@ def knob_names(raw: Mapping[str, Any]) -> list[str]:
 def _is_knob(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(item, (int, float)) for item in value)
-    return not isinstance(value, Mapping) and not (
-        isinstance(value, str) and value.startswith(("$", "@", "%"))
-    )
+    return not isinstance(value, Mapping) and not is_evaluated(value)
+
+
+def is_evaluated(value: Any) -> bool:
+    """Whether MONAI evaluates a part of a config instead of taking it as it is."""
+    return isinstance(value, str) and value.startswith(_EVALUATED)
 
 
 def as_text(leaf: Any) -> str:

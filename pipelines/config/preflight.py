@@ -9,9 +9,17 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from pipelines.config.components import EVALUATED, find_component, keywords
+from pipelines.config.components import find_component, keywords
 from pipelines.config.errors import ConfigError, one_sentence
-from pipelines.config.executed import ExecutedConfig, executed_config, knob_names, leaves, parts, referenced
+from pipelines.config.executed import (
+    ExecutedConfig,
+    executed_config,
+    is_evaluated,
+    knob_names,
+    leaves,
+    parts,
+    referenced,
+)
 from pipelines.config.knobs import AUTO, KNOBS, Knob, knobs_of
 from pipelines.config.monai_tracking import follow_experiment, one_run
 from pipelines.utils.call_stack import running_command
@@ -81,7 +89,7 @@ def _given_apart(raw: Mapping[str, Any]) -> set[str]:
         for part in parts(raw)
         if isinstance(part, Mapping) and "_target_" in part
         for name, value in part.items()
-        if not (isinstance(value, str) and value.startswith(EVALUATED))
+        if not is_evaluated(value)
     }
 
 
@@ -101,7 +109,7 @@ def _wrong_words(config: ExecutedConfig) -> Iterator[str]:
 def _wrong_keywords(raw: Any, where: str = "") -> Iterator[str]:
     if isinstance(raw, Mapping):
         target = raw.get("_target_")
-        if isinstance(target, str) and not target.startswith(EVALUATED):
+        if isinstance(target, str) and not is_evaluated(target):
             yield from _check_component(raw, target, where)
         for key, value in raw.items():
             yield from _wrong_keywords(value, f"{where}#{key}" if where else str(key))

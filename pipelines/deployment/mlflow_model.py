@@ -24,9 +24,9 @@ from monai.data import MetaTensor
 
 from pipelines.deployment.packaging import assemble, bundle_files, copy_code, copy_model, trusted_by
 from pipelines.deployment.requests import Answer, ModelInputError, answer, image_file, rows_of
-from pipelines.deployment.requirements import pinned_requirements
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.memory_format import place
+from pipelines.inference.model_card import read_card
 from pipelines.inference.precision import AUTO
 from pipelines.inference.sliding_window import SlidingWindow
 from pipelines.inference.trained_model import BEST, CARD, TrainedModel
@@ -69,7 +69,6 @@ def write_model(
         root.mkdir(parents=True)
         copy_code(root)
         copy_model(models, root)
-    (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
     (root / "python_env.yaml").write_text(json.dumps(environment) + "\n", encoding="utf-8")
     model = Model(signature=_signature(), saved_input_example_info=_example(root))
@@ -99,7 +98,7 @@ def _signature() -> ModelSignature:
 
 def _example(root: Path) -> dict[str, Any]:
     """Write a request that any machine can make, an empty image in base64, and say where it is."""
-    card = json.loads((root / "models" / CARD).read_text(encoding="utf-8"))
+    card = read_card(root / "models" / CARD)
     image = nib.Nifti1Image(np.zeros((8,) * max(3, len(card["patch_size"])), np.int16), np.eye(4))
     text = base64.b64encode(gzip.compress(image.to_bytes(), mtime=0)).decode("ascii")
     channels = int(card["preprocessing"].get("channels", 1))

@@ -17,8 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.config.components import EVALUATED
-from pipelines.config.executed import knob_names
+from pipelines.config.executed import is_evaluated, knob_names, parts
 from pipelines.config.knobs import Knob, knobs_of
 from pipelines.deployment.requirements import installed_versions, pinned_requirements
 from pipelines.inference.model_card import CardError, read_content
@@ -108,7 +107,6 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
         (root / "configs" / name).write_text(_from_the_root(text, source), encoding="utf-8")
     _settle(root / "configs" / "train.json", models, trained, executed)
     _describe(root / "configs" / "metadata.json", trained)
-    (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
     readme, license_ = files["README.md"], files["LICENSE"]
     assert readme is not None
     assert license_ is not None
@@ -147,9 +145,10 @@ def bundle_files(source: Path) -> dict[str, Path | None]:
 
 
 def copy_code(root: Path) -> None:
-    """Copy the code that a bundle needs to its root, where `monai.bundle run` can import it."""
+    """Copy the code that a bundle needs to its root, where `monai.bundle run` can import it, and name what that needs."""
     for name in CODE:
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
 
 
 def copy_model(models: Path, root: Path) -> None:
@@ -186,13 +185,12 @@ def _settings(models: Path, trained: TrainedModel, own: Mapping[str, Any]) -> di
     found = note.get("settings") if note.get("sha256") == trained.card["sha256"] else None
     if not isinstance(found, dict):
         return {}
-    return {name: value for name, value in found.items() if name in knob_names(own) and _is_plain(value)}
+    known = knob_names(own)
+    return {name: value for name, value in found.items() if name in known and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    return not isinstance(value, dict) and not (isinstance(value, str) and value.startswith(EVALUATED))
+    return not any(isinstance(part, dict) or is_evaluated(part) for part in parts(value))
 
 
 def _describe(path: Path, trained: TrainedModel) -> None:

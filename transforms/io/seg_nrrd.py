@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from monai.data import MetaTensor
 
 from transforms.errors import ImageError
-from transforms.label_values import bounding_boxes, box_of, mask_of, stored_labels
+from transforms.label_values import bounding_boxes, box_of, mask_of, stored_labels, structures_of
 from transforms.utils.colours import colour_of
 from transforms.utils.files import replacing
 
@@ -58,8 +58,7 @@ def write_seg_nrrd(
     unnamed = sorted(boxes.keys() - {0, *names})
     if unnamed:
         raise ImageError(f"{path}: the label map holds the values {unnamed[:10]}, which have no name.")
-    segments = {name: tuple(values) for name, values in (regions or {}).items()}
-    segments = segments or {name: (value,) for value, name in sorted(names.items()) if value != 0}
+    segments = structures_of(names, regions)
     layers = _layers(segments)
     image = _image(_voxels(classes, segments, layers), np.asarray(label.affine.cpu(), dtype=np.float64))
     image.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")
@@ -110,7 +109,7 @@ def _voxels(
     classes: np.ndarray, segments: Mapping[str, tuple[int, ...]], layers: Sequence[Mapping[str, int]]
 ) -> np.ndarray:
     """(X, Y, Z), or (X, Y, Z, layers) if there are several."""
-    if all(layer[name] == segments[name][0] for layer in layers for name in layer) and len(layers) == 1:
+    if len(layers) == 1 and all(segments[name] == (value,) for name, value in layers[0].items()):
         kept = np.isin(classes, [*layers[0].values()])
         return classes if kept.all() else np.where(kept, classes, classes.dtype.type(0))
     found = np.zeros((*classes.shape, len(layers)), np.uint8 if len(segments) < 256 else np.uint16)

@@ -16,7 +16,7 @@ import torch
 from pipelines.inference import trained_model
 from pipelines.inference.trained_model import BEST, CARD, CheckpointError, load_tensors
 from pipelines.training.checkpoints import EARLIER, LAST, CheckpointNotWrittenError, Checkpoints, load_state
-from tests.file_systems import refuse_folder_sync
+from tests.file_systems import refuse_folder_sync, refuse_links
 from tests.pipelines import small
 from tests.pipelines.training.states import equal, without_times
 from transforms.utils.files import sha256_of
@@ -279,11 +279,7 @@ def test_files_are_set_aside_together(tmp_path, monkeypatch, moved):
 def test_an_earlier_model_stays_until_there_is_a_new_one(tmp_path, monkeypatch, links):
     """A program that predicts with the model of a folder always finds one, whole and with its description."""
     if not links:
-
-        def refuse(*arguments):
-            raise OSError(errno.EPERM, "no hard links")
-
-        monkeypatch.setattr(os, "link", refuse)
+        refuse_links(monkeypatch)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save_model(weights(1), {"epoch": 1})
     assert checkpoints.set_aside() == tmp_path / "previous" / "001"

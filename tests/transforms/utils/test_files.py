@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.file_systems import refuse_folder_sync
+from tests.file_systems import refuse_folder_sync, refuse_links
 from transforms.utils import files as module
 from transforms.utils.files import (
     link_or_copy,
@@ -50,11 +50,8 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path, error):
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_second_name_outlives_a_new_file_of_the_first(tmp_path, monkeypatch, links):
-    def refuse(*arguments):
-        raise OSError("no hard links")
-
     if not links:
-        monkeypatch.setattr(os, "link", refuse)
+        refuse_links(monkeypatch)
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("old")
     second.write_text("in the way")
@@ -67,11 +64,8 @@ def test_a_second_name_outlives_a_new_file_of_the_first(tmp_path, monkeypatch, l
 
 @pytest.mark.parametrize("links", [True, False])
 def test_the_old_file_is_kept_under_another_name(tmp_path, monkeypatch, links):
-    def refuse(*arguments):
-        raise OSError("no hard links")
-
     if not links:
-        monkeypatch.setattr(os, "link", refuse)
+        refuse_links(monkeypatch)
     path, keep = tmp_path / "last.pt", tmp_path / "earlier.pt"
     for text in ("1", "2", "3"):
         with replacing(path, keep=keep) as temporary:
