@@ -3,6 +3,7 @@ from .config.executed import executed_config as executed_config
 from .config.preflight import preflight as preflight
 from .data.dataset_folder import load_dataset as load_dataset
 from .data.dataset_folder import open_dataset as open_dataset
+from .data.given_cases import given_dataset as given_dataset
 from .data.inputs import find_inputs as find_inputs
 from .data.loaders import patch_loader as patch_loader
 from .data.loaders import shard as shard
@@ -26,10 +27,12 @@ from .inference.ensemble import trained_model as trained_model
 from .inference.evaluator import SegEvaluator as SegEvaluator
 from .inference.memory_format import place as place
 from .inference.postprocess import Postprocess as Postprocess
+from .inference.postprocess_transform import Postprocessd as Postprocessd
 from .inference.prediction import Prediction as Prediction
 from .inference.sliding_window import SlidingWindow as SlidingWindow
 from .inference.trained_model import TrainedModel as TrainedModel
 from .tracking.run import Tracking as Tracking
+from .training.given_cases import adopt_cases as adopt_cases
 from .training.handlers import Progress as Progress
 from .training.handlers import Validation as Validation
 from .training.initial_weights import InitialWeights as InitialWeights

@@ -38,6 +38,12 @@ DOORS = {
         "transforms.io",
         "transforms.spatial",
     ],
+    "transforms.dictionary": [
+        "transforms.errors",
+        "transforms.io",
+        "transforms.spatial",
+        "transforms.preprocess",
+    ],
     "pipelines.utils": ["transforms"],
     "pipelines.distributed": ["transforms", "pipelines.utils"],
     "pipelines.metrics": ["transforms", "pipelines.utils"],

@@ -17,6 +17,7 @@ from pipelines.utils.passwords import without_passwords
 
 # First characters of text that MONAI evaluates: expressions, references, macros.
 _EVALUATED = ("$", "@", "%")
+_KEPT = ("imports", "initialize", "bundle_root")
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 
 
@@ -68,6 +69,15 @@ class ExecutedConfig:
         """sha256 of the config as written, top-level ids in `without` left out."""
         kept = {key: value for key, value in self.raw.items() if key not in without}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def reparse(parser: ConfigParser) -> None:
+    """Let a parser read its config again after a change during "initialize". What has been initialized stays so."""
+    resolver = parser.ref_resolver
+    done = {name: value for name, value in resolver.resolved_content.items() if name.split("::")[0] in _KEPT}
+    resolver.reset()
+    parser.parse(reset=False)
+    resolver.resolved_content |= done
 
 
 def executed_config() -> ExecutedConfig:

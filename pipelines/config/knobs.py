@@ -82,6 +82,7 @@ KNOBS: dict[str, Knob] = {
     "dataset": _ENTRY | _PREDICTING,
     **dict.fromkeys(("network_def", "network", "loss", "optimizer", "lr_scheduler"), _ENTRY),
     **dict.fromkeys(("preprocessing", "postprocessing", "inferer", "evaluator", "handlers"), _ENTRY),
+    **dict.fromkeys(("preprocess", "postprocess"), _ENTRY),
     **dict.fromkeys(("key_metric", "val_interval", "train", "validate"), _ENTRY),
     # What MONAI's own tracking reads.
     **dict.fromkeys(

@@ -74,7 +74,7 @@ def from_json(path: Path, content: dict[str, Any], problems: list[str]) -> Sourc
     stated = content.get("channel_names", content.get("modality"))
     channels = len(stated) if isinstance(stated, (dict, list)) and stated else None
     if "training" in content or "dataset" in content:
-        items = _listed_items(root, content, channels, problems)
+        items = listed_items(root, content, channels, problems)
     else:
         items = from_folders(root, content, channels, problems).items
     if not any(item.split == "training" for item in items) and not problems:
@@ -118,7 +118,7 @@ def parse_labels(content: Mapping[str, Any], problems: list[str]) -> LabelNames 
     return None
 
 
-def _listed_items(
+def listed_items(
     root: Path, content: dict[str, Any], channels: int | None, problems: list[str]
 ) -> list[Item]:
     lists: list[tuple[str, list[Any]]] = []

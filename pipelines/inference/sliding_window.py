@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from pipelines.inference.pass_agreement import PassAgreement
+from pipelines.inference.precision import autocast, resolve_precision
 from pipelines.inference.windows import (
     Batches,
     InferenceMemoryError,
@@ -19,6 +21,7 @@ from pipelines.inference.windows import (
     blending_device,
     longest,
 )
+from transforms.dictionary import PADDING
 from transforms.errors import SettingError
 from transforms.utils.memory import is_out_of_memory
 
@@ -51,6 +54,8 @@ class SlidingWindow(Inferer):
             shows its progress, it is shown anyway for a volume that takes long.
         mirror_axes: spatial axes (0, 1, 2) along which test-time augmentation mirrors each window; the logits of all
             combinations are averaged. Use only axes along which the training mirrored too.
+        precision: "fp32", "bf16", "fp16" or "auto" for the forward passes where this is called by itself, as MONAI's
+            tools do; None leaves that to the caller. `rows` always does.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -75,6 +80,7 @@ class SlidingWindow(Inferer):
         device: torch.device | str | None = None,
         progress: bool = False,
         mirror_axes: Sequence[int] = (),
+        precision: str | None = None,
     ) -> None:
         self.roi_size = roi_size if isinstance(roi_size, int) else tuple(int(n or 0) for n in roi_size)
         if sw_batch_size is not None and sw_batch_size < 1:
@@ -94,9 +100,12 @@ class SlidingWindow(Inferer):
         self.device = None if device is None else torch.device(device)
         self.progress = progress
         self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
+        self.precision = precision
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(B, C, *spatial) to logits (B, classes, *spatial) in float32; a MetaTensor keeps its meta data.
+
+        What lies around a volume is taken from its meta data, where `transforms.ToNetworkGridd` left it.
 
         Raises:
             SettingError, InferenceMemoryError: see `rows`.
@@ -104,20 +113,29 @@ class SlidingWindow(Inferer):
         volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         shape = volumes.shape[2:]
         axis = longest(shape)
+        if isinstance(inputs, MetaTensor) and len(inputs) == 1 and PADDING in inputs.meta:
+            kwargs = {"cval": inputs.meta[PADDING], **kwargs}
         result: torch.Tensor | None = None
-        for number in range(len(volumes)):
-            start = 0
-            for rows in self.rows(volumes[number : number + 1], network, axis, True, *args, **kwargs):
-                if result is None:
-                    result = self._empty((len(volumes), len(rows), *shape), rows.device)
-                stop = start + rows.shape[axis + 1]
-                result[number].narrow(axis + 1, start, stop - start).copy_(rows)
-                start = stop
+        with self._numbers(_device_of(network) or volumes.device):
+            for number in range(len(volumes)):
+                start = 0
+                for rows in self.rows(volumes[number : number + 1], network, axis, True, *args, **kwargs):
+                    if result is None:
+                        result = self._empty((len(volumes), len(rows), *shape), rows.device)
+                    stop = start + rows.shape[axis + 1]
+                    result[number].narrow(axis + 1, start, stop - start).copy_(rows)
+                    start = stop
         if result is None:
             raise SettingError(f"there is no volume in a batch of shape {tuple(inputs.shape)}")
         if isinstance(inputs, MetaTensor):
             return MetaTensor(result).copy_meta_from(inputs, copy_attr=False)
         return result
+
+    def _numbers(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """The number format of the forward passes."""
+        if self.precision is None:
+            return contextlib.nullcontext()
+        return autocast(device, resolve_precision(self.precision, device))
 
     def _empty(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Memory for the logits of whole volumes; on the CPU if the device is full and was not given explicitly."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from pipelines.config.executed import ExecutedConfig, referenced
+from pipelines.config.executed import ExecutedConfig, referenced, reparse
 from pipelines.config.knobs import AUTO, Knob, knobs_of
 from pipelines.data.cases import Dataset
 from pipelines.planning.fingerprint import fingerprint
@@ -27,7 +27,6 @@ from pipelines.planning.planner import make_plan
 from pipelines.planning.records import Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
 
-_KEPT = ("imports", "initialize", "bundle_root")
 MEASURED_SHARE = 0.05
 SHORTEST, LONGEST = 180.0, 600.0
 """Seconds. A machine that does nothing else needs a fraction of them."""
@@ -128,12 +127,7 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
     config |= {
         name: value for name, value in overlay.items() if name in wish.open or name.startswith("_desc_")
     }
-    # MONAI has parsed the config already: it has to read it again. What has been initialized stays so.
-    resolver = parser.ref_resolver
-    done = {name: value for name, value in resolver.resolved_content.items() if name.split("::")[0] in _KEPT}
-    resolver.reset()
-    parser.parse(reset=False)
-    resolver.resolved_content |= done
+    reparse(parser)
 
 
 def settings_of(config: ExecutedConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pipelines.inference.trained_model import (
 from pipelines.planning.plan_file import PLAN_FILE, write_plan
 from pipelines.training.seed import RandomState
 from pipelines.training.starts import Starts
+from pipelines.training.state_files import EARLIER, LAST, STATES, UNREADABLE, rename_old, state_file
 from pipelines.training.trainer_state import TrainerState
 from pipelines.utils.locks import Lock, NoLocksError
 from transforms.errors import UserError
@@ -43,7 +44,6 @@ from transforms.utils.files import (
 
 logger = logging.getLogger(__name__)
 
-LAST, EARLIER = "last.pt", "earlier.pt"
 FORMAT = 2
 _MOVING = ".moving"
 KINDS: dict[str, Any] = {
@@ -116,8 +116,8 @@ class CheckpointNotWrittenError(UserError, RuntimeError):
 class Checkpoints:
     """Writes and reads the files of one training in one folder.
 
-    - `last.pt`: everything needed to resume;
-    - `earlier.pt`: the checkpoint before `last.pt`, used if `last.pt` cannot be read;
+    - `last.ckpt`: everything needed to resume;
+    - `earlier.ckpt`: the checkpoint before `last.ckpt`, used if `last.ckpt` cannot be read;
     - `model.pt`: the weights with the best validation Dice, a plain state dict as MONAI's tools expect;
     - `model.json`: the description needed to use those weights: network, labels, preprocessing, patch size, run;
     - `settings.json`: the settings of the training that `model.pt` is of, with the sha256 of these weights;
@@ -170,6 +170,7 @@ class Checkpoints:
 
     def repair(self) -> None:
         """Complete or remove the unfinished writes of a killed process; call it only within `held`."""
+        rename_old(self.folder)
         for name in (LAST, BEST, CARD, _next(Path(BEST)).name, _next(Path(CARD)).name):
             remove_leftovers(self.folder / name)
         model, card = self.folder / BEST, self.folder / CARD
@@ -182,19 +183,19 @@ class Checkpoints:
             self._move_to(moving)
 
     def latest(self) -> TrainingState | None:
-        """The state in `last.pt`, or with a warning that in `earlier.pt`; None if neither file exists.
+        """The state in `last.ckpt`, or with a warning that in `earlier.ckpt`; None if neither file exists.
 
         Raises:
             CheckpointError: no existing file can be read.
         """
-        present = [path for path in (self.folder / LAST, self.folder / EARLIER) if path.is_file()]
+        present = [path for name in (LAST, EARLIER) if (path := state_file(self.folder, name)).is_file()]
         first_error: CheckpointError | None = None
         for path in present:
             try:
                 state = load_state(path)
             except CheckpointError as error:
                 first_error = first_error or error
-                self._unreadable = self._unreadable or path.name == LAST
+                self._unreadable = self._unreadable or path.stem == Path(LAST).stem
                 continue
             if first_error is not None:
                 logger.warning("%s; the checkpoint before it, %s, is used instead", first_error, path.name)
@@ -232,7 +233,7 @@ class Checkpoints:
 
     def _to_move(self) -> list[Path]:
         # The checkpoint is moved first: without it no training is resumed, and the next start moves the other files.
-        return [p for name in (LAST, EARLIER, "unreadable.pt") if (p := self.folder / name).exists()]
+        return [p for name in STATES if (p := self.folder / name).exists()]
 
     def _to_keep(self) -> list[Path]:
         """The model in the folder, unless it was set aside before."""
@@ -260,15 +261,15 @@ class Checkpoints:
             write_plan(self.folder / PLAN_FILE, plan)
 
     def save(self, state: TrainingState) -> None:
-        """Write a state to `last.pt`; the previous `last.pt` becomes `earlier.pt`.
+        """Write a state to `last.ckpt`; the previous `last.ckpt` becomes `earlier.ckpt`.
 
         Raises:
             CheckpointNotWrittenError: the file cannot be written, for example because the disk is full.
         """
         path = self.folder / LAST
         if self._unreadable:
-            # The unreadable last.pt must not replace earlier.pt, which was read; it is kept as it may be repairable.
-            put_in_place(path, self.folder / "unreadable.pt")
+            # The unreadable last.ckpt must not replace earlier.ckpt, which was read; it is kept as it may be repairable.
+            put_in_place(path, self.folder / UNREADABLE)
             self._unreadable = False
         with self._writing(), replacing(path, keep=self.folder / EARLIER) as temporary:
             _write_tensors({"format": FORMAT, **state}, temporary)

@@ -269,7 +269,7 @@ class Record:
 
         Args:
             trainer: the trainer.
-            folder: folder of `model.pt`, `model.json` and `last.pt`.
+            folder: folder of `model.pt`, `model.json` and `last.ckpt`.
             summary: summary of the best validation; None without validation.
         """
         if self.tracking.run_id is None:

@@ -55,7 +55,8 @@ def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str
     run = "python -m monai.bundle run --config_file"
     at_home = Path(root) == (configs.parent if configs.name == "configs" else configs)
     given = "" if at_home else f" --bundle_root {quoted(root)}"
-    dataset = str(knobs.get("dataset_dir"))
+    # Cases that another program listed lie in no folder that could be named.
+    dataset = str(knobs.get("dataset_dir") or "DATASET_FOLDER")
     data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
     ui = "mlflow ui"
     if uri.startswith(("http://", "https://")):

@@ -34,7 +34,7 @@ def main(uri: str) -> None:
             tracking.image("case_a", np.full((40, 60, 3), step, np.uint8), step)
         tracking.json({"n": 1}, "results/after.json")
         tracking.table("table.json", {"case": ["a"]})
-        tracking.artifact(model / "last.pt", "checkpoint")
+        tracking.artifact(model / "last.ckpt", "checkpoint")
         tracking.artifacts(model, "model")
         tracking.register("filled", "model", 0.9)
     print("the training is whole")

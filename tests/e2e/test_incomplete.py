@@ -175,7 +175,7 @@ def disk(place):
     return run
 
 
-LOST = ["results/after.json", "table.json", "checkpoint/last.pt", "model/last.pt", "model/MLmodel"]
+LOST = ["results/after.json", "table.json", "checkpoint/last.ckpt", "model/last.ckpt", "model/MLmodel"]
 PICTURES = [f"images/case_a+step+{step}+" for step in range(3)]
 
 
@@ -187,7 +187,7 @@ def require_lost_told(text):
 
 def write_trained(place):
     model = write_model(place / "model", 300_000)
-    (model / "last.pt").write_bytes(os.urandom(300_000))
+    (model / "last.ckpt").write_bytes(os.urandom(300_000))
 
 
 def test_a_disk_that_fills_up_in_mid_run_costs_what_is_told_in_whole(disk, place, template, capsys):

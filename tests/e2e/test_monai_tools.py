@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from pipelines.deployment.packaging import assemble
 from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
@@ -120,6 +124,82 @@ def test_a_federated_client_trains_and_evaluates_with_its_defaults(tool: Tool) -
     assert steps == [2, 4]
     assert measured == ["val_dice_left_lung", "val_dice_right_lung", "val_mean_dice"]
     assert cases == 2
+
+
+def test_a_program_that_iterates_over_the_transforms_gets_the_labels_of_a_prediction(
+    tool: Tool, packaged: Path, lungs_like: Path, tmp_path: Path
+) -> None:
+    """As MONAI Label and Deploy do: they read the config themselves and load the weights into `network_def`."""
+    image = next((lungs_like / "images").iterdir())
+    shape, steps = tool(f"""
+        import torch
+        from monai.bundle import ConfigParser
+        parser = ConfigParser()
+        parser.read_config(str(root / "configs" / "inference.json"))
+        parser.config.update({{"bundle_root": str(root), "device": "cpu", "precision": "fp32"}})
+        network = parser.get_parsed_content("network_def", instantiate=True)
+        network.load_state_dict(torch.load(root / "models" / "model.pt"))
+        before, after = (parser.get_parsed_content(f"{{when}}processing", instantiate=True) for when in ("pre", "post"))
+        data = {{"image": {str(image)!r}}}
+        for transform in before.transforms:
+            data = transform(data)
+        data["pred"] = parser.get_parsed_content("inferer", instantiate=True)(data["image"][None], network)[0]
+        for transform in after.transforms:
+            data = transform(data)
+        answer((data["pred"].shape, [type(each).__name__ for each in (*before.transforms, *after.transforms)]))
+    """)
+    assert steps == ["LoadOriginald", "ToNetworkGridd", "RestoreLabelsd", "Postprocessd", "SaveImaged"]
+    place = Workplace(tmp_path / "predicted")
+    words = [
+        "-m",
+        "pipelines",
+        "predict",
+        str(image),
+        "--bundle",
+        "bundles/r2unet",
+        "-o",
+        str(place.root / "labels"),
+        "--precision",
+        "fp32",
+    ]
+    place.run([*words, "--model", str(packaged / "models" / "model.pt")])
+    expected = nib.load(place.root / "labels" / image.name)
+    found = nib.load(tmp_path / "elsewhere" / "predictions" / image.name)
+    assert found.shape == expected.shape == tuple(shape[1:])
+    assert np.array_equal(found.get_fdata(), expected.get_fdata())
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
+
+
+def test_cases_in_place_of_the_dataset_are_trained_on_and_named(
+    tool: Tool, packaged: Path, lungs_like: Path, tmp_path: Path
+) -> None:
+    """As MONAI Label starts a training: lists of cases, its epochs, a checkpoint loader, over the model that is there."""
+    own = shutil.copytree(packaged, tmp_path / "own")
+    before = (own / "models" / "model.pt").read_bytes()
+    tool(f"""
+        import monai.bundle
+        root = Path({str(own)!r})
+        sys.path.insert(0, str(root))
+        cases = [{{"image": str(path), "label": str(Path(data) / "labels" / path.name)}}
+                 for path in sorted((Path(data) / "images").iterdir())]
+        loader = {{"_target_": "CheckpointLoader", "load_path": str(root / "models" / "model.pt"),
+                   "load_dict": {{"model": "$@network"}}, "strict": False}}
+        handlers = json.loads((root / "configs" / "train.json").read_text())["train"]["handlers"]
+        monai.bundle.run(run_id="run", init_id=None, final_id=None, meta_file=str(root / "configs" / "metadata.json"),
+            config_file=str(root / "configs" / "train.json"), **{{"bundle_root": str(root), "device": "cpu",
+            "train#trainer#max_epochs": 1, "train#dataset#data": cases[:1], "validate#dataset#data": cases[1:],
+            "train#handlers": [loader, *handlers], "precision": "fp32"}})
+        answer(sorted(sys.modules["pipelines"].__path__)[0].startswith(str(root)))
+    """)
+    assert (own / "models" / "model.pt").read_bytes() != before
+    card = json.loads((own / "models" / "model.json").read_text(encoding="utf-8"))
+    images = sorted(path.name.split(".")[0] for path in (lungs_like / "images").iterdir())
+    assert [case["case"] for case in card["validation"]] == images[1:]
+    assert not (tmp_path / "elsewhere" / "data" / "demo").exists()
+    run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])[0]
+    assert run.inputs.dataset_inputs[0].dataset.name.startswith(f"{len(images)} cases of images")
+    assert "demo" not in json.dumps(run.to_dictionary())
 
 
 def test_a_network_is_exported_from_anywhere(tool: Tool) -> None:

@@ -179,7 +179,7 @@ def test_a_killed_training_goes_on_in_its_own_run(tmp_path: Path) -> None:
     words = place.training("r2unet", INTERRUPTIBLE, **settings)
     killed = place.run(words, check=False, SMALL_STOP_AT="15", SMALL_STOP_BY="SIGKILL")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert torch.load(place.root / "models" / "last.pt", weights_only=True)["epoch"] == 2
+    assert torch.load(place.root / "models" / "last.ckpt", weights_only=True)["epoch"] == 2
     result = place.run(words)
     assert "resuming after epoch 2 of 4" in result.stdout
     (run,) = place.runs("r2unet")

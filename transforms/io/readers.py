@@ -73,7 +73,13 @@ class Original(NamedTuple):
 
 
 def files_of(path: ImagePath) -> list[Path]:
-    """The files or folders that hold an image: one, or its channels one after another."""
+    """The files or folders that hold an image: one, or its channels one after another.
+
+    Raises:
+        ImageError: a path is empty, which would mean the working directory.
+    """
+    if "" in ([path] if isinstance(path, (str, os.PathLike)) else path):
+        raise ImageError("the path of an image is empty; name a file or a folder of DICOM slices.")
     return [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
 
 

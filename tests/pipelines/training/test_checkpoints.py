@@ -159,7 +159,7 @@ def test_an_unreadable_checkpoint_is_replaced_by_the_one_before(dataset, straigh
     checkpoints.save({"network": {}, "epoch": 5})
     assert load_state(folder / LAST)["epoch"] == 5
     assert equal(load_state(folder / EARLIER), before), "the damaged file must not take its place"
-    assert (folder / "unreadable.pt").read_bytes() == content
+    assert (folder / "unreadable.ckpt").read_bytes() == content
 
 
 def test_any_flipped_bit_is_noticed_or_changes_nothing(straight, tmp_path):
@@ -183,7 +183,7 @@ def test_any_flipped_bit_is_noticed_or_changes_nothing(straight, tmp_path):
 def test_nothing_readable_is_an_error_and_everything_is_kept(straight, tmp_path):
     for name in (LAST, EARLIER):
         (tmp_path / name).write_bytes((straight / LAST).read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read .*restore it or move it away"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read .*restore it or move it away"):
         Checkpoints(tmp_path).latest()
     assert (tmp_path / LAST).stat().st_size == (tmp_path / EARLIER).stat().st_size == 1000
 
