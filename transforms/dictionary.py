@@ -1,4 +1,4 @@
-"""`Preprocess` as MONAI dictionary transforms, for programs that run a bundle's `preprocessing` and `postprocessing`.
+"""`Preprocess` as MONAI dictionary transforms, which other programs iterate over.
 
 MONAI Label, MONAI Deploy and scripts written for the Model Zoo pass a dictionary through these lists, with the network
 between them: the image from its file to the network's grid, the logits from there to the label map on the grid of the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.config import KeysCollection
@@ -91,7 +91,9 @@ class ToNetworkGridd(MapTransform):
         return found
 
     def _image(self, value: MetaTensor, key: Hashable) -> MetaTensor:
-        prepared = self.preprocess.volume(value.cpu(), str(value.meta.get(_FILE, f"the image '{key}'")))
+        prepared = self.preprocess.volume(
+            cast(MetaTensor, value.cpu()), str(value.meta.get(_FILE, f"the image '{key}'"))
+        )
         geometry = prepared.geometry
         image = MetaTensor(
             self.preprocess.normalise(prepared.codes, prepared.intensity),
@@ -149,7 +151,7 @@ def _channels_first(image: MetaTensor, key: str, channels: int) -> MetaTensor:
     """The image with its channels as the first axis, as its meta data tell where they are."""
     at = image.meta.get("original_channel_dim", 0)
     if isinstance(at, str) or at != at:  # MONAI writes NaN for "no_channel"
-        return image[None]
+        return cast(MetaTensor, image[None])
     if at in (0, -image.ndim):
         return image
     if int(image.shape[int(at)]) != channels:

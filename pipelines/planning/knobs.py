@@ -9,6 +9,7 @@ PLANNED = {
     "features": "channels per level of the network",
     "batch_size": "patches per step",
     "foreground": "share of the patches that hold a class for sure",
+    "dice_smooth": "voxels added to both sides of the Dice in the loss",
     "flip_axes": "axes along which patches are flipped",
     "overlap": "of neighbouring windows, where cases are validated and predicted",
     "mirror_axes": "axes along which inputs are mirrored too, where cases are validated and predicted",

@@ -201,6 +201,7 @@ def _of_choice(
         ),
         "batch_size": PlannedValue(setting.batch, explanations.batch(options, choice)),
         "foreground": sampling.foreground(image, setting.patch, setting.spacing),
+        "dice_smooth": sampling.dice_smooth(image, setting.spacing),
         "overlap": prediction.overlap(choice.passes),
         "mirror_axes": prediction.mirror_axes(choice.passes, options.flips, image.dims),
         "augmentation": sampling.augmentation(fingerprint),

@@ -54,6 +54,7 @@ NEUTRAL: dict[str, Any] = {
     "window": None,
     "crop_above": None,
     "foreground": 0.0,
+    "dice_smooth": 1e-5,
     "flip_axes": [],
     "overlap": 0.5,
     "mirror_axes": [],

@@ -32,6 +32,7 @@ UNPLANNED = {
     "crop_above": -500,
     "patch_size": "[112,96,28]",
     "foreground": 0.33,
+    "dice_smooth": 1e-5,
     "flip_axes": "[]",
     "overlap": 0.5,
     "mirror_axes": "[]",

@@ -33,6 +33,9 @@ FEW_CASES = 10
 SPREAD = 2.0
 """Largest over smallest voxel along an axis, from which on scans differ in how fine they are."""
 
+SMOOTH, SMOOTH_SHARE = 100.0, 0.1
+"""Voxels that are added to both sides of Dice, and the most that they are of the smallest class."""
+
 NAMES = {2: ("X", "Y"), 3: ("R", "A", "S")}
 
 
@@ -59,6 +62,30 @@ def foreground(image: Typical, patch: Sequence[int], spacing: Sequence[float]) -
             USUAL, f"a third, as in nnU-Net: {said} of random patches touch {name}, the rarest, anyway"
         )
     return PlannedValue(share, f"only {said} of random patches touch {name}, the rarest class")
+
+
+def dice_smooth(image: Typical, spacing: Sequence[float]) -> PlannedValue:
+    """Voxels added to numerator and denominator of the loss's Dice.
+
+    A patch that holds a few voxels of a class, whose outline a reader may draw one voxel further in or out, then does
+    not weigh as much as one that holds much of it. Of a class of a few voxels these are all that is learned from.
+
+    Args:
+        image: typical image and structures.
+        spacing: millimetres per axis.
+    """
+    sizes = [(s.voxels_on(spacing, image.dims), s.name) for s in image.structures]
+    if not sizes:
+        return PlannedValue(SMOOTH, f"{SMOOTH:.0f} voxels, so that patches with little of a class weigh less")
+    voxels, name = min(sizes)
+    found = min(SMOOTH, SMOOTH_SHARE * voxels)
+    if found == SMOOTH:
+        return PlannedValue(SMOOTH, f"{SMOOTH:.0f} voxels, so that patches with little of a class weigh less")
+    rounded = float(f"{found:.2g}")
+    return PlannedValue(
+        rounded,
+        f"{rounded:g} voxels, a tenth of {name}, the smallest class, so that patches with little of a class weigh less",
+    )
 
 
 def _chance(

@@ -20,11 +20,17 @@ class Structure(NamedTuple):
         name: of the class.
         size: millimetres across, of a connected part.
         extent: millimetres of the bounding box of all of it, per axis.
+        volume: of all of it, in millimetres to the power of the axes.
     """
 
     name: str
     size: float
     extent: tuple[float, ...]
+    volume: float
+
+    def voxels_on(self, spacing: Sequence[float], dims: int) -> float:
+        """How many voxels it has at a spacing, of `dims` axes in an image or in one of its slices."""
+        return self.volume / math.prod(self.extent[dims:]) / math.prod(spacing[:dims])
 
 
 class Typical(NamedTuple):
@@ -141,7 +147,12 @@ def _structures(fingerprint: Fingerprint) -> Iterable[Structure]:
         if found and label != "0":
             extent = medians(record["extent"] for _, record in found)
             size = statistics.median(_across(case, record) for case, record in found)
-            yield Structure(name, float(size), tuple(extent))
+            volume = statistics.median(_volume(case, record) for case, record in found)
+            yield Structure(name, float(size), tuple(extent), float(volume))
+
+
+def _volume(case: CaseFingerprint, record: ClassFingerprint) -> float:
+    return record["voxels"] * math.prod(case["spacing"][: len(case["shape"])])
 
 
 def _across(case: CaseFingerprint, record: ClassFingerprint) -> float:

@@ -23,6 +23,33 @@ def test_the_rarer_a_random_patch_meets_a_class_the_more_are_centred_on_one(
     assert ("class 2" in reason) is (share > 0)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "smooth"),
+    [
+        ((1.0, 1.0, 1.0), 100.0),  # 4,000 voxels of the smaller class
+        ((2.0, 2.0, 2.0), 50.0),
+        ((5.0, 5.0, 5.0), 3.2),
+    ],
+)
+def test_dice_is_smoothed_by_a_tenth_of_the_smallest_class_at_most(
+    spacing: tuple[float, ...], smooth: float
+) -> None:
+    image = typical(uniform((160, 160, 160), ONE, [(100, 100, 100), (20, 20, 20)]), cropped=False)
+    value, reason = sampling.dice_smooth(image, spacing)
+    assert value == pytest.approx(smooth)
+    assert ("class 2, the smallest class" in reason) is (smooth < 100)
+
+
+def test_a_class_of_a_slice_is_as_small_as_its_slices() -> None:
+    thick = uniform((160, 160, 20), (1.0, 1.0, 5.0), [(20, 20, 50)])
+    (flat, whole) = (
+        sampling.dice_smooth(typical(thick, cropped=False, flat=is_flat), (1.0, 1.0, 5.0)).value
+        for is_flat in (True, False)
+    )
+    assert whole == pytest.approx(100.0)
+    assert 15 < flat < 40
+
+
 def lying(*centres: list[tuple[float, float, float]], **more: Any) -> Fingerprint:
     """Cases whose classes lie at these centres."""
     cases = []
