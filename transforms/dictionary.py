@@ -1,4 +1,4 @@
-"""`Preprocess` as MONAI dictionary transforms, which other programs iterate over.
+"""Dictionary transforms for other programs.
 
 MONAI Label, MONAI Deploy and scripts written for the Model Zoo pass a dictionary through these lists, with the network
 between them: the image from its file to the network's grid, the logits from there to the label map on the grid of the
@@ -42,6 +42,11 @@ class LoadOriginald(MapTransform):
 
     Raises:
         ImageError: the file cannot be read with certainty; the message names it.
+
+    Examples:
+        >>> given = {"image": MetaTensor(torch.zeros(5, 4, 3), meta={"original_channel_dim": "no_channel"})}
+        >>> LoadOriginald("image", Preprocess())(given)["image"].shape
+        torch.Size([1, 5, 4, 3])
     """
 
     def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
@@ -77,6 +82,12 @@ class ToNetworkGridd(MapTransform):
 
     Raises:
         ImageError: the image has another number of channels, or lies on a grid that cannot be used.
+
+    Examples:
+        >>> preprocess = Preprocess(spacing=2.0, window=(-1000, 1000))
+        >>> found = ToNetworkGridd("image", preprocess)({"image": MetaTensor(torch.zeros(1, 8, 8, 8))})
+        >>> found["image"].shape, found["image"].meta["padding"]
+        (torch.Size([1, 4, 4, 4]), [-1.0])
     """
 
     def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
@@ -117,6 +128,13 @@ class RestoreLabelsd(MapTransform):
         ImageError: the image has not been through `ToNetworkGridd`.
         GeometryError: the logits do not lie on the network's grid.
         NonFiniteError: a voxel has no class, because its largest logit is NaN or infinite.
+
+    Examples:
+        >>> preprocess = Preprocess(spacing=2.0, window=(-1000, 1000))
+        >>> data = ToNetworkGridd("image", preprocess)({"image": MetaTensor(torch.zeros(1, 8, 8, 8))})
+        >>> data["pred"] = torch.zeros(3, 4, 4, 4)
+        >>> RestoreLabelsd("pred", preprocess)(data)["pred"].shape
+        torch.Size([1, 8, 8, 8])
     """
 
     def __init__(self, keys: KeysCollection, preprocess: Preprocess, source: str = "image") -> None:

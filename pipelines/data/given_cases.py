@@ -37,6 +37,14 @@ def given_dataset(
 
     Raises:
         DatasetError: listing all that is wrong.
+
+    Examples:
+        >>> import nibabel as nib, numpy as np
+        >>> for name in ("ct.nii", "label.nii"):
+        ...     nib.save(nib.Nifti1Image(np.eye(4, dtype=np.uint8)[..., None], np.eye(4)), name)
+        >>> case = {"image": "ct.nii", "label": "label.nii"}
+        >>> given_dataset([case], [], {"background": 0, "lung": 1}).class_names
+        ['background', 'lung']
     """
     lists: dict[str, Any] = {"training": list(training)}
     if validation is not None:

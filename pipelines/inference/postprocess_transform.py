@@ -23,6 +23,14 @@ class Postprocessd(MapTransform):
 
     Raises:
         PostprocessError: it names a class that is not in `labels`.
+
+    Examples:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> labels = MetaTensor(torch.tensor([[[1, 1, 0, 1]]], dtype=torch.uint8))
+        >>> largest = Postprocess(largest_component=["liver"])
+        >>> Postprocessd("pred", largest, {0: "background", 1: "liver"})({"pred": labels})["pred"].tolist()
+        [[[1, 1, 0, 0]]]
     """
 
     def __init__(self, keys: KeysCollection, postprocess: Postprocess, labels: Mapping[int, str]) -> None:

@@ -32,6 +32,7 @@ WITHOUT = {
     "labelled",
     "open_dataset",
     "patch_loader",
+    "adopt_cases",
     "apply_plan",
     "preflight",
     "start_distributed",
