@@ -15,26 +15,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.deployment.packaging import assemble
-from tests.e2e.commands import EVERYWHERE, REPOSITORY, SMALL, Workplace
+from tests.e2e.commands import EVERYWHERE, Workplace
 
 Tool = Callable[[str], Any]
-
-
-@pytest.fixture(scope="module")
-def packaged(lungs_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a training of seconds, as other people get it: without the data."""
-    folder = tmp_path_factory.mktemp("packaged")
-    place = Workplace(folder / "trained")
-    short = {
-        "epochs": 1,
-        "patches_per_epoch": 2,
-        "features": "[4,8]",
-        "pictures": 0,
-        "dataset_dir": lungs_like,
-    }
-    place.run(place.training("r2unet", **(SMALL | short)))
-    return assemble(REPOSITORY / "bundles" / "r2unet", folder / "r2unet", place.root / "models")
 
 
 @pytest.fixture

@@ -1,0 +1,46 @@
+"""Environments that hold a client from PyPI and what a packaged bundle names, and nothing of the repository."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+KEPT = "SEGBUNDLES_CLIENTS"
+"""Folder in which environments are kept for the next run, as each fetches gigabytes."""
+
+
+def client(name: str, bundle: Path, folder: Path, packages: list[str], alone: tuple[str, ...] = ()) -> Path:
+    """Python of an environment with a client.
+
+    Args:
+        name: of the environment.
+        bundle: a packaged bundle, whose requirements.txt is installed.
+        folder: for the environment, unless `KEPT` names another.
+        packages: of the client, for pip.
+        alone: packages that are installed without what they ask for.
+    """
+    root = Path(os.environ.get(KEPT, folder)) / name
+    python = Path(sysconfig.get_path("scripts", vars={"base": str(root)})) / "python"
+    if python.exists():
+        return python
+    _call(sys.executable, "-m", "venv", str(root))
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    _call(*pip, "-r", str(bundle / "requirements.txt"), *packages)
+    if alone:
+        _call(*pip, "--no-deps", *alone)
+    return python
+
+
+def site_packages(python: Path) -> Path:
+    """Where pip installs to."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(subprocess.check_output([str(python), "-c", code], encoding="utf-8").strip())
+
+
+def _call(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, encoding="utf-8")
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(words)}:\n{done.stderr[-4000:]}")
