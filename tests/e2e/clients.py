@@ -1,5 +1,6 @@
 """Environments that hold a client from PyPI and what a packaged bundle names, and nothing of the repository."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
+
+APPS: dict[str, str] = json.loads(
+    (REPOSITORY / "bundles" / "r2unet" / "metadata.json").read_text(encoding="utf-8")
+)["supported_apps"]
+"""The clients that a bundle says it supports, and their versions, which are the ones that are tried."""
 KEPT = "SEGBUNDLES_CLIENTS"
 """Folder in which environments are kept for the next run, as each fetches gigabytes."""
 

@@ -12,7 +12,7 @@ import torch
 
 from tests import dicom_phantom as ph
 from tests.conftest import REPOSITORY
-from tests.e2e.clients import client
+from tests.e2e.clients import APPS, client
 from tests.e2e.commands import Workplace
 from transforms.io.readers import read_label
 from transforms.preprocess import Preprocess
@@ -31,7 +31,7 @@ ASKED_FOR = [
     "StudyTime",
     "ReferringPhysicianName",
 ]
-NEEDS = ["monai-deploy-app-sdk==4.0.0"]
+NEEDS = [f"monai-deploy-app-sdk=={APPS['monai-deploy-app-sdk']}"]
 
 
 def write_series(folder: Path, image: Path) -> None:

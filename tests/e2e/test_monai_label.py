@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.clients import client, site_packages
+from tests.e2e.clients import APPS, client, site_packages
 from tests.e2e.commands import EVERYWHERE, Workplace
 from tests.e2e.servers import free_port
 from tests.waiting import wait_for
@@ -58,7 +58,7 @@ NEEDS = [
     "jsonschema",
     "tensorboard",
 ]
-ALONE = ("monailabel==0.8.5", "pydicom-seg==0.4.1")
+ALONE = (f"monailabel=={APPS['monailabel']}", "pydicom-seg==0.4.1")
 # pydicom-seg imports a module that pydicom 3 no longer has; a build of torch for the CPU lacks operators that torchvision
 # from PyPI describes as it is imported.
 SHIM = """
