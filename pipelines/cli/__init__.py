@@ -1,1 +1,1 @@
-"""python -m pipelines: predict, check, evaluate, compare, sync."""
+"""The commands of `python -m pipelines` and `segbundles`, a module each."""
