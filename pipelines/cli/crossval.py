@@ -99,7 +99,5 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     file = work.run(folds, arguments.gpus.split(",") if arguments.gpus else ())
     if file is not None:
         print(summary_of(file))
-        print(
-            f"one model of them all: {COMMAND} predict PATH -o DIR --bundle {bundle.root} --model {output}"
-        )
+        print(f"one model of them all: {COMMAND} predict PATH -o DIR --bundle {bundle.root} --model {output}")
     return DONE

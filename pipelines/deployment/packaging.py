@@ -24,6 +24,7 @@ from pipelines.deployment.requirements import installed_versions, pinned_require
 from pipelines.inference.model_card import CardError, read_content
 from pipelines.inference.trained_model import BEST, CARD, SETTINGS, TrainedModel
 from pipelines.utils.import_names import NAMES, with_short_names
+from pipelines.utils.installed import PREFIX
 from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import UserError
@@ -153,7 +154,7 @@ def copy_code(root: Path) -> None:
             root / name,
             # `installed` is what only an installation has, see `setup.py`.
             ignore=shutil.ignore_patterns("__pycache__", "installed"),
-            copy_function=_copy_with_short_names,
+            copy_function=_copy_with_short_names if PREFIX else shutil.copy2,
         )
     (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
 

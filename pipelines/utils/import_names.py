@@ -69,7 +69,12 @@ def _replaced(text: str, before: str, after: str, name: str) -> str:
                     f"{name}, line {node.lineno}: 'import {found[0]}' binds a name that is another one in a wheel; "
                     "write 'from ... import ...'"
                 )
-        elif isinstance(node, ast.ImportFrom) and node.module and _is_below(node.module, ours) and not node.level:
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and _is_below(node.module, ours)
+            and not node.level
+        ):
             line = lines[node.lineno - 1]
             new = after + node.module.removeprefix(before)
             lines[node.lineno - 1] = line[: node.col_offset] + line[node.col_offset :].replace(

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
+# typing would take longer than all else here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
+    from typing import Any
 
 __all__ = ["ForeignNameError", "claim"]
 
@@ -116,20 +118,21 @@ def _second_spec(name: str, first: ModuleSpec) -> ModuleSpec:
 
 def _require_ours(name: str) -> None:
     """Raise ForeignNameError where a name of the repository's package is another project's in this process."""
-    import importlib
+    import importlib.util
 
     ours = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(_HERE))), name)
-    module = importlib.import_module(name)
-    if os.path.realpath(ours) not in map(os.path.realpath, getattr(module, "__path__", [])):
+    spec = importlib.util.find_spec(name)
+    places = (spec and spec.submodule_search_locations) or []
+    if os.path.realpath(ours) not in map(os.path.realpath, places):
         raise ForeignNameError(
             f"{_NAME}.{name} is {ours}, but the name '{name}' belongs to another package "
-            f"here ({_place(module)}); install segbundles from its wheel, whose packages have names of their own",
+            f"here ({_place(spec)}); install segbundles from its wheel, whose packages have names of their own",
             name=f"{_NAME}.{name}",
         )
 
 
-def _place(module: Any) -> str:
-    return getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", ["?"]))
+def _place(spec: ModuleSpec | None) -> str:
+    return (spec and spec.origin) or "which has no file"
 
 
 def claim() -> None:
@@ -148,7 +151,7 @@ def claim() -> None:
             _require_ours(name)
         elif module is not None and module is not sys.modules.get(f"{_NAME}.{name}"):
             raise ForeignNameError(
-                f"'{name}' is a package of another project in this process ({_place(module)}), and the configs of "
+                f"'{name}' is a package of another project in this process ({_place(module.__spec__)}), and the configs of "
                 f"segbundles mean {_NAME}.{name} by it; run the bundle in a process of its own, or before that "
                 "package is imported",
                 name=name,
