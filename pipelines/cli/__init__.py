@@ -1,1 +1,1 @@
-"""The commands of `python -m pipelines` and `segbundles`, a module each."""
+"""python -m pipelines, segbundles: train, predict, check."""

@@ -141,7 +141,9 @@ def test_a_folder_of_files_is_no_package(wheel: Installation, tmp_path: Path) ->
 def test_a_claim_takes_the_names_for_a_process(wheel: Installation, tmp_path: Path) -> None:
     place = write_foreign(tmp_path)
     code = WITH_FOREIGN + "import segbundles.claimed, pipelines.utils, segbundles.pipelines\n"
-    done = wheel.run("-c", code + "assert pipelines is segbundles.pipelines", tmp_path)
+    done = wheel.run(
+        "-c", code + "assert pipelines is segbundles.pipelines and segbundles.claimed.CLAIMED", tmp_path
+    )
     assert (
         f"'pipelines' means segbundles.pipelines in this process, and not the package at {place}"
         in done.stderr

@@ -13,3 +13,6 @@ except segbundles.ForeignNameError as error:
 
     logging.getLogger("segbundles").error("%s", error)
     raise
+
+CLAIMED = True
+"""Only where it could be claimed."""
