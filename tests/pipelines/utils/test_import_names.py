@@ -45,11 +45,13 @@ def test_import_statements_change_and_nothing_else() -> None:
     assert with_short_names(LONG, "a.py") == SOURCE
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+# The package `segbundles` is written for the wheel, and left as it is.
+OURS = sorted(name for name in MODULES if not name.startswith("pipelines.deployment.installed"))
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_every_module_comes_back_as_it_was(name: str) -> None:
     text = MODULES[name].read_text(encoding="utf-8")
-    if "installed" in name.split("."):
-        return  # written for the wheel, and left as it is
     long = with_long_names(text, "a.py")
     assert with_short_names(long, "a.py") == text
     modules = [node.module for node in ast.walk(ast.parse(long)) if isinstance(node, ast.ImportFrom)]
