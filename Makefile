@@ -54,10 +54,10 @@ clean:  ## Remove what can be made again; runs, models and data stay
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.runtime: setup.cfg setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.development: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.development: setup.cfg setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[test]"
 	@touch $@ $(VENV)/.runtime

@@ -1,4 +1,4 @@
-"""`python -m pipelines COMMAND`: the command line for segmenting, checking and evaluating CT images."""
+"""`python -m pipelines COMMAND` and `segbundles COMMAND`: training, segmenting, checking and evaluating CT images."""
 
 from __future__ import annotations
 
@@ -7,9 +7,37 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pipelines.cli import check, compare, convert, crossval, evaluate, plan, predict, sync
+from pipelines.cli import (
+    bundle,
+    check,
+    compare,
+    completion,
+    convert,
+    crossval,
+    evaluate,
+    plan,
+    predict,
+    sync,
+    train,
+)
+from pipelines.utils.installed import COMMAND, version_line
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import FAILED, UserError
+
+# In the order of --help.
+COMMANDS = (
+    train,
+    predict,
+    check,
+    convert,
+    plan,
+    crossval,
+    evaluate,
+    compare,
+    sync,
+    bundle,
+    completion,
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -17,7 +45,10 @@ def main(words: Sequence[str] | None = None) -> int:
     take_every_character()
     parser = _parser()
     words, overrides = crossval.without_overrides(sys.argv[1:] if words is None else words)
-    arguments = parser.parse_args(words, argparse.Namespace(overrides=overrides))
+    arguments, others = parser.parse_known_args(words, argparse.Namespace(overrides=overrides))
+    if others and not getattr(arguments, "takes_ids", False):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    arguments.overrides += others
     try:
         return arguments.function(arguments, parser)
     except KeyboardInterrupt:
@@ -29,12 +60,24 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines", description="Segment CT images and evaluate the results."
+        prog=COMMAND, description="Train networks that segment CT, segment images, and evaluate the results."
     )
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (predict, check, convert, plan, crossval, evaluate, compare, sync):
+    for command in COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version, which only who asks for it waits for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: object) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version and where it is")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(version_line())
+        parser.exit()
 
 
 def report_error(error: Exception) -> int:

@@ -188,8 +188,8 @@ def copy(tmp_path_factory) -> Path:
     # A command: 1 its module, 2 its name; 3 the work is in `transforms.io`; 4 its test.
     main = root / "pipelines" / "__main__.py"
     write(root / "pipelines" / "cli" / "shape.py", COMMAND)
-    edit(main, r"^from pipelines\.cli import (.*)predict, ", r"from pipelines.cli import \1predict, shape, ")
-    edit(main, r"in \((.*), sync\)", r"in (\1, sync, shape)")
+    edit(main, r"^from pipelines\.cli import \($", r"\g<0>\n    shape,")
+    edit(main, r"^COMMANDS = \($", r"\g<0>\n    shape,")
     write(root / "tests" / "e2e" / "test_shape.py", TEST_OF_THE_COMMAND)
     edit(
         root / "tests" / "test_layout.py",

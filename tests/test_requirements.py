@@ -1,11 +1,7 @@
-"""What is installed: files of the packages, and what they need, named alike wherever it is named."""
+"""What an installation needs, named alike wherever it is named; `e2e/test_installed.py` is about what is installed."""
 
 import configparser
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -13,8 +9,6 @@ from packaging.utils import canonicalize_name
 
 from pipelines.deployment.requirements import required_names
 from tests.conftest import REPOSITORY
-
-PACKAGES = ("networks", "transforms", "pipelines")
 
 
 def required() -> set[str]:
@@ -49,26 +43,3 @@ def test_a_bundle_tells_the_versions_that_the_tests_ran_with(bundle: str) -> Non
     metadata = json.loads((REPOSITORY / "bundles" / bundle / "metadata.json").read_text(encoding="utf-8"))
     for name, package in (("monai", "monai"), ("pytorch", "torch"), ("numpy", "numpy")):
         assert metadata[f"{name}_version"] == pinned()[package]
-
-
-def test_a_built_package_holds_every_file(tmp_path: Path) -> None:
-    """Templates, styles and stubs too: pages and lazy names need them at run time."""
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, tmp_path)
-    for name in PACKAGES:
-        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    words = [
-        sys.executable,
-        "-c",
-        "import setuptools; setuptools.setup()",
-        "-q",
-        "build",
-        "--build-lib",
-        "out",
-    ]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    built = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    written = {path.relative_to(tmp_path) for name in PACKAGES for path in (tmp_path / name).rglob("*.*")}
-    assert {path for path in written if (tmp_path / path).is_file()} == built
-    assert Path("pipelines/utils/templates/style.css") in built

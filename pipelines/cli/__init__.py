@@ -1,1 +1,1 @@
-"""python -m pipelines: predict, check, evaluate, compare, sync."""
+"""python -m pipelines, segbundles: train, predict, check."""

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.options import EXIT
+from pipelines.cli.options import EXIT, add_bundle, bundle_of
 from pipelines.utils.importing import gc_paused
+from pipelines.utils.installed import COMMAND, name_here
 from transforms.errors import DONE
 
 NAME = "crossval"
@@ -27,14 +28,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(function=run)
     parser.add_argument("dataset", metavar="DATASET", help="a dataset folder")
-    parser.add_argument(
-        "--bundle", metavar="DIR", default="bundles/r2unet", help="bundle folder (default: %(default)s)"
-    )
+    add_bundle(parser, default="bundles/r2unet")
     parser.add_argument(
         "-o",
         "--output",
         metavar="DIR",
-        help="folder of the folds (default: crossval/NAME_OF_DATASET in the bundle folder)",
+        help="folder of the folds (default: crossval/NAME_OF_DATASET in bundles/BUNDLE)",
     )
     parser.add_argument("--folds", type=int, default=5, help="number of folds (default: %(default)s)")
     parser.add_argument(
@@ -74,12 +73,11 @@ def without_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Cross-validate; returns the exit status."""
-    bundle, dataset = Path(arguments.bundle), Path(arguments.dataset)
+    dataset = Path(arguments.dataset)
     if not os.path.exists(dataset):
         parser.error(f"{arguments.dataset[:300]} does not exist")
     for name in ("train.json", "evaluate.json"):
-        if not (bundle / name).is_file():
-            parser.error(f"{bundle} is no bundle (it has no {name}); give --bundle bundles/r2unet")
+        bundle = bundle_of(arguments.bundle, name, parser)
     if arguments.folds < 2:
         parser.error(f"--folds is {arguments.folds}; a cross-validation has 2 or more")
     words = arguments.overrides
@@ -92,16 +90,14 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     # What is done already, or still missing, is logged; trainings are processes that log by themselves.
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("pipelines").setLevel(logging.INFO)
+    logging.getLogger(name_here("pipelines")).setLevel(logging.INFO)
 
     overrides = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
-    output = Path(arguments.output) if arguments.output else bundle / "crossval" / dataset.resolve().name
+    output = Path(arguments.output) if arguments.output else bundle.root / "crossval" / dataset.resolve().name
     folds = arguments.fold if arguments.fold is not None else list(range(arguments.folds))
-    work = Crossvalidation(bundle, dataset, output, arguments.folds, arguments.seed, overrides)
+    work = Crossvalidation(bundle.configs, dataset, output, arguments.folds, arguments.seed, overrides)
     file = work.run(folds, arguments.gpus.split(",") if arguments.gpus else ())
     if file is not None:
         print(summary_of(file))
-        print(
-            f"one model of them all: python -m pipelines predict PATH -o DIR --bundle {bundle} --model {output}"
-        )
+        print(f"one model of them all: {COMMAND} predict PATH -o DIR --bundle {bundle.root} --model {output}")
     return DONE

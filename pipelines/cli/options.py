@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
+
+from pipelines.config.bundle_folders import Bundle, BundleError, find_bundle
 
 EXIT = "exit status: 0 success, 1 a case failed or was refused, 2 an argument or a file is not valid"
+
+
+def add_bundle(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Add the option `--bundle`, see `pipelines.config.bundle_folders.find_bundle`."""
+    parser.add_argument(
+        "--bundle",
+        metavar="BUNDLE",
+        help="bundle folder such as bundles/r2unet, or the name of a bundle, such as r2unet"
+        + (" (default: %(default)s)" if "default" in options else ""),
+        **options,
+    )
+
+
+def bundle_of(given: str, config: str, parser: argparse.ArgumentParser) -> Bundle:
+    """The bundle that a command is given; a mistake ends the command as any other one in its options."""
+    try:
+        return find_bundle(given, config)
+    except BundleError as error:
+        parser.error(str(error))
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.options import EXIT
+from pipelines.cli.options import EXIT, bundle_of
 from pipelines.planning.knobs import PLANNED
 from pipelines.utils.importing import gc_paused
 from transforms.errors import DONE
@@ -29,8 +29,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--bundle",
         metavar="FILE",
-        default="bundles/r2unet/train.json",
-        help="config of the training to plan for, or the name of a bundle (default: %(default)s)",
+        default="bundles/r2unet",
+        help="config of the training to plan for, or the folder or name of a bundle (default: %(default)s)",
     )
     parser.add_argument("--minutes", type=float, help="how long the whole training may take")
     parser.add_argument("--memory_gb", type=float, help="memory that it may take (default: what is free)")
@@ -63,18 +63,18 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Plan; returns the exit status."""
     if not os.path.exists(arguments.dataset):
         parser.error(f"{arguments.dataset[:300]} does not exist")
-    bundle = Path(arguments.bundle)
-    if not bundle.suffix and not bundle.exists():
-        bundle = Path("bundles", arguments.bundle, "train.json")
-    if not bundle.is_file():
-        parser.error(f"there is no config {str(bundle)[:300]}; name the train.json of a bundle")
+    config = Path(arguments.bundle)
+    if config.suffix not in (".json", ".yaml", ".yml"):
+        config = bundle_of(arguments.bundle, "train.json", parser).configs / "train.json"
+    if not config.is_file():
+        parser.error(f"there is no config {str(config)[:300]}; name the train.json of a bundle")
     with gc_paused():
         from pipelines.planning.command import plan_dataset
 
     options = ("minutes", "memory_gb", "store_dir", *PLANNED)
     output = Path(arguments.output)
     plan_dataset(
-        bundle,
+        config,
         Path(arguments.dataset),
         {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None},
         output,

@@ -10,9 +10,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.options import EXIT, add_reading
+from pipelines.cli.options import EXIT, add_bundle, add_reading, bundle_of
 from pipelines.utils.importing import gc_paused
 from transforms.errors import DONE
+
+CONFIG = "inference.json"
 
 
 def add_parser(commands: Any) -> None:
@@ -32,9 +34,7 @@ def add_parser(commands: Any) -> None:
         " of one case",
     )
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
-    parser.add_argument(
-        "--bundle", metavar="DIR", required=True, help="bundle folder, such as bundles/r2unet"
-    )
+    add_bundle(parser, required=True)
     parser.add_argument(
         "--model",
         metavar="FILE[,FILE...]",
@@ -107,29 +107,25 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     from pipelines.utils.json_files import JsonError, read_json
 
-    bundle = Path(arguments.bundle)
-    folders = [folder for folder in (bundle, bundle / "configs") if (folder / "inference.json").is_file()]
     # Wrong paths are reported here, before torch and MONAI take seconds to load.
-    if not folders:
-        parser.error(
-            f"{bundle} is not a bundle (it has no inference.json); give a bundle folder such as --bundle bundles/r2unet"
-        )
+    bundle = bundle_of(arguments.bundle, CONFIG, parser)
+    config = bundle.configs / CONFIG
     for path in arguments.input:
         if not os.path.exists(path):
             parser.error(f"{path[:300]} does not exist")
     try:
-        read_json(folders[0] / "inference.json")
+        read_json(config)
     except JsonError as error:
-        parser.error(f"{folders[0] / 'inference.json'}: {error}")
+        parser.error(f"{config}: {error}")
     if Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; give a folder to --output")
-    models = arguments.model.split(",") if arguments.model else [str(bundle / "models" / "model.pt")]
+    models = arguments.model.split(",") if arguments.model else [str(bundle.model)]
     for model in models:
         if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
             parser.error(f"there is no trained model at {model}; train one first, or give one with --model")
     inputs = [_as_literal(path) for path in arguments.input]
     settings: dict[str, Any] = {
-        "bundle_root": _as_literal(bundle),
+        "bundle_root": _as_literal(bundle.root),
         "input": inputs[0] if len(inputs) == 1 else inputs,
         "output": _as_literal(arguments.output),
         "model": _as_literal(models[0]) if len(models) == 1 else [_as_literal(model) for model in models],
@@ -151,11 +147,11 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     with gc_paused():
         from monai.bundle import ConfigWorkflow
 
-        import pipelines.inference.prediction  # noqa: F401
+        from pipelines.inference import prediction  # noqa: F401
 
     logging.getLogger("monai.bundle").setLevel(logging.WARNING)
     workflow = ConfigWorkflow(
-        config_file=str(folders[0] / "inference.json"),
+        config_file=str(config),
         workflow_type="inference",
         **{key: value for key, value in settings.items() if value is not None},
     )

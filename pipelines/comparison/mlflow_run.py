@@ -11,6 +11,7 @@ from pipelines.comparison.html_report import write_report
 from pipelines.comparison.run_finder import COMPARISON, KIND, RunError, RunFinder
 from pipelines.comparison.text_report import as_text, classes_file, write_cases_csv, write_classes_csv
 from pipelines.tracking.client import terminate
+from pipelines.utils.installed import COMMAND
 from pipelines.utils.passwords import hidden
 from pipelines.utils.processes import user_name
 
@@ -55,7 +56,7 @@ def _log(finder: RunFinder, comparison: Comparison, shown: Mapping[str, Sequence
             KIND: COMPARISON,
             COMPARED: compared,
             METRIC: comparison.metric,
-            "mlflow.source.name": "python -m pipelines compare",
+            "mlflow.source.name": f"{COMMAND} compare",
             "mlflow.source.type": "LOCAL",
             "mlflow.user": user_name(),
         }

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 
 from pipelines.config.errors import ConfigError
 from pipelines.utils.call_stack import running_parser
+from pipelines.utils.import_names import CLAIM
 from pipelines.utils.passwords import without_passwords
 
 # First characters of text that MONAI evaluates: expressions, references, macros.
@@ -35,6 +36,9 @@ class ExecutedConfig:
     def raw(self) -> dict[str, Any]:
         """The merged config as written, with its references and expressions, but without passwords and comments."""
         config = {key: value for key, value in self.parser.get().items() if key != "_meta_"}
+        if isinstance(config.get("imports"), list):
+            # Of a wheel alone; the training is the same as in the repository.
+            config["imports"] = [line for line in config["imports"] if line != CLAIM]
         return without_passwords(_without_comments(config))
 
     def resolved(self, key: str) -> Any:

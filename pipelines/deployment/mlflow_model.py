@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 PARAMETERS = ("precision", "overlap")
 """Of a request, as `python -m pipelines predict` takes them."""
 EXAMPLE = "input_example.json"
+# The model holds a copy of the code, in which this module has its short name.
+_MODULE = "pipelines.deployment.mlflow_model"
 _DEFAULTS: dict[str, Any] = {"precision": AUTO, "overlap": None, "channels_last": AUTO, "mirror_axes": None}
 
 
@@ -72,7 +74,7 @@ def write_model(
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
     (root / "python_env.yaml").write_text(json.dumps(environment) + "\n", encoding="utf-8")
     model = Model(signature=_signature(), saved_input_example_info=_example(root))
-    add_to_model(model, loader_module=__name__, code=".", python_env="python_env.yaml")
+    add_to_model(model, loader_module=_MODULE, code=".", python_env="python_env.yaml")
     model.save(str(root / "MLmodel"))
     return root
 

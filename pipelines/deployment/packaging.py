@@ -17,11 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.config.bundle_folders import find_bundle, known_bundles
 from pipelines.config.executed import is_evaluated, knob_names, parts
 from pipelines.config.knobs import Knob, knobs_of
 from pipelines.deployment.requirements import installed_versions, pinned_requirements
 from pipelines.inference.model_card import CardError, read_content
 from pipelines.inference.trained_model import BEST, CARD, SETTINGS, TrainedModel
+from pipelines.utils.import_names import NAMES, with_short_names
+from pipelines.utils.installed import PREFIX
 from pipelines.utils.passwords import hidden
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import UserError
@@ -39,7 +42,6 @@ CONFIGS = (
 # Packages that the Bundle Specification gives an entry of their own.
 _OWN_VERSIONS = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}
 _ROOT = "$pipelines.bundle_root()"
-CODE = ("networks", "transforms", "pipelines")
 
 
 class PackagingError(UserError, RuntimeError):
@@ -103,7 +105,7 @@ def assemble(source: Path, root: Path, models: Path, executed: Mapping[str, Any]
     (root / "docs").mkdir()
     for name in CONFIGS:
         text = (source / name).read_text(encoding="utf-8")
-        text = hidden(text).replace(f'"bundles/{source.name}"', json.dumps(_ROOT))
+        text = with_short_names(hidden(text), name).replace(f'"bundles/{source.name}"', json.dumps(_ROOT))
         (root / "configs" / name).write_text(_from_the_root(text, source), encoding="utf-8")
     _settle(root / "configs" / "train.json", models, trained, executed)
     _describe(root / "configs" / "metadata.json", trained)
@@ -146,9 +148,20 @@ def bundle_files(source: Path) -> dict[str, Path | None]:
 
 def copy_code(root: Path) -> None:
     """Copy the code that a bundle needs to its root, where `monai.bundle run` can import it, and name what that needs."""
-    for name in CODE:
-        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in NAMES:
+        shutil.copytree(
+            REPOSITORY / name,
+            root / name,
+            # `installed` is what only an installation has, see `setup.py`.
+            ignore=shutil.ignore_patterns("__pycache__", "installed"),
+            copy_function=_copy_with_short_names if PREFIX else shutil.copy2,
+        )
     (root / "requirements.txt").write_text(pinned_requirements(), encoding="utf-8")
+
+
+def _copy_with_short_names(source: str, target: str) -> None:
+    text = Path(source).read_text(encoding="utf-8")
+    Path(target).write_text(with_short_names(text, source), encoding="utf-8", newline="\n")
 
 
 def copy_model(models: Path, root: Path) -> None:
@@ -254,13 +267,14 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("dist"))
     arguments = parser.parse_args()
-    folders = sorted(path for path in (REPOSITORY / "bundles").iterdir() if (path / "train.json").is_file())
-    names = arguments.names or [path.name for path in folders if (path / "models" / BEST).is_file()]
+    trained = [name for name in known_bundles() if find_bundle(name).model.is_file()]
+    names = arguments.names or trained
     if not names:
         sys.exit("error: no folder of bundles/ has a trained model; run make train first")
     try:
         for name in names:
-            print(package(REPOSITORY / "bundles" / name, arguments.output))
+            bundle = find_bundle(name)
+            print(package(bundle.configs, arguments.output, bundle.model.parent))
     except UserError as error:
         sys.exit(f"error: {hidden(str(error))}")
 

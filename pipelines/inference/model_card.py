@@ -21,6 +21,7 @@ from pipelines.inference.card_plan import CardPlan, checked_card_plan
 from pipelines.inference.card_preprocessing import checked_preprocessing
 from pipelines.inference.card_values import CardError, mapping, matching, number, shown, text, whole
 from pipelines.inference.training_data import TrainingData, checked_training_data
+from pipelines.utils.installed import PREFIX, name_here
 from pipelines.utils.json_files import JsonError, read_json
 from transforms.preprocess import PreprocessParameters
 
@@ -210,12 +211,13 @@ def build_network(card: ModelCard, file_size: int, trusted: Iterable[str] = ()) 
 def _our_networks() -> dict[str, type[torch.nn.Module]]:
     """This project's networks by their short and long names."""
     # Imported by name, since `pipelines` otherwise gets networks only from a config and does not import `networks`.
-    package = importlib.import_module("networks")
+    package = importlib.import_module(name_here("networks"))
     found: dict[str, type[torch.nn.Module]] = {}
     for name in package.__all__:
         value = getattr(package, name)
         if isinstance(value, type) and issubclass(value, torch.nn.Module):
-            found[f"networks.{name}"] = found[f"{value.__module__}.{value.__qualname__}"] = value
+            long = f"{value.__module__}.{value.__qualname__}"
+            found[f"networks.{name}"] = found[long.removeprefix(PREFIX)] = value
     return found
 
 
@@ -229,6 +231,9 @@ def _named_by_the_user() -> set[str]:
 def _plain(definition: Mapping[str, object], where: str) -> dict[str, Any]:
     """The checked definition of a network: a `_target_`, and arguments that are plain values."""
     target = text(definition.get("_target_"), f"{where}#_target_", _LETTERS)
+    # As a config may name a network where a wheel is installed.
+    if target.startswith("segbundles.networks."):
+        target = target.removeprefix("segbundles.")
     if definition.get("_disabled_", False) is not False:
         raise CardError(f"{where}#_disabled_ is {shown(definition['_disabled_'])}")
     plain = {

@@ -36,6 +36,7 @@ from pipelines.planning.knobs import PLANNED
 from pipelines.planning.plan_file import PlanError
 from pipelines.planning.records import StepCost
 from pipelines.utils.cores import use_cores
+from pipelines.utils.installed import claim_short_names
 from pipelines.utils.resident_memory import PeakMemory
 from transforms.augmentation.on_device import augments_on_device, collate_deferred
 from transforms.utils.memory import is_out_of_memory
@@ -322,6 +323,7 @@ def _serve(stack: contextlib.ExitStack) -> None:
     _become_expendable()
     job = json.loads(sys.stdin.readline())
     use_cores()
+    claim_short_names()
     torch.set_num_threads(job["threads"])
     config = job["config"]
     if job["distributed"]:

@@ -20,6 +20,7 @@ import torch
 from pipelines.distributed.process_group import is_distributed
 from pipelines.planning.plan_file import PlanError
 from pipelines.planning.records import StepCost
+from pipelines.utils.installed import name_here
 from pipelines.utils.progress import Steps
 
 __all__ = ["StepTimer"]
@@ -113,7 +114,7 @@ class _Child:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.planning.step_process"],
+            [sys.executable, "-m", name_here("pipelines.planning.step_process")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

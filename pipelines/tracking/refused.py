@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from pipelines.tracking.records import Record
+from pipelines.utils.installed import COMMAND
 from pipelines.utils.passwords import hidden
 
 FILE = "refused.jsonl"
@@ -122,7 +123,7 @@ def incomplete(records: Iterable[Record], run: str, folder: Path) -> Iterator[st
     if refused:
         yield (
             f"MLflow refused {len(refused)} records of run {run}; they are kept in {folder} ({_on_one_line(refused)}); "
-            f"after correcting the cause, run: python -m pipelines sync {folder.parent} --refused"
+            f"after correcting the cause, run: {COMMAND} sync {folder.parent} --refused"
         )
 
 
@@ -141,5 +142,5 @@ def undelivered(uri: str, run: str, size: int, folder: Path) -> str:
     """
     return (
         f"MLflow at {hidden(uri)} does not have all records of run {run} yet: {size / 1e3:.1f} kB of records wait in "
-        f"{folder}; the next training with this spool sends them, or run: python -m pipelines sync {folder.parent}"
+        f"{folder}; the next training with this spool sends them, or run: {COMMAND} sync {folder.parent}"
     )

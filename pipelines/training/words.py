@@ -10,6 +10,7 @@ from pipelines.data.dataset_folder import DEMO
 from pipelines.inference.model_card import read_card
 from pipelines.inference.trained_model import BEST, CARD
 from pipelines.metrics.summary import Summary, summarise, table
+from pipelines.utils.installed import ROOT
 from pipelines.utils.mlflow_variables import DEFAULT_URI
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import invocation
@@ -54,6 +55,8 @@ def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str
     configs = Path(files[0]).parent if files else Path(root)
     run = "python -m monai.bundle run --config_file"
     at_home = Path(root) == (configs.parent if configs.name == "configs" else configs)
+    # As the configs of an installed bundle have it.
+    at_home |= configs.parent == ROOT / "bundles" and Path(root) == Path("bundles", configs.name)
     given = "" if at_home else f" --bundle_root {quoted(root)}"
     # Cases that another program listed lie in no folder that could be named.
     dataset = str(knobs.get("dataset_dir") or "DATASET_FOLDER")

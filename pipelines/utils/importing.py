@@ -13,6 +13,12 @@ import sys
 from collections.abc import Iterator
 
 COMMANDS = ("monai.bundle.__main__", "pipelines.__main__")
+_SCRIPTS: list[str] = []
+
+
+def this_is_a_command() -> None:
+    """Tell that this process is a command of this project, which the script that pip makes of it cannot show."""
+    _SCRIPTS.append(sys.argv[0])
 
 
 @contextlib.contextmanager
@@ -36,5 +42,5 @@ def keep_what_is_there() -> None:
     as their modules may hold open files.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is not None and spec.name in COMMANDS:
+    if _SCRIPTS or (spec is not None and spec.name in COMMANDS):
         gc.freeze()

@@ -7,13 +7,15 @@ import logging
 import threading
 from collections.abc import Iterator
 
+from pipelines.utils.installed import name_here
+
 
 @contextlib.contextmanager
 def warnings_of(*sources: str, this_thread: bool = False) -> Iterator[list[str]]:
     """Collect the warnings logged during the block, without duplicates.
 
     Args:
-        sources: names of the loggers; their child loggers are included.
+        sources: packages of ours, whose loggers and child loggers are meant.
         this_thread: only collect warnings of this thread, if other threads work on other cases.
     """
     found: list[str] = []
@@ -26,7 +28,7 @@ def warnings_of(*sources: str, this_thread: bool = False) -> Iterator[list[str]]
                 found.append(text)
 
     handler = Keep(logging.WARNING)
-    loggers = [logging.getLogger(name) for name in sources]
+    loggers = [logging.getLogger(name_here(name)) for name in sources]
     for logger in loggers:
         logger.addHandler(handler)
     try:

@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import pipelines.__main__
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Each takes between a tenth of a second and five seconds to import.
 HEAVY = {
@@ -37,7 +39,7 @@ def imported(*words: str) -> tuple[set[str], int, str]:
     return {line[-1].strip().partition(".")[0] for line in lines}, done.returncode, done.stdout + done.stderr
 
 
-COMMANDS = ("predict", "check", "convert", "plan", "crossval", "evaluate", "compare", "sync")
+COMMANDS = [command.__name__.rpartition(".")[2] for command in pipelines.__main__.COMMANDS]
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])

@@ -96,3 +96,20 @@ def test_what_the_work_leaves_is_collected_at_the_end(program, collected):
     words = [sys.executable, "-c", ENDING, program]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert set(done.stdout.splitlines()) == collected
+
+
+def test_a_script_tells_that_it_is_a_command():
+    """The script that pip makes of an entry point is no module."""
+    code = "import gc, pipelines.utils.importing as i; i.{}; i.keep_what_is_there(); print(gc.get_freeze_count())"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(call)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for call in ("COMMANDS", "this_is_a_command()")
+    ]
+    assert said[0] == "0\n"
+    assert int(said[1]) > 1000
