@@ -30,6 +30,8 @@ class Cache:
     Its name holds a digest of the weights, so that a model that was trained on never uses the export of an earlier one,
     and of the versions that wrote it.
 
+    Keep it as long as what it loads is in use.
+
     Args:
         trained: the model of the network.
         network: the network as it is used.
@@ -65,8 +67,9 @@ class Cache:
             try_folder(folder)
         except OSError as error:
             logger.info("%s cannot be written (%s): the network is exported again each time", folder, error)
-            with tempfile.TemporaryDirectory(prefix="engines-") as temporary:
-                return self._loaded(Path(temporary) / self.path.name, window, precision)
+            # Removed when this object is: the export is read again for windows of another shape.
+            self._temporary = tempfile.TemporaryDirectory(prefix="engines-", ignore_cleanup_errors=True)
+            return self._loaded(Path(self._temporary.name) / self.path.name, window, precision)
         # Processes that start together wait for the first; where there are no locks, each makes the same file.
         with waiting_for(folder / ".lock", unlocked=lambda error: None):
             return self._loaded(self.path, window, precision)

@@ -35,6 +35,8 @@ SAVED = 0.4
 """The fraction of the time that an exported network can save at best, measured in docs/inference.md, to weigh its costs."""
 EXPORT_SECONDS = {"openvino": 15.0, "onnx": 45.0}
 LOAD_SECONDS = 3.0
+ROUNDS = 4
+"""Each engine computes a window so often; the first time is a warm-up, of the others the shortest counts."""
 
 
 class Work(NamedTuple):
@@ -91,6 +93,7 @@ class Engine:
         self.used: str | None = None
         self.precision: str | None = None
         self._network: torch.nn.Module | None = None
+        self._kept: list[Cache] = []
 
     def network_for(self, network: torch.nn.Module, work: Work) -> torch.nn.Module:
         """The network that computes the windows of a case instead of `network`.
@@ -125,6 +128,7 @@ class Engine:
         if self.given is not None:
             return given_export(self.given, network, self.trained, precision)
         caches = self._caches(name, network)
+        self._kept += caches
         loaded = [cache.load(window, precision) for cache in caches]
         exported = Ensemble(loaded).eval() if isinstance(network, Ensemble) else loaded[0]
         check = self._compared(network, exported, window, precision)
@@ -155,7 +159,7 @@ class Engine:
         if not installed:
             logger.info("engine: eager, since none of %s is installed", " and ".join(EXPORTED))
             return self._decided(network, EAGER, work.precision)
-        first = _seconds(network, work.window, work.precision, 0)
+        first = _seconds(network, work.window, work.precision)
         costs = {name: self._cost(name, network) for name in installed}
         tried = [name for name in installed if first * work.windows * SAVED > costs[name]]
         if not tried:
@@ -165,22 +169,22 @@ class Engine:
                 " and ".join(installed),
             )
             return self._decided(network, EAGER, work.precision)
-        times = {EAGER: _seconds(network, work.window, work.precision)}
-        networks, precisions = {EAGER: network}, {EAGER: work.precision}
-        notes = []
+        ways, notes = {EAGER: (network, work.precision)}, []
         for name in tried:
             try:
                 precision = _precision(name, work)
-                exported = self._exported(name, network, work.window, precision)
+                ways[name] = self._exported(name, network, work.window, precision), precision
             except (EngineError, SettingError) as error:
                 notes.append(f"{name} is left out: {error}")
-                continue
-            times[name] = _seconds(exported, work.window, precision)
-            networks[name], precisions[name] = exported, precision
+        # In turn: what else the machine does changes from second to second.
+        rounds = [
+            {name: _seconds(way[0], work.window, way[1]) for name, way in ways.items()} for _ in range(ROUNDS)
+        ]
+        times = {name: min(each[name] for each in rounds[1:]) for name in ways}
         best = min(times, key=lambda name: times[name] * (WORTHWHILE if name == EAGER else 1))
         told = ", ".join(f"{seconds:.3g} s with {name}" for name, seconds in times.items())
         logger.info("engine: %s, since a window takes %s", best, "; ".join([told, *notes]))
-        return self._decided(networks[best], best, precisions[best])
+        return self._decided(ways[best][0], best, ways[best][1])
 
     def _cost(self, name: str, network: torch.nn.Module) -> float:
         """Seconds until an exported network can be timed, about."""
@@ -208,12 +212,9 @@ def _precision(name: str, work: Work) -> str:
     )
 
 
-def _seconds(network: torch.nn.Module, window: torch.Tensor, precision: str, passes: int = 3) -> float:
-    """Shortest time of a few passes over a window, or of the first one, in which kernels are made."""
-    times = []
+def _seconds(network: torch.nn.Module, window: torch.Tensor, precision: str) -> float:
+    """Of one pass over a window."""
     with torch.inference_mode(), autocast("cpu", precision):
-        for _ in range(passes + 1):
-            started = time.perf_counter()
-            network(window)
-            times.append(time.perf_counter() - started)
-    return min(times[1:] or times)
+        started = time.perf_counter()
+        network(window)
+        return time.perf_counter() - started

@@ -19,6 +19,7 @@ from pipelines.inference.engines.formats import (
     Export,
     MissingError,
     Texts,
+    one_line,
     texts_of,
     weights_digest,
 )
@@ -171,8 +172,7 @@ def checked_export(
             raise
         except Exception as error:  # exporters raise errors of many kinds
             problem = error
-    text = " ".join(str(problem).split())[:500]
-    raise EngineError(f"the network cannot be exported to {name}: {text}") from problem
+    raise EngineError(f"the network cannot be exported to {name}: {one_line(problem)}") from problem
 
 
 def plain_copy(network: torch.nn.Module) -> torch.nn.Module:

@@ -116,6 +116,11 @@ def needed(package: str, extra: str) -> Any:
         ) from error
 
 
+def one_line(error: BaseException | None) -> str:
+    """What an error of a library says, as a part of a sentence."""
+    return " ".join(str(error).split())[:300]
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps back what exporters say of themselves; what goes wrong is raised."""

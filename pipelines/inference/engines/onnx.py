@@ -17,6 +17,7 @@ from pipelines.inference.engines.formats import (
     Export,
     Texts,
     needed,
+    one_line,
     quiet,
     read_texts,
 )
@@ -80,7 +81,7 @@ def load(path: Path, precision: str = "fp32") -> tuple[torch.nn.Module, Export]:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # each version has its own kinds of errors
         raise EngineError(
-            f"{path} cannot be opened by ONNX Runtime ({str(error)[:300]}); export it again"
+            f"{path} cannot be opened by ONNX Runtime ({one_line(error)}); export it again"
         ) from error
     return OnnxNetwork(session), read_texts(session.get_modelmeta().custom_metadata_map, path)
 

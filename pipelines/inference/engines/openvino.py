@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from pipelines.inference.engines.formats import (
     Export,
     Texts,
     needed,
+    one_line,
     quiet,
     read_texts,
 )
@@ -76,8 +80,9 @@ def load(path: Path, precision: str = "fp32") -> tuple[torch.nn.Module, Export]:
     """
     openvino = needed(RUNTIME, EXTRA)
     core = openvino.Core()
+    file = path if path.suffix == ".xml" else path / MODEL
     try:
-        model = core.read_model(path if path.suffix == ".xml" else path / MODEL)
+        model = core.read_model(file)
         texts = {
             key: model.get_rt_info([_SECTION, key]).astype(str)
             for key in (CARD_KEY, EXPORT_KEY)
@@ -85,20 +90,25 @@ def load(path: Path, precision: str = "fp32") -> tuple[torch.nn.Module, Export]:
         }
     except Exception as error:  # OpenVINO raises RuntimeError and others
         raise EngineError(
-            f"{path} cannot be opened by OpenVINO ({str(error)[:300]}); export it again"
+            f"{path} cannot be opened by OpenVINO ({one_line(error)}); export it again"
         ) from error
-    return OpenvinoNetwork(core, model, precision), read_texts(texts, path)
+    return OpenvinoNetwork(core, file, model, precision), read_texts(texts, path)
 
 
 class OpenvinoNetwork(torch.nn.Module):
     """A model of OpenVINO as a network: windows (N, C, *window) to logits (N, classes, *window), on the CPU.
 
-    It is compiled for each shape of windows, of which a prediction has one or two: with a free size it is slower.
+    It is compiled for each shape of windows, of which a prediction has one or two, since with a free size it is slower.
+    OpenVINO can end the whole process where it does not support a network or processor, so each is first tried in another
+    one; where that one ends, sizes stay free.
+
+    Raises:
+        EngineError: OpenVINO cannot run the network here.
     """
 
-    def __init__(self, core: Any, model: Any, precision: str) -> None:
+    def __init__(self, core: Any, path: Path, model: Any, precision: str) -> None:
         super().__init__()
-        self._core, self._model = core, model
+        self._core, self._path, self._model = core, path, model
         self._settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -109,9 +119,47 @@ class OpenvinoNetwork(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         given = np.ascontiguousarray(x.float().numpy())
         if given.shape not in self._requests:
-            model = self._model.clone()
-            model.reshape(list(given.shape))
-            compiled = self._core.compile_model(model, "CPU", self._settings)
-            self._requests[given.shape] = compiled.create_infer_request()
+            self._requests[given.shape] = self._request(given.shape)
         # A copy: the memory of the request is written again by the next windows.
         return torch.from_numpy(np.array(self._requests[given.shape].infer({0: given})[0]))
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        said = ""
+        for fixed in (True, False):
+            said = self._tried(shape, fixed)
+            if not said:
+                model = self._model.clone()
+                if fixed:
+                    model.reshape(list(shape))
+                return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        raise EngineError(
+            f"OpenVINO cannot run {self._path} for windows of {shape} on this processor: {said}"
+        )
+
+    def _tried(self, shape: tuple[int, ...], fixed: bool) -> str:
+        """What is wrong in a process that runs one window; empty if nothing is."""
+        task = {"path": str(self._path), "shape": shape, "fixed": fixed, "settings": self._settings}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _TRIAL, json.dumps(task)],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        if done.returncode == 0:
+            return ""
+        lines = done.stderr.strip().splitlines()
+        return lines[-1][:300] if lines else f"a process that tried it ended with status {done.returncode}"
+
+
+# With nothing of this project: a process that starts in a second.
+_TRIAL = """
+import json, sys
+import numpy, openvino
+task = json.loads(sys.argv[1])
+core = openvino.Core()
+model = core.read_model(task["path"])
+if task["fixed"]:
+    model.reshape(task["shape"])
+request = core.compile_model(model, "CPU", task["settings"]).create_infer_request()
+request.infer({0: numpy.zeros(task["shape"], numpy.float32)})
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from monai.data import load_net_with_metadata, save_net_with_metadata
+from monai.data import save_net_with_metadata
 
 from pipelines.inference.engines.formats import CARD_KEY, EXPORT_KEY, SIZES, Export, Texts, quiet, read_texts
 
@@ -34,6 +34,7 @@ def load(path: Path, precision: str = "fp32") -> tuple[torch.nn.Module, Export]:
     Raises:
         EngineError: it says nothing of itself.
     """
-    network, _, extra = load_net_with_metadata(str(path), more_extra_files=(CARD_KEY, EXPORT_KEY))
+    extra = {CARD_KEY: "", EXPORT_KEY: ""}
+    network = torch.jit.load(str(path), _extra_files=extra)
     texts = {name: value.decode() if isinstance(value, bytes) else value for name, value in extra.items()}
     return network, read_texts(texts, path)
