@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from pipelines.inference.engines import onnx, openvino
-from pipelines.inference.engines.export import FORMATS, checked_export
-from pipelines.inference.engines.formats import FORMAT, EngineError, Export, weights_digest
+from pipelines.inference.engines.export import FORMATS, checked_export, format_of
+from pipelines.inference.engines.formats import FORMAT, EngineError, weights_digest
 from pipelines.inference.trained_model import TrainedModel
 from pipelines.utils.locks import waiting_for
 from transforms.utils.files import try_folder
@@ -102,25 +102,24 @@ class Cache:
 
 def given_export(
     path: Path, network: torch.nn.Module, trained: TrainedModel, precision: str
-) -> torch.nn.Module:
-    """The network of an export that the user named.
+) -> tuple[torch.nn.Module, str]:
+    """The network of an export that the user named, and the number format in which it computes.
 
     Args:
         path: a file `.onnx`, or the folder or `model.xml` of OpenVINO.
         network, trained: what it must be an export of.
-        precision: in which it computes.
+        precision: in which it computes, apart from convolutions in 8 bits.
 
     Raises:
         EngineError: it cannot be opened, or is an export of other weights.
     """
-    loaded: tuple[torch.nn.Module, Export] = FORMATS[format_for_engine(path)].load(path, precision)
-    exported, export = loaded
+    exported, export = FORMATS[format_for_engine(path)].load(path, precision)
     if export.weights != weights_digest(network, trained.card["network"]):
         raise EngineError(
             f"{path} is an export of other weights than {trained.path}; export that again with: python -m pipelines "
             f"export {trained.path}"
         )
-    return exported
+    return exported, "int8" if export.int8 else precision
 
 
 def format_for_engine(path: Path) -> str:
@@ -129,8 +128,6 @@ def format_for_engine(path: Path) -> str:
     Raises:
         EngineError: it is an export of another format.
     """
-    from pipelines.inference.engines.export import format_of
-
     name = format_of(path)
     if name not in ("onnx", "openvino"):
         raise EngineError(f"{path}: predictions run exports to onnx and openvino, not to {name}")

@@ -69,7 +69,7 @@ class Engine:
 
     Attributes:
         used: what was taken, one of `ENGINES`, for reports; None before the first case.
-        precision: in which that computes; None before the first case.
+        precision: in which that computes, "int8" where convolutions have 8 bits; None before the first case.
 
     Raises:
         SettingError: there is no such engine.
@@ -112,10 +112,12 @@ class Engine:
             return self._decided(compiled, COMPILE, work.precision)  # type: ignore[arg-type]
         if self.name == AUTO:
             return self._fastest(network, work)
-        name = self.name if self.given is None else format_for_engine(self.given)
-        precision = _precision(name, work)
-        exported = self._exported(name, network, work.window, precision)
-        return self._decided(exported, name, precision)
+        if self.given is not None:
+            name = format_for_engine(self.given)
+            exported, precision = given_export(self.given, network, self.trained, _precision(name, work))
+            return self._decided(exported, name, precision)
+        precision = _precision(self.name, work)
+        return self._decided(self._exported(self.name, network, work.window, precision), self.name, precision)
 
     def _decided(self, network: torch.nn.Module, name: str, precision: str) -> torch.nn.Module:
         self._network, self.used, self.precision = network, name, precision
@@ -125,8 +127,6 @@ class Engine:
         self, name: str, network: torch.nn.Module, window: torch.Tensor, precision: str
     ) -> torch.nn.Module:
         """The exported network, or an ensemble of exported networks, after a comparison on the window."""
-        if self.given is not None:
-            return given_export(self.given, network, self.trained, precision)
         caches = self._caches(name, network)
         self._kept += caches
         loaded = [cache.load(window, precision) for cache in caches]

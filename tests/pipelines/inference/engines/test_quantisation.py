@@ -4,15 +4,31 @@ import pytest
 import torch
 
 from pipelines.inference.engines import onnx
+from pipelines.inference.engines.cache import given_export
 from pipelines.inference.engines.formats import EngineError
 from pipelines.inference.engines.quantisation import export_int8
 
 pytest.importorskip("onnxruntime")
 
 
-def test_convolutions_become_8_bits(r2unet, tmp_path):
+class Convolutions(torch.nn.Module):
+    """Few, as they take seconds each."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 3, padding=1)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_convolutions_become_8_bits(r2unet, tmp_path, monkeypatch):
     import onnx as package
 
+    monkeypatch.setattr(r2unet, "network", Convolutions().eval())
     generator = torch.Generator().manual_seed(0)
     windows = [torch.randn(1, 1, 16, 16, generator=generator) for _ in range(4)]
     path = tmp_path / "model_int8.onnx"
@@ -27,6 +43,7 @@ def test_convolutions_become_8_bits(r2unet, tmp_path):
     assert export.int8
     assert export.card["labels"] == r2unet.card["labels"]
     assert network(torch.cat(windows[:3])).shape == (3, 3, 16, 16)
+    assert given_export(path, r2unet.network, r2unet, "fp32")[1] == "int8"
 
 
 def test_one_window_is_not_enough(r2unet, tmp_path):
