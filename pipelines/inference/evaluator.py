@@ -296,8 +296,10 @@ class SegEvaluator(SupervisedEvaluator):
         }
 
     def _engines_network(self, item: PreparedCase) -> torch.nn.Module:
-        if self.engine is None or not isinstance(self.inferer, SlidingWindow):
+        if self.engine is None or self.engine.name == EAGER or not isinstance(self.inferer, SlidingWindow):
             return self.network
+        if self.engine.network is not None:
+            return self.engine.network
         # A window of the middle: whatever has to be measured or checked is done with it.
         window = self.inferer.some_windows(item["image"], 1, item.get("padding"))[0]
         # As if all cases were like this one.

@@ -69,6 +69,7 @@ class Engine:
 
     Attributes:
         used: what was taken, one of `ENGINES`, for reports; None before the first case.
+        network: which computes the windows instead of that of the model; None before the first case.
         precision: in which that computes, "int8" where convolutions have 8 bits; None before the first case.
 
     Raises:
@@ -92,7 +93,7 @@ class Engine:
             format_for_engine(self.given)
         self.used: str | None = None
         self.precision: str | None = None
-        self._network: torch.nn.Module | None = None
+        self.network: torch.nn.Module | None = None
         self._kept: list[Cache] = []
 
     def network_for(self, network: torch.nn.Module, work: Work) -> torch.nn.Module:
@@ -102,8 +103,8 @@ class Engine:
             SettingError: the engine cannot compute on the device or in the precision that were asked for.
             EngineError: the network cannot be exported, or the export computes something else.
         """
-        if self._network is not None:
-            return self._network
+        if self.network is not None:
+            return self.network
         if self.name == EAGER:
             return self._decided(network, EAGER, work.precision)
         if self.name == COMPILE:
@@ -120,7 +121,7 @@ class Engine:
         return self._decided(self._exported(self.name, network, work.window, precision), self.name, precision)
 
     def _decided(self, network: torch.nn.Module, name: str, precision: str) -> torch.nn.Module:
-        self._network, self.used, self.precision = network, name, precision
+        self.network, self.used, self.precision = network, name, precision
         return network
 
     def _exported(
