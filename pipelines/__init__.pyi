@@ -21,6 +21,7 @@ from .distributed.process_group import start_distributed as start_distributed
 from .distributed.process_group import stop_distributed as stop_distributed
 from .evaluation.model_evaluation import Evaluation as Evaluation
 from .evaluation.model_evaluation import labelled as labelled
+from .inference.engines.engine import Engine as Engine
 from .inference.ensemble import Ensemble as Ensemble
 from .inference.ensemble import TrainedEnsemble as TrainedEnsemble
 from .inference.ensemble import trained_model as trained_model

@@ -15,6 +15,7 @@ from pipelines.cli import (
     convert,
     crossval,
     evaluate,
+    export,
     plan,
     predict,
     sync,
@@ -35,6 +36,7 @@ COMMANDS = (
     evaluate,
     compare,
     sync,
+    export,
     bundle,
     completion,
 )

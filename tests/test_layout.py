@@ -96,6 +96,7 @@ TESTED_IN = {
     "pipelines.cli.completion": "e2e/test_installed.py",
     "pipelines.cli.convert": "pipelines/data/conversion/test_convert.py",
     "pipelines.cli.evaluate": "e2e/test_evaluate.py",
+    "pipelines.cli.export": "pipelines/inference/engines/test_command.py",
     "pipelines.cli.crossval": "e2e/test_crossval.py",
     "pipelines.cli.plan": "e2e/test_plan.py",
     "pipelines.cli.predict": "e2e/test_predict.py",

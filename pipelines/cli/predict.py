@@ -70,6 +70,12 @@ def add_parser(commands: Any) -> None:
         help="number format in which the network computes; auto (default) selects the fastest on this machine",
     )
     parser.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="what computes the windows: eager (default), compile, onnx, openvino, the fastest of these (auto), or an"
+        " exported network (docs/inference.md)",
+    )
+    parser.add_argument(
         "--overlap",
         type=_fraction,
         metavar="FRACTION",
@@ -138,6 +144,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         "overwrite": arguments.overwrite or None,
         "device": f"$torch.device({arguments.device!r})" if arguments.device else None,
         "precision": arguments.precision,
+        "engine": _as_literal(arguments.engine) if arguments.engine else None,
         "overlap": arguments.overlap,
         "mirror_axes": arguments.mirror,
         "largest_component": arguments.keep_largest,

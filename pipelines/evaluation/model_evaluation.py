@@ -146,6 +146,8 @@ class Evaluation:
                 histograms=self.evaluator.state.histograms,
             )
             confusion = self.evaluator.state.confusion.numpy()
+            computed = self.evaluator.computed
+            self.mlflow.tracking.tags({f"computed.{name}": value for name, value in computed.items()})
             self.mlflow.end(self.output_dir, cases, summary, pictures, confusion, pooled)
             pixels = [] if pooled is None else ["", "pixels of all cases together:", pooled_table(pooled)]
             places = ["", f"per case and class: {self.output_dir / METRICS_CSV}", f"page: {page}", ""]
@@ -166,6 +168,8 @@ class Evaluation:
             "dataset": f"{self.data.name}, {self.split}",
             "model": f"sha256 {card['sha256'][:12]}, epoch {card.get('epoch')}, MLflow run {card.get('run_id')}",
         }
+        computed = self.evaluator.computed
+        facts["computed"] = f"by {computed['engine']} in {computed['precision']} on {computed['device']}"
         cases = self.evaluator.state.cases
         fields = [case["field_of_view"] for case in cases if "field_of_view" in case]
         if fields:

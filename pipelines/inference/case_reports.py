@@ -85,7 +85,7 @@ class CaseReport(TypedDict):
         run: id of the prediction run that wrote the report.
         notices: warnings while the image was read.
         versions: software versions.
-        computed: device, and the precision that "auto" was resolved to.
+        computed: device, and the engine and precision that "auto" was resolved to.
         volumes: volumes of the structures by name.
         confidence: expected Dice of the structures by name; None if the structure is absent.
         surface_entropy: mean entropy of the probabilities at the surface of the structures, in bits.

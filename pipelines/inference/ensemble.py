@@ -62,6 +62,7 @@ class TrainedEnsemble(TrainedModel):
                         f"{path} has the {what} {one}, but {paths[0]} has {other}; only models of the same "
                         "labels, preprocessing and patch size make an ensemble"
                     )
+        self.path, self.members = first.path, members
         self.labels, self.regions = first.labels, first.regions
         self.preprocess = first.preprocess
         self.patch_size = first.patch_size

@@ -17,6 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from pipelines.config.errors import problem
 from pipelines.data.cases import UnreadableCase
 from pipelines.inference.confidence import CaseConfidence, Confidence
+from pipelines.inference.engines.engine import EAGER, Engine, Work
 from pipelines.inference.ensemble import Ensemble
 from pipelines.inference.pass_agreement import PassAgreement
 from pipelines.inference.precision import AUTO, autocast, resolve_precision
@@ -89,6 +90,8 @@ class SegEvaluator(SupervisedEvaluator):
             probabilities of all classes on the grid of the file are then in memory. `state.histograms` holds the
             pixels of all cases, int64 (structures, 2, bins), or None.
         confidence_factors: what that is multiplied by, of a trained model its `confidence_factors`.
+        engine: what computes the windows; None is torch. The attribute `computed` says which engine that was, and the
+            precision in which it computes.
 
     Raises:
         SettingError: a tolerance is not a positive number, or is not given for every class; `centerlines` names an
@@ -113,6 +116,7 @@ class SegEvaluator(SupervisedEvaluator):
         regions: Mapping[str, Sequence[int]] | None = None,
         curves: bool | str = False,
         centerlines: Sequence[str] | str | None = None,
+        engine: Engine | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -130,6 +134,7 @@ class SegEvaluator(SupervisedEvaluator):
         self.structures = structures_of(dict(enumerate(self.class_names, start=1)), regions)
         self.asked_precision = precision
         self.precision = resolve_precision(precision, device)
+        self.engine = engine
         self.on_prediction = on_prediction
         self.surface_tolerance = (
             None if surface_tolerance is None else require_tolerance(surface_tolerance, list(self.structures))
@@ -248,13 +253,14 @@ class SegEvaluator(SupervisedEvaluator):
         sure = Confidence(classes, axis) if confidence else None
         restorer = Restorer(geometry, classes, axis, probabilities, None if sure is None else sure.add)
         self.network.eval()
+        network = self._engines_network(item)
         agreement = PassAgreement(classes) if confidence and self._passes > 1 else None
         with (
             torch.inference_mode(),
             autocast(self.state.device, self.precision),
-            contextlib.nullcontext() if agreement is None else agreement.listening(self.network),
+            contextlib.nullcontext() if agreement is None else agreement.listening(network),
         ):
-            for rows in self._rows(item, restorer.axis, restorer.needs_softmax, agreement):
+            for rows in self._rows(item, network, restorer.axis, restorer.needs_softmax, agreement):
                 if len(rows) != classes:
                     hint = "; the background needs an output channel too" if len(rows) == 1 else ""
                     raise SettingError(
@@ -278,16 +284,44 @@ class SegEvaluator(SupervisedEvaluator):
         members = len(self.network.networks) if isinstance(self.network, Ensemble) else 1
         return members * 2 ** len(self.inferer.mirror_axes)
 
+    @property
+    def computed(self) -> dict[str, str]:
+        """Device, engine and precision of the predictions so far, for reports."""
+        used = None if self.engine is None else self.engine.used
+        precision = None if self.engine is None else self.engine.precision
+        return {
+            "device": str(self.state.device),
+            "engine": used or EAGER,
+            "precision": precision or self.precision,
+        }
+
+    def _engines_network(self, item: PreparedCase) -> torch.nn.Module:
+        if self.engine is None or self.engine.name == EAGER or not isinstance(self.inferer, SlidingWindow):
+            return self.network
+        if self.engine.network is not None:
+            return self.engine.network
+        # A window of the middle: whatever has to be measured or checked is done with it.
+        window = self.inferer.some_windows(item["image"], 1, item.get("padding"))[0]
+        # As if all cases were like this one.
+        passes = self.inferer.passes(item["image"]) * max(1, len(self.data_loader))  # type: ignore[arg-type]
+        device = torch.device(self.state.device)
+        return self.engine.network_for(
+            self.network, Work(window, passes, device, self.asked_precision, self.precision)
+        )
+
     def _rows(
-        self, item: PreparedCase, axis: int, normalise: bool, agreement: PassAgreement | None
+        self,
+        item: PreparedCase,
+        network: torch.nn.Module,
+        axis: int,
+        normalise: bool,
+        agreement: PassAgreement | None,
     ) -> Iterator[torch.Tensor]:
         if isinstance(self.inferer, SlidingWindow):
             # A volume smaller than the window is padded with the same value as in training.
             cval = item.get("padding")
-            return self.inferer.rows(
-                item["image"], self.network, axis, normalise, cval=cval, agreement=agreement
-            )
-        return iter(self.inferer(item["image"].to(self.state.device), self.network))
+            return self.inferer.rows(item["image"], network, axis, normalise, cval=cval, agreement=agreement)
+        return iter(self.inferer(item["image"].to(self.state.device), network))
 
     def _iteration(self, engine: SegEvaluator, batchdata: PreparedCase | UnreadableCase) -> dict:  # type: ignore[override]
         if "problem" in batchdata:  # the case could not be read, see `VolumeDataset`

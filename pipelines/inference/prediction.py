@@ -252,7 +252,7 @@ class Prediction:
             "notices": [],
             "input": {"path": os.path.abspath(first_image(case))},
             "versions": versions("segbundles", "torch", "monai", "numpy"),
-            "computed": {"device": str(self.evaluator.state.device), "precision": self.evaluator.precision},
+            "computed": self.evaluator.computed,
         }
         try:
             loaded, wanted = load()
@@ -261,6 +261,7 @@ class Prediction:
             found = self.evaluator.segment(loaded.item, self.outputs.probabilities)
             labels = self.postprocess(found.labels, self.outputs.labels)
             predicted = time.perf_counter() - started
+            report["computed"] = self.evaluator.computed
             classes = measure(labels, self.outputs.labels)
             regions = self.outputs.regions
             report["volumes"] = measure(labels, self.outputs.labels, regions) if regions else classes

@@ -182,7 +182,7 @@ class SlidingWindow(Inferer):
         if inputs.shape[0] != 1:
             raise SettingError(f"rows() takes one volume at a time, not a batch of {inputs.shape[0]}")
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plan = Plan(volume.shape[2:], self.roi_size, self.overlap, self.mode, self.sigma_scale, axis)
+        plan = self._plan(volume, axis)
         batches = Batches(
             plan,
             volume,
@@ -208,6 +208,29 @@ class SlidingWindow(Inferer):
             del logits
         assert slab is not None
         yield from slab.up_to(None)
+
+    def passes(self, inputs: torch.Tensor) -> int:
+        """How many windows of a volume (1, C, *spatial) go through the network, mirrored ones counted."""
+        return len(self._plan(inputs, None).windows) * 2 ** len(self.mirror_axes)
+
+    def some_windows(
+        self, inputs: torch.Tensor, count: int, cval: float | Sequence[float] | None = None
+    ) -> list[torch.Tensor]:
+        """Up to `count` windows of a volume (1, C, *spatial) as the network gets them, spread evenly around its middle.
+
+        Args:
+            inputs, cval: see `rows`.
+        """
+        volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        plan = self._plan(volume, None)
+        padded = plan.padding(volume, self.padding_mode, self.cval if cval is None else cval)
+        total = len(plan.windows)
+        chosen = sorted({int((number + 0.5) * total / count) for number in range(count)})
+        found = [plan.cut(padded[0], plan.windows[index])[None] for index in chosen]
+        return [window.squeeze(-1) for window in found] if plan.flat else found
+
+    def _plan(self, volume: torch.Tensor, axis: int | None) -> Plan:
+        return Plan(volume.shape[2:], self.roi_size, self.overlap, self.mode, self.sigma_scale, axis)
 
 
 def _device_of(network: Network) -> torch.device | None:

@@ -43,6 +43,8 @@ class TrainedModel:
         trusted: further networks that the description may name, see `model_card.build_network`.
 
     Attributes:
+        path: of its weights; of an ensemble, those of its first model.
+        members: the models of an ensemble, otherwise the model alone.
         network: the network with its weights, in evaluation mode, on the CPU.
         preprocess: the preprocessing with which it was trained.
         labels: names of the classes by class id, background included.
@@ -61,7 +63,8 @@ class TrainedModel:
     postprocessing: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: str | os.PathLike, trusted: Iterable[str] = ()) -> None:
-        path = Path(path)
+        self.path = path = Path(path)
+        self.members: list[TrainedModel] = [self]
         beside = path.with_suffix(".json")
         for file in (path, beside):
             if not file.is_file():

@@ -108,6 +108,21 @@ class Plan:
         """Number of windows in a row."""
         return len(self.windows) // len({window.start[self.axis] for window in self.windows})
 
+    def padding(self, volume: torch.Tensor, mode: str, value: float | Sequence[float]) -> torch.Tensor:
+        """A volume (1, C, *shape) with the margin in which windows lie (1, C, *padded).
+
+        Args:
+            mode, value: see `SlidingWindow`.
+        """
+        axes = zip(reversed(self.before), reversed(self.padded), reversed(self.shape), strict=True)
+        pad = [n for before, padded, size in axes for n in (before, padded - size - before)]
+        return _padded(volume, pad, mode, value) if any(pad) else volume
+
+    def cut(self, volume: torch.Tensor, window: Window) -> torch.Tensor:
+        """The voxels of a window (C, *roi) in a padded volume (C, *padded)."""
+        at = (slice(start, start + size) for start, size in zip(window.start, self.roi, strict=True))
+        return volume[(slice(None), *at)]
+
 
 class Batches:
     """Computes the logits (classes, *roi) of the windows of a plan, in the order of the plan.
@@ -146,15 +161,7 @@ class Batches:
         self.plan, self.network, self.device = plan, network, device
         self.agreement = agreement
         self.mirror_axes, self.blending, self.progress = tuple(mirror_axes), blending, progress
-        pad = [
-            n
-            for b, p, s in zip(
-                reversed(plan.before), reversed(plan.padded), reversed(plan.shape), strict=True
-            )
-            for n in (b, p - s - b)
-        ]
-        if any(pad):
-            volume = _padded(volume, pad, padding_mode, cval)
+        volume = plan.padding(volume, padding_mode, cval)
         self._came_from_host = device.type == "cuda" and volume.device.type == "cpu"
         if self._came_from_host and volume.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
             volume = volume.to(device)
@@ -279,12 +286,7 @@ class Batches:
 
     def _gather(self, windows: list[Window]) -> torch.Tensor:
         """Windows (N, C, *roi) on the device."""
-        views = [
-            self.volume[
-                (slice(None), *(slice(a, a + n) for a, n in zip(w.start, self.plan.roi, strict=True)))
-            ]
-            for w in windows
-        ]
+        views = [self.plan.cut(self.volume, window) for window in windows]
         if self.device.type == "cuda" and self.volume.device.type == "cpu":
             staged = torch.empty((len(views), *views[0].shape), dtype=self.volume.dtype, pin_memory=True)
             for target, view in zip(staged, views, strict=True):

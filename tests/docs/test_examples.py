@@ -15,6 +15,7 @@ WITH_EXAMPLES = sorted(name for name, path in MODULES.items() if ">>>" in path.r
 
 # What is of use only within the run of a bundle, with a trained model or a dataset: docs/python.md shows most of it.
 WITHOUT = {
+    "Engine",
     "Evaluation",
     "PatchDataset",
     "Prediction",

@@ -109,6 +109,21 @@ def test_both_commands_are_one(model, command, tmp_path, capsys):
     )
 
 
+def test_an_exported_network_in_place_of_torch(model, command, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    images, (case,) = cohort(tmp_path, 1)
+    out = tmp_path / "out"
+    assert command(images, out, "--engine", "onnx", "--precision", "fp32") == 0
+    assert is_right(out, case)
+    assert report(out, "ct00")["computed"] == {"device": "cpu", "engine": "onnx", "precision": "fp32"}
+    assert report(out, "ct00")["settings"]["engine"] == "onnx"
+    (export,) = (model.parent / "engines").glob("*.onnx")
+    assert command(images, out, "--engine", export, "--precision", "fp32") == 0
+    assert is_right(out, case)
+    assert command(images, out, "--engine", "fast") == 2
+    assert "there is no engine and no exported network 'fast'" in capsys.readouterr().err
+
+
 def test_dicom_in_and_everything_out(command, tmp_path):
     label = write_dicom(tmp_path / "patient")
     out = tmp_path / "patient" / "results"

@@ -1,0 +1,1 @@
+"""Exports of trained networks, and the engines that run them in a prediction."""
