@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pipelines.cli import check, compare, convert, crossval, evaluate, plan, predict, sync
+from pipelines.cli import check, compare, convert, crossval, evaluate, node, plan, predict, sync
 from pipelines.utils.terminal import take_every_character
 from transforms.errors import FAILED, UserError
 
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pipelines", description="Segment CT images and evaluate the results."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (predict, check, convert, plan, crossval, evaluate, compare, sync):
+    for command in (predict, check, convert, plan, crossval, evaluate, compare, node, sync):
         command.add_parser(commands)
     return parser
 

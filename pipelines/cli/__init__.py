@@ -1,1 +1,1 @@
-"""python -m pipelines: predict, check, evaluate, compare, sync."""
+"""The commands of `python -m pipelines`, one file each."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.options import EXIT, add_reading
-from pipelines.utils.importing import gc_paused
 from transforms.errors import DONE
 
 
@@ -103,36 +102,21 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Predict and return the exit status."""
     # Only a prediction waits for these, not the --help of any command.
-    import logging
+    from pipelines.inference.bundle_inference import as_literal, run_inference
 
-    from pipelines.utils.json_files import JsonError, read_json
-
-    bundle = Path(arguments.bundle)
-    folders = [folder for folder in (bundle, bundle / "configs") if (folder / "inference.json").is_file()]
     # Wrong paths are reported here, before torch and MONAI take seconds to load.
-    if not folders:
-        parser.error(
-            f"{bundle} is not a bundle (it has no inference.json); give a bundle folder such as --bundle bundles/r2unet"
-        )
     for path in arguments.input:
         if not os.path.exists(path):
             parser.error(f"{path[:300]} does not exist")
-    try:
-        read_json(folders[0] / "inference.json")
-    except JsonError as error:
-        parser.error(f"{folders[0] / 'inference.json'}: {error}")
+    config, models = chosen_model(arguments, parser)
     if Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; give a folder to --output")
-    models = arguments.model.split(",") if arguments.model else [str(bundle / "models" / "model.pt")]
-    for model in models:
-        if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
-            parser.error(f"there is no trained model at {model}; train one first, or give one with --model")
-    inputs = [_as_literal(path) for path in arguments.input]
+    inputs = [as_literal(path) for path in arguments.input]
     settings: dict[str, Any] = {
-        "bundle_root": _as_literal(bundle),
+        "bundle_root": as_literal(arguments.bundle),
         "input": inputs[0] if len(inputs) == 1 else inputs,
-        "output": _as_literal(arguments.output),
-        "model": _as_literal(models[0]) if len(models) == 1 else [_as_literal(model) for model in models],
+        "output": as_literal(arguments.output),
+        "model": as_literal(models[0]) if len(models) == 1 else [as_literal(model) for model in models],
         "series": arguments.series,
         "allow": arguments.allow,
         "split": arguments.split,
@@ -148,21 +132,32 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         "fill_holes": arguments.fill_holes,
         "min_volume_ml": arguments.min_volume,
     }
-    with gc_paused():
-        from monai.bundle import ConfigWorkflow
-
-        import pipelines.inference.prediction  # noqa: F401
-
-    logging.getLogger("monai.bundle").setLevel(logging.WARNING)
-    workflow = ConfigWorkflow(
-        config_file=str(folders[0] / "inference.json"),
-        workflow_type="inference",
-        **{key: value for key, value in settings.items() if value is not None},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    run_inference(config, settings)
     return DONE
+
+
+def chosen_model(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[Path, list[str]]:
+    """The `inference.json` of --bundle and the models of --model, or that of the bundle; a mistake ends the command."""
+    from pipelines.inference.bundle_inference import inference_config
+    from pipelines.utils.json_files import JsonError, read_json
+
+    config = inference_config(arguments.bundle)
+    if config is None:
+        parser.error(
+            f"{arguments.bundle} is not a bundle (it has no inference.json); give a bundle folder such as --bundle"
+            " bundles/r2unet"
+        )
+    try:
+        read_json(config)
+    except JsonError as error:
+        parser.error(f"{config}: {error}")
+    models = (
+        arguments.model.split(",") if arguments.model else [str(Path(arguments.bundle, "models", "model.pt"))]
+    )
+    for model in models:
+        if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
+            parser.error(f"there is no trained model at {model}; train one first, or give one with --model")
+    return config, models
 
 
 def _fraction(text: str) -> float:
@@ -188,9 +183,3 @@ def _axes(text: str) -> list[int]:
             f"{text} is not a list of axes; give one or more of 0,1,2, each once, or none"
         )
     return axes
-
-
-def _as_literal(path: str | os.PathLike) -> str:
-    """The path in a form that MONAI does not read as an expression ($), a reference (@) or a macro (%)."""
-    text = os.fspath(path)
-    return os.path.join(".", text) if text.startswith(("$", "@", "%")) else text

@@ -37,7 +37,7 @@ def imported(*words: str) -> tuple[set[str], int, str]:
     return {line[-1].strip().partition(".")[0] for line in lines}, done.returncode, done.stdout + done.stderr
 
 
-COMMANDS = ("predict", "check", "convert", "plan", "crossval", "evaluate", "compare", "sync")
+COMMANDS = ("predict", "check", "convert", "plan", "crossval", "evaluate", "compare", "sync", "node")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
