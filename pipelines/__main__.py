@@ -40,9 +40,8 @@ def _parser() -> argparse.ArgumentParser:
 def report_error(error: Exception) -> int:
     """Print an error, in one sentence if it is a known one, and return its exit status."""
     # Only what fails waits for these: they take as long as all that --help needs of the project.
-    import traceback
-
-    from pipelines.config.errors import DEBUG, user_error
+    from pipelines.config.errors import DEBUG, traceback_of, user_error
+    from pipelines.utils.anonymity import told
     from pipelines.utils.passwords import hidden
 
     known = user_error(error)
@@ -52,10 +51,10 @@ def report_error(error: Exception) -> int:
             f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else error.strerror
         )
     if known is None or os.environ.get(DEBUG):
-        print(hidden("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        print(traceback_of(error), end="", file=sys.stderr)
     if known is None:
         return FAILED
-    print(f"error: {hidden(str(known))}", file=sys.stderr)
+    print(f"error: {hidden(told(known))}", file=sys.stderr)
     return known.exit_status
 
 

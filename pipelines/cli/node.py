@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pipelines.cli.options import add_anonymous
 from pipelines.cli.predict import chosen_model
 from transforms.errors import DONE
 
@@ -46,6 +47,7 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="irregularities of a DICOM series to accept: missing-slices, uneven-spacing (docs/dicom.md)",
     )
+    add_anonymous(parser)
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     network = parser.add_argument_group("network")
     network.add_argument(
@@ -150,6 +152,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         "model": as_literal(models[0]) if len(models) == 1 else [as_literal(model) for model in models],
         "formats": arguments.format,
         "allow": arguments.allow,
+        "anonymous": arguments.anonymous or None,
         "device": f"$torch.device({arguments.device!r})" if arguments.device else None,
     }
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
@@ -157,10 +160,11 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     queue = Queue(arguments.queue, int(arguments.max_disk * 1e9), arguments.silence, arguments.after_release)
     node = Node(
         queue,
-        Listener(queue, title, accept, limits, tls),
+        Listener(queue, title, accept, limits, tls, quiet=arguments.anonymous),
         Worker(config, settings),
         Sender(destination, title, limits, tls) if destination is not None else None,
         arguments.output,
+        quiet=arguments.anonymous,
         first_wait=arguments.retry,
     )
     node.run(arguments.host, arguments.port)

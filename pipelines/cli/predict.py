@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.options import EXIT, add_reading
+from pipelines.cli.options import EXIT, add_anonymous, add_reading
 from transforms.errors import DONE
 
 
@@ -97,6 +97,7 @@ def add_parser(commands: Any) -> None:
         metavar="ML",
         help="remove connected components smaller than this volume in ml",
     )
+    add_anonymous(parser)
 
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -109,6 +110,11 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         if not os.path.exists(path):
             parser.error(f"{path[:300]} does not exist")
     config, models = chosen_model(arguments, parser)
+    named = [name for name in arguments.format or () if name in ("seg", "rtstruct")]
+    if arguments.anonymous and named:
+        parser.error(
+            f"a '{named[0]}' file names its patient and refers to the images; leave out --anonymous or the format"
+        )
     if Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; give a folder to --output")
     inputs = [as_literal(path) for path in arguments.input]
@@ -131,6 +137,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         "largest_component": arguments.keep_largest,
         "fill_holes": arguments.fill_holes,
         "min_volume_ml": arguments.min_volume,
+        "anonymous": arguments.anonymous or None,
     }
     run_inference(config, settings)
     return DONE

@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from pipelines.config.errors import ConfigError
+from pipelines.utils.anonymity import without_places
 from pipelines.utils.call_stack import running_parser
 from pipelines.utils.passwords import without_passwords
 
@@ -34,7 +35,7 @@ class ExecutedConfig:
     def raw(self) -> dict[str, Any]:
         """The merged config as written, with its references and expressions, but without passwords and comments."""
         config = {key: value for key, value in self.parser.get().items() if key != "_meta_"}
-        return without_passwords(_without_comments(config))
+        return without_places(without_passwords(_without_comments(config)))
 
     def resolved(self, key: str) -> Any:
         """The value of an id with its references and expressions evaluated, components left as dicts.
@@ -61,8 +62,8 @@ class ExecutedConfig:
             for name, leaf in leaves(key, value):
                 found[name] = as_text(leaf)
         for key, value in self.knobs().items():
-            found[key] = as_text(value)
-        return without_passwords(found)
+            found[key] = as_text(without_places(value))
+        return without_places(without_passwords(found))
 
     def digest(self, without: tuple[str, ...] = ()) -> str:
         """sha256 of the config as written, top-level ids in `without` left out."""

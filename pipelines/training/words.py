@@ -10,6 +10,7 @@ from pipelines.data.dataset_folder import DEMO
 from pipelines.inference.model_card import read_card
 from pipelines.inference.trained_model import BEST, CARD
 from pipelines.metrics.summary import Summary, summarise, table
+from pipelines.utils.anonymity import without_places
 from pipelines.utils.mlflow_variables import DEFAULT_URI
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import invocation
@@ -55,7 +56,7 @@ def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str
     run = "python -m monai.bundle run --config_file"
     at_home = Path(root) == (configs.parent if configs.name == "configs" else configs)
     given = "" if at_home else f" --bundle_root {quoted(root)}"
-    dataset = str(knobs.get("dataset_dir"))
+    dataset = str(without_places(str(knobs.get("dataset_dir"))))
     data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
     ui = "mlflow ui"
     if uri.startswith(("http://", "https://")):

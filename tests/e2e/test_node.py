@@ -13,6 +13,7 @@ from pipelines.deployment.node.job import REASON
 from pipelines.deployment.node.node import MOST_STARTS
 from tests.e2e.commands import Workplace
 from tests.e2e.servers import free_port
+from tests.e2e.test_anonymous import leaks, mark
 from tests.pipelines.deployment.node.peers import associate, destination, series
 from tests.pipelines.tiny_model import HALT, write_dicom, write_model
 from tests.waiting import PATIENCE, runs, wait_for
@@ -328,3 +329,25 @@ def certificates(folder):
         )
         words = ("-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "30")
         openssl("x509", "-req", "-in", "csr", "-CA", "ca.pem", *words, "-out", f"{name}.pem")
+
+
+@pytest.mark.slow
+def test_an_anonymous_node_names_the_patient_in_the_result_alone(tmp_path, model):
+    """What is sent has to be the patient's; log, report and names of files are not."""
+    write_dicom(tmp_path / "in0", series="a")
+    mark(tmp_path / "in0")
+    images = [pydicom.dcmread(path) for path in sorted((tmp_path / "in0").iterdir())]
+    with node(tmp_path, model, "-o", tmp_path / "out", "--anonymous") as running:
+        association = associate(running.port, calling="CT1")
+        for image in images:
+            assert association.send_c_store(image).Status == 0
+        association.send_c_store(series("1.2.99")[0])
+        association.release()
+        running.wait_for(lambda: (tmp_path / "out").is_dir() and any((tmp_path / "out").glob("*/*.dcm")))
+        running.wait_for(lambda: running.jobs("aside") and not running.jobs("outbox"))
+    (seg,) = (tmp_path / "out").glob("*/*.dcm")
+    assert seg.name == "case001.seg.dcm"
+    assert pydicom.dcmread(seg).PatientName == images[0].PatientName
+    seg.unlink()
+    assert leaks(tmp_path / "out", running.said) == []
+    assert "1.2.99" not in running.said

@@ -14,7 +14,7 @@ __all__ = ["Destination", "Limits", "MissingLibraryError", "Tls", "ae_title", "p
 _LONGEST_TITLE = 16
 
 
-class MissingLibraryError(UserError, ImportError):
+class MissingLibraryError(UserError, RuntimeError):
     """pynetdicom is not installed."""
 
 
