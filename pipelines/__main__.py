@@ -16,6 +16,7 @@ from pipelines.cli import (
     crossval,
     evaluate,
     export,
+    node,
     plan,
     predict,
     sync,
@@ -37,6 +38,7 @@ COMMANDS = (
     compare,
     sync,
     export,
+    node,
     bundle,
     completion,
 )
@@ -85,9 +87,8 @@ class _Version(argparse.Action):
 def report_error(error: Exception) -> int:
     """Print an error, in one sentence if it is a known one, and return its exit status."""
     # Only what fails waits for these: they take as long as all that --help needs of the project.
-    import traceback
-
-    from pipelines.config.errors import DEBUG, user_error
+    from pipelines.config.errors import DEBUG, traceback_of, user_error
+    from pipelines.utils.anonymity import told
     from pipelines.utils.passwords import hidden
 
     known = user_error(error)
@@ -97,10 +98,10 @@ def report_error(error: Exception) -> int:
             f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else error.strerror
         )
     if known is None or os.environ.get(DEBUG):
-        print(hidden("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        print(traceback_of(error), end="", file=sys.stderr)
     if known is None:
         return FAILED
-    print(f"error: {hidden(str(known))}", file=sys.stderr)
+    print(f"error: {hidden(told(known))}", file=sys.stderr)
     return known.exit_status
 
 

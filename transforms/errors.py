@@ -16,9 +16,11 @@ class UserError(Exception):
 
     Attributes:
         exit_status: exit status of a command that fails with this error.
+        impersonal: the message names no image, file of one or header of one, so that an anonymous command may show it.
     """
 
     exit_status: int = USAGE
+    impersonal: bool = False
 
 
 class ImageError(UserError, ValueError):
@@ -32,3 +34,5 @@ class ImageError(UserError, ValueError):
 
 class SettingError(UserError, ValueError):
     """An option or argument has an invalid value, or two of them contradict each other."""
+
+    impersonal = True

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pipelines.cli.options import add_anonymous
 from pipelines.utils.importing import gc_paused
 from transforms.errors import DONE, FAILED
 
@@ -50,6 +51,7 @@ def add_parser(commands: Any) -> None:
         default=[],
         help="thin structures, such as vessels, whose centre lines are compared too (clDice)",
     )
+    add_anonymous(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
 
 
@@ -60,6 +62,11 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"{path} does not exist")
     if arguments.output is not None and Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; give a folder to --output")
+    from pipelines.utils.anonymity import begin
+
+    begin(
+        arguments.anonymous, [arguments.predictions, arguments.references, arguments.labels, arguments.images]
+    )
     with gc_paused():
         from pipelines.evaluation.folder_evaluation import evaluate
         from pipelines.utils.cores import use_cores

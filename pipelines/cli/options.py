@@ -38,3 +38,12 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="irregularities of a DICOM series to accept: missing-slices, uneven-spacing (docs/dicom.md)",
     )
+
+
+def add_anonymous(parser: argparse.ArgumentParser) -> None:
+    """Add the option that keeps patients out of what a command says and writes."""
+    parser.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="number the cases, and name no path, id or header of an image in results, reports and log (docs/security.md)",
+    )

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.options import EXIT, add_bundle, add_reading, bundle_of
-from pipelines.utils.importing import gc_paused
+from pipelines.cli.options import EXIT, add_anonymous, add_bundle, add_reading, bundle_of
+from pipelines.config.bundle_folders import Bundle
 from transforms.errors import DONE
 
 CONFIG = "inference.json"
@@ -104,37 +104,32 @@ def add_parser(commands: Any) -> None:
         metavar="ML",
         help="remove connected components smaller than this volume in ml",
     )
+    add_anonymous(parser)
 
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Predict and return the exit status."""
     # Only a prediction waits for these, not the --help of any command.
-    import logging
-
-    from pipelines.utils.json_files import JsonError, read_json
+    from pipelines.inference.bundle_inference import as_literal, run_inference
 
     # Wrong paths are reported here, before torch and MONAI take seconds to load.
-    bundle = bundle_of(arguments.bundle, CONFIG, parser)
-    config = bundle.configs / CONFIG
     for path in arguments.input:
         if not os.path.exists(path):
             parser.error(f"{path[:300]} does not exist")
-    try:
-        read_json(config)
-    except JsonError as error:
-        parser.error(f"{config}: {error}")
+    bundle, models = chosen_model(arguments, parser)
+    named = [name for name in arguments.format or () if name in ("seg", "rtstruct")]
+    if arguments.anonymous and named:
+        parser.error(
+            f"a '{named[0]}' file names its patient and refers to the images; leave out --anonymous or the format"
+        )
     if Path(arguments.output).is_file():
         parser.error(f"{arguments.output} is a file; give a folder to --output")
-    models = arguments.model.split(",") if arguments.model else [str(bundle.model)]
-    for model in models:
-        if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
-            parser.error(f"there is no trained model at {model}; train one first, or give one with --model")
-    inputs = [_as_literal(path) for path in arguments.input]
+    inputs = [as_literal(path) for path in arguments.input]
     settings: dict[str, Any] = {
-        "bundle_root": _as_literal(bundle.root),
+        "bundle_root": as_literal(bundle.root),
         "input": inputs[0] if len(inputs) == 1 else inputs,
-        "output": _as_literal(arguments.output),
-        "model": _as_literal(models[0]) if len(models) == 1 else [_as_literal(model) for model in models],
+        "output": as_literal(arguments.output),
+        "model": as_literal(models[0]) if len(models) == 1 else [as_literal(model) for model in models],
         "series": arguments.series,
         "allow": arguments.allow,
         "split": arguments.split,
@@ -144,28 +139,33 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         "overwrite": arguments.overwrite or None,
         "device": f"$torch.device({arguments.device!r})" if arguments.device else None,
         "precision": arguments.precision,
-        "engine": _as_literal(arguments.engine) if arguments.engine else None,
+        "engine": as_literal(arguments.engine) if arguments.engine else None,
         "overlap": arguments.overlap,
         "mirror_axes": arguments.mirror,
         "largest_component": arguments.keep_largest,
         "fill_holes": arguments.fill_holes,
         "min_volume_ml": arguments.min_volume,
+        "anonymous": arguments.anonymous or None,
     }
-    with gc_paused():
-        from monai.bundle import ConfigWorkflow
-
-        from pipelines.inference import prediction  # noqa: F401
-
-    logging.getLogger("monai.bundle").setLevel(logging.WARNING)
-    workflow = ConfigWorkflow(
-        config_file=str(config),
-        workflow_type="inference",
-        **{key: value for key, value in settings.items() if value is not None},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    run_inference(bundle.configs / CONFIG, settings)
     return DONE
+
+
+def chosen_model(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[Bundle, list[str]]:
+    """The bundle of --bundle and the models of --model, or that of the bundle; a mistake ends the command."""
+    from pipelines.utils.json_files import JsonError, read_json
+
+    bundle = bundle_of(arguments.bundle, CONFIG, parser)
+    config = bundle.configs / CONFIG
+    try:
+        read_json(config)
+    except JsonError as error:
+        parser.error(f"{config}: {error}")
+    models = arguments.model.split(",") if arguments.model else [str(bundle.model)]
+    for model in models:
+        if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
+            parser.error(f"there is no trained model at {model}; train one first, or give one with --model")
+    return bundle, models
 
 
 def _fraction(text: str) -> float:
@@ -191,9 +191,3 @@ def _axes(text: str) -> list[int]:
             f"{text} is not a list of axes; give one or more of 0,1,2, each once, or none"
         )
     return axes
-
-
-def _as_literal(path: str | os.PathLike) -> str:
-    """The path in a form that MONAI does not read as an expression ($), a reference (@) or a macro (%)."""
-    text = os.fspath(path)
-    return os.path.join(".", text) if text.startswith(("$", "@", "%")) else text

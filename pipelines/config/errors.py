@@ -8,6 +8,7 @@ import traceback
 from types import TracebackType
 from typing import cast
 
+from pipelines.utils.anonymity import is_anonymous, told
 from pipelines.utils.passwords import hidden
 from transforms.errors import UserError
 
@@ -16,6 +17,8 @@ DEBUG = "SEGBUNDLES_DEBUG"
 
 class ConfigError(UserError, ValueError):
     """The config or an override names something that does not exist."""
+
+    impersonal = True
 
 
 def user_error(error: BaseException | None) -> UserError | None:
@@ -36,6 +39,8 @@ def user_error(error: BaseException | None) -> UserError | None:
 def problem(error: BaseException, where: object) -> str:
     """The message of an error that is meant for the user, or of any other error with the file or case concerned."""
     known = user_error(error)
+    if is_anonymous():
+        return told(known or error)
     return str(known) if known is not None else f"{where}: {type(error).__name__}: {error}"
 
 
@@ -47,6 +52,13 @@ def one_sentence(kind: type[BaseException], error: BaseException, trace: Traceba
         print("interrupted", file=sys.stderr)
         return
     if known is None or os.environ.get(DEBUG):
-        print(hidden("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+        print(traceback_of(error, trace), end="", file=sys.stderr)
         return
-    print(f"error: {hidden(str(known))}", file=sys.stderr)
+    print(f"error: {hidden(told(known))}", file=sys.stderr)
+
+
+def traceback_of(error: BaseException, trace: TracebackType | None = None) -> str:
+    """The traceback of an error without passwords; of an anonymous command without the messages, which may name anyone."""
+    if is_anonymous():
+        return f"Traceback withheld: {told(error)}\n"
+    return hidden("".join(traceback.format_exception(type(error), error, trace or error.__traceback__)))

@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from pipelines.config.errors import ConfigError
+from pipelines.utils.anonymity import without_places
 from pipelines.utils.call_stack import running_parser
 from pipelines.utils.import_names import CLAIM
 from pipelines.utils.passwords import without_passwords
@@ -39,7 +40,7 @@ class ExecutedConfig:
         if isinstance(config.get("imports"), list):
             # Of a wheel alone; the training is the same as in the repository.
             config["imports"] = [line for line in config["imports"] if line != CLAIM]
-        return without_passwords(_without_comments(config))
+        return without_places(without_passwords(_without_comments(config)))
 
     def resolved(self, key: str) -> Any:
         """The value of an id with its references and expressions evaluated, components left as dicts.
@@ -66,8 +67,8 @@ class ExecutedConfig:
             for name, leaf in leaves(key, value):
                 found[name] = as_text(leaf)
         for key, value in self.knobs().items():
-            found[key] = as_text(value)
-        return without_passwords(found)
+            found[key] = as_text(without_places(value))
+        return without_places(without_passwords(found))
 
     def digest(self, without: tuple[str, ...] = ()) -> str:
         """sha256 of the config as written, top-level ids in `without` left out."""

@@ -40,6 +40,7 @@ KNOBS: dict[str, Knob] = {
     "store_dir": _RESUMING | _FOLDS | _INCIDENTAL,
     "output_dir": _ENTRY | _INCIDENTAL,
     "run_name": _RESUMING | _FOLDS | _INCIDENTAL,
+    "anonymous": _PREDICTING,
     "experiment": _INCIDENTAL,
     "tracking": _RESUMING | _FOLDS,
     # The machine.

@@ -22,10 +22,14 @@ from pipelines.config.executed import (
 )
 from pipelines.config.knobs import AUTO, KNOBS, Knob, knobs_of
 from pipelines.config.monai_tracking import follow_experiment, one_run
+from pipelines.utils.anonymity import begin
 from pipelines.utils.call_stack import running_command
 from pipelines.utils.cores import use_cores
 from pipelines.utils.importing import keep_what_is_there
 from pipelines.utils.terminal import take_every_character
+
+_INPUTS = ("dataset_dir", "input", "series", "field_of_view")
+"""The ids of a config that name images."""
 
 
 def preflight() -> None:
@@ -47,6 +51,7 @@ def preflight() -> None:
     keep_what_is_there()
     use_cores()
     config = executed_config()
+    begin_anonymity(config)
     one_run(config.parser)
     follow_experiment(config.parser)
     findings = [*_unknown_ids(config.raw), *_wrong_words(config), *_wrong_keywords(config.raw)]
@@ -55,6 +60,12 @@ def preflight() -> None:
     if "bundle_root" in config.raw:
         # Kept by the parser: whoever asks it for something later may not be a workflow, which knows where its file is.
         config.resolved("bundle_root")
+
+
+def begin_anonymity(config: ExecutedConfig) -> None:
+    """Follow the config's "anonymous", with the paths of its inputs."""
+    places = [config.resolved(name) for name in _INPUTS if name in config.raw]
+    begin("anonymous" in config.raw and bool(config.resolved("anonymous")), places)
 
 
 def _unknown_ids(raw: Mapping[str, Any]) -> Iterator[str]:

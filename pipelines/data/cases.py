@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, final
@@ -255,6 +255,21 @@ class Dataset:
             items.append(item)
         return items
 
+    def anonymous(self) -> Dataset:
+        """The same with numbers instead of the ids of cases, in the order of the ids, and without its name.
+
+        Examples:
+            >>> case = Case("Doe^Jane", (Path("doe.nii.gz"),), None, "Doe")
+            >>> Dataset(Path("hospital"), "hospital", {}, (case,)).anonymous().training[0].id
+            'case001'
+        """
+        ids = sorted(case.id for split in SPLITS for case in self.cases(split))
+        numbers = {name: numbered_id(number) for number, name in enumerate(ids, start=1)}
+        training, validation, test = (
+            tuple(replace(case, id=numbers[case.id]) for case in self.cases(split)) for split in SPLITS
+        )
+        return replace(self, name="dataset", training=training, validation=validation, test=test)
+
     def digest(self) -> str:
         """Return the SHA-256 of dataset.json and the splits, with path, size and modification time of every file.
 
@@ -290,6 +305,11 @@ def _digest_line(root: Path, split: str, case: Case) -> str:
             ) from error
         fields.append([name, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
     return json.dumps(fields)
+
+
+def numbered_id(number: int) -> str:
+    """The id of a case in an anonymous command."""
+    return f"case{number:03d}"
 
 
 def image_paths(item: CaseItem) -> list[str]:

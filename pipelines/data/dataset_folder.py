@@ -135,16 +135,22 @@ DEMO = Path("data/demo")
 
 
 def open_dataset(
-    dataset_dir: str | os.PathLike, fold: int | None = None, seed: int = 0, num_folds: int = 5
+    dataset_dir: str | os.PathLike,
+    fold: int | None = None,
+    seed: int = 0,
+    num_folds: int = 5,
+    anonymous: bool = False,
 ) -> Dataset:
     """The dataset in a folder; the public demo CT is prepared if the folder is `data/demo` and does not exist.
 
     Args:
         fold, num_folds, seed: see `load_dataset`.
+        anonymous: number the cases, see `pipelines.data.cases.Dataset.anonymous`.
 
     Raises:
         DatasetError: the folder or a case in it cannot be used, see `pipelines.data.dataset_folder.load_dataset`.
     """
     if Path(dataset_dir) == DEMO:
         prepare_demo(DEMO)
-    return load_dataset(Path(dataset_dir), fold=fold, num_folds=num_folds, seed=seed)
+    found = load_dataset(Path(dataset_dir), fold=fold, num_folds=num_folds, seed=seed)
+    return found.anonymous() if anonymous else found

@@ -23,6 +23,7 @@ def given_dataset(
     labels: Mapping[str, int | list[int]] | None = None,
     name: str = "",
     seed: int = 0,
+    anonymous: bool = False,
 ) -> Dataset:
     """The dataset of listed cases, checked as that of a folder is.
 
@@ -34,6 +35,7 @@ def given_dataset(
             values of the label maps.
         name: of the dataset; by default that of the folder which all images have in common.
         seed: see `pipelines.data.dataset_folder.load_dataset`.
+        anonymous: number the cases, see `pipelines.data.cases.Dataset.anonymous`.
 
     Raises:
         DatasetError: listing all that is wrong.
@@ -71,9 +73,9 @@ def given_dataset(
         raise DatasetError(where, problems)
     if not dataset.labels:
         dataset = replace(dataset, labels=labels_from_values(where, dataset))
-    if validation is not None:
-        return dataset
-    return split_cases(where, dataset, items, None, 5, seed, 0.2)
+    if validation is None:
+        dataset = split_cases(where, dataset, items, None, 5, seed, 0.2)
+    return dataset.anonymous() if anonymous else dataset
 
 
 def _common_folder(images: Sequence[Path]) -> Path:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipelines.data.cases import SPLITS, CaseItem, Reading, first_image
+from pipelines.data.cases import SPLITS, CaseItem, Reading, first_image, numbered_id
 from pipelines.data.channel_files import by_case, numbered
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.dicom_inputs import (
@@ -47,6 +47,7 @@ def find_inputs(
     output: str | os.PathLike | None = None,
     labels: Mapping[int, str] | None = None,
     channels: int = 1,
+    anonymous: bool = False,
 ) -> list[CaseItem]:
     """The cases at `path`; the cases of a dataset have labels.
 
@@ -67,6 +68,7 @@ def find_inputs(
         output: folder of the results; it may lie in the input folder and is then not searched.
         labels: class id to class name of the model; a dataset with other classes is predicted without its labels.
         channels: number of channels of the model's input.
+        anonymous: name the cases by their number in this list.
 
     Raises:
         InputError: `path` does not exist or has no images, `allow` holds an unknown name, or two images would
@@ -134,7 +136,10 @@ def find_inputs(
         asked["series"] = series
     if allow:
         asked["allow"] = allow
-    return [{**case, **asked} for case in cases]
+    numbers = [
+        numbered_id(number) if anonymous else case["case"] for number, case in enumerate(cases, start=1)
+    ]
+    return [{**case, "case": name, **asked} for case, name in zip(cases, numbers, strict=True)]
 
 
 def is_dataset(path: Path) -> bool:

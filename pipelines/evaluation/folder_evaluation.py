@@ -18,7 +18,7 @@ from pipelines.data.cases import first_image, reading
 from pipelines.data.dataset_folder import load_dataset
 from pipelines.data.inputs import InputError, is_dataset
 from pipelines.data.label_names import LabelNames
-from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of
+from pipelines.evaluation.pairs import Pair, Pairs, find_pairs, labels_of, numbered
 from pipelines.evaluation.results import METRICS_CSV, PICTURES, CasePictures, write_results
 from pipelines.metrics.centerlines import centerline_metrics, require_structures
 from pipelines.metrics.overlap import SegmentationError, confusion_matrix, overlap_metrics
@@ -26,6 +26,7 @@ from pipelines.metrics.result_files import results
 from pipelines.metrics.summary import CaseMetrics, summarise
 from pipelines.metrics.summary import table as summary_table
 from pipelines.metrics.surfaces import require_tolerance, surface_metrics
+from pipelines.utils.anonymity import is_anonymous, without_places
 from pipelines.utils.progress import Steps
 from transforms.io.grids import grid_difference, turn_between
 from transforms.io.header import Header
@@ -74,6 +75,7 @@ def evaluate(
                     f"the results would be written into the folder of segmentations {given}; choose another --output"
                 )
     pairs = find_pairs(predictions, references, images)
+    pairs = numbered(pairs) if is_anonymous() else pairs
     folders = [p if Path(p).is_dir() else Path(p).parent for p in (predictions, references)]
     names = _Classes.of(labels_of(pairs.found, labels, folders))
     require_tolerance(tolerance, list(names.structures))
@@ -99,7 +101,7 @@ def evaluate(
     class_names = list(names.structures)
     summary = summarise(cases, class_names, intervals=True)
     if output is not None and cases:
-        facts = {"predictions": str(predictions), "references": str(references)}
+        facts = without_places({"predictions": str(predictions), "references": str(references)})
         facts["tolerance of the surface Dice"] = f"{tolerance:g} mm"
         facts |= {f"failed, {case}": reason for case, reason in failures.items()}
         if pairs.without_prediction:

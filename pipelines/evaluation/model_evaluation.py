@@ -32,6 +32,7 @@ class EvaluationError(UserError, ValueError):
     """There is nothing to evaluate, or some cases failed; the message lists all of them."""
 
     exit_status = FAILED
+    impersonal = True
 
 
 def labelled(data: Dataset, split: str) -> list[CaseItem]:

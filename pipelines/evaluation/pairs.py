@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.data.cases import CaseItem
+from pipelines.data.cases import CaseItem, numbered_id
 from pipelines.data.inputs import InputError, find_inputs
 from pipelines.data.label_names import LabelNames, LabelsError, label_names
 from pipelines.data.missing_files import may_be_an_image
@@ -79,6 +79,19 @@ def find_pairs(
         [Pair(name, predicted[name], wanted[name], pictures.get(name)) for name in both],
         [name for name in wanted if name not in predicted],
         [name for name in predicted if name not in wanted],
+    )
+
+
+def numbered(pairs: Pairs) -> Pairs:
+    """The same with numbers instead of names, in the order of the names."""
+    names = sorted(
+        {pair.case for pair in pairs.found} | {*pairs.without_prediction, *pairs.without_reference}
+    )
+    numbers = {name: numbered_id(number) for number, name in enumerate(names, start=1)}
+    return Pairs(
+        [pair._replace(case=numbers[pair.case]) for pair in pairs.found],
+        [numbers[name] for name in pairs.without_prediction],
+        [numbers[name] for name in pairs.without_reference],
     )
 
 

@@ -20,6 +20,7 @@ from pipelines.inference.case_files import FORMATS, OutputPlan, failed, write_fi
 from pipelines.inference.case_reports import (
     CaseReport,
     estimates_of,
+    fingerprint,
     read_report,
     read_reports,
     write_json_file,
@@ -28,8 +29,9 @@ from pipelines.inference.case_reports import (
 from pipelines.metrics.result_files import write_csv, write_json
 from pipelines.metrics.summary import CaseMetrics, Summary, summarise
 from pipelines.metrics.volumes import write_volumes
+from pipelines.utils.anonymity import is_anonymous
 from transforms.dicom.series import Series
-from transforms.errors import UserError
+from transforms.errors import SettingError, UserError
 from transforms.io.label_tables import LABEL_TABLES, write_label_tables
 from transforms.label_values import structures_of
 from transforms.utils.files import FolderError, put_in_place, require_folder, way_out
@@ -136,7 +138,9 @@ class Outputs(OutputPlan):
             if known is None or not known.get("outputs"):
                 continue
             source, now = known.get("input", {}).get("path"), os.path.abspath(first_image(case))
-            if source != now:
+            if is_anonymous():
+                self._require_same(known, case)
+            elif source != now:
                 raise InputError(
                     f"{self.folder} holds the result of {source} as case '{case['case']}', and {now} would replace it; "
                     "choose another --output, or replace it with --overwrite"
@@ -149,6 +153,14 @@ class Outputs(OutputPlan):
                 raise InputError(
                     f"{self.folder} holds results of a model with other classes (case '{name}'); choose another --output"
                 )
+
+    def _require_same(self, known: CaseReport, case: CaseItem) -> None:
+        """Numbers say nothing of which image it is: only the digest of its files does."""
+        if known["input"].get("digest") != fingerprint(image_paths(case), self.folder)["digest"]:
+            raise SettingError(
+                f"{self.folder} holds the result of another image as {case['case']}, or the image has changed; choose"
+                " another --output, or replace it with --overwrite"
+            )
 
     def _require_ours(self, name: str, ours: set[str]) -> None:
         if name not in ours and (self.folder / name).exists():

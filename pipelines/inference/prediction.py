@@ -16,13 +16,14 @@ from typing import NamedTuple, cast
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from pipelines.config.errors import user_error
+from pipelines.config.errors import problem, user_error
 from pipelines.config.executed import ExecutedConfig
 from pipelines.data.cases import CaseItem, first_image, image_paths, reading
 from pipelines.data.volume_dataset import VolumeDataset
 from pipelines.distributed.collectives import ranks
 from pipelines.inference.case_reports import (
     CaseReport,
+    Fingerprint,
     Request,
     fingerprint,
     is_done,
@@ -39,6 +40,7 @@ from pipelines.inference.trained_model import TrainedModel
 from pipelines.metrics.result_files import without_nan
 from pipelines.metrics.summary import Scores, table
 from pipelines.metrics.volumes import measure
+from pipelines.utils.anonymity import is_anonymous, without_places
 from pipelines.utils.progress import Steps
 from pipelines.utils.provenance import versions
 from pipelines.utils.signals import terminating
@@ -53,6 +55,7 @@ class PredictionError(UserError, ValueError):
     """Some cases failed; the message lists all of them."""
 
     exit_status = FAILED
+    impersonal = True
 
 
 class TakenError(Exception):
@@ -190,14 +193,22 @@ class Prediction:
         return todo, done
 
     def _wanted(self, case: CaseItem) -> Request:
-        folder = self.outputs.folder
         return {
-            "input": {**fingerprint(image_paths(case), folder), **reading(case)},
-            "reference": fingerprint(case["label"], folder) if case.get("label") else None,
+            "input": {**self._fingerprint(case, image_paths(case)), **without_places(reading(case))},
+            "reference": self._fingerprint(case, case["label"]) if case.get("label") else None,
             "models": self.models,
             "labels": self.outputs.named_labels(),
             "settings": self.settings,
         }
+
+    def _fingerprint(self, case: CaseItem, path: str | Sequence[str]) -> Fingerprint:
+        found = fingerprint(path, self.outputs.folder)
+        # Which file it was, only the digest says, of names, sizes and times together.
+        return (
+            {"path": case["case"], "files": found["files"], "digest": found["digest"]}
+            if is_anonymous()
+            else found
+        )
 
     def _load(self, index: int) -> tuple[LoadedCase, Request]:
         """Read and prepare a case; with what its report compares.
@@ -235,11 +246,11 @@ class Prediction:
             return None
         if same:
             return Predicted(report, self._first_file(report))
-        problem = (
-            f"{first_image(case)}: another prediction with other settings writes to {self.outputs.folder} at the same time;"
+        elsewhere = (
+            f"{case['case']}: another prediction with other settings writes to {self.outputs.folder} at the same time;"
             " choose another --output"
         )
-        return Predicted({**report, "status": "failed", "error": problem}, "")
+        return Predicted({**report, "status": "failed", "error": elsewhere}, "")
 
     def _first_file(self, report: CaseReport) -> str:
         return str(self.outputs.folder / next(iter(report["outputs"]), ""))
@@ -250,7 +261,7 @@ class Prediction:
             "status": "failed",
             "run": self.run_id,
             "notices": [],
-            "input": {"path": os.path.abspath(first_image(case))},
+            "input": {"path": case["case"] if is_anonymous() else os.path.abspath(first_image(case))},
             "versions": versions("segbundles", "torch", "monai", "numpy"),
             "computed": self.evaluator.computed,
         }
@@ -285,8 +296,8 @@ class Prediction:
         except Exception as error:  # an error in one case must not stop the others
             known = user_error(error)
             report["status"] = "failed"
-            report["error"] = str(known) if known else f"{first_image(case)}: {type(error).__name__}: {error}"
-            if known is None:
+            report["error"] = problem(error, first_image(case))
+            if known is None and not is_anonymous():
                 report["traceback"] = traceback.format_exc()
             return Predicted(self._failed(report), "")
 

@@ -12,6 +12,7 @@ from pipelines.config.knobs import Knob, knobs_of
 from pipelines.inference.evaluator import SegEvaluator
 from pipelines.inference.postprocess import Postprocess, parameters
 from pipelines.inference.sliding_window import SlidingWindow
+from pipelines.utils.anonymity import without_places
 
 _NO_SETTINGS = knobs_of(Knob.PREDICTING)
 _OF_WINDOWS = ("overlap", "mirror_axes")
@@ -43,7 +44,7 @@ def settings_of(
         )
         text = json.dumps(_canonical(written), sort_keys=True, default=str)
         settings = {**knobs, **settings, "config": hashlib.sha256(text.encode()).hexdigest()}
-    return json.loads(json.dumps(_canonical(settings), default=str))
+    return json.loads(json.dumps(_canonical(without_places(settings)), default=str))
 
 
 def _canonical(value: Any) -> Any:

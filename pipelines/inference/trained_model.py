@@ -26,6 +26,8 @@ BEST, CARD, SETTINGS = "model.pt", "model.json", "settings.json"
 class CheckpointError(UserError, ValueError):
     """A checkpoint or model file cannot be used; the message names the file and what to do."""
 
+    impersonal = True
+
 
 def _next(path: Path) -> Path:
     """The temporary path of `model.pt` or `model.json` until both are complete."""

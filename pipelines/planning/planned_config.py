@@ -26,6 +26,7 @@ from pipelines.planning.plan_file import PlanError, as_overlay
 from pipelines.planning.planner import make_plan
 from pipelines.planning.records import Fingerprint, Plan, StepCost
 from pipelines.planning.steps import StepTimer
+from pipelines.utils.anonymity import without_places
 
 MEASURED_SHARE = 0.05
 SHORTEST, LONGEST = 180.0, 600.0
@@ -132,7 +133,8 @@ def put_in(parser: ConfigParser, overlay: Mapping[str, Any], wish: Wish) -> None
 
 def settings_of(config: ExecutedConfig) -> dict[str, Any]:
     """The knobs of a training, also planned ones that hold words, such as a normalisation for each channel."""
-    return config.knobs() | {name: config.resolved(name) for name in PLANNED if name in config.raw}
+    planned = {name: config.resolved(name) for name in PLANNED if name in config.raw}
+    return dict(without_places(config.knobs())) | planned
 
 
 def overlay_of(config: ExecutedConfig, wish: Wish, data: Dataset, plan: Plan) -> dict[str, Any]:

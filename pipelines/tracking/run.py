@@ -31,6 +31,7 @@ from pipelines.tracking.run_files import RunFiles, table_json
 from pipelines.tracking.run_head import LONGEST_TAG, absolute, first_record
 from pipelines.tracking.runs import PENDING
 from pipelines.tracking.system_metrics import SystemMetrics
+from pipelines.utils.anonymity import told, without_places
 from pipelines.utils.mlflow_variables import RUN_NAME, tracking_uri, wants_system_metrics
 from pipelines.utils.passwords import hidden, without_passwords
 from pipelines.utils.progress import Steps
@@ -342,7 +343,7 @@ class Tracking:
 
     def fail(self, error: BaseException) -> None:
         """Close the run as FAILED; to be called from another thread if the training's thread hangs."""
-        self.tags({"error": f"{type(error).__name__}: {error}"})
+        self.tags({"error": f"{type(error).__name__}: {told(error)}"})
         self.finish("FAILED")
 
     def __enter__(self) -> Tracking:
@@ -365,7 +366,7 @@ class Tracking:
         killed = isinstance(error, (KeyboardInterrupt, Terminated))
         try:
             if not killed:
-                self.tags({"error": f"{type(error).__name__}: {error}"})
+                self.tags({"error": f"{type(error).__name__}: {told(error)}"})
             self.finish("KILLED" if killed else "FAILED")
         except Exception as failure:
             # The exception that ended the training must not be replaced by one from closing the run.
@@ -379,7 +380,7 @@ class Tracking:
 
     def _append(self, record: Record) -> None:
         if self._journal is not None:
-            self._journal.append(record)
+            self._journal.append(without_places(record))
 
     def _system_values(self, values: Mapping[str, float]) -> None:
         numbers = {self._metric_keys.of(name): value for name, value in values.items()}
@@ -387,7 +388,8 @@ class Tracking:
 
     def _write_text(self, text: str, name: str, table: bool = False) -> None:
         if self._files is not None:
-            self._files.write(name, lambda path: path.write_text(text, encoding="utf-8"), table=table)
+            kept = without_places(text)
+            self._files.write(name, lambda path: path.write_text(kept, encoding="utf-8"), table=table)
 
     def _warn(self, text: str, *values: Any) -> None:
         if not self._warned:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pipelines.tracking.journal import milliseconds, sqlite_file
 from pipelines.tracking.records import Head, Parent
 from pipelines.tracking.runs import WORK
+from pipelines.utils.anonymity import without_places
 from pipelines.utils.mlflow_variables import RUN_ID, run_context
 from pipelines.utils.passwords import hidden
 from pipelines.utils.processes import identity, user_name
@@ -41,14 +42,16 @@ def first_record(
         continue_run, parent, tags: see `pipelines.tracking.run.Tracking.start`.
     """
     own_tags = {
-        name: hidden(str(value))[:LONGEST_TAG] for name, value in (run_context() | dict(tags)).items()
+        name: without_places(hidden(str(value)))[:LONGEST_TAG]
+        for name, value in (run_context() | dict(tags)).items()
     }
     # MLflow itself also removes the variable, so that a second run of this process is a new run.
     named = os.environ.pop(RUN_ID, None)
     if named and continue_run not in (None, named):
         logger.info("run %s of the variable %s is continued instead of run %s", named, RUN_ID, continue_run)
         own_tags["segbundles.continues"] = str(continue_run)
-    source = {"mlflow.source.name": hidden(" ".join(sys.argv))[:LONGEST_TAG], "mlflow.source.type": "LOCAL"}
+    source = {"mlflow.source.name": without_places(hidden(" ".join(sys.argv)))[:LONGEST_TAG]}
+    source["mlflow.source.type"] = "LOCAL"
     return {
         "op": "run",
         # A later process that delivers the journal reads the password from the environment, or the user gives it.

@@ -44,6 +44,7 @@ def adopt_cases(folder: str | os.PathLike[str]) -> None:
         "training": training,
         "validation": validation,
         "labels": _stated_labels(read_card(beside)) if beside.is_file() else None,
+        "anonymous": bool(raw.get("anonymous")),
     }
     raw["dataset_dir"] = None
     raw["train"]["dataset"]["data"] = TRAINING

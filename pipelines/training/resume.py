@@ -22,13 +22,18 @@ NEW, CHANGED, SAME = "new", "changed", "same"
 _CODE, _CONTENT = "the code (git commit)", "the content of the training cases (digest)"
 DATA, _PROCESSES = "the files of the dataset (digest)", "the number of processes"
 _SHOWN = 8
-_FOLLOWING_DATA: dict[str, tuple[str | None, str]] = {
+_SAME_NOW: dict[str, tuple[str | None, str]] = {
     "network_def.in_channels": ("1", "$@data.num_channels"),
     "preprocessing.channels": ("1", "$@data.num_channels"),
     "preprocessing.normalization": ("null", "@normalization"),
     "normalization": (None, "null"),
+    "anonymous": (None, "false"),
+    "data": (
+        "$pipelines.open_dataset(@dataset_dir, fold=@fold, num_folds=@num_folds, seed=@seed)",
+        "$pipelines.open_dataset(@dataset_dir, fold=@fold, num_folds=@num_folds, seed=@seed, anonymous=@anonymous)",
+    ),
 }
-"""What the bundles said of channels when images had one, and what says the same of such images now."""
+"""What the bundles said, of channels when images had one for instance, and what says the same now."""
 
 
 class ResumeError(UserError, ValueError):
@@ -78,7 +83,7 @@ def differences(
     left_out = defaults(now)
     earlier, now = {**left_out, **earlier}, {**left_out, **now}
     said = {n: (earlier.get(n), now.get(n)) for n in {**earlier, **now}}
-    names = [n for n, (one, other) in said.items() if one != other and (one, other) != _FOLLOWING_DATA.get(n)]
+    names = [n for n, (one, other) in said.items() if one != other and (one, other) != _SAME_NOW.get(n)]
     names.sort(key=lambda name: ("." in name and " " not in name, name))
     return [
         f"{name if ' ' in name else name.replace('.', '#')}: "

@@ -36,6 +36,7 @@ from pipelines.training.resume import DATA
 from pipelines.training.timing import StepTimer, Stopwatch
 from pipelines.training.trainer import SegTrainer
 from pipelines.training.validation_pictures import Snapshots, decoded
+from pipelines.utils.anonymity import without_places
 from pipelines.utils.modules import unwrapped
 from pipelines.utils.passwords import hidden
 from pipelines.utils.provenance import code_version, environment, invocation, uncommitted
@@ -154,7 +155,7 @@ class Record:
                 # The number keeps config files of the same name from two folders apart.
                 copy = Path(name) / f"{place}_{Path(given).name}"
                 # surrogateescape preserves bytes that are not UTF-8.
-                text = Path(given).read_bytes().decode("utf-8", "surrogateescape")
+                text = without_places(Path(given).read_bytes().decode("utf-8", "surrogateescape"))
                 copy.write_bytes(hidden(text).encode("utf-8", "surrogateescape"))
                 self.tracking.artifact(copy, "config_files")
             changes = uncommitted()
@@ -184,7 +185,7 @@ class Record:
                     # MLflow allows 36 characters; the full digest is in the tag data.digest.
                     "digest": hashlib.sha256(json.dumps([digest, split, ids]).encode()).hexdigest()[:32],
                     "source_type": "local",
-                    "source": json.dumps({"uri": str(self.data.root)}),
+                    "source": json.dumps({"uri": without_places(str(self.data.root))}),
                     "schema": json.dumps({"mlflow_colspec": _COLUMNS}),
                     "profile": json.dumps(
                         {"num_cases": len(ids), "classes": self.data.class_names, "cases": ids[:10_000]}

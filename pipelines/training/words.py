@@ -10,6 +10,7 @@ from pipelines.data.dataset_folder import DEMO
 from pipelines.inference.model_card import read_card
 from pipelines.inference.trained_model import BEST, CARD
 from pipelines.metrics.summary import Summary, summarise, table
+from pipelines.utils.anonymity import without_places
 from pipelines.utils.installed import ROOT
 from pipelines.utils.mlflow_variables import DEFAULT_URI
 from pipelines.utils.passwords import hidden
@@ -59,7 +60,7 @@ def _next_commands(folder: Path, knobs: Mapping[str, Any], uri: str) -> list[str
     at_home |= configs.parent == ROOT / "bundles" and Path(root) == Path("bundles", configs.name)
     given = "" if at_home else f" --bundle_root {quoted(root)}"
     # Cases that another program listed lie in no folder that could be named.
-    dataset = str(knobs.get("dataset_dir") or "DATASET_FOLDER")
+    dataset = str(without_places(str(knobs.get("dataset_dir") or "DATASET_FOLDER")))
     data = f" --dataset_dir {quoted(dataset)}" if Path(dataset) != DEMO else ""
     ui = "mlflow ui"
     if uri.startswith(("http://", "https://")):

@@ -26,6 +26,7 @@ from datetime import datetime
 
 from tqdm import tqdm
 
+from pipelines.utils.anonymity import without_places
 from pipelines.utils.progress_times import SECONDS, Beyond, Intervals, duration, finish, in_seconds, intervals
 from pipelines.utils.ranks import rank
 
@@ -182,7 +183,7 @@ class Steps:
         beyond: Callable[[], Beyond] = Beyond,
         voice: Voice | None = None,
     ) -> None:
-        self.total, self.unit, self.label = total, unit, label
+        self.total, self.unit, self.label = total, without_places(unit), label
         self.initial, self.warm_up = initial, warm_up
         self.quiet = quiet or rank() != 0
         self.leave, self.delay, self.beyond = leave, delay, beyond

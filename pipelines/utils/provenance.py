@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import torch
 
+from pipelines.utils.anonymity import is_anonymous, without_places
 from pipelines.utils.call_stack import running_command
 from pipelines.utils.cores import available_cores
 from pipelines.utils.passwords import hidden, hidden_settings, without_passwords
@@ -61,12 +62,12 @@ def uncommitted(limit: int = DIFF_LIMIT) -> str:
 
     `git apply` on the commit restores the changes, except for passwords, which are replaced by `***`; it ignores the
     lines that begin with #. Untracked files are listed but not copied, because they may be data. Empty if nothing was
-    changed, and outside of a git checkout.
+    changed, outside of a git checkout, and in an anonymous command.
 
     Args:
         limit: maximum number of characters of the diff; a longer one is cut, which its last line states.
     """
-    if not _in_repository():
+    if is_anonymous() or not _in_repository():
         return ""
     changes = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv")
     changes = "".join(_without_passwords(part) for part in _OF_A_FILE.split(changes))
@@ -157,5 +158,6 @@ def invocation() -> dict[str, Any]:
         found["config_files"] = [files] if isinstance(files, str) else list(files or [])
         found["overrides"] = {key: value for key, value in words.items() if key not in _RUN_WORDS}
     return {
-        name: value if name == "config_files" else without_passwords(value) for name, value in found.items()
+        name: value if name == "config_files" else without_places(without_passwords(value))
+        for name, value in found.items()
     }

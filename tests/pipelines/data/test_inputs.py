@@ -3,7 +3,9 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -339,3 +341,13 @@ def test_several_files_are_one_case(tmp_path):
         find_inputs([paths[0], tmp_path / "absent.nii.gz"])
     with pytest.raises(InputError, match="so it has no split 'test'"):
         find_inputs(paths, split="test")
+
+
+def test_anonymous_cases_are_numbers(tmp_path):
+    for name in ("doe", "adams"):
+        nib.save(nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    found = find_inputs(tmp_path, anonymous=True)
+    assert [(case["case"], Path(case["image"]).name) for case in found] == [
+        ("case001", "adams.nii.gz"),
+        ("case002", "doe.nii.gz"),
+    ]

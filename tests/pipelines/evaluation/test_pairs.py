@@ -1,13 +1,22 @@
 """Which files belong together, and what the classes are called."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from pipelines.data.inputs import InputError
-from pipelines.evaluation.pairs import find_pairs, labels_of, read_labels, segmentations
+from pipelines.evaluation.pairs import (
+    Pair,
+    Pairs,
+    find_pairs,
+    labels_of,
+    numbered,
+    read_labels,
+    segmentations,
+)
 
 
 def put(folder, *names, values=(0, 1, 2)):
@@ -161,3 +170,9 @@ def test_regions_of_a_dataset(tmp_path):
     assert found.regions == {"whole": (1, 5), "core": (5,)}
     assert found.ignore == 9
     assert found.segments == {0: "background", 1: "whole", 5: "core", 9: "ignore"}
+
+
+def test_numbered_pairs_keep_the_order_of_the_names():
+    pair = Pair("doe", Path("p/doe.nii.gz"), Path("r/doe.nii.gz"))
+    found = numbered(Pairs([pair], ["zoe"], ["adams"]))
+    assert found == Pairs([pair._replace(case="case002")], ["case003"], ["case001"])

@@ -1,0 +1,1 @@
+"""A model in a DICOM network: CT in, results out."""
