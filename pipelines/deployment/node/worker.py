@@ -47,7 +47,7 @@ class Worker:
     def __init__(self, config: Path, settings: Mapping[str, Any]) -> None:
         self.config, self.settings = config, dict(settings)
         self._process: Any = None
-        self._connection: Connection | None = None
+        self._connection: Any = None
         self._working = False
 
     def start(self) -> None:
