@@ -7,8 +7,9 @@ ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
 
 ARG DEVICE=cpu
-# PyPI's torch for Linux brings CUDA; the one without, a tenth of the size, is on PyTorch's own index.
-ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
+# PyPI's torch for Linux brings CUDA; the one without, a tenth of the size, is on PyTorch's own index for CPUs, whose address
+# can be given here.
+ARG CPU_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /opt/segbundles
@@ -17,7 +18,7 @@ COPY constraints.txt pipelines/deployment/requirements.txt ./
 RUN if [ "$DEVICE" = cuda ]; then \
         pip install --constraint constraints.txt torch; \
     else \
-        pip install --constraint constraints.txt --index-url "$CPU_INDEX" torch; \
+        pip install --constraint constraints.txt ${CPU_INDEX:+--index-url "$CPU_INDEX"} torch; \
     fi
 RUN pip install --constraint constraints.txt --requirement requirements.txt
 
