@@ -341,7 +341,9 @@ def test_an_anonymous_node_names_the_patient_in_the_result_alone(tmp_path, model
         association = associate(running.port, calling="CT1")
         for image in images:
             assert association.send_c_store(image).Status == 0
-        association.send_c_store(series("1.2.99")[0])
+        damaged = series("1.2.99")[0]
+        damaged.PixelData = damaged.PixelData[:10]
+        association.send_c_store(damaged)
         association.release()
         running.wait_for(lambda: (tmp_path / "out").is_dir() and any((tmp_path / "out").glob("*/*.dcm")))
         running.wait_for(lambda: running.jobs("aside") and not running.jobs("outbox"))

@@ -70,7 +70,6 @@ def test_models_that_cannot_be_used(tmp_path):
 
 
 def _two_channels():
-    from transforms.intensity import ZScore
     from transforms.preprocess import Preprocess
 
-    return Preprocess(intensity=ZScore(), channels=2).parameters()
+    return Preprocess(channels=2, normalization="zscore").parameters()
