@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.commands import EVERYWHERE, Workplace
+from tests.e2e.commands import EVERYWHERE, REPOSITORY, Workplace
 
 Tool = Callable[[str], Any]
 
@@ -109,29 +110,28 @@ def test_a_federated_client_trains_and_evaluates_with_its_defaults(tool: Tool) -
     assert cases == 2
 
 
-def test_a_program_that_iterates_over_the_transforms_gets_the_labels_of_a_prediction(
+def test_the_script_of_the_page_gives_the_labels_of_a_prediction(
     tool: Tool, packaged: Path, lungs_like: Path, tmp_path: Path
 ) -> None:
-    """As MONAI Label and Deploy do: they read the config themselves and load the weights into `network_def`."""
+    """docs/use_a_model.md; MONAI Label and Deploy do the same: they read the config and run its parts themselves."""
     image = next((lungs_like / "images").iterdir())
-    shape, steps = tool(f"""
-        import torch
-        from monai.bundle import ConfigParser
-        parser = ConfigParser()
-        parser.read_config(str(root / "configs" / "inference.json"))
-        parser.config.update({{"bundle_root": str(root), "device": "cpu", "precision": "fp32"}})
-        network = parser.get_parsed_content("network_def", instantiate=True)
-        network.load_state_dict(torch.load(root / "models" / "model.pt"))
-        before, after = (parser.get_parsed_content(f"{{when}}processing", instantiate=True) for when in ("pre", "post"))
-        data = {{"image": {str(image)!r}}}
-        for transform in before.transforms:
-            data = transform(data)
-        data["pred"] = parser.get_parsed_content("inferer", instantiate=True)(data["image"][None], network)[0]
-        for transform in after.transforms:
-            data = transform(data)
-        answer((data["pred"].shape, [type(each).__name__ for each in (*before.transforms, *after.transforms)]))
-    """)
-    assert steps == ["LoadOriginald", "ToNetworkGridd", "RestoreLabelsd", "Postprocessd", "SaveImaged"]
+    page = (REPOSITORY / "docs" / "use_a_model.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    named = {
+        '"ct.nii.gz"': repr(str(image)),
+        '["bundle_root"] = BUNDLE': '["bundle_root"] = BUNDLE\nparser.config |= more',
+    }
+    for text, own in named.items():
+        assert text in script
+        script = script.replace(text, own)
+    shape = tool(
+        textwrap.dedent("""
+            BUNDLE, more = str(root), {"precision": "fp32", "device": "cpu"}
+            %s
+            answer(data["pred"].shape)
+        """)
+        % script
+    )
     place = Workplace(tmp_path / "predicted")
     words = [
         "-m",
@@ -142,10 +142,8 @@ def test_a_program_that_iterates_over_the_transforms_gets_the_labels_of_a_predic
         "bundles/r2unet",
         "-o",
         str(place.root / "labels"),
-        "--precision",
-        "fp32",
     ]
-    place.run([*words, "--model", str(packaged / "models" / "model.pt")])
+    place.run([*words, "--precision", "fp32", "--model", str(packaged / "models" / "model.pt")])
     expected = nib.load(place.root / "labels" / image.name)
     found = nib.load(tmp_path / "elsewhere" / "predictions" / image.name)
     assert found.shape == expected.shape == tuple(shape[1:])
