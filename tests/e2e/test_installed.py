@@ -215,7 +215,9 @@ def test_completion(wheel: Installation) -> None:
     pytest.importorskip("shtab")
     for shell in ("bash", "zsh", "tcsh"):
         said = wheel.run("-m", "segbundles", "completion", shell).stdout
-        assert all(word in said for word in ("segbundles", "predict", "crossval", "--overlap", "upernet"))
+        assert all(word in said for word in ("segbundles", "predict", "crossval", "upernet"))
+        # shtab completes the options of a command's commands in bash and zsh only.
+        assert ("--overlap" in said) is (shell != "tcsh")
 
 
 def test_completion_without_its_package(wheel: Installation) -> None:

@@ -12,11 +12,14 @@ from transforms.errors import FAILED, USAGE, ImageError, UserError
 
 # How one part of a process tells another that it has to wait or to end; caught before a user sees them.
 SIGNALS = {"Busy", "TakenError", "Terminated", "WorkerDiedError"}
+# Raised as a name is imported, before anything else of ours can be; a program catches it as an ImportError.
+IMPORTING = {"ForeignNameError"}
 # Plain errors that are none of a user's, each as "module: class".
 PLAIN = {
     "pipelines.data.patch_store: RuntimeError",  # a mistake in the program: building in a loader's worker
     "pipelines.planning.extrapolation: ValueError",  # a mistake in the program: a planner that measured too little
     "pipelines.tracking.system_metrics: RuntimeError",  # MLflow's way to say that a monitor cannot be had
+    "pipelines.utils.import_names: RuntimeError",  # a mistake in the program: a wheel that cannot be built from it
     "pipelines.utils.locks: OSError",  # what another system's own call would raise
 }
 
@@ -44,7 +47,7 @@ def error_classes():
 
 
 def test_every_error_class_is_for_the_user_and_an_error_of_python_too():
-    classes = {kind for kind in error_classes() if kind.__name__ not in SIGNALS} - {UserError}
+    classes = {kind for kind in error_classes() if kind.__name__ not in SIGNALS | IMPORTING} - {UserError}
     assert {ImageError, DatasetError, NetworkError, ConfigError} <= classes
     for kind in classes:
         assert issubclass(kind, NetworkError if kind.__module__ == "networks.errors" else UserError), kind

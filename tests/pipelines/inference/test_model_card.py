@@ -423,9 +423,9 @@ def test_files_that_hold_no_weights(model, content):
 def test_a_state_of_other_kinds_of_values_is_not_gone_on_with(tmp_path, change):
     Checkpoints(tmp_path).save({"network": {}, "epoch": 1, **change})
     with pytest.raises(
-        CheckpointError, match=rf"last\.pt is not the state of a training \({next(iter(change))} "
+        CheckpointError, match=rf"last\.ckpt is not the state of a training \({next(iter(change))} "
     ):
-        load_state(tmp_path / "last.pt")
+        load_state(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("name", Progress.__annotations__)

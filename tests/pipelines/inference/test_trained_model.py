@@ -21,7 +21,7 @@ class Evil:
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"work": Evil()}, tmp_path / LAST)
-    with pytest.raises(CheckpointError, match=r"last\.pt"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt"):
         load_tensors(tmp_path / LAST)
     assert not os.path.exists("/tmp/should-never-appear")
 

@@ -101,7 +101,8 @@ def test_slices_beside_each_other_in_one_plane(folder):
 
 
 @given(
-    gaps=st.sets(st.integers(1, 9), min_size=1, max_size=5),
+    # Without every second slice nothing is missing: the others are as far apart as each other.
+    gaps=st.sets(st.integers(1, 9), min_size=1, max_size=5).filter(lambda gaps: gaps != {1, 3, 5, 7, 9}),
     tilt=st.sampled_from([0.0, 12.0]),
     angles=angles,
     seed=st.integers(0, 9),
