@@ -28,7 +28,25 @@ GEOMETRY, PADDING = "geometry", "padding"
 _FILE, _NO_CHANNEL = "filename_or_obj", "no_channel"
 
 
-class LoadOriginald(MapTransform):
+class _OfImages(MapTransform):
+    """Does the same to the image of each key."""
+
+    def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
+        super().__init__(keys)
+        self.preprocess = preprocess
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The dictionary with the images that this makes."""
+        found = dict(data)
+        for key in self.key_iterator(found):
+            found[key] = self._image(found[key], str(key))
+        return found
+
+    def _image(self, value: Any, key: str) -> MetaTensor:
+        raise NotImplementedError
+
+
+class LoadOriginald(_OfImages):
     """The image at a path as (C, X, Y, Z) or (C, X, Y), read as every prediction reads it.
 
     An image that the program has read already stays as it is; only its channels become the first axis, where its
@@ -49,17 +67,6 @@ class LoadOriginald(MapTransform):
         torch.Size([1, 5, 4, 3])
     """
 
-    def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
-        super().__init__(keys)
-        self.preprocess = preprocess
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The dictionary with images instead of paths."""
-        found = dict(data)
-        for key in self.key_iterator(found):
-            found[key] = self._image(found[key], str(key))
-        return found
-
     def _image(self, value: Any, key: str) -> MetaTensor:
         if isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
             image = _channels_first(_with_meta(value), key, self.preprocess.channels)
@@ -71,7 +78,7 @@ class LoadOriginald(MapTransform):
         return image
 
 
-class ToNetworkGridd(MapTransform):
+class ToNetworkGridd(_OfImages):
     """An image (C, X, Y, Z) or (C, X, Y) with its affine as the network sees it, float32 (C, *grid).
 
     Its meta data keep what leads back, for `RestoreLabelsd`, and the values around the image, for `SlidingWindow`.
@@ -90,18 +97,7 @@ class ToNetworkGridd(MapTransform):
         (torch.Size([1, 4, 4, 4]), [-1.0])
     """
 
-    def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
-        super().__init__(keys)
-        self.preprocess = preprocess
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The dictionary with images on the network's grid."""
-        found = dict(data)
-        for key in self.key_iterator(found):
-            found[key] = self._image(found[key], key)
-        return found
-
-    def _image(self, value: MetaTensor, key: Hashable) -> MetaTensor:
+    def _image(self, value: MetaTensor, key: str) -> MetaTensor:
         prepared = self.preprocess.volume(
             cast(MetaTensor, value.cpu()), str(value.meta.get(_FILE, f"the image '{key}'"))
         )

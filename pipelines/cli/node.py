@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.options import add_anonymous, add_bundle
-from pipelines.cli.predict import CONFIG, chosen_model
+from pipelines.cli.predict import CONFIG, chosen_model, model_settings
 from transforms.errors import DONE
 
 
@@ -130,7 +130,6 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from pipelines.deployment.node.queue import Queue
     from pipelines.deployment.node.sender import Sender
     from pipelines.deployment.node.worker import Worker
-    from pipelines.inference.bundle_inference import as_literal
     from transforms.utils.files import require_folder
 
     pynetdicom()
@@ -146,12 +145,10 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if arguments.output is not None:
         require_folder(arguments.output, "the results", "choose another --output")
     settings = {
-        "bundle_root": as_literal(bundle.root),
-        "model": as_literal(models[0]) if len(models) == 1 else [as_literal(model) for model in models],
+        **model_settings(arguments, bundle, models),
         "formats": arguments.format,
         "allow": arguments.allow,
         "anonymous": arguments.anonymous or None,
-        "device": f"$torch.device({arguments.device!r})" if arguments.device else None,
     }
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("pipelines.deployment.node").setLevel(logging.INFO)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,9 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"{arguments.output} is a file; give a folder to --output")
     inputs = [as_literal(path) for path in arguments.input]
     settings: dict[str, Any] = {
-        "bundle_root": as_literal(bundle.root),
+        **model_settings(arguments, bundle, models),
         "input": inputs[0] if len(inputs) == 1 else inputs,
         "output": as_literal(arguments.output),
-        "model": as_literal(models[0]) if len(models) == 1 else [as_literal(model) for model in models],
         "series": arguments.series,
         "allow": arguments.allow,
         "split": arguments.split,
@@ -137,7 +137,6 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         "probabilities": arguments.probabilities or None,
         "preview": arguments.preview or None,
         "overwrite": arguments.overwrite or None,
-        "device": f"$torch.device({arguments.device!r})" if arguments.device else None,
         "precision": arguments.precision,
         "engine": as_literal(arguments.engine) if arguments.engine else None,
         "overlap": arguments.overlap,
@@ -166,6 +165,17 @@ def chosen_model(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
         if not Path(model).is_file() and not Path(model, "ensemble.json").is_file():
             parser.error(f"there is no trained model at {model}; train one first, or give one with --model")
     return bundle, models
+
+
+def model_settings(arguments: argparse.Namespace, bundle: Bundle, models: Sequence[str]) -> dict[str, Any]:
+    """What `chosen_model` and --device are in `inference.json`."""
+    from pipelines.inference.bundle_inference import as_literal
+
+    return {
+        "bundle_root": as_literal(bundle.root),
+        "model": as_literal(models[0]) if len(models) == 1 else [as_literal(model) for model in models],
+        "device": f"$torch.device({arguments.device!r})" if arguments.device else None,
+    }
 
 
 def _fraction(text: str) -> float:

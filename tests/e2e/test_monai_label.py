@@ -71,11 +71,11 @@ class Shim(importlib.abc.MetaPathFinder):
             import pydicom.uid
             sys.modules.setdefault("pydicom._storage_sopclass_uids", pydicom.uid)
         if name == "torchvision":
-            import torch
-            if torch.version.cuda is None:
-                self.library = torch.library.Library("torchvision", "DEF")
+            from torch import library, version
+            if version.cuda is None:
+                self.kept = library.Library("torchvision", "DEF")
                 for each in ("nms", "qnms"):
-                    self.library.define(f"{each}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                    self.kept.define(f"{each}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None
 
 
