@@ -115,20 +115,7 @@ def describe(root: str | Path, problems: list[str]) -> tuple[Path, Dataset, list
             ],
         )
     check_ids(source.items, problems)
-    dataset = Dataset(
-        root=root,
-        name=source.name or root.resolve().name,
-        labels=source.names.labels,
-        training=tuple(item.case for item in source.items if item.split == "training"),
-        validation=tuple(item.case for item in source.items if item.split == "validation"),
-        test=tuple(item.case for item in source.items if item.split == "test"),
-        channels=source.channels,
-        description=source.description,
-        regions=source.names.regions,
-        ignore=source.names.ignore,
-        segments=source.names.segments,
-    )
-    return where, dataset, source.items
+    return where, source.dataset(root), source.items
 
 
 DEMO = Path("data/demo")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.cases import SPLITS, Case, DatasetError
+from pipelines.data.cases import SPLITS, Case, Dataset, DatasetError
 from pipelines.data.channel_files import channel_file, missing_channels, numbered
 from pipelines.data.label_names import LabelNames, LabelsError, label_names
 from pipelines.data.missing_files import may_be_an_image
@@ -37,6 +37,29 @@ class Source:
     channels: int | None
     items: list[Item]
     description: str
+
+    def dataset(self, root: Path) -> Dataset:
+        """The dataset of these cases, with the splits that they name; nothing is checked.
+
+        Args:
+            root: its folder, which names it if the description does not.
+        """
+        training, validation, test = (
+            tuple(item.case for item in self.items if item.split == split) for split in SPLITS
+        )
+        return Dataset(
+            root=root,
+            name=self.name or root.resolve().name,
+            labels=self.names.labels,
+            training=training,
+            validation=validation,
+            test=test,
+            channels=self.channels,
+            description=self.description,
+            regions=self.names.regions,
+            ignore=self.names.ignore,
+            segments=self.names.segments,
+        )
 
 
 def read_description(path: Path) -> dict[str, Any]:

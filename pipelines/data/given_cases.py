@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.cases import Dataset, DatasetError
-from pipelines.data.dataset_json import listed_items, parse_labels
+from pipelines.data.dataset_json import Source, listed_items, parse_labels
 from pipelines.data.folds import split_cases
 from pipelines.data.integrity import check_ids, header_problems, labels_from_values
+from pipelines.data.label_names import LabelNames
 
 __all__ = ["given_dataset"]
 
@@ -58,16 +59,13 @@ def given_dataset(
     where = _common_folder([item.case.image for item in items])
     if not items and not problems:
         problems.append("the list of cases is empty; name at least one case with image and label.")
-    dataset = Dataset(
-        root=where,
+    dataset = Source(
         name=name or f"{len(items)} cases of {where.name}",
-        labels={} if names is None else names.labels,
-        training=tuple(item.case for item in items if item.split == "training"),
-        validation=tuple(item.case for item in items if item.split == "validation"),
+        names=names or LabelNames({}, {}, None, {}),
+        channels=None,
+        items=items,
         description=json.dumps(lists if labels is None else {**lists, "labels": labels}, sort_keys=True),
-        regions={} if names is None else names.regions,
-        segments={} if names is None else names.segments,
-    )
+    ).dataset(where)
     problems = problems or header_problems(dataset)
     if problems:
         raise DatasetError(where, problems)

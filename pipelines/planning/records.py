@@ -140,7 +140,7 @@ class StepCost(NamedTuple):
     """What one optimiser step costs on this machine.
 
     Attributes:
-        seconds: of wall time, the quickest of several.
+        seconds: of wall time, the median of several.
         memory: bytes that the process needs at most, beyond what it had before the network was made; on CUDA of the
             GPU.
         window_seconds: wall time of one window's forward pass in a validation; 0 where that was not measured.

@@ -13,6 +13,7 @@ import gc
 import itertools
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -43,7 +44,7 @@ from transforms.utils.memory import is_out_of_memory
 
 __all__ = ["measured", "patches", "prepared"]
 
-STEPS, ENOUGH, MOST = 3, 0.5, 20
+STEPS, ENOUGH, MOST = 3, 2.0, 20
 """Steps that are timed after a first one that warms up: so many, more while they took fewer seconds together, at most."""
 WINDOWS = 3
 """Forward passes that are timed after a first one."""
@@ -177,8 +178,7 @@ def measured(
         trainer.run()
         window = _window_seconds(parser, trainer, channels, device, deadline)
     used = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak.bytes - before
-    # What else runs on the machine only makes steps slower: the quickest is the same whenever it is measured.
-    return StepCost(min(clock.times), max(used, 1), window)
+    return StepCost(statistics.median(clock.times), max(used, 1), window)
 
 
 def _with_loader(parser: ConfigParser, batches: _Batches) -> ConfigParser:

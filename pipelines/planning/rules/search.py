@@ -39,9 +39,9 @@ WIDER = 1.4
 channels squared (arithmetic)."""
 
 STEP_IN_TRAINING, WINDOW_IN_TRAINING = 1.1, 1.5
-"""How much longer a step and a window take within a training than the quickest that was timed: patches are read and
-augmented, cases put back on their grids and measured, and not every step is the quickest. Measured on two cores, by whole
-trainings: 1.07 and 1.13, 1.3 and 2 (docs/planning.md)."""
+"""How much longer they take within a training than the median of the steps and the quickest of the windows that were timed:
+patches are read and augmented, cases put back on their grids and measured. Measured on two cores, by whole trainings: 1.07 to
+1.14, 1.3 and 2 (docs/planning.md)."""
 
 CALM_GAIN = 0.05
 """Points of Dice of sharing out many patches between more steps and larger steps, see `patches.batch_of`."""

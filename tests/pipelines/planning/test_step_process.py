@@ -1,6 +1,7 @@
 """What is measured: the config's own trainer, with values put in and random patches instead of a dataset."""
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -65,6 +66,18 @@ def test_steps_are_those_of_the_trainer(config, monkeypatch):
     assert STEPS < len(seen) <= MOST + 1
     assert set(seen) == {((3, 1, 16, 24), 1.0, True)}
     assert 0 < cost.window_seconds < cost.seconds
+
+
+def test_a_step_takes_as_long_as_most_do(config, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    step, seconds = SegTrainer._step, itertools.cycle([0.3, 0.3, 0.0])
+
+    def pausing(self, engine):
+        time.sleep(next(seconds))
+        step(self, engine)
+
+    monkeypatch.setattr(SegTrainer, "_step", pausing)
+    assert measured(prepared(config, KNOBS, 1, 3), 1, 3, seconds=600).seconds > 0.3
 
 
 def test_without_time_one_step_is_timed(config, monkeypatch):

@@ -65,7 +65,7 @@ def test_the_choice_was_measured_and_keeps_the_memory() -> None:
         meter = Meter(machine)
         choice = search(options(memory, lost=lambda spacing, patch: -math.prod(patch)), meter, 1000.0)
         assert choice is not None
-        # A training takes longer than its quickest step times the number of steps.
+        # A training takes longer than a step that was timed times the number of steps.
         assert choice.step == STEP_IN_TRAINING * machine.cost(choice.setting.knobs()).seconds
         assert machine.cost(choice.setting.knobs()).memory <= memory
 
