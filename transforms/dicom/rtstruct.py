@@ -18,6 +18,7 @@ from transforms.dicom.contours import crossed, fill_polygons
 from transforms.dicom.label_painter import LabelPainter
 from transforms.dicom.segment_names import match_names, numbered_names
 from transforms.errors import ImageError
+from transforms.utils.coordinates import LPS_RAS
 
 __all__ = ["read_rtstruct", "rtstruct_names"]
 
@@ -66,7 +67,7 @@ def read_rtstruct(
     if "ROIContourSequence" not in dataset:
         raise ImageError(f"{path}: it names ROIs and has no contours (ROIContourSequence). {_EXPORT}")
     painter = LabelPainter(shape, max(labels))
-    to_voxel = np.linalg.inv(affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
+    to_voxel = np.linalg.inv(affine) @ LPS_RAS  # from LPS+
     drawn: dict[int, dict[int, list[np.ndarray]]] = {}
     for item in dataset.ROIContourSequence or []:
         number = int(item.get("ReferencedROINumber", -1))

@@ -17,7 +17,6 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 from transforms.dicom.contours import outlines
 from transforms.dicom.rtstruct import CLOSED
 from transforms.dicom.source_images import (
-    LPS,
     SourceImages,
     label_on_source,
     numbered_structures,
@@ -27,6 +26,7 @@ from transforms.dicom.source_images import (
 from transforms.errors import SettingError
 from transforms.label_values import Box, bounding_boxes, box_of, mask_of
 from transforms.utils.colours import colour_of
+from transforms.utils.coordinates import LPS_RAS
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -91,7 +91,7 @@ def write_rtstruct(
     result = _blank(images, description, series_number)
     result.ReferencedFrameOfReferenceSequence = [_referenced_frame(images)]
     generation = f"{algorithm_name} {algorithm_version or software_version()}"[:64]
-    to_world = LPS @ images.affine
+    to_world = LPS_RAS @ images.affine
     boxes = bounding_boxes(frames)
     result.StructureSetROISequence = []
     result.ROIContourSequence = []

@@ -30,6 +30,7 @@ from transforms.dicom.source_images import (
 from transforms.errors import ImageError, SettingError
 from transforms.label_values import mask_of
 from transforms.utils.colours import colour_of
+from transforms.utils.coordinates import LPS_RAS
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["read_seg", "seg_names", "write_seg"]
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _EXPORT = "Export the segmentation again on the grid of its CT."
 
 
@@ -174,9 +174,9 @@ def _frame_matrix(path: Path, groups: Dataset, number: int) -> np.ndarray:
             )
         )
         matrix = np.eye(4)
-        matrix[:3, 0] = _LPS_TO_RAS @ cosines[:3] * spacing[1]
-        matrix[:3, 1] = _LPS_TO_RAS @ cosines[3:] * spacing[0]
-        matrix[:3, 3] = _LPS_TO_RAS @ position
+        matrix[:3, 0] = LPS_RAS[:3, :3] @ cosines[:3] * spacing[1]
+        matrix[:3, 1] = LPS_RAS[:3, :3] @ cosines[3:] * spacing[0]
+        matrix[:3, 3] = LPS_RAS[:3, :3] @ position
     except (ValueError, IndexError) as error:
         raise ImageError(
             f"{path}: the place of frame {number + 1} is not a set of numbers ({error}). {_EXPORT}"

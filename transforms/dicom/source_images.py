@@ -17,6 +17,7 @@ from pydicom.uid import UID, CTImageStorage
 from transforms.dicom.label_painter import GRID_TOLERANCE
 from transforms.errors import ImageError
 from transforms.label_values import stored_labels
+from transforms.utils.coordinates import LPS_RAS
 from transforms.utils.files import replacing
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SourceImages", "label_on_source", "numbered_structures", "replace_file", "software_version"]
 
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _REQUIRED = (
     "PatientID",
@@ -114,12 +114,12 @@ class SourceImages:
 
     def position(self, index: int) -> list[float]:
         """Return the centre of the first voxel of a slice in mm, LPS+."""
-        return (LPS @ self.affine @ [0, 0, index, 1])[:3].tolist()
+        return (LPS_RAS @ self.affine @ [0, 0, index, 1])[:3].tolist()
 
     @property
     def cosines(self) -> list[float]:
         """Direction of growing column and row index, six numbers, LPS+."""
-        axes = (LPS @ self.affine)[:3, :2]
+        axes = (LPS_RAS @ self.affine)[:3, :2]
         return (axes / np.linalg.norm(axes, axis=0)).T.ravel().tolist()
 
     @property

@@ -17,6 +17,7 @@ from transforms.dicom.headers import Frame
 from transforms.dicom.order import is_close
 from transforms.dicom.pixels import decode_frames
 from transforms.errors import ImageError
+from transforms.utils.coordinates import LPS_RAS
 
 __all__ = ["ALLOWED", "ALTERNATING", "MISSING", "UNEVEN", "Stack", "checked_names", "stack_slices"]
 
@@ -107,7 +108,7 @@ def stack_slices(frames: Collection[Frame], allow: Collection[str] = ()) -> Stac
     lps[:3, 1] = cosines[1] * row_spacing
     lps[:3, 2] = step
     lps[:3, 3] = origin
-    return Stack(tuple(line.frames), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, plan)
+    return Stack(tuple(line.frames), LPS_RAS @ lps, plan)
 
 
 def _sorted(frames: list[Frame], normal: np.ndarray) -> _Line:

@@ -11,10 +11,9 @@ from transforms.io.header import Header, check_affine, fourth_axis
 from transforms.io.metaimage import metaimage_header
 from transforms.io.nrrd import nrrd_header
 from transforms.io.raw_volume import RawVolume, check_room, read_voxels
+from transforms.utils.coordinates import LPS_RAS
 
 __all__ = ["itk_header", "read_itk", "voxel_files"]
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def itk_header(path: Path, channels: int | None) -> Header:
@@ -65,4 +64,4 @@ def _layout(volume: RawVolume, channels: int | None) -> Header:
     affine = np.eye(4)
     affine[:spatial, :spatial] = volume.affine[:spatial, :spatial]
     affine[:spatial, 3] = volume.affine[:spatial, len(size)]
-    return Header(size[:spatial], count, check_affine(path, _LPS_TO_RAS @ affine))
+    return Header(size[:spatial], count, check_affine(path, LPS_RAS @ affine))

@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from transforms.errors import ImageError
 from transforms.label_values import bounding_boxes, box_of, mask_of, stored_labels, structures_of
 from transforms.utils.colours import colour_of
+from transforms.utils.coordinates import LPS_RAS
 from transforms.utils.files import replacing
 
 __all__ = ["write_seg_nrrd"]
@@ -122,7 +123,7 @@ def _voxels(
 def _image(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
     """An image of ITK, whose world is LPS+ (x and y turned round)."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.swapaxes(0, 2)), isVector=voxels.ndim == 4)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    lps = LPS_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
