@@ -7,11 +7,12 @@ name on any device, gradient clipping and accumulation, weight averaging, and st
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
@@ -25,6 +26,8 @@ from pipelines.training.thread_tuning import ThreadTuner
 from pipelines.utils.modules import compile_regions, unwrapped
 from transforms.augmentation.on_device import PatchBatch
 from transforms.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(UserError, RuntimeError):
@@ -60,7 +63,9 @@ class SegTrainer(SupervisedTrainer):
             and steps that overflow are skipped. The attribute `precision` holds the value that "auto" was resolved to.
         lr_scheduler: stepped once per optimiser step; None keeps the learning rate constant.
         max_grad_norm: gradients are scaled down to this L2 norm; None only measures the norm.
-        average: `torch.optim.swa_utils.AveragedModel` of `network`, updated after every optimiser step.
+        average: `torch.optim.swa_utils.AveragedModel` of `network`, updated after every optimiser step. Where other
+            weights are put into the network between two runs, as in each round of a federated training, it begins
+            anew with them.
         channels_last: keep weights and patches in the channels-last memory format; "auto" keeps the format of the
             weights and converts the patches to it. A network in DistributedDataParallel must be passed to `place`
             before it is wrapped.
@@ -128,7 +133,24 @@ class SegTrainer(SupervisedTrainer):
         self.grad_norm: torch.Tensor | None = None
         self.threads = ThreadTuner(device)
         self._unchecked: list[tuple[int, torch.Tensor, Any]] = []
+        self._left: list[int] | None = None
+        self.add_event_handler(Events.STARTED, self._begin)
         keep_losses(self)
+
+    def _begin(self) -> None:
+        if self.average is not None and self._left is not None and self._left != self._versions():
+            self.average.n_averaged.zero_()  # type: ignore[operator, union-attr]
+        ended = self.lr_scheduler is not None and not any(self.lr_scheduler.get_last_lr())
+        if ended and self.state.iteration:
+            logger.warning(
+                "the learning rate has fallen to zero, so that steps after %d change nothing; give as many epochs as "
+                "all rounds of this training have together",
+                self.state.iteration,
+            )
+
+    def _versions(self) -> list[int]:
+        """A number of each parameter that grows when values are put into it."""
+        return [parameter._version for parameter in self.network.parameters()]
 
     def _iteration(self, engine: SegTrainer, batchdata: PatchBatch) -> dict:  # type: ignore[override]
         with self.threads.step():
@@ -188,6 +210,7 @@ class SegTrainer(SupervisedTrainer):
             self.lr_scheduler.step()
         if self.average is not None and not skipped:
             self.average.update_parameters(unwrapped(engine.network))  # type: ignore[operator]
+            self._left = self._versions()
 
     def _require_finite(self, engine: Engine, loss: torch.Tensor, batch: PatchBatch) -> None:
         self._unchecked.append((engine.state.iteration, loss, batch.get("case", "unknown")))

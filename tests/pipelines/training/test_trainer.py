@@ -10,7 +10,7 @@ from pipelines.training.optimization import lr_schedule
 from pipelines.training.trainer import NonFiniteLossError
 from pipelines.utils.modules import unwrapped
 from tests.pipelines.small import Tiny
-from tests.pipelines.training.trainers import batches, trainer, weights
+from tests.pipelines.training.trainers import averages, batches, trainer, weights
 
 
 def test_accumulated_batches_equal_a_big_one():
@@ -100,6 +100,42 @@ def test_a_step_that_overflows_in_fp16_is_left_out():
     assert engine.lr_scheduler.last_epoch == 0
     assert int(engine.average.n_averaged) == 0
     assert engine.grad_scaler.get_scale() < 2.0**120
+
+
+def test_a_second_run_goes_on_with_the_average():
+    data = batches(4, 2)
+    whole, parts = trainer(data, epochs=2, ema=0.9), trainer(data, epochs=1, ema=0.9)
+    whole.run()
+    parts.run()
+    parts.state.max_epochs = 2
+    parts.run()
+    torch.testing.assert_close(weights(parts), weights(whole))
+    torch.testing.assert_close(averages(parts), averages(whole))
+    assert int(parts.average.n_averaged) == 8
+
+
+def test_weights_put_in_between_two_runs_begin_a_new_average():
+    """As in each round of a federated training: what was averaged before is not of these weights."""
+    data = batches(4, 2)
+    engine = trainer(data, epochs=1, lr=0.0, ema=0.9)
+    engine.run()
+    others = {name: value + 1 for name, value in engine.network.state_dict().items()}
+    engine.network.load_state_dict(others)
+    engine.state.max_epochs = 2
+    engine.run()
+    torch.testing.assert_close(averages(engine), weights(engine))
+    assert int(engine.average.n_averaged) == 4
+
+
+def test_rounds_beyond_the_end_of_the_schedule_are_said(caplog):
+    engine = trainer(batches(2, 2), epochs=1, scheduled=True)
+    engine.run()
+    assert "learning rate" not in caplog.text
+    before = weights(engine)
+    engine.state.max_epochs = 2
+    engine.run()
+    assert torch.equal(weights(engine), before)
+    assert "the learning rate has fallen to zero, so that steps after 2 change nothing" in caplog.text
 
 
 def test_an_unknown_precision_is_refused_at_once():

@@ -31,3 +31,7 @@ def trainer(data, epochs=2, lr=0.1, seed=0, dims=3, scheduled=False, network=Non
 
 def weights(engine):
     return torch.cat([p.detach().flatten() for p in unwrapped(engine.network).parameters()])
+
+
+def averages(engine):
+    return torch.cat([p.detach().flatten() for p in engine.average.module.parameters()])
