@@ -85,27 +85,30 @@ def test_the_properties_of_the_specification_are_there_and_can_be_overridden(too
 
 def test_a_federated_client_trains_and_evaluates_with_its_defaults(tool: Tool) -> None:
     """MONAI's client for NVFlare: its evaluator comes from [train.json, evaluate.json]."""
-    steps, measured, cases = tool("""
+    rounds, measured, cases = tool("""
         import numpy as np
         from monai.fl.client.monai_algo import MonaiAlgo
         from monai.fl.utils.constants import ExtraItems
         from monai.fl.utils.exchange_object import ExchangeObject
         from monai.networks.utils import get_state_dict
         given = {"dataset_dir": data, "precision": "fp32"}
-        client = MonaiAlgo(bundle_root=str(root), train_kwargs=dict(given), eval_kwargs=dict(given))
+        client = MonaiAlgo(bundle_root=str(root), train_kwargs=given | {"epochs": 2}, eval_kwargs=dict(given))
         client.initialize({ExtraItems.CLIENT_NAME: "site"})
-        weights = {name: value.cpu().numpy() for name, value in get_state_dict(client.trainer.network).items()}
-        steps = []
+        weights = {name: value.numpy().copy() for name, value in get_state_dict(client.trainer.network).items()}
+        rounds = []
         for _ in range(2):
             client.train(ExchangeObject(weights=weights), {})
             difference = client.get_weights().weights
-            steps.append(client.trainer.state.iteration)
+            changed = any(np.abs(value).max() > 0 for value in difference.values())
+            trainer = client.trainer
+            rounds.append((trainer.state.iteration, trainer.lr_scheduler.last_epoch, int(trainer.average.n_averaged), changed))
             weights = {name: weights[name] + np.asarray(difference[name]) for name in weights}
         measured = client.evaluate(ExchangeObject(weights=weights), {}).metrics
-        answer((steps, sorted(measured), len(client.evaluator.state.cases)))
+        answer((rounds, sorted(measured), len(client.evaluator.state.cases)))
         client.finalize()
     """)
-    assert steps == [2, 4]
+    # The schedule goes on, and the moving average begins anew with the weights of each round.
+    assert rounds == [[2, 2, 2, True], [4, 4, 2, True]]
     assert measured == ["val_dice_left_lung", "val_dice_right_lung", "val_mean_dice"]
     assert cases == 2
 
