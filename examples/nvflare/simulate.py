@@ -66,7 +66,8 @@ def simulate(given: argparse.Namespace) -> Path:
     require_one_network(given.bundle, given.site, settings)
     given.output.mkdir(parents=True)
     begin = given.output / "initial.pt"
-    torch.save(first_weights(given.bundle, given.from_scratch), begin)
+    seed = settings.get("seed", 0) if given.from_scratch else None
+    torch.save(first_weights(given.bundle, seed), begin)
     sites = {f"site-{number}": folder.resolve() for number, folder in enumerate(given.site, start=1)}
     recipe = FedAvgRecipe(
         name="federated",
@@ -119,13 +120,13 @@ def require_one_network(bundle: Path, sites: list[Path], settings: dict[str, Any
         model.require_labels(data.labels, data.regions)
 
 
-def first_weights(bundle: Path, random: bool) -> dict[str, torch.Tensor]:
-    """The weights that all sites begin with: those of the bundle's model, or random ones of its network."""
-    if not random:
+def first_weights(bundle: Path, seed: int | None) -> dict[str, torch.Tensor]:
+    """The weights that all sites begin with: those of the bundle's model, or with a seed random ones of its network."""
+    if seed is None:
         return torch.load(bundle / "models" / "model.pt", map_location="cpu", weights_only=True)
     parser = ConfigParser()
     parser.read_config(bundle / "configs" / "train.json")
-    torch.manual_seed(parser["seed"])
+    torch.manual_seed(seed)
     return parser.get_parsed_content("network_def").state_dict()
 
 
