@@ -23,6 +23,17 @@ from nvflare.recipe import SimEnv, set_per_site_config
 
 OF_ITS_OWN_TRAINING = ("run_id", "experiment", "validation", "training_data", "plan")
 """What the card of the bundle's model says of the training that it comes from."""
+SETTLED = (
+    "spacing",
+    "normalization",
+    "window",
+    "crop_above",
+    "patch_size",
+    "overlap",
+    "mirror_axes",
+    "network_def",
+)
+"""What the card says of its inputs, so of those of the averaged model too."""
 
 
 def main() -> None:
@@ -38,7 +49,7 @@ def main() -> None:
         "--from-scratch", action="store_true", help="begin with random weights, not with the bundle's model"
     )
     parser.add_argument(
-        "--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="of train.json"
+        "--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="a value of train.json"
     )
     given = parser.parse_args()
     given.bundle, given.output = given.bundle.resolve(), given.output.resolve()
@@ -83,7 +94,10 @@ def simulate(given: argparse.Namespace) -> Path:
     words = {name: arguments(name, sites[name], settings, given) for name in sites}
     set_per_site_config(recipe, {name: {"train_args": words[name]} for name in sites})
     workspace = given.output / "nvflare"
-    recipe.execute(SimEnv(clients=list(sites), workspace_root=str(workspace)))
+    try:
+        recipe.execute(SimEnv(clients=list(sites), workspace_root=str(workspace)))
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
     averaged = next(workspace.rglob("FL_global_model.pt"), None)
     if averaged is None:
         sys.exit(f"error: there is no model; what went wrong is in the files log.txt below {workspace}")
@@ -103,16 +117,22 @@ def common_settings(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def require_one_network(bundle: Path, sites: list[Path], settings: dict[str, Any]) -> None:
-    """Refuse sites with other classes than the model, and a bundle that lets each site plan for itself."""
+    """Refuse sites with other classes than the model, other inputs, and a bundle that lets each site plan for itself."""
     import pipelines
     from pipelines.planning.knobs import PLANNED
 
-    config = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8")) | settings
-    planned = [name for name in PLANNED if config.get(name) == "auto"]
+    config = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+    for name in settings:
+        if name not in config or name in SETTLED:
+            why = (
+                "settled by the bundle's model" if name in SETTLED else f"not in {bundle}/configs/train.json"
+            )
+            sys.exit(f"error: --set {name} cannot be given: it is {why}")
+    planned = [name for name in PLANNED if (config | settings).get(name) == "auto"]
     if planned:
         sys.exit(
             f"error: {bundle}/configs/train.json leaves {', '.join(planned)} to a plan, which each site would make "
-            "of its own data; give values with --set, or pack the bundle with the settings.json of its training"
+            "of its own data; pack the bundle with the settings.json of its training, or give values with --set"
         )
     model = pipelines.TrainedModel(bundle / "models" / "model.pt")
     for site in sites:

@@ -165,9 +165,14 @@ def test_what_cannot_be_averaged_is_refused_in_one_sentence(federation: Federati
     said = federation.simulate("other", sites=[federation.sites[0], lungs_like], check=False)
     assert "error: the dataset's labels {0: 'background', 1: 'left_lung', 2: 'right_lung'} are not" in said
     assert "Traceback" not in said
-    said = federation.simulate("planned", "--set", "spacing=auto", sites=federation.sites, check=False)
-    assert "train.json leaves spacing to a plan, which each site would make of its own data" in said
-    assert not (federation.folder / "planned").exists()
+    for word, why in {
+        "spacing=[1,1,1]": "--set spacing cannot be given: it is settled by the bundle's model",
+        "epoch=3": "--set epoch cannot be given: it is not in",
+        "schedule=auto": "leaves schedule to a plan, which each site would make of its own data",
+    }.items():
+        said = federation.simulate("refused", "--set", word, sites=federation.sites, check=False)
+        assert why in said
+    assert not (federation.folder / "refused").exists()
 
 
 def _weights(path: Path) -> np.ndarray:
