@@ -133,7 +133,7 @@ def main() -> None:
         found: dict[str, list[float]] = {way: [] for way in ways}
         for seed in given.seeds:
             for way, at in ways.items():
-                output = folder / f"{way} {seed}"
+                output = folder / f"{way.replace(' ', '_')}_{seed}"
                 line: list[object] = [
                     given.python,
                     SCRIPT,

@@ -73,6 +73,10 @@ def setting(text: str) -> tuple[str, Any]:
 
 def simulate(given: argparse.Namespace) -> Path:
     """Train at all sites in rounds; returns the averaged model."""
+    if len(str(given.output).split()) > 1:
+        sys.exit(
+            f"error: NVFlare's simulator takes no folder with spaces such as {given.output}; give another --output"
+        )
     settings = common_settings(given)
     require_one_network(given.bundle, given.site, settings)
     given.output.mkdir(parents=True)

@@ -173,6 +173,8 @@ def test_what_cannot_be_averaged_is_refused_in_one_sentence(federation: Federati
         said = federation.simulate("refused", "--set", word, sites=federation.sites, check=False)
         assert why in said
     assert not (federation.folder / "refused").exists()
+    said = federation.simulate("with spaces", sites=federation.sites, check=False)
+    assert "takes no folder with spaces" in said
 
 
 def _weights(path: Path) -> np.ndarray:
