@@ -26,24 +26,21 @@ def main() -> None:
     given = parser.parse_args()
     settings = json.loads(given.settings.read_text(encoding="utf-8"))
     sys.path.insert(0, str(given.bundle))
-    import pipelines
 
     flare.init()
-    evaluates = bool(pipelines.open_dataset(settings["dataset_dir"]).validation)
     client = MonaiAlgo(
         bundle_root=str(given.bundle),
         local_epochs=given.local_epochs,
         train_kwargs=settings,
         # The Dice of each round, without surfaces.
         eval_kwargs=shared(given.bundle, settings) | {"surface_tolerance": None, "confidence": False},
-        config_evaluate_filename="default" if evaluates else None,
     )
     site = flare.get_site_name()
     client.initialize({ExtraItems.CLIENT_NAME: site})
     while flare.is_running():
         received = flare.receive()
         weights = ExchangeObject(weights=received.params)
-        metrics = client.evaluate(weights).metrics if evaluates else None
+        metrics = client.evaluate(weights).metrics
         print(f"{site}, round {received.current_round}: {metrics}", flush=True)
         client.train(weights)
         trained = client.get_weights()
