@@ -23,7 +23,18 @@ def name_of(page: Path) -> str:
 
 def python_blocks(page: Path) -> list[str]:
     """The ```python blocks of a page, in order."""
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return _blocks(page.read_text(encoding="utf-8"), "python")
+
+
+def shell_blocks(page: Path) -> dict[str, list[str]]:
+    """The ```sh blocks of a page, in order, below their headings; "" is what stands above the first."""
+    parts = re.split(r"^#{2,} (.*)\n", "\n" + page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = zip(["", *parts[1::2]], parts[::2], strict=True)
+    return {heading: found for heading, text in sections if (found := _blocks(text, "sh"))}
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def _defined(source: str) -> set[str]:

@@ -49,6 +49,7 @@ UNPLANNED = {
 UNPLANNED_NETWORK = {"r2unet": {"features": "[8,16,32,64,128]"}, "upernet": {}}
 # The number format that every processor has fast kernels for; what a bundle would choose may differ by the machine.
 EVERYWHERE = {"precision": "fp32"}
+PRECISE = ("--precision", EVERYWHERE["precision"])
 INTERRUPTIBLE = "tests/e2e/interrupt.json"
 """An overlay by which the variables of `tests.pipelines.small.Interrupt` stop a training at an iteration."""
 
@@ -128,6 +129,19 @@ class Workplace:
         words = ["-m", "monai.bundle", "run", "--config_file", f"bundles/{bundle}/{config}"]
         given = {"bundle_root": self.root, **EVERYWHERE, **overrides}
         return self.run(words + [w for key, value in given.items() for w in (f"--{key}", str(value))], check)
+
+    def predict(self, image: Path, model: Path, *words: str) -> Path:
+        """`python -m pipelines predict` of one image with a model of r2unet; returns the label map.
+
+        Args:
+            image: a file, or a folder of DICOM slices.
+            model: its `model.pt`.
+            words: further options.
+        """
+        out = self.folder / "labels"
+        given = ["predict", str(image), "--bundle", "bundles/r2unet", "--model", str(model), "-o", str(out)]
+        self.run(["-m", "pipelines", *given, *words])
+        return out / (f"{image.name}.nii.gz" if image.is_dir() else image.name)
 
     @property
     def client(self) -> MlflowClient:

@@ -1,7 +1,5 @@
 """MONAI Deploy runs a packaged bundle: the application of examples/, DICOM in, DICOM SEG out."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import highdicom as hd
@@ -11,27 +9,13 @@ import pytest
 import torch
 
 from tests import dicom_phantom as ph
-from tests.conftest import REPOSITORY
-from tests.e2e.clients import APPS, client
+from tests.e2e.clients import client_of_page, page_commands, run_commands
 from tests.e2e.commands import Workplace
+from transforms.dicom.source_images import REQUIRED
 from transforms.io.readers import read_label
 from transforms.preprocess import Preprocess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
-
-# Attributes of type 2, without which Deploy's writer ends.
-ASKED_FOR = [
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-]
-NEEDS = [f"monai-deploy-app-sdk=={APPS['monai-deploy-app-sdk']}"]
 
 
 def write_series(folder: Path, image: Path) -> None:
@@ -41,7 +25,8 @@ def write_series(folder: Path, image: Path) -> None:
     slices = phantom.slices()
     for index, each in enumerate(slices):
         ph.set_pixels(each, (values[:, :, index].T.astype(np.int32) + 1024) & 0xFFFF)
-        for name in ASKED_FOR:
+        # Without these Deploy's writer ends.
+        for name in REQUIRED:
             setattr(each, name, getattr(each, name, ""))
     ph.write_series(folder, slices)
 
@@ -49,23 +34,18 @@ def write_series(folder: Path, image: Path) -> None:
 def test_the_example_gives_the_labels_of_a_prediction(
     packaged: Path, lungs_like: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    python = client("monai_deploy", packaged, tmp_path_factory.mktemp("clients"), NEEDS)
     write_series(tmp_path / "ct", lungs_like / "images" / "validation_0.nii.gz")
-    words = [str(python), "-W", "ignore", str(REPOSITORY / "examples" / "monai_deploy" / "app.py")]
-    words += ["--input", str(tmp_path / "ct"), "--output", str(tmp_path / "seg"), "--model", str(packaged)]
-    done = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    install, segment = page_commands("MONAI Deploy", BUNDLE=packaged, DICOM_FOLDER=tmp_path / "ct")
+    python = client_of_page("monai_deploy", install, tmp_path_factory.mktemp("clients"))
+    (tmp_path / "monai_deploy").symlink_to(python.parents[1])
+    run_commands(segment, tmp_path)
     (path,) = (tmp_path / "seg").glob("*.dcm")
     written = hd.seg.segread(path)
     names = [written.get_segment_description(number).SegmentLabel for number in written.segment_numbers]
     assert names == ["left_lung", "right_lung"]
 
     place = Workplace(tmp_path / "predicted")
-    words = ["-m", "pipelines", "predict", str(tmp_path / "ct"), "--bundle", "bundles/r2unet", "-o"]
-    place.run([*words, str(place.root / "own"), "--model", str(packaged / "models" / "model.pt")])
-    expected = read_label(place.root / "own" / "ct.nii.gz")
+    expected = read_label(place.predict(tmp_path / "ct", packaged / "models" / "model.pt"))
     geometry = Preprocess().image(tmp_path / "ct").geometry
     labels = {0: "background", 1: "left_lung", 2: "right_lung"}
     found = Preprocess().label(path, geometry, labels, tmp_path / "ct")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.commands import EVERYWHERE, REPOSITORY, Workplace
+from tests.docs.pages import python_blocks
+from tests.e2e.clients import PAGE
+from tests.e2e.commands import EVERYWHERE, PRECISE, Workplace
 
 Tool = Callable[[str], Any]
 
@@ -118,8 +119,7 @@ def test_the_script_of_the_page_gives_the_labels_of_a_prediction(
 ) -> None:
     """docs/use_a_model.md; MONAI Label and Deploy do the same: they read the config and run its parts themselves."""
     image = next((lungs_like / "images").iterdir())
-    page = (REPOSITORY / "docs" / "use_a_model.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (script,) = python_blocks(PAGE)
     named = {
         '"ct.nii.gz"': repr(str(image)),
         '["bundle_root"] = BUNDLE': '["bundle_root"] = BUNDLE\nparser.config |= more',
@@ -136,18 +136,7 @@ def test_the_script_of_the_page_gives_the_labels_of_a_prediction(
         % script
     )
     place = Workplace(tmp_path / "predicted")
-    words = [
-        "-m",
-        "pipelines",
-        "predict",
-        str(image),
-        "--bundle",
-        "bundles/r2unet",
-        "-o",
-        str(place.root / "labels"),
-    ]
-    place.run([*words, "--precision", "fp32", "--model", str(packaged / "models" / "model.pt")])
-    expected = nib.load(place.root / "labels" / image.name)
+    expected = nib.load(place.predict(image, packaged / "models" / "model.pt", *PRECISE))
     found = nib.load(tmp_path / "elsewhere" / "predictions" / image.name)
     assert found.shape == expected.shape == tuple(shape[1:])
     assert np.array_equal(found.get_fdata(), expected.get_fdata())

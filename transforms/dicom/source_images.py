@@ -26,10 +26,17 @@ if TYPE_CHECKING:
     from transforms.dicom.frame import Frame
     from transforms.dicom.series import Series
 
-__all__ = ["SourceImages", "label_on_source", "numbered_structures", "replace_file", "software_version"]
+__all__ = [
+    "REQUIRED",
+    "SourceImages",
+    "label_on_source",
+    "numbered_structures",
+    "replace_file",
+    "software_version",
+]
 
 
-_REQUIRED = (
+REQUIRED = (
     "PatientID",
     "PatientName",
     "PatientBirthDate",
@@ -43,7 +50,7 @@ _REQUIRED = (
 )
 """Attributes of type 2, which must be present but may be empty (PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
 _COPIED = (
-    *_REQUIRED,
+    *REQUIRED,
     "SpecificCharacterSet",
     "PatientAge",
     "PatientSize",
@@ -145,7 +152,7 @@ def _copied(path: Path, frame: Frame) -> Dataset:
         ) from error
     header.SpecificCharacterSet = "ISO_IR 192"
     header.update(_reference(path, frame))
-    for keyword in _REQUIRED:
+    for keyword in REQUIRED:
         if keyword not in header:
             setattr(header, keyword, "")
     return header
