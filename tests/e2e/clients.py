@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.docs.pages import shell_blocks
+from tests.e2e.page_commands import run_commands
 
 APPS: dict[str, str] = json.loads(
     (REPOSITORY / "bundles" / "r2unet" / "metadata.json").read_text(encoding="utf-8")
 )["supported_apps"]
 """The clients that a bundle says it supports, and their versions, which are the ones that are tried."""
-PAGE = REPOSITORY / "docs" / "use_a_model.md"
 KEPT = "SEGBUNDLES_CLIENTS"
 """Folder in which environments are kept for the next run, as each fetches gigabytes."""
 
@@ -46,26 +45,12 @@ def client(name: str, bundle: Path, folder: Path, packages: list[str], alone: tu
     return python
 
 
-def page_commands(section: str, **words: object) -> list[str]:
-    """The shell blocks of a section of the page.
-
-    Args:
-        section: its heading.
-        words: what the words in capitals stand for, such as BUNDLE, and other texts of the blocks to replace.
-    """
-    blocks = shell_blocks(PAGE)[section]
-    for word, own in {**words, "examples/": f"{REPOSITORY}/examples/"}.items():
-        assert any(word in block for block in blocks), f"{section} of {PAGE.name} has no {word} any more"
-        blocks = [block.replace(word, str(own)) for block in blocks]
-    return blocks
-
-
 def client_of_page(name: str, commands: str, folder: Path) -> Path:
     """Python of an environment that commands of the page make.
 
     Args:
         name: of the environment in the commands.
-        commands: see `page_commands`.
+        commands: see `tests.e2e.page_commands`.
         folder: for the environment, unless `KEPT` names another.
     """
     parent = Path(os.environ.get(KEPT, folder)).absolute()
@@ -74,17 +59,6 @@ def client_of_page(name: str, commands: str, folder: Path) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         run_commands(commands, parent)
     return python
-
-
-def run_commands(commands: str, folder: Path) -> None:
-    """Run commands of the page in a folder, with this Python as `python`; the first that fails ends the test."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    variables = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["sh", "-e", "-c", commands], cwd=folder, env=variables, capture_output=True, encoding="utf-8"
-    )
-    if done.returncode != 0:
-        pytest.fail(f"{commands}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
 def site_packages(python: Path) -> Path:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests import dicom_phantom as ph
-from tests.e2e.clients import client_of_page, page_commands, run_commands
+from tests.e2e.clients import client_of_page
 from tests.e2e.commands import Workplace
+from tests.e2e.page_commands import EXAMPLES, page_commands, run_commands
 from transforms.dicom.source_images import REQUIRED
 from transforms.io.readers import read_label
 from transforms.preprocess import Preprocess
@@ -35,7 +36,9 @@ def test_the_example_gives_the_labels_of_a_prediction(
     packaged: Path, lungs_like: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     write_series(tmp_path / "ct", lungs_like / "images" / "validation_0.nii.gz")
-    install, segment = page_commands("MONAI Deploy", BUNDLE=packaged, DICOM_FOLDER=tmp_path / "ct")
+    install, segment = page_commands(
+        "use_a_model.md", "MONAI Deploy", {**EXAMPLES, "BUNDLE": packaged, "DICOM_FOLDER": tmp_path / "ct"}
+    )
     python = client_of_page("monai_deploy", install, tmp_path_factory.mktemp("clients"))
     (tmp_path / "monai_deploy").symlink_to(python.parents[1])
     run_commands(segment, tmp_path)

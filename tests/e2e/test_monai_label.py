@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.clients import client_of_page, page_commands, run_commands, site_packages
+from tests.e2e.clients import client_of_page, site_packages
 from tests.e2e.commands import EVERYWHERE, PRECISE, Workplace
+from tests.e2e.page_commands import EXAMPLES, page_commands, run_commands
 from tests.e2e.servers import free_port
 from tests.waiting import wait_for
 
@@ -133,7 +134,9 @@ def server(
 ) -> Iterator[Server]:
     """MONAI Label's own app, with the bundle among its models, by the commands of the page."""
     studies = shutil.copytree(lungs_like / "images", tmp_path / "studies")
-    install, begin, ask = page_commands("MONAI Label", BUNDLE=packaged, IMAGES=studies)
+    install, begin, ask = page_commands(
+        "use_a_model.md", "MONAI Label", {**EXAMPLES, "BUNDLE": packaged, "IMAGES": studies}
+    )
     python = client_of_page("monai_label", install, tmp_path_factory.mktemp("clients"))
     (site_packages(python) / "sitecustomize.py").write_text(SHIM, encoding="utf-8")
     (tmp_path / "monai_label").symlink_to(python.parents[1])

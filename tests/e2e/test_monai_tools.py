@@ -16,8 +16,8 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.docs.pages import python_blocks
-from tests.e2e.clients import PAGE
 from tests.e2e.commands import EVERYWHERE, PRECISE, Workplace
+from tests.e2e.page_commands import PAGES
 
 Tool = Callable[[str], Any]
 
@@ -119,7 +119,7 @@ def test_the_script_of_the_page_gives_the_labels_of_a_prediction(
 ) -> None:
     """docs/use_a_model.md; MONAI Label and Deploy do the same: they read the config and run its parts themselves."""
     image = next((lungs_like / "images").iterdir())
-    (script,) = python_blocks(PAGE)
+    (script,) = python_blocks(PAGES / "use_a_model.md")
     named = {
         '"ct.nii.gz"': repr(str(image)),
         '["bundle_root"] = BUNDLE': '["bundle_root"] = BUNDLE\nparser.config |= more',

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import threading
 
@@ -11,7 +12,8 @@ import pytest
 
 from pipelines.deployment.node.job import REASON
 from pipelines.deployment.node.node import MOST_STARTS
-from tests.e2e.commands import Workplace
+from tests.e2e.commands import REPOSITORY, Workplace
+from tests.e2e.page_commands import environment_of_reader, page_commands, run_commands
 from tests.e2e.servers import free_port
 from tests.e2e.test_anonymous import leaks, mark
 from tests.pipelines.deployment.node.peers import associate, destination, series
@@ -154,6 +156,40 @@ def storescp(folder, port, *options):
 
 def series_of(paths):
     return sorted(pydicom.dcmread(path).ReferencedSeriesSequence[0].SeriesInstanceUID for path in paths)
+
+
+@dcmtk
+@pytest.mark.slow
+def test_the_commands_of_the_page(tmp_path, model):
+    """docs/node.md: one after the other, those that end in "&" beside the rest."""
+    read_dicom(tmp_path, "a")
+    node_port, pacs_port = str(free_port()), str(free_port())
+    replaced = {
+        "11112": node_port,
+        "11113": pacs_port,
+        "CT_FOLDER": tmp_path / "a",
+        "bundles/r2unet": f"{REPOSITORY}/bundles/r2unet --model {model} --device cpu --port {node_port}",
+    }
+    environment = environment_of_reader(PYTHONPATH=str(REPOSITORY))
+    with contextlib.ExitStack() as stack:
+        for line in page_commands("node.md", "", replaced)[1].splitlines():
+            command, beside, _ = line.partition(" &")
+            if beside:
+                process = subprocess.Popen(["sh", "-c", f"exec {command}"], cwd=tmp_path, env=environment)
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+                port = pacs_port if "storescp" in line else node_port
+                wait_for(lambda port=port: listens(port), process)
+            else:
+                run_commands(command, tmp_path)
+        wait_for(lambda: list((tmp_path / "received").iterdir()), process)
+    (seg,) = (tmp_path / "received").iterdir()
+    assert pydicom.dcmread(seg).Modality == "SEG"
+
+
+def listens(port):
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 @dcmtk

@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, make_dataset
 from tests.e2e.installations import FOLDERS, Installation, write_foreign
+from tests.e2e.page_commands import page_commands, run_commands
 from tests.e2e.test_installed import ONE_MODULE_A_FILE
 
 # pip fetches gigabytes.
@@ -172,6 +173,27 @@ def test_check_and_training_and_prediction(installed: Installation, dataset: Pat
     assert label.shape == nib.load(ct).shape
     other = nib.load(installed.home / "by_monai" / "validation_0.nii.gz")
     assert np.array_equal(np.asarray(label.dataobj), np.asarray(other.dataobj))
+
+
+def test_the_commands_of_the_page(
+    installed: Installation, clone: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """docs/installation.md, with the wheel that is there; trainings of seconds in place of half an hour."""
+    path = os.pathsep.join([str(installed.python.parent), os.environ["PATH"]])
+    (build,) = page_commands("installation.md", "With pip", {})
+    assert run_commands(build, clone, PATH=path).splitlines()[-1].startswith("segbundles 0.")
+    tiny = " ".join(f"--{name} {value}" for name, value in TINY.items())
+    ct = dataset / "images" / "validation_0.nii.gz"
+    replaced = {"DIR": dataset, "predict CT": f"predict {ct}", "--minutes 30": tiny}
+    (block,) = page_commands("installation.md", "The command", replaced)
+    train, planned, predict, evaluate = block.splitlines()
+    run_commands(train, tmp_path, PATH=path)
+    plan = f"segbundles plan {dataset} --minutes 1 --patch_size [32,32,32]"
+    run_commands(f"{plan}\n{planned} {tiny} --bundle_root planned", tmp_path, PATH=path)
+    run_commands(f"{predict} --precision fp32\n{evaluate} --precision fp32", tmp_path, PATH=path)
+    assert (tmp_path / "planned" / "models" / "model.pt").is_file()
+    assert (tmp_path / "predictions" / ct.name).is_file()
+    assert (tmp_path / "bundles" / "r2unet" / "evaluation" / "metrics.json").is_file()
 
 
 def test_a_foreign_package_is_in_nobodys_way(
