@@ -172,6 +172,9 @@ def _require_uncompressed(path: str | os.PathLike) -> None:
     """Raise CheckpointError for a compressed archive, which could fill the memory; `torch.save` does not compress."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
+        packaged = next((name for name in archive.namelist() if name.endswith(f"models/{BEST}")), None)
+    if packaged is not None:
+        raise CheckpointError(f"{path} is the zip of a bundle; unpack it, and name {packaged} in it")
     if unpacked > os.path.getsize(path):
         raise CheckpointError(
             f"{path} would grow to {unpacked} bytes, since it is compressed, unlike the checkpoints of this program; "

@@ -1,4 +1,7 @@
-"""Connects to an MLflow store with short timeouts, and tells final refusals from temporary failures."""
+"""Connects to an MLflow store with short timeouts, and tells final refusals from temporary failures.
+
+An MLflow that is too old, here, on the server or for the database, is refused before anything is written.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -31,6 +35,10 @@ SHORT_TIMEOUTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "PGCONNECT_TIMEOUT": "10",
 }
+OLDEST, OLDEST_SERVER = (3, 5), (3, 0)
+"""Versions of MLflow: of the package, as `requirements.txt` has it, and of a server. An older server lacks the endpoints
+for logged models, by which a client of today registers a model."""
+UPGRADE = f"pip install --upgrade 'mlflow>={OLDEST[0]}.{OLDEST[1]}'"
 LONGEST = 300
 QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 # Environment variables that this module set. Only these may be changed; the user's own values stay.
@@ -56,7 +64,8 @@ def connect(uri: str) -> Any:
     """Create a client of the MLflow store at a URI, and the tables of a new database.
 
     Raises:
-        TrackingError: the URI is not valid for a store, or a Python package for it is missing.
+        TrackingError: the URI is not valid for a store, a Python package for it is missing, or MLflow is too old, here
+            or on the server.
         Exception: any error of MLflow and its libraries while the store cannot be reached.
     """
     try:
@@ -67,8 +76,16 @@ def connect(uri: str) -> Any:
             client = new_client(uri, SHORT_TIMEOUTS)
             if database is not None:
                 client.search_experiments(max_results=1)
+            elif uri.startswith(("http://", "https://")):
+                _require_server(uri)
             return client
+    except TrackingError:
+        raise
     except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):
+            raise TrackingError(
+                f"MLflow {_installed()} does not fit the packages beside it ({first_line(error)}); run: {UPGRADE}"
+            ) from error
         package = _DRIVERS.get(str(error.name), error.name)
         raise TrackingError(
             f"MLflow at {hidden(uri)} needs a Python package: pip install '{package}'"
@@ -90,7 +107,15 @@ def new_client(uri: str, variables: Mapping[str, str]) -> MlflowClient:
     Args:
         uri: tracking URI.
         variables: environment variables of MLflow, set for this process unless the user has set them.
+
+    Raises:
+        TrackingError: the MLflow that is installed is older than `OLDEST`.
     """
+    found = _installed()
+    if found is not None and _release(found) < OLDEST:
+        raise TrackingError(
+            f"MLflow {found} is installed, and {OLDEST[0]}.{OLDEST[1]} or newer is needed; run: {UPGRADE}"
+        )
     for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **variables}.items():
         if name not in os.environ:
             os.environ[name] = value
@@ -99,6 +124,38 @@ def new_client(uri: str, variables: Mapping[str, str]) -> MlflowClient:
 
     keep_quiet(uri)
     return MlflowClient(uri)
+
+
+def _installed() -> str | None:
+    """Version of the MLflow that is installed; None if it is not known, as conda may spell the package otherwise."""
+    for name in ("mlflow", "mlflow-skinny"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Its first two numbers."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _require_server(uri: str) -> None:
+    """Raise TrackingError if a server says that it is older than `OLDEST_SERVER`; one that does not say it is taken."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer = http_request(get_default_host_creds(uri), "/version", "GET", timeout=5, max_retries=0)
+    except (MlflowException, OSError) as error:
+        logger.debug("the version of MLflow at %s is not known: %s", hidden(uri), first_line(error))
+        return
+    found = answer.text.strip()
+    if re.fullmatch(r"\d+(\.\w+)+", found) and _release(found) < OLDEST_SERVER:
+        raise TrackingError(
+            f"the server at {hidden(uri)} is MLflow {found}, and {OLDEST_SERVER[0]}.{OLDEST_SERVER[1]} or newer is needed; "
+            f"where it runs, run: {UPGRADE}; or use another store (MLFLOW_TRACKING_URI)"
+        )
 
 
 def _make_database(database: Path) -> None:
@@ -171,7 +228,9 @@ def timed_out(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened and without passwords."""
+    """The first line of an error's message, shortened and without passwords; advice where MLflow's own is wrong."""
+    if "Can't locate revision" in str(error):
+        return f"a newer MLflow than {_installed()}, which is here, has written the database; run: {UPGRADE}"
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if "failed with exception" in text:
         # The cause of a failed connection is nested in the messages of three libraries.

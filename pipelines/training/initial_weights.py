@@ -13,6 +13,7 @@ import torch
 
 from pipelines.inference.model_card import CardError, read_card
 from pipelines.inference.trained_model import BEST, CheckpointError, load_tensors
+from pipelines.tracking.client import first_line
 from pipelines.utils.modules import unwrapped
 from transforms.errors import SettingError
 from transforms.utils.files import sha256_of
@@ -213,7 +214,7 @@ def _downloaded(uri: str) -> Path:
     except (MlflowException, OSError) as error:
         store = mlflow.get_tracking_uri()
         raise CheckpointError(
-            f"{uri} cannot be had from MLflow at {store} ({str(error).splitlines()[0]}); see `mlflow ui` for what is there"
+            f"{uri} cannot be had from MLflow at {store} ({first_line(error)}); see `mlflow ui` for what is there"
         ) from error
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pipelines.inference.engines.export import FORMATS, Check, checked_export
 from pipelines.inference.engines.formats import EngineError
@@ -18,6 +19,9 @@ from transforms.errors import DONE, FAILED
 from transforms.utils.files import require_folder
 
 __all__ = ["export_model"]
+
+_MOST_PACKED = 200
+"""Bytes that one byte of a zip may become: weights and code become 10 at most, and 1000 is what a zip can hold."""
 
 
 def export_model(
@@ -105,14 +109,30 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     """`model.pt` and `model.json` of a packaged bundle, and nothing else of it, in a folder."""
     try:
         with zipfile.ZipFile(archive) as opened:
+            for entry in opened.infolist():
+                _require_harmless(archive, entry)
             for name in (BEST, CARD):
                 inside = [
                     each for each in opened.namelist() if PurePosixPath(each).parts[-2:] == ("models", name)
                 ]
                 if len(inside) != 1:
                     raise EngineError(f"{archive} is no packaged bundle: it has no models/{name}")
-                # By name: a path within the archive is not followed.
-                (folder / name).write_bytes(opened.read(inside[0]))
+                with opened.open(inside[0]) as packed, (folder / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
     except zipfile.BadZipFile as error:
         raise EngineError(f"{archive} is no packaged bundle: {error}") from error
     return folder / BEST
+
+
+def _require_harmless(archive: Path, entry: zipfile.ZipInfo) -> None:
+    """Raise EngineError for a name that leads out of the folder it is unpacked in, anywhere, and for what would fill it."""
+    posix, windows = PurePosixPath(entry.filename), PureWindowsPath(entry.filename)
+    if ".." in (*posix.parts, *windows.parts) or posix.is_absolute() or windows.anchor:
+        raise EngineError(
+            f"{archive} is no packaged bundle: {entry.filename[:200]!r} in it leads out of its folder; do not unpack it"
+        )
+    if entry.file_size > _MOST_PACKED * max(entry.compress_size, 1):
+        raise EngineError(
+            f"{archive} is no packaged bundle: {entry.filename[:200]!r} in it would grow to {entry.file_size} bytes; do "
+            "not unpack it"
+        )

@@ -68,12 +68,32 @@ def test_what_is_no_model_is_said(bundle, tmp_path, capsys):
     assert export(tmp_path / "no.zip", "--to", "onnx") == 2
     assert "no.zip is no packaged bundle" in capsys.readouterr().err
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
-        archive.writestr("../models/model.pt", b"")
+        archive.writestr("models/model.pt", b"")
     assert export(tmp_path / "other.zip", "--to", "onnx") == 2
     assert "it has no models/model.json" in capsys.readouterr().err
     (bundle / "models" / "model.pt").write_bytes(b"damaged")
     assert export(bundle, "--to", "onnx") == 2
     assert "is not the file that model.json describes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.py", "bundle/../../evil.py", "/evil.py", "..\\evil.py", "C:\\evil.py"]
+)
+def test_a_zip_that_climbs_out_of_its_folder_is_refused(bundle, tmp_path, capsys, name):
+    archive = shutil.make_archive(str(tmp_path / "packaged"), "zip", tmp_path, "bundle")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(name, b"evil")
+    assert export(archive, "--to", "torchscript") == 2
+    assert f"{name!r} in it leads out of its folder; do not unpack it" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not (tmp_path / "packaged.ts").exists()
+
+
+def test_a_zip_that_would_fill_the_disk_is_refused(bundle, tmp_path, capsys):
+    (bundle / "models" / "model.json").write_bytes(b" " * 10_000_000)
+    archive = shutil.make_archive(str(tmp_path / "packaged"), "zip", tmp_path, "bundle")
+    assert export(archive, "--to", "torchscript") == 2
+    assert "in it would grow to 10000000 bytes; do not unpack it" in capsys.readouterr().err
 
 
 def test_options_that_contradict_each_other(bundle, tmp_path, capsys):
