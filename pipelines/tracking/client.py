@@ -96,7 +96,7 @@ def connect(uri: str) -> Any:
                 f"{sqlite_file(uri)} is an incomplete MLflow database ({first_line(error)}), probably because its "
                 "creation was interrupted; move the file elsewhere, and a new database will be created"
             ) from error
-        if not refused_for_good(error):
+        if not refused_for_good(error) and _found_schema(error) is None:
             raise
         raise TrackingError(f"MLflow cannot use {hidden(uri)}: {first_line(error)}") from error
 
@@ -228,8 +228,9 @@ def timed_out(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened and without passwords; advice where MLflow's own is wrong."""
-    if "Can't locate revision" in str(error):
+    """The first line of an error's message, shortened and without passwords; other advice where MLflow's is wrong."""
+    schema = _found_schema(error)
+    if schema is not None and not _is_known(schema):
         return f"a newer MLflow than {_installed()}, which is here, has written the database; run: {UPGRADE}"
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if "failed with exception" in text:
@@ -238,6 +239,23 @@ def first_line(error: BaseException) -> str:
         text += ")" * (text.count("(") - text.count(")"))
     text = hidden(text)
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _found_schema(error: BaseException) -> str | None:
+    """The revision of a database's tables, if MLflow refuses them since they are not its own."""
+    found = re.search(
+        r"out-of-date database schema \(found version (\w+)|Can't locate revision identified by '(\w+)'",
+        str(error),
+    )
+    return found and (found[1] or found[2])
+
+
+def _is_known(schema: str) -> bool:
+    """Whether the MLflow that is installed can upgrade a database from a revision of its tables."""
+    import mlflow
+
+    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    return any(migrations.glob(f"{schema}_*.py"))
 
 
 @contextlib.contextmanager

@@ -8,14 +8,20 @@ import re
 import signal
 import socket
 import sqlite3
+import sys
 import tempfile
+import threading
+import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 
 import pytest
 import sqlalchemy
 from mlflow.tracking import MlflowClient
 
-from pipelines.tracking.client import connect, first_line
+from pipelines.tracking.client import OLDEST, connect, first_line
 from pipelines.tracking.run import Tracking, TrackingError
+from tests.conftest import REPOSITORY
 from tests.pipelines.tracked_runs import forked
 
 
@@ -98,3 +104,88 @@ def test_an_unreachable_server_is_reported_in_one_line():
     assert re.fullmatch(
         r"Failed to establish a new connection: \[Errno \d+\] Connection refused", first_line(caught.value)
     )
+
+
+# --- an MLflow that is too old: `tests/e2e/test_older_mlflow.py` has a real one ------------------------------------------
+
+ADVICE = "run: pip install --upgrade 'mlflow>=3.5'"
+
+
+@contextlib.contextmanager
+def server_of_version(answer):
+    """The address of a server that says which MLflow it is, and nothing else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/version" else 404)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_oldest_mlflow_is_the_one_that_is_required():
+    lines = (REPOSITORY / "pipelines" / "deployment" / "requirements.txt").read_text(encoding="utf-8")
+    assert f"\nmlflow>={OLDEST[0]}.{OLDEST[1]}\n" in lines
+
+
+def test_an_older_package_is_refused(database, uri, monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "3.4.0" if name == "mlflow" else "0")
+    with pytest.raises(TrackingError) as caught:
+        start_a_run(uri)
+    assert str(caught.value) == f"MLflow 3.4.0 is installed, and 3.5 or newer is needed; {ADVICE}"
+
+
+def test_a_server_that_is_too_old_ends_a_start(tmp_path, monkeypatch):
+    """It would take the metrics, and no model: the run would never end."""
+    monkeypatch.setenv("SEGBUNDLES_SPOOL", str(tmp_path / "spool"))
+    with server_of_version(b"2.22.1") as address, pytest.raises(TrackingError) as caught:
+        start_a_run(address.replace("//", "//user:secret@"))
+    said = str(caught.value)
+    assert "is MLflow 2.22.1, and 3.0 or newer is needed" in said
+    assert ADVICE in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("answer", [b"3.0.1", b"10.1.0.dev0", b"<html>2.1", b"", b"\xff"])
+def test_a_server_of_another_or_no_version_is_taken(answer):
+    with server_of_version(answer) as address:
+        assert connect(address).tracking_uri == address
+
+
+def write_revision(database, revision):
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.commit()
+
+
+def test_a_database_of_a_newer_mlflow_is_no_reason_to_upgrade_the_database(database, uri):
+    write_revision(database, "ffffffffffff")
+    with pytest.raises(
+        TrackingError, match=r"mlflow\.db: a newer MLflow than .* has written the database"
+    ) as caught:
+        start_a_run(uri)
+    assert ADVICE in str(caught.value)
+
+
+def test_a_database_of_an_older_mlflow_ends_a_start_with_its_own_advice(database, uri):
+    write_revision(database, "451aebb31d03")
+    with pytest.raises(TrackingError, match=r"backup of your database, then run 'mlflow db upgrade"):
+        start_a_run(uri)
+
+
+def test_packages_that_an_older_mlflow_cannot_use_are_not_called_missing(uri, monkeypatch):
+    """As MLflow 3.5 beside SQLAlchemy 2.1: "cannot import name"."""
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", types.ModuleType("mlflow.tracking"))
+    with pytest.raises(
+        TrackingError, match=r"does not fit the packages beside it \(cannot import name"
+    ) as caught:
+        connect(uri)
+    assert ADVICE in str(caught.value)
