@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BUNDLE ?= r2unet
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test test-all lint format ui bundles map pictures screenshots clean
+.PHONY: train test test-all lint format ui bundles map pictures client-pictures screenshots clean
 
 train: $(VENV)/.runtime  ## Train a bundle on the demo CT (BUNDLE=r2unet or upernet)
 	$(BIN)/python -W ignore::UserWarning:monai -m monai.bundle run training --config_file "['bundles/$(BUNDLE)/train.json','bundles/$(BUNDLE)/demo.json']"
@@ -43,6 +43,9 @@ map:  ## The map of docs/architecture.md, out of the imports
 
 pictures: $(VENV)/.runtime  ## The pictures of README and docs, out of a trained model
 	$(BIN)/python docs/make_pictures.py
+
+client-pictures: $(VENV)/.development  ## The pictures of docs/use_a_model.md, of what predict and MONAI Label write
+	$(BIN)/python -m docs.make_client_pictures
 
 screenshots: $(VENV)/.development  ## The pictures of docs/comparing.md, of MLflow's UI in Chromium
 	$(BIN)/python -m docs.make_screenshots

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
+from docs.small_pictures import save_small
 from tests.conftest import make_dataset
 from tests.e2e.browser import Browser, MlflowPages, MlflowUi
 from tests.e2e.commands import REPOSITORY, SMALL, Workplace
@@ -85,15 +86,12 @@ def draw(place: Workplace, output: Path, epochs: int) -> None:
 
 
 def save(browser: Browser, path: Path, box: tuple[int, int, int, int] | None = None) -> None:
-    """Save the window, or a part of it, in 128 colours: a quarter of the size, and no eye sees it."""
+    """Save the window, or a part of it."""
     browser.settle()
     path.parent.mkdir(parents=True, exist_ok=True)
     browser.picture(path)
     with Image.open(path) as picture:
-        picture.crop(box or (0, 0, *picture.size)).convert("RGB").quantize(
-            256, dither=Image.Dither.NONE
-        ).save(path, optimize=True)
-    print(path, path.stat().st_size // 1024, "kB")
+        save_small(picture.crop(box or (0, 0, *picture.size)), path)
 
 
 def main() -> None:

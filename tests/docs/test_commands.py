@@ -20,7 +20,7 @@ PROGRAMS = (["python", "-m", "pipelines"], ["segbundles"])
 # Where a section's commands are read from the page and run.
 RUN_BY = {
     "use_a_model.md": {
-        "MONAI Label": "e2e/test_monai_label.py",
+        "MONAI Label": "e2e/monai_label.py",
         "MONAI Deploy": "e2e/test_monai_deploy.py",
     },
     "node.md": {"": "e2e/test_node.py"},

@@ -23,12 +23,14 @@ KEPT = "SEGBUNDLES_CLIENTS"
 """Folder in which environments are kept for the next run, as each fetches gigabytes."""
 
 
-def client(name: str, bundle: Path, folder: Path, packages: list[str], alone: tuple[str, ...] = ()) -> Path:
+def client(
+    name: str, bundle: Path | None, folder: Path, packages: list[str], alone: tuple[str, ...] = ()
+) -> Path:
     """Python of an environment with a client.
 
     Args:
         name: of the environment.
-        bundle: a packaged bundle, whose requirements.txt is installed.
+        bundle: a packaged bundle, whose requirements.txt is installed; None where none is used.
         folder: for the environment, unless `KEPT` names another.
         packages: of the client, for pip.
         alone: packages that are installed without what they ask for.
@@ -39,7 +41,8 @@ def client(name: str, bundle: Path, folder: Path, packages: list[str], alone: tu
         return python
     _call(sys.executable, "-m", "venv", str(root))
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    _call(*pip, "-r", str(bundle / "requirements.txt"), *packages)
+    own = [] if bundle is None else ["-r", str(bundle / "requirements.txt")]
+    _call(*pip, *own, *packages)
     if alone:
         _call(*pip, "--no-deps", *alone)
     return python

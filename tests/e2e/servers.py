@@ -27,17 +27,17 @@ def free_port():
 
 
 class MlflowServer:
-    """`mlflow server` on one port, started as often as wanted."""
+    """`mlflow server` on one port, started as often as wanted; `python` is that of an environment with another MLflow."""
 
-    def __init__(self, folder, store):
-        self.folder, self.store = Path(folder), store
+    def __init__(self, folder, store, python=sys.executable):
+        self.folder, self.store, self.python = Path(folder), store, python
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = None
         self.log = self.folder / "server.log"
 
     def start(self, wait=True):
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
+        command = [self.python, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--backend-store-uri", self.store]
         variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         variables.pop("MLFLOW_TRACKING_URI", None)
