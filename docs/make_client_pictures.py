@@ -9,7 +9,6 @@ from PyPI into an environment of its own, or is in the folder that SEGBUNDLES_CL
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,11 +55,12 @@ def answer_of_monai_label(bundle: Path, image: Path, target: Path) -> dict[int, 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "studies").mkdir()
-        shutil.copy(image, folder / "studies")
+        # MONAI Label answers in the format of the image, and its page shows NIfTI.
+        sitk.WriteImage(sitk.ReadImage(str(image)), str(folder / "studies" / "ctchest.nii.gz"))
         server = start_server(bundle, folder / "studies", folder, REPOSITORY / "build" / "clients")
         try:
             named = server.info()["models"][MODEL]["labels"]
-            server.infer(image.name.partition(".")[0], target)
+            server.infer("ctchest", target)
         finally:
             server.stop()
     return {value: label for label, value in named.items()}
