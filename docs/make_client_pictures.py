@@ -73,7 +73,8 @@ def draw(path: Path, image: Path, label: Path, names: Mapping[int, str], title: 
             Path(folder) / "drawn.png", read_image(image), read_label(label), names, title=title
         )
         with Image.open(drawn) as picture:
-            save_small(picture, path)
+            # Grey and two colours: these are enough.
+            save_small(picture, path, colours=64)
 
 
 def main() -> None:

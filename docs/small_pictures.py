@@ -9,8 +9,8 @@ from PIL import Image
 __all__ = ["save_small"]
 
 
-def save_small(picture: Image.Image, path: Path) -> None:
-    """Save as PNG of 256 colours, a quarter of the size, which no eye sees; says where and how large."""
+def save_small(picture: Image.Image, path: Path, colours: int = 256) -> None:
+    """Save as PNG of few colours, a quarter of the size, which no eye sees; says where and how large."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path, path.stat().st_size // 1024, "kB")

@@ -1,9 +1,11 @@
 """A DICOM node as a user starts it: with pynetdicom on the other sides, and with DCMTK's programs."""
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 
 import psutil
@@ -161,16 +163,21 @@ def series_of(paths):
 @dcmtk
 @pytest.mark.slow
 def test_the_commands_of_the_page(tmp_path, model):
-    """docs/node.md: one after the other, those that end in "&" beside the rest."""
+    """docs/node.md: one after the other, those that end in "&" beside the rest.
+
+    pynetdicom has programs of DCMTK's names beside this Python, so that is not put first on PATH.
+    """
     read_dicom(tmp_path, "a")
     node_port, pacs_port = str(free_port()), str(free_port())
     replaced = {
         "11112": node_port,
         "11113": pacs_port,
         "CT_FOLDER": tmp_path / "a",
+        "python -m": f"{sys.executable} -m",
         "bundles/r2unet": f"{REPOSITORY}/bundles/r2unet --model {model} --device cpu --port {node_port}",
     }
-    environment = environment_of_reader(PYTHONPATH=str(REPOSITORY))
+    given = {"PYTHONPATH": str(REPOSITORY), "PATH": os.environ["PATH"]}
+    environment = environment_of_reader(**given)
     with contextlib.ExitStack() as stack:
         for line in page_commands("node.md", "", replaced)[1].splitlines():
             command, beside, _ = line.partition(" &")
@@ -181,7 +188,7 @@ def test_the_commands_of_the_page(tmp_path, model):
                 port = pacs_port if "storescp" in line else node_port
                 wait_for(lambda port=port: listens(port), process)
             else:
-                run_commands(command, tmp_path)
+                run_commands(command, tmp_path, **given)
         wait_for(lambda: list((tmp_path / "received").iterdir()), process)
     (seg,) = (tmp_path / "received").iterdir()
     assert pydicom.dcmread(seg).Modality == "SEG"

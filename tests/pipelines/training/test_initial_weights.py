@@ -1,6 +1,11 @@
 """What a training takes of another one's weights, and what it says of the rest."""
 
+import contextlib
 import json
+import tempfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -165,3 +170,56 @@ def test_a_damaged_card_is_refused(tmp_path):
     path.with_suffix(".json").write_text(json.dumps({"network": 3}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"model\.json"):
         InitialWeights(r2unet(), path)
+
+
+@contextlib.contextmanager
+def registry_with(file):
+    """The address of a server like MLflow's whose only model is one file, of that name."""
+    version = {"name": "theirs", "version": "1", "source": "mlflow-artifacts:/1/model"}
+    answers = {
+        "registered-models/alias?": {"model_version": version},
+        "registered-models/get?": {"registered_model": {"name": "theirs"}},
+        "model-versions/get-download-uri?": {"artifact_uri": version["source"]},
+        "model-versions/get?": {"model_version": version},
+        "mlflow-artifacts/artifacts?": {"files": [{"path": file, "is_dir": False, "file_size": 4}]},
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = next((each for part, each in answers.items() if part in self.path), "evil")
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.pt", "%2e%2e/%2e%2e/evil.pt", "models/../../../evil.pt", "{}/evil.pt"]
+)
+def test_a_file_of_a_registry_that_climbs_out_of_its_folder_is_refused(tmp_path, monkeypatch, name):
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "deep" / "down"))
+    with registry_with(name.format(tmp_path)) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(CheckpointError, match=r"cannot be had from MLflow .*Invalid path"):
+            read_weights("models:/theirs@best")
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_the_zip_of_a_bundle_is_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "r2unet.zip", "w") as archive:
+        archive.writestr("r2unet/models/model.pt", b"weights")
+    with pytest.raises(
+        CheckpointError, match=r"is the zip of a bundle; unpack it, and name r2unet/models/model.pt in it"
+    ):
+        read_weights(tmp_path / "r2unet.zip")
