@@ -73,8 +73,8 @@ def draw(path: Path, image: Path, label: Path, names: Mapping[int, str], title: 
             Path(folder) / "drawn.png", read_image(image), read_label(label), names, title=title
         )
         with Image.open(drawn) as picture:
-            # Grey and two colours: these are enough.
-            save_small(picture, path, colours=64)
+            size = (3 * picture.width // 4, 3 * picture.height // 4)
+            save_small(picture.resize(size, Image.Resampling.LANCZOS), path, rare=True)
 
 
 def main() -> None:
