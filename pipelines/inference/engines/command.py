@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -117,8 +116,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
                 ]
                 if len(inside) != 1:
                     raise EngineError(f"{archive} is no packaged bundle: it has no models/{name}")
-                with opened.open(inside[0]) as packed, (folder / name).open("wb") as file:
-                    shutil.copyfileobj(packed, file)
+                (folder / name).write_bytes(opened.read(inside[0]))
     except zipfile.BadZipFile as error:
         raise EngineError(f"{archive} is no packaged bundle: {error}") from error
     return folder / BEST
