@@ -22,6 +22,7 @@ RUN_BY = {
     "use_a_model.md": {
         "MONAI Label": "e2e/monai_label.py",
         "MONAI Deploy": "e2e/test_monai_deploy.py",
+        "Federated learning": "e2e/test_nvflare.py",
     },
     "node.md": {"": "e2e/test_node.py"},
     "installation.md": {"With pip": "e2e/test_wheel.py", "The command": "e2e/test_wheel.py"},

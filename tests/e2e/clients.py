@@ -3,7 +3,6 @@
 docs/use_a_model.md says by which commands; they are read from there.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -12,13 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.e2e.page_commands import run_commands
 
-APPS: dict[str, str] = json.loads(
-    (REPOSITORY / "bundles" / "r2unet" / "metadata.json").read_text(encoding="utf-8")
-)["supported_apps"]
-"""The clients that a bundle says it supports, and their versions, which are the ones that are tried."""
 KEPT = "SEGBUNDLES_CLIENTS"
 """Folder in which environments are kept for the next run, as each fetches gigabytes."""
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 
 from pipelines.deployment.packaging import assemble
 from tests.conftest import REPOSITORY
-from tests.e2e.clients import APPS, client
+from tests.e2e.clients import client_of_page
 from tests.e2e.commands import SMALL, Workplace
+from tests.e2e.page_commands import EXAMPLES, page_commands, run_commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
@@ -62,6 +64,7 @@ class Federation:
             write_site(folder / "another clinic", [DARK], 3, 1, seed=2),
         ]
         self.held_out = write_site(folder / "held out", [BRIGHT, DARK], 1, 6, seed=3)
+        self.image = self.held_out / "images" / "validation_0.nii.gz"
         self.place = Workplace(folder / "trained")
         short = {
             "epochs": 1,
@@ -76,7 +79,20 @@ class Federation:
         self.bundle = assemble(
             REPOSITORY / "bundles" / "r2unet", folder / "r2unet", self.place.root / "models"
         )
-        self.python = client("nvflare", self.bundle, folder / "clients", [f"nvflare=={APPS['nvflare']}"])
+        install, self.page = page_commands(
+            "use_a_model.md",
+            "Federated learning",
+            {
+                **EXAMPLES,
+                "BUNDLE": self.bundle,
+                "CLINIC_A": shlex.quote(str(self.sites[0])),
+                "CLINIC_B": shlex.quote(str(self.sites[1])),
+                "--rounds 20": "--rounds 2",
+                "predict CT": f"predict {shlex.quote(str(self.image))}",
+                "bundles/r2unet": REPOSITORY / "bundles" / "r2unet",
+            },
+        )
+        self.python = client_of_page("federated", install, folder / "clients")
 
     def simulate(self, output: str, *words: object, sites: Sequence[Path], check: bool = True) -> str:
         """Run the script; returns what it said."""
@@ -138,13 +154,17 @@ def test_two_sites_beat_each_alone(federation: Federation) -> None:
     assert dice["both"]["all"] > 0.8, dice
     assert dice["both"]["all"] > max(dice["bright"]["all"], dice["dark"]["all"]) + 0.1, dice
 
-    image = next((federation.held_out / "images").glob("validation_0*"))
-    words = ["-m", "pipelines", "predict", str(image), "--bundle", "bundles/r2unet", "-o"]
-    model = federation.folder / "both" / "model.pt"
-    federation.place.run([*words, str(federation.folder / "labels"), "--model", str(model)])
-    found = nib.load(federation.folder / "labels" / image.name).get_fdata()
+    image = federation.image
+    labels = federation.place.predict(image, federation.folder / "both" / "model.pt")
+    found = nib.load(labels).get_fdata()
     truth = nib.load(federation.held_out / "labels" / image.name).get_fdata()
     assert 2 * (found * truth).sum() / (found.sum() + truth.sum()) > 0.8
+
+
+def test_the_commands_of_the_page(federation: Federation, tmp_path: Path) -> None:
+    (tmp_path / "federated").symlink_to(federation.python.parents[1])
+    run_commands(federation.page, tmp_path)
+    assert nib.load(tmp_path / "predictions" / federation.image.name).shape == (32, 32, 32)
 
 
 def test_a_federation_goes_on_from_the_model_of_the_bundle(federation: Federation) -> None:
