@@ -32,6 +32,10 @@ FEW_STEPS = 300
 
 CONTEXT_LOSS = 1.0
 """Points for every time that a patch has half the volume of what a structure is recognised by."""
+FEW_CASES = 10
+"""Cases below which it is so many times as much as there are fewer: what is around then tells a structure from what merely
+looks like it in these scans. Of the demo's one chest CT, trained for 4.5 minutes of a core of Zen 4 (2026-11-30), patches of
+158 mm had a Dice of 0.49 on the other CT, patches that show the whole chest 0.94."""
 SURROUNDINGS = 1.5
 """Times the extent of a structure: what it is recognised by."""
 LEAST_SHARE = 0.25
@@ -80,13 +84,16 @@ def context_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int])
 
     The quarter tells a patch where in the image it lies, which is of no use for classes that are everywhere.
     """
-    length = 0.0 if is_everywhere(image) else LEAST_SHARE ** (1 / image.dims)
+    quarter = 0.0 if is_everywhere(image) else LEAST_SHARE ** (1 / image.dims)
+    few = 1.0 if is_everywhere(image) else max(1.0, FEW_CASES / image.cases)
     loss = 0.0
     for axis in range(image.dims):
-        size = image.size[axis]
-        wanted = max(length * size, *(_extent(s, axis) for s in image.structures), 0.0)
-        shown = patch[axis] * spacing[axis]
-        loss += math.log2(max(1.0, min(wanted, size) / shown))
+        size, shown = image.size[axis], patch[axis] * spacing[axis]
+        structure = max((_extent(s, axis) for s in image.structures), default=0.0)
+        place, surroundings = (
+            math.log2(max(1.0, min(wanted, size) / shown)) for wanted in (quarter * size, structure)
+        )
+        loss += max(place, few * surroundings)
     return CONTEXT_LOSS * loss
 
 

@@ -24,6 +24,18 @@ def test_a_patch_that_shows_the_structures_with_their_surroundings_loses_nothing
     assert losses[-1] > 0
 
 
+def test_what_is_around_counts_more_the_fewer_cases_there_are() -> None:
+    image = typical(uniform((200, 200, 200), ONE, [(100, 100, 100)]), cropped=False)
+    many, some, one = (
+        expectation.context_loss(image._replace(cases=cases), ONE, (100, 100, 100)) for cases in (10, 5, 1)
+    )
+    assert expectation.context_loss(image._replace(cases=1000), ONE, (100, 100, 100)) == many > 0
+    assert (some, one) == pytest.approx((2 * many, 10 * many))
+    nodule = typical(uniform((200, 200, 200), ONE, [(20, 20, 20)]), cropped=False)
+    where = [expectation.context_loss(nodule._replace(cases=cases), ONE, (64, 64, 64)) for cases in (1, 1000)]
+    assert where[0] == where[1] > 0
+
+
 def test_a_patch_of_the_whole_image_is_always_the_same_one() -> None:
     image = typical(uniform((35, 50, 36), ONE, [(20, 20, 20)]), cropped=False)
     whole, nearly = (expectation.same_view_loss(image, ONE, size) for size in ((40, 56, 40), (40, 48, 40)))
