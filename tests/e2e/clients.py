@@ -17,28 +17,19 @@ KEPT = "SEGBUNDLES_CLIENTS"
 """Folder in which environments are kept for the next run, as each fetches gigabytes."""
 
 
-def client(
-    name: str, bundle: Path | None, folder: Path, packages: list[str], alone: tuple[str, ...] = ()
-) -> Path:
-    """Python of an environment with a client.
+def client(name: str, folder: Path, packages: list[str]) -> Path:
+    """Python of an environment with packages from PyPI and nothing else.
 
     Args:
         name: of the environment.
-        bundle: a packaged bundle, whose requirements.txt is installed; None where none is used.
         folder: for the environment, unless `KEPT` names another.
-        packages: of the client, for pip.
-        alone: packages that are installed without what they ask for.
+        packages: for pip.
     """
     root = Path(os.environ.get(KEPT, folder)) / name
-    python = Path(sysconfig.get_path("scripts", vars={"base": str(root)})) / "python"
-    if python.exists():
-        return python
-    _call(sys.executable, "-m", "venv", str(root))
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
-    own = [] if bundle is None else ["-r", str(bundle / "requirements.txt")]
-    _call(*pip, *own, *packages)
-    if alone:
-        _call(*pip, "--no-deps", *alone)
+    python = _python(root)
+    if not python.exists():
+        _call(sys.executable, "-m", "venv", str(root))
+        _call(str(python), "-m", "pip", "install", "--quiet", *packages)
     return python
 
 
@@ -51,11 +42,15 @@ def client_of_page(name: str, commands: str, folder: Path) -> Path:
         folder: for the environment, unless `KEPT` names another.
     """
     parent = Path(os.environ.get(KEPT, folder)).absolute()
-    python = Path(sysconfig.get_path("scripts", vars={"base": str(parent / name)})) / "python"
+    python = _python(parent / name)
     if not python.exists():
         parent.mkdir(parents=True, exist_ok=True)
         run_commands(commands, parent)
     return python
+
+
+def _python(environment: Path) -> Path:
+    return Path(sysconfig.get_path("scripts", vars={"base": str(environment)})) / "python"
 
 
 def site_packages(python: Path) -> Path:

@@ -21,7 +21,7 @@ OLD = ["mlflow==2.22.4", "sqlalchemy<2.1"]
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the old MLflow, which finds everything else where this one has it."""
-    found = client("mlflow_2", None, tmp_path_factory.mktemp("clients"), OLD)
+    found = client("mlflow_2", tmp_path_factory.mktemp("clients"), OLD)
     path = f"{sysconfig.get_path('purelib')}\n{REPOSITORY}\n"
     (site_packages(found) / "others.pth").write_text(path, encoding="utf-8")
     return found

@@ -84,8 +84,9 @@ def context_loss(image: Typical, spacing: Sequence[float], patch: Sequence[int])
 
     The quarter tells a patch where in the image it lies, which is of no use for classes that are everywhere.
     """
-    quarter = 0.0 if is_everywhere(image) else LEAST_SHARE ** (1 / image.dims)
-    few = 1.0 if is_everywhere(image) else max(1.0, FEW_CASES / image.cases)
+    quarter, few = LEAST_SHARE ** (1 / image.dims), max(1.0, FEW_CASES / image.cases)
+    if is_everywhere(image):
+        quarter, few = 0.0, 1.0
     loss = 0.0
     for axis in range(image.dims):
         size, shown = image.size[axis], patch[axis] * spacing[axis]

@@ -10,9 +10,7 @@ import socket
 import sqlite3
 import sys
 import tempfile
-import threading
 import types
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 
 import pytest
@@ -21,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.tracking.client import OLDEST, connect, first_line
 from pipelines.tracking.run import Tracking, TrackingError
+from tests.answers import answering
 from tests.conftest import REPOSITORY
 from tests.pipelines.tracked_runs import forked
 
@@ -111,24 +110,9 @@ def test_an_unreachable_server_is_reported_in_one_line():
 ADVICE = "run: pip install --upgrade 'mlflow>=3.5'"
 
 
-@contextlib.contextmanager
-def server_of_version(answer):
+def server_of_version(version):
     """The address of a server that says which MLflow it is, and nothing else."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/version" else 404)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    return answering(lambda path: (200 if path == "/version" else 404, version))
 
 
 def test_the_oldest_mlflow_is_the_one_that_is_required():

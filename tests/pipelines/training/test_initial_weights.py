@@ -1,11 +1,8 @@
 """What a training takes of another one's weights, and what it says of the rest."""
 
-import contextlib
 import json
 import tempfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from networks import R2UNet, UPerNet
 from pipelines.inference.trained_model import CheckpointError
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.initial_weights import InitialWeights, network_of, read_weights
+from tests.answers import answering
 from transforms.errors import SettingError
 from transforms.preprocess import Preprocess
 
@@ -172,7 +170,6 @@ def test_a_damaged_card_is_refused(tmp_path):
         InitialWeights(r2unet(), path)
 
 
-@contextlib.contextmanager
 def registry_with(file):
     """The address of a server like MLflow's whose only model is one file, of that name."""
     version = {"name": "theirs", "version": "1", "source": "mlflow-artifacts:/1/model"}
@@ -184,23 +181,11 @@ def registry_with(file):
         "mlflow-artifacts/artifacts?": {"files": [{"path": file, "is_dir": False, "file_size": 4}]},
     }
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer = next((each for part, each in answers.items() if part in self.path), "evil")
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(path):
+        found = next((each for part, each in answers.items() if part in path), "evil")
+        return 200, json.dumps(found).encode()
 
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    return answering(answer, "application/json")
 
 
 @pytest.mark.parametrize(
